@@ -1,0 +1,58 @@
+# Two commands on a fresh Debian (with git, make and python3-venv):
+#   make demo   sets everything up and opens the Ask page
+#   make test   sets everything up and runs every check
+#
+# Variables:
+#   PYTHON       the Python (3.11 or newer) that .venv is made with
+#   TORCH_INDEX  where the CPU build of torch comes from when pip is not already set up with one. The default build of
+#                torch brings gigabytes of CUDA libraries: say `make setup TORCH_INDEX=` when you want exactly that.
+#   HOST, PORT   where `make demo` listens; this machine only, unless you say otherwise
+
+PYTHON ?= python3
+TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
+TORCH := torch==2.13.0
+HOST ?= 127.0.0.1
+PORT ?= 8501
+
+BIN := .venv/bin
+READY := .venv/.ready
+SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
+
+.PHONY: setup demo test lint chromium examples clean
+
+setup: $(READY)
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "Python 3.11 or newer is needed; $(PYTHON) is `$(PYTHON) --version`. Say 'make setup PYTHON=python3.12'."; exit 1; }
+	@$(PYTHON) -m venv .venv || { echo "No virtual environment could be made: sudo apt-get install python3-venv"; exit 1; }
+
+# torch first: a CPU wheel that pip is already pointed to, otherwise the one on TORCH_INDEX.
+$(READY): requirements.txt pyproject.toml | $(BIN)/python
+	@$(BIN)/python -c 'import torch' 2>/dev/null || \
+	  $(BIN)/pip install -q --no-index --no-deps $(TORCH) 2>/dev/null || \
+	  $(BIN)/pip install -q $(TORCH) $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
+	@$(BIN)/pip install -q -r requirements.txt
+	@$(BIN)/pip install -q --no-deps --no-build-isolation -e .
+	@touch $@
+
+demo: setup
+	@echo "FlowCut Lens: http://$(HOST):$(PORT)  (Ctrl-C stops it)"
+	@$(BIN)/python -m streamlit run app/main.py --server.address $(HOST) --server.port $(PORT) --server.headless true
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/mypy .
+
+chromium:
+	@command -v chromium >/dev/null || { $(SUDO) apt-get update -qq && $(SUDO) apt-get install -y -qq chromium; }
+
+test: lint chromium
+	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest
+
+# The stored runs of the first screen, made again from the embedded model.
+examples: setup
+	$(BIN)/python -m app.examples
+
+clean:
+	rm -rf .venv build *.egg-info .mypy_cache .ruff_cache .pytest_cache
