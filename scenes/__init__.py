@@ -1,0 +1,27 @@
+"""The drawn world: pictures made from a seed, what is truly in them, and questions whose answers are known.
+
+The embedded model is trained on these scenes and the app marks its answers against them. The package needs numpy and
+Pillow only, so that a scene can be drawn before (or without) any model.
+"""
+
+from scenes.questions import KINDS, Question, describe, facts, matches, questions, sample, truth
+from scenes.render import draw
+from scenes.world import CHARACTERS, COLOURS, SHAPES, SIZES, Scene, SceneObject
+
+__all__ = [
+    "CHARACTERS",
+    "COLOURS",
+    "KINDS",
+    "SHAPES",
+    "SIZES",
+    "Question",
+    "Scene",
+    "SceneObject",
+    "describe",
+    "draw",
+    "facts",
+    "matches",
+    "questions",
+    "sample",
+    "truth",
+]

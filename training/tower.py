@@ -1,0 +1,259 @@
+"""Stage 1: the vision tower learns to say, in every patch of an object, what and where that object is.
+
+Dense targets (shape, colour, size, character, offset to the object's centre, own place) at the feature layer, and counts
+at CLS, so that CLS has to gather from the patches. Only some background patches are shown at a time: most of a picture is
+table, and attention over fewer tokens is cheaper.
+
+    python -m training.tower --minutes 60          # goes on from training/runs/tower.pt if it is there
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import CLIPVisionModel
+
+from scenes.world import CHARACTERS, COLOURS, SHAPES, SIZES
+from training import cache
+from training.config import VISION
+from training.initial import initialise
+
+IMAGE_MEAN = torch.tensor([0.48145466, 0.4578275, 0.40821073]).repeat(cache.PATCH**2)
+IMAGE_STD = torch.tensor([0.26862954, 0.26130258, 0.27577711]).repeat(cache.PATCH**2)
+COUNT_CLASSES = 4
+"""A count per shape or colour is told apart up to 3 and more."""
+
+
+class DenseHeads(nn.Module):
+    """Linear read-outs used in training only: what a patch's object is and where, and what CLS has counted."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.norm, self.cls_norm = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.present = nn.Linear(width, 1)
+        self.shape = nn.Linear(width, len(SHAPES))
+        self.colour = nn.Linear(width, len(COLOURS))
+        self.size = nn.Linear(width, len(SIZES))
+        self.character = nn.Linear(width, len(CHARACTERS))
+        self.geometry = nn.Linear(width, 4)
+        self.total = nn.Linear(width, cache.MAX_OBJECTS + 1)
+        self.shape_counts = nn.Linear(width, len(SHAPES) * COUNT_CLASSES)
+        self.colour_counts = nn.Linear(width, len(COLOURS) * COUNT_CLASSES)
+
+
+def to_input(patches: Tensor) -> Tensor:
+    """uint8 [..., 588] -> normalised float32, as the image processor does it."""
+    return (patches.float() / 255 - IMAGE_MEAN) / IMAGE_STD
+
+
+def embed(tower: CLIPVisionModel, patches: Tensor, patch_ids: Tensor) -> Tensor:
+    """Hidden states [B, 1 + K, D] before the first layer, for K chosen patches of each picture.
+
+    patches: uint8 [B, K, 588] (row, column, channel); patch_ids: int64 [B, K]. Equals the stock embeddings, which
+    take whole pictures.
+    """
+    embeddings = tower.embeddings
+    kernel = embeddings.patch_embedding.weight.permute(0, 2, 3, 1).reshape(-1, patches.shape[-1])
+    tokens = F.linear(to_input(patches), kernel) + embeddings.position_embedding.weight[patch_ids + 1]
+    cls = (embeddings.class_embedding + embeddings.position_embedding.weight[0]).expand(len(patches), 1, -1)
+    return tower.pre_layrnorm(torch.cat((cls, tokens), dim=1))
+
+
+def features(tower: CLIPVisionModel, patches: Tensor, patch_ids: Tensor) -> Tensor:
+    """hidden_states[-2] of the chosen patches, CLS first: [B, 1 + K, D]."""
+    hidden = embed(tower, patches, patch_ids)
+    for layer in tower.encoder.layers[:-1]:
+        hidden = layer(hidden, attention_mask=None)
+    return hidden
+
+
+class Sampler:
+    """Batches of scenes with a random choice of patches: all that show objects as far as they fit, and some table."""
+
+    def __init__(self, folder: Path, seed: int) -> None:
+        self.folder, self.rng = folder, np.random.default_rng(seed)
+        self.refresh()
+
+    def refresh(self) -> None:
+        self.shards = cache.shards(self.folder)
+
+    def batch(self, size: int, tokens: int, easy: float = 0.0) -> dict[str, Tensor]:
+        """`easy`: share of pictures taken among the half with the fewest objects (for the beginning)."""
+        picks = []
+        for _ in range(size):
+            shard = self.shards[int(self.rng.integers(len(self.shards)))]
+            candidates = self.rng.integers(len(shard.owner), size=3 if self.rng.random() < easy else 1)
+            counts = [int(np.isfinite(shard.objects[c, :, 0]).sum()) for c in candidates]
+            picks.append((shard, int(candidates[int(np.argmin(counts))])))
+        ids = [self._choose(np.asarray(shard.owner[row]), tokens) for shard, row in picks]
+        owner = np.stack([shard.owner[row][chosen] for (shard, row), chosen in zip(picks, ids, strict=True)])
+        patches = np.stack([shard.patches[row][chosen] for (shard, row), chosen in zip(picks, ids, strict=True)])
+        objects = np.stack([shard.objects[row] for shard, row in picks])
+        return {
+            "patches": torch.from_numpy(patches),
+            "patch_ids": torch.from_numpy(np.stack(ids)),
+            "owner": torch.from_numpy(owner.astype(np.int64)),
+            "objects": torch.from_numpy(objects),
+        }
+
+    def _choose(self, owner: np.ndarray, tokens: int) -> np.ndarray:
+        """Patch ids, ascending: objects first (up to four fifths of the places), table for the rest."""
+        order = self.rng.random(len(owner)) + (owner < 0)
+        chosen_objects = np.argsort(order)[: min(int((owner >= 0).sum()), tokens * 4 // 5)]
+        table = self.rng.permutation(np.flatnonzero(owner < 0))[: tokens - len(chosen_objects)]
+        return np.sort(np.concatenate((chosen_objects, table)))
+
+
+def patch_targets(batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    """What each patch should say. Class numbers are -100 (ignored) where no object or no character is."""
+    owner, objects = batch["owner"], batch["objects"]
+    table = torch.gather(objects, 1, owner.clamp(min=0)[..., None].expand(-1, -1, objects.shape[-1]))
+    is_object = owner >= 0
+    classes = torch.where(is_object[..., None], table[..., :4], -100.0)
+    character = torch.where(classes[..., 3] >= 0, classes[..., 3], -100.0)
+    row, col = batch["patch_ids"] // cache.ROWS + 0.5, batch["patch_ids"] % cache.ROWS + 0.5
+    offset = table[..., 4:6] / cache.PATCH - torch.stack((col, row), dim=-1)
+    place = torch.stack((col, row), dim=-1) / (cache.ROWS / 2) - 1
+    return {
+        "present": is_object.float(),
+        "shape": classes[..., 0].long(),
+        "colour": classes[..., 1].long(),
+        "size": classes[..., 2].long(),
+        "character": character.long(),
+        "geometry": torch.cat((torch.where(is_object[..., None], offset / 3, 0.0), place), dim=-1),
+    }
+
+
+def count_targets(objects: Tensor) -> dict[str, Tensor]:
+    """Counts over the whole picture: total [B], per shape [B, 7], per colour [B, 8]."""
+    there = objects[..., 0].isfinite()
+    shape = F.one_hot(objects[..., 0].nan_to_num(0).long(), len(SHAPES)) * there[..., None]
+    colour = F.one_hot(objects[..., 1].nan_to_num(0).long(), len(COLOURS)) * there[..., None]
+    most = COUNT_CLASSES - 1
+    return {
+        "total": there.sum(dim=1),
+        "shape_counts": shape.sum(dim=1).clamp(max=most),
+        "colour_counts": colour.sum(dim=1).clamp(max=most),
+    }
+
+
+def losses(heads: DenseHeads, hidden: Tensor, batch: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, float]]:
+    """Loss and accuracy of every read-out."""
+    tokens, cls = heads.norm(hidden[:, 1:]), heads.cls_norm(hidden[:, 0])
+    target, parts, figures = patch_targets(batch), {}, {}
+    present = heads.present(tokens).squeeze(-1)
+    parts["present"] = F.binary_cross_entropy_with_logits(present, target["present"])
+    for name in ("shape", "colour", "size", "character"):
+        wanted = target[name].flatten()
+        logits = getattr(heads, name)(tokens).flatten(0, 1)[wanted >= 0]
+        if len(logits):
+            parts[name] = F.cross_entropy(logits, wanted[wanted >= 0])
+            figures[name] = float((logits.argmax(-1) == wanted[wanted >= 0]).float().mean())
+    off = (heads.geometry(tokens) - target["geometry"]) * torch.cat(
+        (target["present"][..., None].expand(-1, -1, 2), torch.ones_like(target["geometry"][..., 2:])), dim=-1
+    )
+    parts["geometry"] = F.smooth_l1_loss(off, torch.zeros_like(off), beta=0.1) * 4
+    figures["offset_patches"] = float(off[..., :2].abs().sum() / (2 * target["present"].sum()) * 3)
+    for name, counts in count_targets(batch["objects"]).items():
+        logits = getattr(heads, name)(cls).unflatten(-1, (-1, COUNT_CLASSES if name != "total" else cache.MAX_OBJECTS + 1))
+        parts[name] = F.cross_entropy(logits.flatten(0, 1), counts.flatten()) * 0.5
+        figures[name] = float((logits.argmax(-1) == counts.view(len(cls), -1)).float().mean())
+    return parts, figures
+
+
+def optimisers(tower: CLIPVisionModel, heads: nn.Module, rate: float) -> list[torch.optim.Optimizer]:
+    """Muon for the matrices of the layers, AdamW for all else."""
+    matrices = [p for n, p in tower.encoder.named_parameters() if p.ndim == 2]
+    taken = {id(p) for p in matrices}
+    rest = [p for p in (*tower.parameters(), *heads.parameters()) if id(p) not in taken]
+    return [
+        torch.optim.Muon(matrices, lr=rate, weight_decay=0.01, adjust_lr_fn="match_rms_adamw"),
+        torch.optim.AdamW(rest, lr=rate, betas=(0.9, 0.98), weight_decay=0.01),
+    ]
+
+
+def schedule(progress: float, warm: float = 0.02) -> float:
+    """Share of the full rate at a share of the training: linear up, flat, then linearly down to a twentieth."""
+    return min(1.0, progress / warm) * min(1.0, max(0.05, (1 - progress) / 0.45))
+
+
+def train(arguments: argparse.Namespace) -> None:
+    torch.manual_seed(arguments.seed)
+    torch.set_num_threads(arguments.threads)
+    tower, heads = CLIPVisionModel(VISION), DenseHeads(VISION.hidden_size)
+    initialise(tower, arguments.seed)
+    path = arguments.run / "tower.pt"
+    spent, step = 0.0, 0
+    if path.exists():
+        state = torch.load(path, weights_only=True)
+        tower.load_state_dict(state["tower"])
+        heads.load_state_dict(state["heads"])
+        spent, step = state["seconds"], state["step"]
+    optim = optimisers(tower, heads, arguments.rate)
+    if path.exists():
+        for one, saved in zip(optim, state["optimisers"], strict=True):
+            one.load_state_dict(saved)
+    sampler = Sampler(arguments.cache, arguments.seed + step)
+    total, began, saved_at, mean = arguments.minutes * 60, time.time(), time.time(), {}
+    while (elapsed := spent + time.time() - began) < total:
+        progress = elapsed / total
+        for one in optim:
+            for group in one.param_groups:
+                group["lr"] = arguments.rate * schedule(progress)
+        tokens = int(sampler.rng.choice((96, 112, 144)))
+        batch = sampler.batch(arguments.batch, tokens, easy=max(0.0, 0.8 - 4 * progress))
+        parts, figures = losses(heads, features(tower, batch["patches"], batch["patch_ids"]), batch)
+        for one in optim:
+            one.zero_grad()
+        sum(parts.values()).backward()
+        nn.utils.clip_grad_norm_(tower.parameters(), 5.0)
+        for one in optim:
+            one.step()
+        step += 1
+        for name, value in {**figures, "loss": float(sum(parts.values()))}.items():
+            mean[name] = value if name not in mean else 0.97 * mean[name] + 0.03 * value
+        if step % 50 == 0:
+            print(json.dumps({"step": step, "s": round(elapsed), **{n: round(v, 3) for n, v in mean.items()}}), flush=True)
+            sampler.refresh()
+        if time.time() - saved_at > 180 or not math.isfinite(mean["loss"]):
+            assert math.isfinite(mean["loss"]), "the loss is no longer a number; lower --rate"
+            save(path, tower, heads, optim, elapsed, step)
+            saved_at = time.time()
+    save(path, tower, heads, optim, total, step)
+
+
+def save(path: Path, tower: nn.Module, heads: nn.Module, optim: list[torch.optim.Optimizer], seconds: float, step: int) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    state = {
+        "tower": tower.state_dict(),
+        "heads": heads.state_dict(),
+        "optimisers": [one.state_dict() for one in optim],
+        "seconds": seconds,
+        "step": step,
+    }
+    torch.save(state, path.with_suffix(".tmp"))
+    path.with_suffix(".tmp").replace(path)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--cache", type=Path, default=Path("training/cache"))
+    parser.add_argument("--run", type=Path, default=Path("training/runs"))
+    parser.add_argument("--minutes", type=float, default=60)
+    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--rate", type=float, default=2e-3)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--seed", type=int, default=0)
+    train(parser.parse_args())
+
+
+if __name__ == "__main__":
+    main()
