@@ -1,0 +1,70 @@
+"""FlowCut Lens: run a vision-language model, see how information flows through it, prune its visual tokens.
+
+The names below are the library. What needs torch is fetched when first used: `import flowcut` brings in neither torch
+nor transformers. `flowcut.record` is the function; the types live in the module of that name and are imported with
+`from flowcut.record import FlowRecord`.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+# Imported here and now so that loading the module `flowcut.record` can never rebind the name of the function below.
+from flowcut.record import FlowRecord, Geometry, LayerFlow, PruneStep
+
+if TYPE_CHECKING:
+    from flowcut.criteria import methods
+    from flowcut.errors import (
+        FlowCutError,
+        InvalidCut,
+        InvalidPicture,
+        InvalidQuestion,
+        InvalidRecord,
+        ModelNotLoaded,
+    )
+    from flowcut.images import Picture, open_picture
+    from flowcut.inputs import prune
+    from flowcut.models import VisionLanguageModel, load
+    from flowcut.results import AnswerToken, Flops, Run, Times
+    from flowcut.run import ask
+    from flowcut.schedule import Cut, CutConfig, FlowCut
+    from flowcut.store import load_run, save_run
+    from flowcut.vision import Recording
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "errors": "FlowCutError InvalidCut InvalidPicture InvalidQuestion InvalidRecord ModelNotLoaded",
+    "schedule": "Cut CutConfig FlowCut",
+    "criteria": "methods",
+    "results": "AnswerToken Flops Run Times",
+    "store": "load_run save_run",
+    "images": "Picture open_picture",
+    "vision": "Recording",
+    "inputs": "prune",
+    "models": "VisionLanguageModel load",
+    "run": "ask",
+}
+_HOME_OF = {name: module for module, names in _HOMES.items() for name in names.split()}
+
+__all__ = ["FlowRecord", "Geometry", "LayerFlow", "PruneStep", "__version__", "record", *sorted(_HOME_OF)]
+
+
+def record(vision_model: Any, cut: CutConfig | None = None, feature_layer: int = -2) -> Recording:
+    """Record, and with a cut also prune, inside a vision encoder: `flowcut.vision.record`, fetched when called."""
+    from flowcut.vision import record as start  # brings in torch
+
+    return start(vision_model, cut=cut, feature_layer=feature_layer)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME_OF:
+        raise AttributeError(f"module 'flowcut' has no attribute {name!r}")
+    value = getattr(import_module(f"flowcut.{_HOME_OF[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

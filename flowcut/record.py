@@ -1,0 +1,386 @@
+"""FlowRecord: what one pass through a vision encoder showed, and its file. Needs numpy and safetensors, no torch.
+
+Index spaces: *patch ids* count from 0 on the patch grid in reading order, CLS not counted; -1 in an id array is CLS.
+The *token axis* (length N+1) has CLS first, then the N patches alive, in spatial order. Where a batch was cut per
+image, rows may be of unequal length: shorter ones are padded at the end with id -2 and NaN; `FlowRecord.image(b)`
+gives one image alone, without padding.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save as pack_tensors
+
+from flowcut.errors import InvalidRecord
+from flowcut.schedule import CutConfig
+
+CLS_ID = -1
+PADDING_ID = -2
+FORMAT = "flowcut-record"
+FORMAT_VERSION = 1
+LAYER_KEY = "layer.{layer:03d}.{field}"
+
+
+@dataclass(frozen=True, eq=False)
+class PruneStep:
+    """One prune point that was reached, also where nothing went."""
+
+    layer: int
+    """Vision layer (from 0) after which patches went."""
+    alive_before: int
+    """Patches alive before, CLS not counted; cut per image: the most of any image."""
+    alive_after: int
+    """Patches alive after; cut per image: the most of any image."""
+    asked: int | None
+    """Patches that entropy asked to remove, rounded; the largest of the batch, as released. None where forced."""
+    forced: bool
+    """True where the count was set to the target, not asked for by entropy."""
+    entropy_ratio: np.ndarray
+    """float64 [B], E = H(relation shares) / ln N in [0, 1]; NaN where forced."""
+    asked_per_image: np.ndarray
+    """float64 [B], each image's own count before rounding; NaN where forced."""
+    alive_before_per_image: np.ndarray
+    """int64 [B]."""
+    alive_after_per_image: np.ndarray
+    """int64 [B]."""
+
+
+@dataclass(frozen=True, eq=False)
+class LayerFlow:
+    """The flow of information through one vision layer, taken inside it (from its input), before its cut if any."""
+
+    layer: int
+    """Vision layer, from 0."""
+    alive_patch_ids: np.ndarray
+    """int64 [B, N], the patches alive at the layer's input."""
+    cls_row: np.ndarray
+    """float32 [B, H, N+1], attention that CLS pays to each token: what the relay gathers. Sums to 1."""
+    cls_column: np.ndarray
+    """float32 [B, H, N+1], attention that each token pays to CLS: what the relay hands back."""
+    received_mass: np.ndarray
+    """float32 [B, N+1], head-mean attention that a token receives, summed over all N+1 queries. Sums to N+1."""
+    row_entropy: np.ndarray
+    """float32 [B, H], entropy of a query's attention over the N+1 tokens in nats, mean over queries."""
+    attention_distance: np.ndarray
+    """float32 [B, H], mean distance on the grid, in patches, from a patch to what it attends to; CLS left out."""
+    value_norm: np.ndarray
+    """float32 [B, N+1], L1 norm of the head-mean value vector (w is `value_norm[:, 1:]`)."""
+    similarity: np.ndarray
+    """float32 [B, N+1], head-mean of softmax(v_cls . v), no scaling: how much a token's value is like CLS's."""
+    hidden_norm: np.ndarray
+    """float32 [B, N+1], L2 norm of each token at the layer's input; outliers are registers."""
+    top_source_ids: np.ndarray
+    """int64 [B, N+1, 4], the tokens that each token attends to most (head mean), strongest first; -1 is CLS."""
+    top_source_weights: np.ndarray
+    """float32 [B, N+1, 4], head-mean attention paid to them."""
+    top_destination_id: np.ndarray
+    """int64 [B, N+1], the token that attends to this one most (head mean); -1 is CLS."""
+    top_destination_weight: np.ndarray
+    """float32 [B, N+1], the head-mean attention it pays."""
+    scored: bool
+    """Whether FlowCut scored this layer; if not, the next five are None."""
+    relation: np.ndarray | None = None
+    """float32 [B, N], a^: share of the CLS row, patches alone; sums to 1."""
+    semantic: np.ndarray | None = None
+    """float32 [B, N], s^: share of the value similarity to CLS, patches alone; sums to 1."""
+    score: np.ndarray | None = None
+    """float32 [B, N], S = (a^ + s^) w of this layer alone."""
+    cumulative: np.ndarray | None = None
+    """float32 [B, N], C: S at the first scored layer, then 0.5 C + 0.5 S; before the cut of this layer."""
+    cutoff: np.ndarray | None = None
+    """float32 [B], C of the weakest patch that was kept, where this layer was a prune point."""
+    margin: np.ndarray | None = None
+    """float32 [B, N], C - cutoff: negative for what went, by how much it lost."""
+    step: PruneStep | None = None
+    """The prune point after this layer, where there is one."""
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """From a patch id to pixels of the ORIGINAL picture (EXIF orientation applied), through resize, crop and pad."""
+
+    original_width: int
+    original_height: int
+    resized_width: int
+    resized_height: int
+    crop_left: int
+    """Left edge of the encoder's input in the resized picture, px; negative: that much padding."""
+    crop_top: int
+    """Top edge, likewise."""
+    input_size: int
+    """Side of the encoder's square input, px."""
+    patch: int
+    """Side of a patch, px of the encoder's input."""
+    grid_rows: int
+    grid_cols: int
+
+    def box(self, patch_id: int) -> tuple[float, float, float, float]:
+        """Left, top, right, bottom of a patch in original pixels; outside the picture where it shows padding.
+
+        Raises:
+            IndexError: no such patch on the grid.
+        """
+        if not 0 <= patch_id < self.grid_rows * self.grid_cols:
+            raise IndexError(f"Patch {patch_id} is not on the {self.grid_cols} x {self.grid_rows} grid.")
+        left, top, right, bottom = self.boxes()[patch_id].tolist()
+        return left, top, right, bottom
+
+    def boxes(self) -> np.ndarray:
+        """float64 [grid_rows * grid_cols, 4], every patch's left, top, right, bottom in original pixels."""
+        row, column = np.divmod(np.arange(self.grid_rows * self.grid_cols), self.grid_cols)
+        left_top = np.stack([column, row], axis=1) * self.patch
+        return self._to_original(np.concatenate([left_top, left_top + self.patch], axis=1))
+
+    def seen_box(self) -> tuple[float, float, float, float]:
+        """The part of the original picture that the model saw: left, top, right, bottom in original pixels."""
+        side = np.array([[0, 0, self.grid_cols * self.patch, self.grid_rows * self.patch]])
+        left, top, right, bottom = self._to_original(side)[0].tolist()
+        width, height = self.original_width, self.original_height
+        return max(left, 0.0), max(top, 0.0), min(right, float(width)), min(bottom, float(height))
+
+    def _to_original(self, boxes: np.ndarray) -> np.ndarray:
+        scale_x = self.original_width / self.resized_width
+        scale_y = self.original_height / self.resized_height
+        moved = boxes + np.array([self.crop_left, self.crop_top] * 2)
+        return moved * np.array([scale_x, scale_y] * 2)
+
+
+@dataclass(frozen=True, eq=False)
+class FlowRecord:
+    """All that one run of a vision encoder over a batch of pictures left behind."""
+
+    layers: tuple[LayerFlow, ...]
+    """One per vision layer that ran, in order; empty where only the cut was wanted, not the recording."""
+    steps: tuple[PruneStep, ...]
+    """Every prune point reached, in order."""
+    kept_patch_ids: np.ndarray
+    """int64 [B, T], patches that left the encoder, in spatial order."""
+    died_at_layer: np.ndarray
+    """int64 [B, N0], the layer after which each patch of the grid went; -1: kept."""
+    n_patches: int
+    """N0, patches that entered the encoder."""
+    n_layers: int
+    n_heads: int
+    feature_layer: int
+    """The layer (from 0) whose output the model reads; LLaVA: n_layers - 2."""
+    cut: CutConfig | None
+    """What was asked for; None: recorded only."""
+    model_id: str | None = None
+    revision: str | None = None
+    family: str | None = None
+    dtype: str | None = None
+    """The model's own, such as `float16`; scores are taken in float32 whatever it is."""
+    device: str | None = None
+    versions: dict[str, str] = field(default_factory=dict)
+    """Library name to version."""
+    notes: tuple[str, ...] = ()
+    """What a reader must know, one sentence each."""
+    geometry: Geometry | None = None
+    """From patches to the original picture, where the picture is known."""
+
+    @property
+    def batch(self) -> int:
+        """B, pictures in this record."""
+        return int(self.kept_patch_ids.shape[0])
+
+    def image(self, batch_index: int) -> FlowRecord:
+        """The record of one picture of the batch, B = 1, rows cut to its own length.
+
+        Raises:
+            IndexError: no such picture in the batch.
+        """
+        if not 0 <= batch_index < self.batch:
+            raise IndexError(f"Picture {batch_index} is not in this record of {self.batch}.")
+        rows = slice(batch_index, batch_index + 1)
+        layers = tuple(_layer_of_image(layer, rows) for layer in self.layers)
+        steps = tuple(_step_of_image(step, rows) for step in self.steps)
+        kept, died = self.kept_patch_ids[rows], self.died_at_layer[rows]
+        return replace(self, layers=layers, steps=steps, kept_patch_ids=kept, died_at_layer=died)
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Write the record to one file, whole or not at all; returns its path."""
+        path = Path(path)
+        content = _to_bytes(self)
+        scratch = path.with_name(f".{path.name}.{os.getpid()}.part")
+        try:
+            scratch.write_bytes(content)
+            os.replace(scratch, path)
+        finally:
+            scratch.unlink(missing_ok=True)
+        return path
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> FlowRecord:
+        """Read a record written by `save`.
+
+        Raises:
+            InvalidRecord: one sentence where the file is missing, is no record, is damaged or of another version.
+        """
+        return _from_file(Path(path))
+
+
+def _layer_of_image(layer: LayerFlow, rows: slice) -> LayerFlow:
+    alive = int((layer.alive_patch_ids[rows] != PADDING_ID).sum())
+    changed: dict[str, Any] = {}
+    for name in _array_fields(layer):
+        array = getattr(layer, name)[rows]
+        if name in PER_PATCH:
+            array = array[:, :alive]
+        elif name in PER_TOKEN:
+            array = array[:, : alive + 1]
+        elif name in PER_HEAD_TOKEN:
+            array = array[:, :, : alive + 1]
+        changed[name] = array
+    step = None if layer.step is None else _step_of_image(layer.step, rows)
+    # A picture that had reached its target was carried along, not scored.
+    scored = layer.scored and not bool(np.isnan(changed["cumulative"]).all())
+    if layer.scored and not scored:
+        changed.update(dict.fromkeys(SCORE_FIELDS))
+    return replace(layer, step=step, scored=scored, **changed)
+
+
+def _step_of_image(step: PruneStep, rows: slice) -> PruneStep:
+    asked_raw = step.asked_per_image[rows]
+    coupled = len(np.unique(step.alive_after_per_image)) == 1
+    own_asked = None if step.forced or np.isnan(asked_raw[0]) else round(float(asked_raw[0]))
+    return replace(
+        step,
+        alive_before=int(step.alive_before_per_image[rows][0]),
+        alive_after=int(step.alive_after_per_image[rows][0]),
+        asked=step.asked if coupled else own_asked,
+        entropy_ratio=step.entropy_ratio[rows],
+        asked_per_image=asked_raw,
+        alive_before_per_image=step.alive_before_per_image[rows],
+        alive_after_per_image=step.alive_after_per_image[rows],
+    )
+
+
+PER_PATCH = {"alive_patch_ids", "relation", "semantic", "score", "cumulative", "margin"}
+PER_TOKEN = {
+    "received_mass", "value_norm", "similarity", "hidden_norm", "top_source_ids", "top_source_weights",
+    "top_destination_id", "top_destination_weight",
+}  # fmt: skip
+PER_HEAD_TOKEN = {"cls_row", "cls_column"}
+SCORE_FIELDS = ("relation", "semantic", "score", "cumulative", "cutoff", "margin")
+
+
+def _array_fields(item: Any) -> list[str]:
+    return [f.name for f in fields(item) if isinstance(getattr(item, f.name), np.ndarray)]
+
+
+def _to_bytes(record: FlowRecord) -> bytes:
+    tensors = {"kept_patch_ids": record.kept_patch_ids, "died_at_layer": record.died_at_layer}
+    for layer in record.layers:
+        for name in _array_fields(layer):
+            tensors[LAYER_KEY.format(layer=layer.layer, field=name)] = getattr(layer, name)
+    tensors = {name: np.ascontiguousarray(_narrow(array)) for name, array in tensors.items()}
+    facts = {"format": FORMAT, "version": FORMAT_VERSION, **_facts(record)}
+    text = json.dumps(facts, sort_keys=True)
+    return bytes(pack_tensors(tensors, metadata={"record": text, "checksum": _checksum(text, tensors)}))
+
+
+def _narrow(array: np.ndarray) -> np.ndarray:
+    """Ids need 16 of their 64 bits on disk wherever they fit; loading widens them again."""
+    if array.dtype == np.int64 and array.size and np.abs(array).max() < 2**15:
+        return array.astype(np.int16)
+    return array
+
+
+def _facts(record: FlowRecord) -> dict[str, Any]:
+    """Everything but the arrays, as JSON can hold it."""
+    plain = ("n_patches", "n_layers", "n_heads", "feature_layer", "model_id", "revision", "family", "dtype", "device")
+    return {
+        **{name: getattr(record, name) for name in plain},
+        "versions": record.versions,
+        "notes": list(record.notes),
+        "cut": None if record.cut is None else record.cut.as_dict(),
+        "geometry": None if record.geometry is None else asdict(record.geometry),
+        "layers": [{"layer": layer.layer, "scored": layer.scored} for layer in record.layers],
+        "steps": [_step_facts(step) for step in record.steps],
+    }
+
+
+def _step_facts(step: PruneStep) -> dict[str, Any]:
+    arrays = {name: _json_numbers(getattr(step, name)) for name in _array_fields(step)}
+    plain = ("layer", "alive_before", "alive_after", "asked", "forced")
+    return {**{name: getattr(step, name) for name in plain}, **arrays}
+
+
+def _json_numbers(array: np.ndarray) -> list[Any]:
+    """Numbers as JSON has them: NaN, which JSON lacks, becomes null."""
+    return [None if value != value else value for value in array.tolist()]
+
+
+def _checksum(text: str, tensors: dict[str, np.ndarray]) -> str:
+    digest = hashlib.sha256(text.encode())
+    for name in sorted(tensors):
+        array = tensors[name]
+        digest.update(f"|{name}|{array.dtype.str}|{array.shape}|".encode())
+        digest.update(array.tobytes())
+    return digest.hexdigest()
+
+
+def _from_file(path: Path) -> FlowRecord:
+    if not path.is_file():
+        raise InvalidRecord(f"There is no record at {path}: give the path of a file that flowcut saved.")
+    try:
+        with safe_open(path, framework="np") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+        text, checksum = metadata["record"], metadata["checksum"]
+        facts = json.loads(text)
+        version = facts["version"] if facts["format"] == FORMAT else None
+    except (SafetensorError, KeyError, ValueError, TypeError) as error:
+        raise InvalidRecord(f"{path.name} is not a flowcut record, or is damaged: save or download it again.") from error
+    if version != FORMAT_VERSION:
+        raise InvalidRecord(
+            f"{path.name} is a flowcut record of version {version}, this flowcut reads version {FORMAT_VERSION}: "
+            "open it with the flowcut that wrote it, or run the question again."
+        )
+    if _checksum(text, tensors) != checksum:
+        raise InvalidRecord(f"{path.name} is damaged (its checksum does not match): save or download it again.")
+    return _from_facts(facts, {name: _widen(array) for name, array in tensors.items()})
+
+
+def _widen(array: np.ndarray) -> np.ndarray:
+    return array.astype(np.int64) if array.dtype == np.int16 else array
+
+
+def _from_facts(facts: dict[str, Any], tensors: dict[str, np.ndarray]) -> FlowRecord:
+    steps = tuple(_step_from_facts(step) for step in facts.pop("steps"))
+    step_after = {step.layer: step for step in steps}
+    layers = tuple(
+        LayerFlow(**entry, **_layer_arrays(entry["layer"], tensors), step=step_after.get(entry["layer"]))
+        for entry in facts.pop("layers")
+    )
+    cut, geometry, notes = facts.pop("cut"), facts.pop("geometry"), tuple(facts.pop("notes"))
+    return FlowRecord(
+        layers=layers,
+        steps=steps,
+        kept_patch_ids=tensors["kept_patch_ids"],
+        died_at_layer=tensors["died_at_layer"],
+        cut=None if cut is None else CutConfig(**cut),
+        geometry=None if geometry is None else Geometry(**geometry),
+        notes=notes,
+        **{name: value for name, value in facts.items() if name not in ("format", "version")},
+    )
+
+
+def _layer_arrays(layer: int, tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    prefix = LAYER_KEY.format(layer=layer, field="")
+    return {name.removeprefix(prefix): array for name, array in tensors.items() if name.startswith(prefix)}
+
+
+def _step_from_facts(facts: dict[str, Any]) -> PruneStep:
+    floats = {name: np.array(facts.pop(name), dtype=np.float64) for name in ("entropy_ratio", "asked_per_image")}
+    counts = ("alive_before_per_image", "alive_after_per_image")
+    integers = {name: np.array(facts.pop(name), dtype=np.int64) for name in counts}
+    return PruneStep(**facts, **floats, **integers)

@@ -1,0 +1,151 @@
+"""Run: one question asked about one picture, with all that an answer's reader may want to know. No torch."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from flowcut.record import FlowRecord
+from flowcut.schedule import CutConfig
+
+RunnerUp = tuple[int, str, float]
+"""Token id, its text, its log-probability."""
+
+
+@dataclass(frozen=True)
+class AnswerToken:
+    """One token of the answer, in the order of generation; log-probabilities come from the raw logits."""
+
+    id: int
+    text: str
+    """What this token added to the answer; empty for a token that is not shown (end of sequence)."""
+    logprob: float
+    """ln p of the token under the model, before temperature and top-p."""
+    runners_up: tuple[RunnerUp, ...]
+    """The five most probable other tokens, most probable first."""
+
+
+@dataclass(frozen=True)
+class Times:
+    """Seconds spent in each stage; vision does not include scoring."""
+
+    preprocess: float
+    vision: float
+    """The vision encoder's own work."""
+    scoring: float
+    """Scores, selection and recording inside the encoder."""
+    projector: float
+    prefill: float
+    """Up to the first answer token."""
+    decode: float
+    """The remaining answer tokens."""
+
+    @property
+    def total(self) -> float:
+        """Seconds from picture to last token."""
+        return self.preprocess + self.vision + self.scoring + self.projector + self.prefill + self.decode
+
+
+@dataclass(frozen=True)
+class Flops:
+    """Floating-point operations (a multiply-add counts as two), from the token counts that each layer really saw."""
+
+    vision: float
+    projector: float
+    prefill: float
+    decode: float
+
+    @property
+    def total(self) -> float:
+        """All stages together."""
+        return self.vision + self.projector + self.prefill + self.decode
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """One answered question."""
+
+    question: str
+    prompt: str
+    """The text handed to the processor, system prompt and image placeholder included."""
+    answer: str
+    tokens: tuple[AnswerToken, ...]
+    cut: CutConfig | None
+    times: Times
+    visual_tokens: int
+    """Visual tokens counted at the language model's door."""
+    prompt_tokens: int
+    """All tokens at the language model's door, visual ones included."""
+    kv_bytes: tuple[int, ...]
+    """Bytes of keys and values that each decoder layer held when the answer ended."""
+    peak_memory_bytes: int | None
+    """Peak device memory while the question was answered; None where the device does not count it (CPU)."""
+    flops: Flops
+    image_hash: str
+    """SHA-256 of the picture's size and RGB pixels."""
+    image_size: tuple[int, int]
+    """Width and height of the original picture, EXIF orientation applied."""
+    model_id: str
+    revision: str | None
+    family: str
+    dtype: str
+    device: str
+    generation: dict[str, Any]
+    """max_new_tokens, do_sample, temperature, seed, system ..."""
+    stopped: bool
+    """Whether someone stopped the answer before its end."""
+    record: FlowRecord | None
+    created: str
+    """UTC time, ISO 8601."""
+    notes: tuple[str, ...] = ()
+    """What was done to the picture or the question, one sentence each."""
+
+    @property
+    def title(self) -> str:
+        """The method as a column's head names it: `FlowCut 64 (official)`, or `All tokens` without a cut."""
+        return "All tokens" if self.cut is None else self.cut.title
+
+    @property
+    def id(self) -> str:
+        """16 hex digits of the content: the same question, picture, model, settings and answer give the same id."""
+        settings = None if self.cut is None else self.cut.as_dict()
+        token_ids = [token.id for token in self.tokens]
+        content = [self.question, self.prompt, token_ids, settings, self.image_hash, self.image_size, self.model_id]
+        content += [self.revision, self.dtype, self.generation, self.stopped, self.record is not None]
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+
+    def facts(self) -> dict[str, Any]:
+        """Everything but the record, as JSON can hold it; `Run.from_facts` reads it back."""
+        kept = {name: getattr(self, name) for name in self.__dataclass_fields__ if name not in NESTED}
+        return {
+            **kept,
+            "tokens": [asdict(token) for token in self.tokens],
+            "times": asdict(self.times),
+            "flops": asdict(self.flops),
+            "cut": None if self.cut is None else self.cut.as_dict(),
+        }
+
+    @classmethod
+    def from_facts(cls, facts: dict[str, Any], record: FlowRecord | None) -> Run:
+        """The run that `facts()` described, with its record put back."""
+        cut = facts["cut"]
+        nested = {
+            "tokens": tuple(_token(token) for token in facts["tokens"]),
+            "times": Times(**facts["times"]),
+            "flops": Flops(**facts["flops"]),
+            "cut": None if cut is None else CutConfig(**cut),
+            "kv_bytes": tuple(facts["kv_bytes"]),
+            "image_size": tuple(facts["image_size"]),
+            "notes": tuple(facts["notes"]),
+        }
+        return cls(**{**facts, **nested, "record": record})
+
+
+NESTED = {"tokens", "times", "flops", "cut", "record"}
+
+
+def _token(facts: dict[str, Any]) -> AnswerToken:
+    runners_up = tuple((int(i), str(text), float(logprob)) for i, text, logprob in facts["runners_up"])
+    return AnswerToken(facts["id"], facts["text"], facts["logprob"], runners_up)

@@ -1,0 +1,148 @@
+"""How many tokens go, and after which layer: the cut's configuration and FlowCut's schedule. Pure Python, no torch."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from numbers import Integral
+from typing import Any
+
+from flowcut.errors import InvalidCut
+
+VARIANTS = ("official", "paper")
+MIN_SCORED_LAYERS = 1
+
+
+@dataclass(frozen=True)
+class CutConfig:
+    """Which visual tokens to keep. Built by `flowcut.FlowCut` or `flowcut.Cut`; checked here, once, on construction.
+
+    Raises:
+        InvalidCut: (a ValueError) one sentence for each setting that cannot be carried out.
+    """
+
+    method: str = "flowcut"
+    """Name of the criterion, one of `flowcut.methods()`."""
+    tokens: int = 64
+    """T, patches to keep per image; CLS is not counted. At or above the number of patches, nothing is cut."""
+    variant: str = "official"
+    """`official`: what the released FlowCut code computes. `paper`: the paper's text where it differs."""
+    layer: int | None = None
+    """`cls-attention` only: the vision layer whose CLS row decides; negative counts from the end; None: feature layer."""
+    seed: int | None = None
+    """`random` only: seed of the draw (None: 0)."""
+    per_image: bool = False
+    """False: one count for the whole batch, as released. True: each image's count and ids depend on it alone."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "tokens", _whole_number("tokens", self.tokens, least=1))
+        method = _known_method(self.method)
+        if self.variant not in VARIANTS:
+            raise InvalidCut(f"The variant is {self.variant!r}: choose one of {', '.join(VARIANTS)}.")
+        if self.variant != "official" and not method.has_variants:
+            raise InvalidCut(f"The method {self.method!r} has no variants: leave variant out.")
+        if not isinstance(self.per_image, bool):
+            raise InvalidCut(f"per_image is {self.per_image!r}: it must be True or False.")
+        self._check_layer(method.takes_layer)
+        self._check_seed(method.takes_seed)
+
+    def _check_layer(self, takes_layer: bool) -> None:
+        if self.layer is None:
+            return
+        if not takes_layer:
+            raise InvalidCut(f"The method {self.method!r} takes no layer: leave layer out.")
+        object.__setattr__(self, "layer", _whole_number("layer", self.layer))
+
+    def _check_seed(self, takes_seed: bool) -> None:
+        if not takes_seed and self.seed is not None:
+            raise InvalidCut(f"The method {self.method!r} draws nothing at random: leave seed out.")
+        if takes_seed:
+            seed = 0 if self.seed is None else _whole_number("seed", self.seed, least=0)
+            object.__setattr__(self, "seed", seed)
+
+    @property
+    def title(self) -> str:
+        """The cut as a figure's legend names it, such as `FlowCut 64 (official)`."""
+        method = _known_method(self.method)
+        details = [self.variant] if method.has_variants else []
+        if method.takes_layer:
+            details.append("feature layer" if self.layer is None else f"layer {self.layer}")
+        if method.takes_seed:
+            details.append(f"seed {self.seed}")
+        if self.per_image:
+            details.append("per image")
+        return f"{method.label} {self.tokens}" + (f" ({', '.join(details)})" if details else "")
+
+    def as_dict(self) -> dict[str, Any]:
+        """The settings as plain values, ready for JSON; `CutConfig(**d)` gives the same cut again."""
+        return asdict(self)
+
+
+def FlowCut(tokens: int = 64, variant: str = "official", per_image: bool = False) -> CutConfig:  # noqa: N802
+    """FlowCut at T = `tokens` patches per image (arXiv 2505.19536), as released or as the paper's text has it."""
+    return CutConfig("flowcut", tokens, variant, per_image=per_image)
+
+
+def Cut(method: str, tokens: int = 64, **settings: Any) -> CutConfig:  # noqa: N802
+    """Any method by its name: `Cut("random", tokens=64, seed=3)`, `Cut("cls-attention", tokens=64, layer=-1)`."""
+    return CutConfig(method, tokens, **settings)
+
+
+def prunes_after(layer: int, feature_layer: int) -> bool:
+    """Whether FlowCut has a prune point after `layer` (from 0): every second one, counted back from the last.
+
+    The last is the layer before the feature layer, so that the feature layer already runs on T patches.
+    """
+    remaining = feature_layer - 1 - layer
+    return remaining >= 0 and remaining % 2 == 0
+
+
+def asked_count(entropy_ratio: float, alive: int, target: int, remaining: int) -> float:
+    """Patches that FlowCut asks to remove after a layer, before rounding (paper, adaptive pruning ratio).
+
+    Args:
+        entropy_ratio: E = H(relation shares) / ln N in [0, 1]; flat attention (E = 1) asks for none.
+        alive: N, patches alive at this layer's input.
+        target: T, patches to be left at the end.
+        remaining: R > 0, layers left until the last prune.
+    """
+    return (alive - target) / math.sqrt(remaining) * (1.0 - entropy_ratio**2)
+
+
+def alive_after(asked: float, alive: int, target: int) -> int:
+    """Patches left once `asked` (rounded half to even, as released) have gone; never below the target."""
+    return max(alive - round(asked), target)
+
+
+def feature_layer_index(hidden_state: int | list[int] | tuple[int, ...], n_layers: int) -> int:
+    """The layer (from 0) whose output is the hidden state a LLaVA reads, `hidden_states[hidden_state]`.
+
+    hidden_states[0] is the embedding, so layer l's output is hidden_states[l + 1]. Where a model joins several
+    hidden states, the earliest counts: all of them must already be cut.
+
+    Raises:
+        InvalidCut: the index is outside the encoder, or no layer comes before the feature layer.
+    """
+    wanted = [hidden_state] if isinstance(hidden_state, Integral) else list(hidden_state)  # type: ignore[arg-type]
+    indices = [index - 1 if index >= 0 else n_layers + index for index in wanted]
+    if not indices or min(indices) < MIN_SCORED_LAYERS or max(indices) >= n_layers:
+        raise InvalidCut(
+            f"feature_layer is {hidden_state!r} in a vision encoder of {n_layers} layers: flowcut needs a hidden state "
+            f"with at least one layer before its own, that is 2 to {n_layers} or {1 - n_layers} to -1."
+        )
+    return min(indices)
+
+
+def _known_method(name: str) -> Any:
+    from flowcut.criteria import METHODS  # the registry builds on this module, hence not at the top
+
+    if name not in METHODS:
+        raise InvalidCut(f"The method is {name!r}: choose one of {', '.join(METHODS)}.")
+    return METHODS[name]
+
+
+def _whole_number(name: str, value: Any, least: int | None = None) -> int:
+    wanted = "a whole number" + ("" if least is None else f" of at least {least}")
+    if isinstance(value, bool) or not isinstance(value, Integral) or (least is not None and value < least):
+        raise InvalidCut(f"{name} is {value!r}: it must be {wanted}.")
+    return int(value)
