@@ -51,9 +51,9 @@ def draw(seed: int) -> Scene:
     return compose(int(seed), background(rng), rng)
 
 
-def compose(seed: int, canvas: NDArray[np.float32], rng: np.random.Generator) -> Scene:
+def compose(seed: int, canvas: NDArray[np.float32], rng: np.random.Generator, extra_cards: float = 0.0) -> Scene:
     """Lay random objects on a table top ([336, 336, 3], 0..1; drawn over in place) and say what lies where."""
-    placements, masks = _visible_layout(rng)
+    placements, masks = _visible_layout(rng, extra_cards)
     for placement in placements:
         _paint(canvas, placement, rng)
     canvas += np.float32(0.007) * rng.standard_normal((SIDE, SIDE, 1), dtype=np.float32)
@@ -62,10 +62,12 @@ def compose(seed: int, canvas: NDArray[np.float32], rng: np.random.Generator) ->
     return Scene(seed, image, tuple(sorted(objects, key=lambda thing: (thing.row, thing.centre_x))))
 
 
-def _visible_layout(rng: np.random.Generator) -> tuple[list[Placement], list[NDArray[np.bool_]]]:
+def _visible_layout(
+    rng: np.random.Generator, extra_cards: float = 0.0
+) -> tuple[list[Placement], list[NDArray[np.bool_]]]:
     """Placements whose objects all stay visible enough, and their visible masks."""
     for _ in range(_LAYOUT_TRIES):
-        placements = sample_placements(rng)
+        placements = sample_placements(rng, extra_cards)
         full = [_mask(placement) for placement in placements]
         hidden, visible = np.zeros((SIDE, SIDE), bool), []
         for mask in reversed(full):  # later objects lie on top

@@ -96,8 +96,11 @@ class Scene:
         return (share > coverage).reshape(-1)
 
 
-def sample_placements(rng: np.random.Generator) -> list[Placement]:
-    """Draw 1 to 6 objects: attributes and poses, drawing order first to last (later ones lie on top)."""
+def sample_placements(rng: np.random.Generator, extra_cards: float = 0.0) -> list[Placement]:
+    """Draw 1 to 6 objects: attributes and poses, drawing order first to last (later ones lie on top).
+
+    `extra_cards` is the share of objects made cards on top of the usual one in seven; training uses it to read more.
+    """
     wanted = int(rng.choice(6, p=(0.08, 0.14, 0.2, 0.22, 0.2, 0.16))) + 1
     spacing = 1.08 if rng.random() < 0.6 else 0.78
     placements: list[Placement] = []
@@ -106,7 +109,7 @@ def sample_placements(rng: np.random.Generator) -> list[Placement]:
     for size, extent in extents:
         centre = _free_centre(rng, extent, placements, spacing)
         if centre is not None:
-            placements.append(_sample_object(rng, size, extent, centre, placements))
+            placements.append(_sample_object(rng, size, extent, centre, placements, extra_cards))
     order = rng.permutation(len(placements))
     return [placements[index] for index in order]
 
@@ -134,7 +137,12 @@ def _free_centre(
 
 
 def _sample_object(
-    rng: np.random.Generator, size: str, extent: float, centre: tuple[float, float], others: list[Placement]
+    rng: np.random.Generator,
+    size: str,
+    extent: float,
+    centre: tuple[float, float],
+    others: list[Placement],
+    extra_cards: float,
 ) -> Placement:
     """Attributes at random; now and then one is shared with an earlier object, so that questions need both."""
     shape = SHAPES[int(rng.integers(len(SHAPES)))]
@@ -142,6 +150,8 @@ def _sample_object(
     if others and rng.random() < 0.35:
         twin = others[int(rng.integers(len(others)))]
         shape, colour = (twin.shape, colour) if rng.random() < 0.5 else (shape, twin.colour)
+    if extra_cards and rng.random() < extra_cards:
+        shape = "card"
     is_card = shape == "card"
     return Placement(
         shape=shape,

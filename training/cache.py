@@ -70,7 +70,9 @@ def object_table(scene: Scene) -> NDArray[np.float32]:
     return table
 
 
-def write_shard(folder: Path, number: int, n_scenes: int = SHARD_SCENES, table_tops: int = 60) -> None:
+def write_shard(
+    folder: Path, number: int, extra_cards: float = 0.0, n_scenes: int = SHARD_SCENES, table_tops: int = 60
+) -> None:
     """Draw one shard. An unfinished one is never seen: the folder gets its name when all is written."""
     rng = np.random.default_rng(TRAIN_SEED + number)
     tops = [background(rng) for _ in range(table_tops)]
@@ -79,7 +81,7 @@ def write_shard(folder: Path, number: int, n_scenes: int = SHARD_SCENES, table_t
     objects = np.empty((n_scenes, MAX_OBJECTS, len(OBJECT_FIELDS)), np.float32)
     for index in range(n_scenes):
         top = np.rot90(tops[int(rng.integers(table_tops))], int(rng.integers(4)))
-        scene = compose(number * n_scenes + index, top[:, :: rng.choice((-1, 1))].copy(), rng)
+        scene = compose(number * n_scenes + index, top[:, :: rng.choice((-1, 1))].copy(), rng, extra_cards)
         patches[index], owner[index], objects[index] = (
             to_patches(np.asarray(scene.image)),
             owners(scene),
@@ -103,10 +105,11 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=Path("training/cache"))
     parser.add_argument("--first", type=int, default=0)
     parser.add_argument("--shards", type=int, default=16)
+    parser.add_argument("--extra-cards", type=float, default=0.0, help="share of objects made cards, to learn to read")
     arguments = parser.parse_args()
     for number in range(arguments.first, arguments.first + arguments.shards):
         if not (arguments.folder / f"shard-{number:04d}").exists():
-            write_shard(arguments.folder, number)
+            write_shard(arguments.folder, number, arguments.extra_cards)
             print(json.dumps({"shard": number}), flush=True)
 
 

@@ -85,8 +85,8 @@ class Sampler:
     def refresh(self) -> None:
         self.shards = cache.shards(self.folder)
 
-    def batch(self, size: int, tokens: int, easy: float = 0.0) -> dict[str, Tensor]:
-        """`easy`: share of pictures taken among the half with the fewest objects (for the beginning)."""
+    def batch(self, size: int, tokens: int, easy: float = 0.0, pixels: bool = True) -> dict[str, Tensor]:
+        """`easy`: share of pictures that are the one of three with the fewest objects (for the beginning)."""
         picks = []
         for _ in range(size):
             shard = self.shards[int(self.rng.integers(len(self.shards)))]
@@ -95,14 +95,16 @@ class Sampler:
             picks.append((shard, int(candidates[int(np.argmin(counts))])))
         ids = [self._choose(np.asarray(shard.owner[row]), tokens) for shard, row in picks]
         owner = np.stack([shard.owner[row][chosen] for (shard, row), chosen in zip(picks, ids, strict=True)])
-        patches = np.stack([shard.patches[row][chosen] for (shard, row), chosen in zip(picks, ids, strict=True)])
         objects = np.stack([shard.objects[row] for shard, row in picks])
-        return {
-            "patches": torch.from_numpy(patches),
+        batch = {
             "patch_ids": torch.from_numpy(np.stack(ids)),
             "owner": torch.from_numpy(owner.astype(np.int64)),
             "objects": torch.from_numpy(objects),
         }
+        if pixels:
+            patches = [shard.patches[row][chosen] for (shard, row), chosen in zip(picks, ids, strict=True)]
+            batch["patches"] = torch.from_numpy(np.stack(patches))
+        return batch
 
     def _choose(self, owner: np.ndarray, tokens: int) -> np.ndarray:
         """Patch ids, ascending: objects first (up to four fifths of the places), table for the rest."""

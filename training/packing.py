@@ -1,0 +1,139 @@
+"""Many questions about one picture in one sequence.
+
+The picture's tokens are most of a prompt. So a training sequence is one prefix (begin, "USER: ", the picture's tokens) and
+behind it several question-and-answer segments, each of which sees the prefix and itself alone and counts its positions on
+from the prefix: to the model every segment looks like a conversation of its own.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from transformers import PreTrainedTokenizerFast
+
+from scenes.questions import KINDS, sample
+from training.text import PROMPT_END, PROMPT_START, as_people_type
+from scenes.world import SceneObject
+
+PREFIX, PADDING = 0, -1
+
+
+@dataclass(frozen=True)
+class Segment:
+    """One question with its answer, as token ids."""
+
+    prompt: list[int]
+    answer: list[int]
+    kind: str
+
+
+@dataclass(frozen=True)
+class Packed:
+    """A batch of packed sequences. The first columns belong to the prefix, image tokens among them."""
+
+    ids: Tensor
+    """int64 [B, L]; image places hold the padding id."""
+    positions: Tensor
+    """int64 [B, L]"""
+    mask: Tensor
+    """bool [B, 1, L, L], True where attention is allowed."""
+    answer_rows: Tensor
+    """int64 [A] flat indices (batch * L + column) whose next token belongs to an answer."""
+    answer_ids: Tensor
+    """int64 [A] that next token."""
+    answer_segment: Tensor
+    """int64 [A] running number of the segment, over the whole batch."""
+    kinds: list[str]
+    """Kind of question, by running segment number."""
+    image_start: int
+
+
+class Packer:
+    """Draws questions and packs them."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerFast, seed: int) -> None:
+        self.tokenizer, self.rng = tokenizer, np.random.default_rng(seed)
+        self.prefix = self._ids(PROMPT_START, first=True)
+        self.end = self._ids(PROMPT_END)
+
+    def _ids(self, text: str, first: bool = False) -> list[int]:
+        ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        return [self.tokenizer.bos_token_id, *ids] if first else ids
+
+    def segments(self, objects: list[SceneObject], count: int) -> list[Segment]:
+        """One description and `count` - 1 questions of random kinds."""
+        chosen = ["describe", *(KINDS[int(self.rng.integers(len(KINDS) - 1))] for _ in range(count - 1))]
+        found = [question for kind in chosen if (question := sample(objects, kind, self.rng)) is not None]
+        return [
+            Segment(
+                self._ids("\n" + as_people_type(one.text, self.rng) + PROMPT_END),
+                [*self._ids(" " + one.answer), self.tokenizer.eos_token_id],
+                one.kind,
+            )
+            for one in found
+        ]
+
+    def pack(self, scenes: list[list[SceneObject]], image_tokens: int, count: int) -> Packed:
+        """Pack `count` questions on each scene behind `image_tokens` places for the picture."""
+        prefix = len(self.prefix) + image_tokens
+        rows = [self.segments(objects, count) for objects in scenes]
+        length = prefix + max(sum(len(s.prompt) + len(s.answer) for s in row) for row in rows)
+        ids = torch.full((len(rows), length), self.tokenizer.pad_token_id)
+        positions, owner = torch.zeros_like(ids), torch.full_like(ids, PADDING)
+        ids[:, : len(self.prefix)] = torch.tensor(self.prefix)
+        positions[:, :prefix], owner[:, :prefix] = torch.arange(prefix), PREFIX
+        answer_rows, answer_ids, answer_segment, kinds = [], [], [], []
+        for row, segments in enumerate(rows):
+            column = prefix
+            for number, segment in enumerate(segments, start=1):
+                tokens = segment.prompt + segment.answer
+                stop = column + len(tokens)
+                ids[row, column:stop] = torch.tensor(tokens)
+                positions[row, column:stop] = torch.arange(prefix, prefix + len(tokens))
+                owner[row, column:stop] = number
+                first = row * length + column + len(segment.prompt) - 1
+                answer_rows.extend(range(first, first + len(segment.answer)))
+                answer_ids.extend(segment.answer)
+                answer_segment.extend([len(kinds)] * len(segment.answer))
+                kinds.append(segment.kind)
+                column = stop
+        return Packed(
+            ids,
+            positions,
+            self._mask(owner),
+            torch.tensor(answer_rows),
+            torch.tensor(answer_ids),
+            torch.tensor(answer_segment),
+            kinds,
+            len(self.prefix),
+        )
+
+    @staticmethod
+    def _mask(owner: Tensor) -> Tensor:
+        length = owner.shape[1]
+        causal = torch.ones(length, length, dtype=torch.bool).tril()
+        same = owner[:, :, None] == owner[:, None, :]
+        # A padding row sees itself and other padding: no row may be empty, or its softmax is not a number.
+        return ((same | (owner[:, None, :] == PREFIX)) & causal)[:, None]
+
+
+def answer_loss(logits: Tensor, packed: Packed) -> tuple[Tensor, dict[str, float]]:
+    """Mean loss of the answers' tokens and the share of whole answers right, by kind.
+
+    Each answer weighs the square root of its length, so that descriptions do not drown the short answers. With teacher
+    forcing, "every token is the most likely one" is the same as "greedy decoding gives this answer".
+    """
+    per_token = F.cross_entropy(logits, packed.answer_ids, reduction="none")
+    lengths = torch.bincount(packed.answer_segment, minlength=len(packed.kinds)).clamp(min=1)
+    weight = lengths.float().rsqrt()[packed.answer_segment]
+    loss = (per_token * weight).sum() / weight.sum()
+    wrong = (logits.argmax(-1) != packed.answer_ids).long()
+    errors = torch.zeros(len(packed.kinds), dtype=torch.long).index_add_(0, packed.answer_segment, wrong)
+    right: dict[str, list[float]] = {}
+    for kind, count in zip(packed.kinds, errors.tolist(), strict=True):
+        right.setdefault(kind, []).append(float(count == 0))
+    return loss, {kind: float(np.mean(values)) for kind, values in right.items()}
