@@ -1,0 +1,1 @@
+"""From flow records to numbers, graphs and figures. Knows no model and no web page."""

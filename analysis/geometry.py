@@ -1,0 +1,91 @@
+"""Patches and pixels of the ORIGINAL picture: which patch is where, and what the model never saw.
+
+The encoder looks at a square cut out of the resized picture. Patches may lie partly or wholly on padding, outside the
+picture; parts of the picture may lie outside the square. `flowcut.record.Geometry` holds the numbers.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from flowcut.record import Geometry
+
+if TYPE_CHECKING:
+    from flowcut.record import FlowRecord
+
+Box = tuple[float, float, float, float]
+"""Left, top, right, bottom in original pixels."""
+
+LEAST_STRIP = 1.0
+"""Strips of picture narrower than this many original pixels are rounding of the resize, not cropping."""
+
+
+def geometry_of(record: FlowRecord) -> Geometry:
+    """The record's geometry.
+
+    Raises:
+        ValueError: the record was made from pixel values alone and knows no picture.
+    """
+    if record.geometry is None:
+        raise ValueError(
+            "This record knows no picture (it was made from pixel values): give a run made by flowcut.ask."
+        )
+    return record.geometry
+
+
+def grid_box(geometry: Geometry) -> Box:
+    """The patch grid on the original picture; reaches outside it where the encoder saw padding."""
+    boxes = geometry.boxes()
+    return float(boxes[0, 0]), float(boxes[0, 1]), float(boxes[-1, 2]), float(boxes[-1, 3])
+
+
+def canvas_box(geometry: Geometry) -> Box:
+    """The smallest box that holds both the whole picture and the whole grid."""
+    left, top, right, bottom = grid_box(geometry)
+    return (
+        min(left, 0.0),
+        min(top, 0.0),
+        max(right, float(geometry.original_width)),
+        max(bottom, float(geometry.original_height)),
+    )
+
+
+def patch_at(geometry: Geometry, x: float, y: float) -> int | None:
+    """The patch that shows this point of the original picture, or None where the model never looked."""
+    left, top, right, bottom = grid_box(geometry)
+    column = int(np.floor((x - left) / (right - left) * geometry.grid_cols))
+    row = int(np.floor((y - top) / (bottom - top) * geometry.grid_rows))
+    inside = 0 <= row < geometry.grid_rows and 0 <= column < geometry.grid_cols
+    return row * geometry.grid_cols + column if inside else None
+
+
+def patches_in(geometry: Geometry, box: Box) -> np.ndarray:
+    """int64, ids of the patches that share more than an edge with a box in original pixels, ascending."""
+    left, top, right, bottom = box
+    boxes = geometry.boxes()
+    across = (boxes[:, 0] < right) & (boxes[:, 2] > left)
+    return np.flatnonzero(across & (boxes[:, 1] < bottom) & (boxes[:, 3] > top))
+
+
+def picture_share(geometry: Geometry) -> np.ndarray:
+    """float64 [N], the share of each patch's area that lies on the picture: 1 inside, 0 for padding alone."""
+    boxes = geometry.boxes()
+    width = np.minimum(boxes[:, 2], geometry.original_width) - np.maximum(boxes[:, 0], 0)
+    height = np.minimum(boxes[:, 3], geometry.original_height) - np.maximum(boxes[:, 1], 0)
+    area = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
+    return np.clip(width, 0, None) * np.clip(height, 0, None) / area
+
+
+def unseen_boxes(geometry: Geometry) -> list[Box]:
+    """The parts of the original picture that the crop left out, as boxes that do not overlap."""
+    left, top, right, bottom = geometry.seen_box()
+    width, height = float(geometry.original_width), float(geometry.original_height)
+    strips = [
+        (0.0, 0.0, left, height),
+        (right, 0.0, width, height),
+        (left, 0.0, right, top),
+        (left, bottom, right, height),
+    ]
+    return [strip for strip in strips if strip[2] - strip[0] >= LEAST_STRIP and strip[3] - strip[1] >= LEAST_STRIP]

@@ -1,0 +1,233 @@
+"""How concentrated the CLS row is, layer by layer and head by head, and what went where.
+
+The CLS row of one head is the attention that CLS pays to every token; CLS itself is left out here and the rest is
+divided by its sum, so that p_i is the share of the relay's intake that comes from patch i. Four numbers describe p.
+All functions work on whole arrays: the last axis is the patches, any axes before it are layers and heads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from flowcut.record import FlowRecord
+
+TOP_SHARE = 0.1
+CONCENTRATES_AT = -0.3
+"""Kendall's tau of entropy with depth at or below which a run is said to concentrate."""
+
+
+def entropy_ratio(shares: np.ndarray, alive: np.ndarray) -> np.ndarray:
+    """H(p) / ln N in [0, 1]: 1 is even attention, 0 a single patch. N = 1 has no spread and gives 0.
+
+    Args:
+        shares: [..., N], each row sums to 1; entries that are not alive are 0.
+        alive: N, patches alive, broadcast against the axes before the last.
+    """
+    return np.divide(_entropy(shares), np.log(alive), out=np.zeros(shares.shape[:-1]), where=alive > 1)
+
+
+def effective_tokens(shares: np.ndarray, alive: np.ndarray) -> np.ndarray:
+    """exp(H(p)) in [1, N]: the number of patches that an even attention of the same entropy would cover."""
+    return np.exp(_entropy(shares))
+
+
+def gini(shares: np.ndarray, alive: np.ndarray) -> np.ndarray:
+    """Gini coefficient in [0, 1 - 1/N]: 0 is even attention; sum_i (2 i - N - 1) p_(i) / N, p_(1) the smallest."""
+    ascending = np.sort(shares, axis=-1)
+    # Entries that are not alive are zeros and sort to the front: ranks are counted back from the end.
+    rank = np.arange(1, shares.shape[-1] + 1) - (shares.shape[-1] - alive[..., None])
+    return ((2 * rank - alive[..., None] - 1) * ascending).sum(-1) / alive
+
+
+def top_mass(shares: np.ndarray, alive: np.ndarray) -> np.ndarray:
+    """Share of the attention that falls on the strongest tenth of the patches alive, rounded up to whole patches."""
+    strongest_first = -np.sort(-shares, axis=-1)
+    count = np.ceil(TOP_SHARE * alive - 1e-9)  # 0.1 * 30 is a little more than 3 in floating point
+    counted = np.arange(shares.shape[-1]) < count[..., None]
+    return (strongest_first * counted).sum(-1)
+
+
+def _entropy(shares: np.ndarray) -> np.ndarray:
+    """-sum p ln p in nats, with 0 ln 0 = 0."""
+    logs = np.log(shares, out=np.zeros_like(shares), where=shares > 0)
+    return -(shares * logs).sum(-1)
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One way to say how concentrated a row is."""
+
+    label: str
+    unit: str
+    """`share` (0 to 1), or `patches`."""
+    reads: str
+    """How to read it, one line."""
+    function: Callable[[np.ndarray, np.ndarray], np.ndarray]
+    falls: bool
+    """Whether a lower value means more concentrated."""
+
+
+METRICS: dict[str, Metric] = {
+    "entropy_ratio": Metric(
+        "Entropy", "share",
+        "Entropy of the CLS row over ln N: 1 = even over all patches alive, 0 = all on one patch.", entropy_ratio, True,
+    ),
+    "gini": Metric(
+        "Gini", "share", "Gini coefficient of the CLS row: 0 = even over all patches alive, towards 1 = on very few.",
+        gini, False,
+    ),
+    "top_mass": Metric(
+        "Top-10% mass", "share",
+        "Share of CLS's attention that falls on its strongest tenth of the patches alive: 0.1 = even, 1 = all of it.",
+        top_mass, False,
+    ),
+    "effective_tokens": Metric(
+        "Effective tokens", "patches",
+        "exp(entropy): how many evenly attended patches would have this entropy. Falls when patches are removed, too.",
+        effective_tokens, True,
+    ),
+}  # fmt: skip
+
+
+@dataclass(frozen=True, eq=False)
+class Curve:
+    """One metric through the layers that ran, L of them, with H heads."""
+
+    per_head: np.ndarray
+    """float64 [L, H]."""
+    pooled: np.ndarray
+    """float64 [L], of the head-averaged CLS row; its entropy is the E that FlowCut's schedule reads."""
+
+    @property
+    def head_mean(self) -> np.ndarray:
+        """float64 [L], mean of the heads' own values."""
+        return self.per_head.mean(axis=1)
+
+    @property
+    def band(self) -> tuple[np.ndarray, np.ndarray]:
+        """Lowest and highest head, float64 [L] each."""
+        return self.per_head.min(axis=1), self.per_head.max(axis=1)
+
+
+@dataclass(frozen=True, eq=False)
+class Concentration:
+    """How concentrated the CLS row of one picture is, through the layers."""
+
+    layers: np.ndarray
+    """int64 [L], vision layers from 0."""
+    alive: np.ndarray
+    """int64 [L], N: patches alive at each layer's input."""
+    removed: np.ndarray
+    """int64 [L], patches that went after each layer."""
+    forced: np.ndarray
+    """bool [L], whether the count after this layer was set to the target rather than asked for by entropy."""
+    entropy_ratio: Curve
+    gini: Curve
+    top_mass: Curve
+    effective_tokens: Curve
+
+    def curve(self, metric: str) -> Curve:
+        """The curve of one of `METRICS`, by its name."""
+        found: Curve = getattr(self, metric)
+        return found
+
+
+def concentration(record: FlowRecord, batch: int = 0) -> Concentration:
+    """Measure every layer and head of one picture of a record.
+
+    Raises:
+        ValueError: the record holds no layers (it was made by a cut without recording).
+    """
+    image = one_image(record, batch)
+    alive = np.array([layer.alive_patch_ids.shape[1] for layer in image.layers])
+    rows = _padded_rows(image, int(alive.max()))
+    heads, pooled = _shares(rows), _shares(rows.mean(axis=1))
+    curves = {
+        name: Curve(
+            metric.function(heads, np.broadcast_to(alive[:, None], heads.shape[:2])), metric.function(pooled, alive)
+        )
+        for name, metric in METRICS.items()
+    }
+    removed, forced = removals(image)
+    return Concentration(np.array([layer.layer for layer in image.layers]), alive, removed, forced, **curves)
+
+
+def one_image(record: FlowRecord, batch: int) -> FlowRecord:
+    """The record of one picture, with layers in it.
+
+    Raises:
+        ValueError: the record holds no layers (it was made by a cut without recording).
+    """
+    if not record.layers:
+        raise ValueError("This run was made without recording its layers: ask again with record=True.")
+    return record.image(batch)
+
+
+def removals(image: FlowRecord) -> tuple[np.ndarray, np.ndarray]:
+    """Patches that went after each recorded layer, int64 [L], and whether that count was forced, bool [L]."""
+    layers = np.array([layer.layer for layer in image.layers])
+    removed = (image.died_at_layer[0][None, :] == layers[:, None]).sum(axis=1)
+    forced_after = {step.layer for step in image.steps if step.forced}
+    return removed, np.isin(layers, list(forced_after))
+
+
+def _padded_rows(image: FlowRecord, width: int) -> np.ndarray:
+    """float64 [L, H, width], the CLS row over patches, zeros where a layer has fewer patches alive."""
+    rows = np.zeros((len(image.layers), image.n_heads, width))
+    for index, layer in enumerate(image.layers):
+        row = layer.cls_row[0, :, 1:]
+        rows[index, :, : row.shape[1]] = row
+    return rows
+
+
+def _shares(rows: np.ndarray) -> np.ndarray:
+    """Rows divided by their sums; NaN where CLS attends to nothing but itself."""
+    total = rows.sum(-1, keepdims=True)
+    return np.divide(rows, total, out=np.full_like(rows, np.nan), where=total > 0)
+
+
+@dataclass(frozen=True)
+class Claim:
+    """What the paper says beside what one run shows."""
+
+    paper: str
+    run: str
+    verdict: str
+    """`agrees`, `mixed` or `disagrees`."""
+
+
+def concentration_claim(unpruned: Concentration) -> Claim:
+    """The paper's second finding (layer-wise attention concentration) against the unpruned run of this picture.
+
+    Measured by Kendall's tau between depth and the entropy of the head-averaged CLS row: -1 is a fall at every step.
+    """
+    entropy = unpruned.entropy_ratio.pooled
+    tau = kendall_tau(unpruned.layers, entropy)
+    lowest = int(np.nanargmin(entropy))
+    run = (
+        f"Unpruned, this picture: entropy {entropy[0]:.2f} at layer {unpruned.layers[0]}, "
+        f"{entropy[-1]:.2f} at layer {unpruned.layers[-1]}, lowest {entropy[lowest]:.2f} at layer "
+        f"{unpruned.layers[lowest]}; Kendall's τ with depth {tau:+.2f}."
+    )
+    return Claim(
+        "Attention concentrates layer by layer, so redundancy emerges progressively (finding 2).",
+        run,
+        _verdict(tau, entropy),
+    )
+
+
+def _verdict(tau: float, entropy: np.ndarray) -> str:
+    if tau <= CONCENTRATES_AT and entropy[-1] < entropy[0]:
+        return "agrees"
+    return "disagrees" if tau >= 0 and entropy[-1] >= entropy[0] else "mixed"
+
+
+def kendall_tau(x: np.ndarray, y: np.ndarray) -> float:
+    """Kendall's tau-a: pairs in the same order minus pairs in opposite order, over all pairs; 0 for fewer than two."""
+    if len(x) < 2:
+        return 0.0
+    concordance = np.sign(x[:, None] - x[None, :]) * np.sign(y[:, None] - y[None, :])
+    return float(np.triu(concordance, 1).sum() / (len(x) * (len(x) - 1) / 2))
