@@ -48,7 +48,37 @@ _HOMES = {
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names.split()}
 
-__all__ = ["FlowRecord", "Geometry", "LayerFlow", "PruneStep", "__version__", "record", *sorted(_HOME_OF)]
+__all__ = [
+    "AnswerToken",
+    "Cut",
+    "CutConfig",
+    "Flops",
+    "FlowCut",
+    "FlowCutError",
+    "FlowRecord",
+    "Geometry",
+    "InvalidCut",
+    "InvalidPicture",
+    "InvalidQuestion",
+    "InvalidRecord",
+    "LayerFlow",
+    "ModelNotLoaded",
+    "Picture",
+    "PruneStep",
+    "Recording",
+    "Run",
+    "Times",
+    "VisionLanguageModel",
+    "__version__",
+    "ask",
+    "load",
+    "load_run",
+    "methods",
+    "open_picture",
+    "prune",
+    "record",
+    "save_run",
+]
 
 
 def record(vision_model: Any, cut: CutConfig | None = None, feature_layer: int = -2) -> Recording:

@@ -339,7 +339,9 @@ def _from_file(path: Path) -> FlowRecord:
         facts = json.loads(text)
         version = facts["version"] if facts["format"] == FORMAT else None
     except (SafetensorError, KeyError, ValueError, TypeError) as error:
-        raise InvalidRecord(f"{path.name} is not a flowcut record, or is damaged: save or download it again.") from error
+        raise InvalidRecord(
+            f"{path.name} is not a flowcut record, or is damaged: save or download it again."
+        ) from error
     if version != FORMAT_VERSION:
         raise InvalidRecord(
             f"{path.name} is a flowcut record of version {version}, this flowcut reads version {FORMAT_VERSION}: "
@@ -358,7 +360,7 @@ def _from_facts(facts: dict[str, Any], tensors: dict[str, np.ndarray]) -> FlowRe
     steps = tuple(_step_from_facts(step) for step in facts.pop("steps"))
     step_after = {step.layer: step for step in steps}
     layers = tuple(
-        LayerFlow(**entry, **_layer_arrays(entry["layer"], tensors), step=step_after.get(entry["layer"]))
+        LayerFlow(**{**entry, **_layer_arrays(entry["layer"], tensors), "step": step_after.get(entry["layer"])})
         for entry in facts.pop("layers")
     )
     cut, geometry, notes = facts.pop("cut"), facts.pop("geometry"), tuple(facts.pop("notes"))
@@ -383,4 +385,4 @@ def _step_from_facts(facts: dict[str, Any]) -> PruneStep:
     floats = {name: np.array(facts.pop(name), dtype=np.float64) for name in ("entropy_ratio", "asked_per_image")}
     counts = ("alive_before_per_image", "alive_after_per_image")
     integers = {name: np.array(facts.pop(name), dtype=np.int64) for name in counts}
-    return PruneStep(**facts, **floats, **integers)
+    return PruneStep(**{**facts, **floats, **integers})

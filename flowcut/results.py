@@ -112,7 +112,15 @@ class Run:
         """16 hex digits of the content: the same question, picture, model, settings and answer give the same id."""
         settings = None if self.cut is None else self.cut.as_dict()
         token_ids = [token.id for token in self.tokens]
-        content = [self.question, self.prompt, token_ids, settings, self.image_hash, self.image_size, self.model_id]
+        content: list[Any] = [
+            self.question,
+            self.prompt,
+            token_ids,
+            settings,
+            self.image_hash,
+            self.image_size,
+            self.model_id,
+        ]
         content += [self.revision, self.dtype, self.generation, self.stopped, self.record is not None]
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 

@@ -28,7 +28,7 @@ class CutConfig:
     variant: str = "official"
     """`official`: what the released FlowCut code computes. `paper`: the paper's text where it differs."""
     layer: int | None = None
-    """`cls-attention` only: the vision layer whose CLS row decides; negative counts from the end; None: feature layer."""
+    """`cls-attention` only: the layer whose CLS row decides; negative counts from the end; None: the feature layer."""
     seed: int | None = None
     """`random` only: seed of the draw (None: 0)."""
     per_image: bool = False
@@ -78,12 +78,12 @@ class CutConfig:
         return asdict(self)
 
 
-def FlowCut(tokens: int = 64, variant: str = "official", per_image: bool = False) -> CutConfig:  # noqa: N802
+def FlowCut(tokens: int = 64, variant: str = "official", per_image: bool = False) -> CutConfig:
     """FlowCut at T = `tokens` patches per image (arXiv 2505.19536), as released or as the paper's text has it."""
     return CutConfig("flowcut", tokens, variant, per_image=per_image)
 
 
-def Cut(method: str, tokens: int = 64, **settings: Any) -> CutConfig:  # noqa: N802
+def Cut(method: str, tokens: int = 64, **settings: Any) -> CutConfig:
     """Any method by its name: `Cut("random", tokens=64, seed=3)`, `Cut("cls-attention", tokens=64, layer=-1)`."""
     return CutConfig(method, tokens, **settings)
 

@@ -1,8 +1,9 @@
 """Runs on disk: one folder each, named by the run's content, readable with no model, no torch and no GPU.
 
-    FOLDER/<run id>/run.json             the answer and all its numbers
-                    record.safetensors   what the vision encoder showed (where it was recorded)
-                    picture.png          the original picture (where it was given)
+In FOLDER/<run id>/:
+- run.json, the answer and all its numbers;
+- record.safetensors, what the vision encoder showed (where it was recorded);
+- picture.png, the original picture (where it was given).
 """
 
 from __future__ import annotations

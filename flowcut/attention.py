@@ -1,0 +1,255 @@
+"""Seeing the attention without holding it: our attention function, the probes it reports to, streamed statistics.
+
+`flow_sdpa` calls the attention that the model had, unchanged, and then shows query, key and value to the probe that
+watches this module in this thread. The N x N matrix of a head is never held: statistics are gathered over 128 queries
+at a time.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, AttentionInterface
+
+from flowcut.record import CLS_ID, PADDING_ID
+
+NAME = "flow_sdpa"
+QUERY_BLOCK = 128
+STRONGEST = 4
+
+Attention = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""The model's own attention: query, key, value [B, H, L, d] in, output [B, L, H, d] out."""
+
+Stock = Callable[..., tuple[Tensor, Tensor | None]]
+"""An attention function as transformers registers it."""
+
+
+class Probe(Protocol):
+    """Someone who watches attention modules while `watching` is in force."""
+
+    def watches(self, module: nn.Module) -> bool:
+        """Whether this module is one of the probe's."""
+        ...
+
+    def attend(
+        self, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, scaling: float, attention: Attention
+    ) -> Tensor:
+        """The attention's output, as `attention` gives it; [B, H, L, d] in, [B, L, H, d] out."""
+        ...
+
+
+_probes: ContextVar[tuple[Probe, ...]] = ContextVar("flowcut_probes", default=())
+_switch_lock = threading.Lock()
+_switches: weakref.WeakKeyDictionary[nn.Module, _Switch] = weakref.WeakKeyDictionary()
+_own_attention: weakref.WeakKeyDictionary[nn.Module, str] = weakref.WeakKeyDictionary()
+
+
+@dataclass
+class _Switch:
+    original: str
+    users: int = 0
+
+
+def flow_sdpa(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    **options: Any,
+) -> tuple[Tensor, Tensor | None]:
+    """The model's own attention, shown to the probe of this thread, if one watches this module."""
+    stock = _stock_attention(module)
+    probe = next((probe for probe in _probes.get() if probe.watches(module)), None)
+    if probe is None:
+        return stock(module, query, key, value, attention_mask, scaling=scaling, **options)
+    weights: list[Tensor | None] = []
+
+    def attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        output, seen = stock(module, query, key, value, attention_mask, scaling=scaling, **options)
+        weights.append(seen)
+        return output
+
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    output = probe.attend(module, query, key, value, scale, attention)
+    return output, weights[0] if len(weights) == 1 else None
+
+
+AttentionInterface.register(NAME, flow_sdpa)
+AttentionMaskInterface.register(NAME, sdpa_mask)  # without it a language model would lose its padding masks in silence
+
+
+def _stock_attention(module: nn.Module) -> Stock:
+    """The attention function that this module used before ours was switched on."""
+    eager: Stock = sys.modules[type(module).__module__].eager_attention_forward
+    stock: Stock = ALL_ATTENTION_FUNCTIONS.get_interface(_own_attention.get(module, "sdpa"), eager)
+    return stock
+
+
+def watched(module: nn.Module) -> bool:
+    """Whether a probe of this thread already watches the module."""
+    return any(probe.watches(module) for probe in _probes.get())
+
+
+def is_watching(probe: Probe) -> bool:
+    """Whether the probe is in force in this thread."""
+    return any(active is probe for active in _probes.get())
+
+
+@contextmanager
+def watching(model: PreTrainedModel, modules: list[nn.Module], probe: Probe) -> Iterator[None]:
+    """While inside, `probe` sees the attention of `modules`, parts of `model`, in this thread; undone on leaving."""
+    _switch_on(model, modules)
+    token = _probes.set((probe, *_probes.get()))
+    try:
+        yield
+    finally:
+        _probes.reset(token)
+        _switch_off(model)
+
+
+def _switch_on(model: PreTrainedModel, modules: list[nn.Module]) -> None:
+    with _switch_lock:
+        switch = _switches.setdefault(model, _Switch(model.config._attn_implementation))
+        if switch.users == 0:
+            _own_attention.update(dict.fromkeys(modules, switch.original))
+            model.set_attn_implementation(NAME)
+        switch.users += 1
+
+
+def _switch_off(model: PreTrainedModel) -> None:
+    """The last of several threads that watch one model puts its own attention back."""
+    with _switch_lock:
+        switch = _switches[model]
+        switch.users -= 1
+        if switch.users == 0:
+            del _switches[model]
+            model.set_attn_implementation(switch.original)
+
+
+@dataclass(frozen=True)
+class AttentionStatistics:
+    """One layer's attention, summed up. Shapes and meanings are those of the fields of the same name in LayerFlow."""
+
+    cls_column: Tensor
+    received_mass: Tensor
+    row_entropy: Tensor
+    attention_distance: Tensor
+    top_source_ids: Tensor
+    top_source_weights: Tensor
+    top_destination_id: Tensor
+    top_destination_weight: Tensor
+
+
+def stream_statistics(
+    query: Tensor, key: Tensor, scaling: float, patch_ids: Tensor, grid_cols: int
+) -> AttentionStatistics:
+    """Walk the queries in blocks, softmax in float32, and keep only what a record keeps.
+
+    Args:
+        query, key: [B, H, N+1, d], CLS first.
+        scaling: the attention's own factor on the logits.
+        patch_ids: int64 [B, N], where each patch lies on the grid.
+        grid_cols: patches in a row of the grid.
+    """
+    tokens = query.shape[2]
+    streams = _Streams.empty(query, patch_ids, grid_cols)
+    keys = key.float().transpose(-1, -2)
+    for start in range(0, tokens, QUERY_BLOCK):
+        block = query[:, :, start : start + QUERY_BLOCK].float()
+        streams.add(start, (block @ keys * scaling).softmax(dim=-1))
+    return streams.finish()
+
+
+@dataclass
+class _Streams:
+    """Running sums over blocks of queries; `weights` is one block's attention, float32 [B, H, block, N+1]."""
+
+    token_ids: Tensor
+    places: Tensor
+    """float32 [B, N, 2], row and column of each patch."""
+    cls_column: list[Tensor]
+    source_weights: list[Tensor]
+    source_ids: list[Tensor]
+    received_mass: Tensor
+    entropy_sum: Tensor
+    distance_sum: Tensor
+    destination_weight: Tensor
+    destination_index: Tensor
+
+    @classmethod
+    def empty(cls, query: Tensor, patch_ids: Tensor, grid_cols: int) -> _Streams:
+        batch, heads, tokens = query.shape[:3]
+        cls_ids = patch_ids.new_full((batch, 1), CLS_ID)
+        per_token = torch.zeros(batch, tokens, device=query.device)
+        per_head = torch.zeros(batch, heads, device=query.device)
+        return cls(
+            token_ids=torch.cat([cls_ids, patch_ids], dim=1),
+            places=torch.stack([patch_ids // grid_cols, patch_ids % grid_cols], dim=-1).float(),
+            cls_column=[],
+            source_weights=[],
+            source_ids=[],
+            received_mass=per_token,
+            entropy_sum=per_head,
+            distance_sum=per_head.clone(),
+            destination_weight=per_token - 1.0,  # below any attention weight
+            destination_index=torch.zeros_like(per_token, dtype=torch.long),
+        )
+
+    def add(self, start: int, weights: Tensor) -> None:
+        """Take in the attention of queries `start`, `start + 1`, ..."""
+        head_mean = weights.mean(dim=1)  # [B, block, N+1]
+        self.cls_column.append(weights[..., 0])
+        self.received_mass += head_mean.sum(dim=1)
+        self.entropy_sum += torch.special.entr(weights).sum(dim=(-1, -2))
+        self._add_distances(start, weights)
+        self._add_sources(head_mean)
+        self._add_destinations(start, head_mean)
+
+    def _add_distances(self, start: int, weights: Tensor) -> None:
+        """Per patch query, the mean distance to the patches it attends to, weighed by attention without CLS."""
+        patch_rows = weights[:, :, max(1 - start, 0) :, 1:]
+        first = max(start, 1) - 1
+        here = self.places[:, first : first + patch_rows.shape[2]]
+        distances = torch.cdist(here, self.places, compute_mode="donot_use_mm_for_euclid_dist")
+        reached = (patch_rows * distances[:, None]).sum(dim=-1)
+        mass = patch_rows.sum(dim=-1).clamp_min(torch.finfo(torch.float32).tiny)
+        self.distance_sum += (reached / mass).sum(dim=-1)
+
+    def _add_sources(self, head_mean: Tensor) -> None:
+        found = head_mean.topk(min(STRONGEST, head_mean.shape[-1]), dim=-1)
+        ids = self.token_ids[:, None].expand(-1, head_mean.shape[1], -1).gather(2, found.indices)
+        missing = STRONGEST - ids.shape[-1]
+        self.source_weights.append(nn.functional.pad(found.values, (0, missing)))
+        self.source_ids.append(nn.functional.pad(ids, (0, missing), value=PADDING_ID))
+
+    def _add_destinations(self, start: int, head_mean: Tensor) -> None:
+        strongest = head_mean.max(dim=1)
+        stronger = strongest.values > self.destination_weight
+        self.destination_weight = torch.where(stronger, strongest.values, self.destination_weight)
+        self.destination_index = torch.where(stronger, strongest.indices + start, self.destination_index)
+
+    def finish(self) -> AttentionStatistics:
+        tokens = self.token_ids.shape[1]
+        return AttentionStatistics(
+            cls_column=torch.cat(self.cls_column, dim=-1),
+            received_mass=self.received_mass,
+            row_entropy=self.entropy_sum / tokens,
+            attention_distance=self.distance_sum / (tokens - 1),
+            top_source_ids=torch.cat(self.source_ids, dim=1),
+            top_source_weights=torch.cat(self.source_weights, dim=1),
+            top_destination_id=self.token_ids.gather(1, self.destination_index),
+            top_destination_weight=self.destination_weight,
+        )

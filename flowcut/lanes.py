@@ -1,0 +1,206 @@
+"""A lane: pictures of a batch that are pruned together, from the first vision layer to the last.
+
+As released, a batch is one lane: its pictures lose the same number of patches. Cut per image, each picture is a lane of
+its own. A lane looks into each layer, decides after it, and drafts what the record will hold.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from flowcut.attention import stream_statistics
+from flowcut.criteria import METHODS, Evidence
+from flowcut.errors import FlowCutError
+from flowcut.schedule import CutConfig, alive_after, asked_count, prunes_after
+from flowcut.scores import accumulate, cls_logits, criteria, entropy_ratio, highest, value_norm
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is fixed before a picture comes: the encoder's measures and what is wanted of it."""
+
+    cut: CutConfig | None
+    n_layers: int
+    n_heads: int
+    feature_layer: int
+    flows: bool
+    """Whether to record every layer's flow; pruning alone needs none of it."""
+
+    @property
+    def evidence_layer(self) -> int | None:
+        """The layer whose CLS row a one-shot method asks for (from 0), if it asks for one."""
+        if self.cut is None or not METHODS[self.cut.method].takes_layer:
+            return None
+        if self.cut.layer is None:
+            return self.feature_layer
+        return self.cut.layer % self.n_layers
+
+
+@dataclass(frozen=True)
+class View:
+    """One vision layer from the inside, for the pictures of one lane: b pictures, H heads, N+1 tokens, CLS first."""
+
+    layer: int
+    hidden: Tensor
+    """[b, N+1, width], the layer's input."""
+    query: Tensor
+    """[b, H, N+1, d]; key and value likewise."""
+    key: Tensor
+    value: Tensor
+    scaling: float
+
+
+@dataclass(frozen=True)
+class StepDraft:
+    """A prune point of one lane; numbers per picture where they differ between pictures."""
+
+    layer: int
+    alive_before: int
+    alive_after: int
+    forced: bool
+    entropy_ratio: np.ndarray
+    asked_per_image: np.ndarray
+
+
+@dataclass
+class LayerDraft:
+    """What one lane saw of one layer: tensors by the name of their field in LayerFlow."""
+
+    layer: int
+    alive_patch_ids: Tensor
+    tensors: dict[str, Tensor] = field(default_factory=dict)
+
+
+class Lane:
+    """State of one lane through one pass of the encoder."""
+
+    def __init__(self, plan: Plan, rows: slice, patch_ids: Tensor, grid_cols: int) -> None:
+        self.plan = plan
+        self.rows = rows
+        self.alive_ids = patch_ids
+        self.grid_cols = grid_cols
+        self.cumulative: Tensor | None = None
+        self.shares: Tensor | None = None
+        self.evidence: Tensor | None = None
+        self.layers: list[LayerDraft] = []
+        self.steps: list[StepDraft] = []
+        self.died_at = torch.full_like(patch_ids, -1)
+
+    @property
+    def alive(self) -> int:
+        """N, patches alive in each picture of the lane."""
+        return int(self.alive_ids.shape[1])
+
+    @property
+    def above_target(self) -> bool:
+        """Whether there is anything to cut."""
+        return self.plan.cut is not None and self.alive > self.plan.cut.tokens
+
+    def look(self, view: View) -> None:
+        """Take from inside a layer what scoring and recording need."""
+        draft = LayerDraft(view.layer, self.alive_ids)
+        if self.plan.flows:
+            draft.tensors.update(self._flow(view))
+        if self._scores(view.layer):
+            draft.tensors.update(self._score(view))
+        if view.layer == self.plan.evidence_layer and self.above_target:
+            self.gather_evidence(view)
+        self.layers.append(draft)
+
+    def gather_evidence(self, view: View) -> None:
+        """Keep the head-mean CLS row over the patches, for a one-shot method."""
+        row = cls_logits(view.query, view.key, view.scaling).softmax(dim=-1)
+        self.evidence = row.mean(dim=1)[:, 1:]
+
+    def cut_after(self, layer: int) -> Tensor | None:
+        """Cut after this layer, if it is time: int64 [b, N'], positions among the alive that stay; None: all stay."""
+        if not self.above_target:
+            return None
+        if self._stepwise:
+            return self._step(layer) if prunes_after(layer, self.plan.feature_layer) else None
+        return self._cut_at_once(layer) if layer == self.plan.feature_layer else None
+
+    @property
+    def _stepwise(self) -> bool:
+        return self.plan.cut is not None and METHODS[self.plan.cut.method].select is None
+
+    def _scores(self, layer: int) -> bool:
+        return self._stepwise and self.above_target and layer < self.plan.feature_layer
+
+    def _score(self, view: View) -> dict[str, Tensor]:
+        assert self.plan.cut is not None
+        weighed = criteria(view.query, view.key, view.value, view.scaling, self.plan.cut.variant)
+        self.shares, score = weighed.relation, weighed.score
+        self.cumulative = accumulate(self.cumulative, score)
+        shares = {"relation": weighed.relation, "semantic": weighed.semantic}
+        return {**shares, "score": score, "cumulative": self.cumulative}
+
+    def _flow(self, view: View) -> dict[str, Tensor]:
+        statistics = stream_statistics(view.query, view.key, view.scaling, self.alive_ids, self.grid_cols)
+        similarity = cls_logits(view.value, view.value, 1.0).softmax(dim=-1).mean(dim=1)
+        return {
+            **vars(statistics),
+            "cls_row": cls_logits(view.query, view.key, view.scaling).softmax(dim=-1),
+            "value_norm": value_norm(view.value),
+            "similarity": similarity,
+            "hidden_norm": view.hidden.float().norm(dim=-1),
+        }
+
+    def _step(self, layer: int) -> Tensor:
+        """One of FlowCut's prune points: how many by entropy, which by the cumulative score."""
+        assert self.plan.cut is not None
+        assert self.cumulative is not None
+        target, before = self.plan.cut.tokens, self.alive
+        remaining = self.plan.feature_layer - 1 - layer
+        ratio = asked = np.full(len(self.alive_ids), np.nan)
+        after = target
+        if remaining > 0:
+            ratio = self._entropy_ratio(layer)
+            asked = np.array([asked_count(float(e), before, target, remaining) for e in ratio])
+            after = alive_after(float(asked.max()), before, target)
+        self.steps.append(StepDraft(layer, before, after, remaining == 0, ratio, asked))
+        return self._keep(layer, highest(self.cumulative, after))
+
+    def _entropy_ratio(self, layer: int) -> np.ndarray:
+        assert self.shares is not None
+        ratio = entropy_ratio(self.shares).numpy()
+        if not np.isfinite(ratio).all():
+            raise FlowCutError(
+                f"The attention of vision layer {layer} holds values that are not numbers, "
+                "so there is nothing to rank: check the picture's pixel values, or load the model in float32 or bfloat16."
+            )
+        return ratio
+
+    def _keep(self, layer: int, kept: Tensor) -> Tensor:
+        """Follow a cut by score: C goes with its patches, the draft learns cut-off and margins."""
+        assert self.cumulative is not None
+        surviving = self.cumulative.gather(1, kept)
+        cutoff = surviving.amin(dim=1)
+        self.layers[-1].tensors.update(cutoff=cutoff, margin=self.cumulative - cutoff[:, None])
+        self.cumulative = surviving
+        return self._bury(layer, kept)
+
+    def _cut_at_once(self, layer: int) -> Tensor:
+        """A one-shot method's cut, at the feature layer."""
+        cut = self.plan.cut
+        assert cut is not None
+        select = METHODS[cut.method].select
+        assert select is not None
+        batch, before = self.alive_ids.shape
+        attention = None if self.evidence is None else self.evidence.cpu().double().numpy()
+        kept = select(Evidence(batch, before, attention), cut)
+        nothing = np.full(batch, np.nan)
+        self.steps.append(StepDraft(layer, before, cut.tokens, True, nothing, nothing))
+        return self._bury(layer, torch.from_numpy(kept).to(self.alive_ids.device))
+
+    def _bury(self, layer: int, kept: Tensor) -> Tensor:
+        kept = kept.to(self.alive_ids.device)
+        still_alive = self.alive_ids.gather(1, kept)
+        survives = torch.zeros_like(self.died_at, dtype=torch.bool).scatter_(1, still_alive, True)
+        self.died_at[~survives & (self.died_at < 0)] = layer
+        self.alive_ids = still_alive
+        return kept

@@ -1,0 +1,77 @@
+"""FlowCut's three criteria and their score, as pure tensor functions on one vision layer's queries, keys and values.
+
+B batch, H heads, d head width, token axis N+1 = CLS first, then N patches. Everything is computed in float32 whatever
+the model's dtype, and in the log domain, so that a weight that underflows stops nothing (the released code turns NaN).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Criteria:
+    """What FlowCut weighs in one layer; float32 [B, N], patches alone."""
+
+    relation: Tensor
+    """a^: share of what CLS gathers; sums to 1."""
+    semantic: Tensor
+    """s^: share of the value similarity to CLS; sums to 1."""
+    norm: Tensor
+    """w: L1 norm of the head-mean value."""
+
+    @property
+    def score(self) -> Tensor:
+        """S = (a^ + s^) w."""
+        return (self.relation + self.semantic) * self.norm
+
+
+def criteria(query: Tensor, key: Tensor, value: Tensor, scaling: float, variant: str) -> Criteria:
+    """The three criteria of one layer, from [B, H, N+1, d] each; `scaling` is the attention's own, 1/sqrt(d)."""
+    similarity_scaling = 1.0 if variant == "official" else value.shape[-1] ** -0.5
+    return Criteria(
+        relation=patch_shares(cls_logits(query, key, scaling), variant),
+        semantic=patch_shares(cls_logits(value, value, similarity_scaling), variant),
+        norm=value_norm(value)[:, 1:],
+    )
+
+
+def cls_logits(query: Tensor, key: Tensor, scaling: float) -> Tensor:
+    """float32 [B, H, N+1], the logits of the CLS row: q_cls . k times `scaling`. With values for both: similarity."""
+    return torch.einsum("bhd,bhnd->bhn", query[:, :, 0].float(), key.float()) * scaling
+
+
+def patch_shares(logits: Tensor, variant: str) -> Tensor:
+    """float32 [B, N], head-mean softmax of the CLS row, CLS dropped, the rest summing to 1.
+
+    `official` takes the softmax over CLS and patches, `paper` over the patches alone: a head that looks mostly at CLS
+    itself then counts less, or in full.
+    """
+    weighed = logits if variant == "official" else logits[..., 1:]
+    log_weights = weighed.log_softmax(dim=-1)[..., -(logits.shape[-1] - 1) :]
+    return log_weights.logsumexp(dim=1).softmax(dim=-1)
+
+
+def value_norm(value: Tensor) -> Tensor:
+    """float32 [B, N+1], L1 norm of each token's value vector, averaged over heads first."""
+    return value.float().mean(dim=1).abs().sum(dim=-1)
+
+
+def accumulate(cumulative: Tensor | None, score: Tensor) -> Tensor:
+    """C: the score itself at the first scored layer, then half the past and half of now; never renormalised."""
+    return score if cumulative is None else 0.5 * cumulative.to(score.device) + 0.5 * score
+
+
+def entropy_ratio(shares: Tensor) -> Tensor:
+    """float64 [B] on the CPU, E = -sum(a^ ln a^) / ln N of shares [B, N], with 0 ln 0 = 0; N is at least 2."""
+    return torch.special.entr(shares.cpu().double()).sum(dim=-1) / math.log(shares.shape[-1])
+
+
+def highest(scores: Tensor, count: int) -> Tensor:
+    """int64 [B, count], where the highest of [B, N] lie, ascending; of equal scores the first ones are kept."""
+    strongest_first = scores.argsort(dim=-1, descending=True, stable=True)
+    return strongest_first[:, :count].sort(dim=-1).values
