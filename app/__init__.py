@@ -1,0 +1,1 @@
+"""The FlowCut Lens page: Streamlit over flowcut, analysis and scenes."""

@@ -1,0 +1,45 @@
+"""A picture, and the three answers to one question about it, as the pages hand them around."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from PIL.Image import Image
+
+from flowcut.results import Run
+
+
+@dataclass(frozen=True, eq=False)
+class Picture:
+    """A picture someone chose."""
+
+    image: Image = field(repr=False)
+    """RGB, EXIF orientation applied."""
+    name: str
+    """What it is called on the page, and for those who cannot see it."""
+    seed: int | None = None
+    """Seed of a drawn scene; None for a picture from outside, of which no truth is known."""
+    notes: tuple[str, ...] = ()
+    """What was done to it on opening, one sentence each."""
+
+
+@dataclass(frozen=True, eq=False)
+class Comparison:
+    """One question answered by the whole picture, by what a method kept of it, and by chance at the same budget."""
+
+    picture: Picture
+    full: Run
+    cut: Run
+    control: Run
+    stored: bool = False
+    """Whether the answers were read from disk, made earlier."""
+
+    @property
+    def runs(self) -> tuple[Run, Run, Run]:
+        """The three runs in the order of the page."""
+        return self.full, self.cut, self.control
+
+    @property
+    def key(self) -> str:
+        """Hash of the content: equal for equal answers to equal questions about equal pictures."""
+        return "-".join(run.id for run in self.runs)

@@ -1,0 +1,86 @@
+"""The pictures and answers that are there before anyone has asked anything."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from functools import cache, lru_cache
+from pathlib import Path
+
+from PIL import Image
+
+import flowcut
+from app.comparison import Comparison, Picture
+from app.runtime import LANES
+from flowcut.store import load_run, picture_path
+from scenes import Scene, draw, questions
+
+SUGGESTIONS = 5
+PHOTOGRAPH_QUESTIONS = ("Describe the picture.", "What is in the picture?", "What colours do you see?")
+"""Suggested for pictures from outside, of which nothing is known."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One scene of the gallery."""
+
+    seed: int
+    question: str
+    """The question that makes it interesting."""
+    note: str
+    """Why it is here, a few words."""
+
+
+def assets_folder() -> Path:
+    """`assets/` of a checkout, or what became of it inside an installed package."""
+    checkout = Path(__file__).resolve().parent.parent / "assets"
+    return checkout if checkout.is_dir() else Path(flowcut.__file__).resolve().parent / "assets"
+
+
+@cache
+def entries() -> tuple[Entry, ...]:
+    """The gallery, in the order of the page."""
+    listed = json.loads((assets_folder() / "gallery.json").read_text(encoding="utf-8"))
+    return tuple(Entry(**fields) for fields in listed)
+
+
+@lru_cache(maxsize=128)
+def scene(seed: int) -> Scene:
+    """A drawn scene with what is truly in it."""
+    return draw(seed)
+
+
+def drawn_picture(seed: int) -> Picture:
+    """A drawn scene as a picture that can be asked about."""
+    return Picture(scene(seed).image, f"drawn scene {seed}", seed)
+
+
+def suggested_questions(seed: int | None) -> list[str]:
+    """A few questions worth asking, the gallery's own first, each of another kind."""
+    if seed is None:
+        return list(PHOTOGRAPH_QUESTIONS)
+    first = [entry.question for entry in entries() if entry.seed == seed]
+    by_kind = {question.kind: question.text for question in questions(scene(seed), seed=seed)}
+    others = [text for text in by_kind.values() if text not in first]
+    return (first + others)[:SUGGESTIONS]
+
+
+def examples_folder(seed: int) -> Path:
+    """Where the stored answers about a scene lie, if there are any: one folder for each lane, one run in each."""
+    return assets_folder() / "examples" / f"scene-{seed}"
+
+
+@cache
+def stored_example(seed: int) -> Comparison | None:
+    """The stored answers about a scene of the gallery; None if it has none. Needs no model."""
+    folders = [_only_run(examples_folder(seed) / lane) for lane in LANES]
+    if None in folders:
+        return None
+    full, cut, control = (load_run(folder) for folder in folders if folder is not None)
+    path = folders[0] and picture_path(folders[0])
+    image = Image.open(path).convert("RGB") if path else scene(seed).image
+    return Comparison(Picture(image, f"drawn scene {seed}", seed), full, cut, control, stored=True)
+
+
+def _only_run(folder: Path) -> Path | None:
+    return next((path.parent for path in sorted(folder.glob("*/run.json"))), None)

@@ -1,0 +1,1 @@
+"""One module for each page; each reads like a table of contents."""

@@ -1,0 +1,29 @@
+"""Ask: what does the model see, and what may be thrown away?"""
+
+from __future__ import annotations
+
+import streamlit as st
+
+from app import session
+from app.runtime import EMBEDDED, runtime
+from app.widgets import answers, controls, flow, progress
+from app.widgets.source import choose_picture
+
+
+def page() -> None:
+    """The whole page, from top to bottom."""
+    session.begin()
+    session.collect()
+    with st.sidebar:
+        choose_picture()
+        controls.question_box()
+        controls.model_box()
+        controls.method_and_budget()
+        controls.run_button()
+        controls.more()
+    answers.heading()
+    progress.problem()
+    answers.what_the_model_knows()
+    progress.answers_or_progress()
+    flow.flow()
+    runtime().warm_up(EMBEDDED)

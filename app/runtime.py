@@ -1,0 +1,313 @@
+"""What outlives one run of a page: the models, the queue that answers questions, and the runs already made.
+
+Streamlit runs a page's script anew at every click. Loading and answering therefore happen on threads of this module; a
+page submits an `Order`, keeps the `Job` it gets, and looks at it again and again. Nothing here belongs to one visitor:
+jobs are reached only through the object that `submit` returned, and finished runs only by the hash of their content.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import queue
+import threading
+from collections import OrderedDict
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+import streamlit as st
+from PIL import Image
+
+from flowcut.results import Run
+from flowcut.schedule import CutConfig
+
+if TYPE_CHECKING:
+    from flowcut.models import VisionLanguageModel
+
+EMBEDDED = "embedded"
+LANES = ("full", "cut", "control")
+"""The three answers to one question: nothing pruned, the chosen method, and chance at the same budget."""
+
+KEPT_RUNS = 96
+"""Finished runs held in memory (about 1 MB each for the embedded model, 3 MB for CLIP-L)."""
+
+KEPT_FIGURES = 24
+"""Prepared figures held in memory, each one comparison's."""
+
+LANE_WORDS = {"full": "All tokens", "cut": "Pruned", "control": "Random"}
+
+log = logging.getLogger(__name__)
+Value = TypeVar("Value")
+
+
+@dataclass(frozen=True)
+class Generation:
+    """How the answer is written; the settings of transformers' `generate`."""
+
+    max_new_tokens: int = 64
+    do_sample: bool = False
+    temperature: float = 1.0
+    """Used when sampling only."""
+    seed: int = 0
+    """Seed of the sampling; used when sampling only."""
+    system: str | None = None
+
+    def as_arguments(self) -> dict[str, Any]:
+        """Keyword arguments of `flowcut.ask`; settings of sampling are left out when there is none."""
+        arguments = asdict(self)
+        if not self.do_sample:
+            del arguments["temperature"], arguments["seed"]
+        return arguments
+
+
+@dataclass(frozen=True)
+class Order:
+    """One question to be answered three times."""
+
+    model: str
+    """`embedded`, a folder, or a hub id."""
+    image: Image.Image
+    question: str
+    cut: CutConfig
+    control: CutConfig
+    generation: Generation = Generation()
+
+    def cut_of(self, lane: str) -> CutConfig | None:
+        """What is pruned in this lane; None: nothing."""
+        return {"full": None, "cut": self.cut, "control": self.control}[lane]
+
+
+@dataclass
+class Lane:
+    """One of the three answers as it grows; written by the worker, read by the page."""
+
+    text: str = ""
+    run: Run | None = None
+
+
+@dataclass
+class Job:
+    """An order on its way. The worker writes, the page reads; each field is replaced whole, so no lock is needed."""
+
+    order: Order
+    lanes: dict[str, Lane] = field(default_factory=lambda: {lane: Lane() for lane in LANES})
+    phase: str = "Waiting for a free moment"
+    """What is being done, in words."""
+    fraction: float | None = None
+    """Share of this phase that is done, 0 to 1; None: unknown."""
+    error: str | None = None
+    """Why it failed, one sentence for the person who asked."""
+    model_failed: bool = False
+    """Whether it was the model that could not be loaded."""
+    stop: threading.Event = field(default_factory=threading.Event)
+    ended: threading.Event = field(default_factory=threading.Event)
+
+    @property
+    def complete(self) -> bool:
+        """Whether all three answers are there."""
+        return all(lane.run is not None for lane in self.lanes.values())
+
+    def report(self, phase: str, fraction: float | None = None) -> None:
+        """Say what is being done now."""
+        self.phase, self.fraction = phase, fraction
+
+    def cancel(self) -> None:
+        """Stop within one token; a job that is still waiting ends without having started."""
+        self.stop.set()
+        if not self.complete and not any(lane.text for lane in self.lanes.values()):
+            self.ended.set()
+
+
+class Models:
+    """The loaded models by name: the embedded one stays, of the others the one loaded last."""
+
+    def __init__(self) -> None:
+        self._loaded: dict[str, VisionLanguageModel] = {}
+        self._lock = threading.Lock()
+
+    def get(self, name: str) -> VisionLanguageModel | None:
+        """The model of this name if it is in memory."""
+        return self._loaded.get(name)
+
+    def load(self, name: str, progress: Callable[[float | None, str], None]) -> VisionLanguageModel:
+        """Load a model unless it is there already. When it fails, whatever was loaded before stays in use."""
+        ready = self._loaded.get(name)
+        if ready is not None:
+            return ready
+        with self._lock:
+            if name not in self._loaded:
+                progress(None, "Loading PyTorch")
+                import flowcut
+
+                model = flowcut.load(name, progress=progress)
+                self._loaded = {known: kept for known, kept in self._loaded.items() if known == EMBEDDED}
+                self._loaded[name] = model
+            return self._loaded[name]
+
+
+class Recent(Generic[Value]):
+    """A dict that forgets what was not used for longest; safe between threads."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._values: OrderedDict[str, Value] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def get(self, key: str) -> Value | None:
+        with self._lock:
+            if key in self._values:
+                self._values.move_to_end(key)
+            return self._values.get(key)
+
+    def put(self, key: str, value: Value) -> None:
+        with self._lock:
+            self._values[key] = value
+            self._values.move_to_end(key)
+            while len(self._values) > self._limit:
+                self._values.popitem(last=False)
+
+
+class Runtime:
+    """The queues and their threads. One thread loads models, one answers questions, one prepares figures.
+
+    So a question to a model that is in memory does not wait for another that is being loaded, and a second question
+    never waits for the first one's figures.
+    """
+
+    def __init__(self) -> None:
+        self.models = Models()
+        self._runs: Recent[Run] = Recent(KEPT_RUNS)
+        self._figures: Recent[Future[dict[str, Any]]] = Recent(KEPT_FIGURES)
+        self._figure_thread = ThreadPoolExecutor(1, thread_name_prefix="figures")
+        self._to_load: queue.Queue[Job | str] = queue.Queue()
+        self._to_answer: queue.Queue[Job] = queue.Queue()
+        for work in (self._load_forever, self._answer_forever):
+            threading.Thread(target=work, name=work.__name__.strip("_"), daemon=True).start()
+
+    def submit(self, order: Order) -> Job:
+        """Queue a question; returns at once."""
+        job = Job(order)
+        if self.models.get(order.model) is None:
+            self._to_load.put(job)
+        else:
+            self._to_answer.put(job)
+        return job
+
+    def warm_up(self, model: str) -> None:
+        """Load a model in the background, so that the first question finds it there."""
+        if self.models.get(model) is None and self._to_load.empty():
+            self._to_load.put(model)
+
+    def figures(self, key: str, compute: Callable[[], dict[str, Any]]) -> Future[dict[str, Any]]:
+        """What `compute` makes of finished runs, made on a thread of its own and kept under `key`, a content hash."""
+        future = self._figures.get(key)
+        if future is None or (future.done() and future.exception() is not None):
+            future = self._figure_thread.submit(compute)
+            self._figures.put(key, future)
+        return future
+
+    def _load_forever(self) -> None:
+        while True:
+            wanted = self._to_load.get()
+            if isinstance(wanted, str):
+                self._load_ahead(wanted)
+            elif not wanted.stop.is_set() and self._load_for(wanted):
+                self._to_answer.put(wanted)
+            else:
+                wanted.ended.set()
+
+    def _load_ahead(self, model: str) -> None:
+        try:
+            self.models.load(model, lambda fraction, text: None)
+        except Exception as error:  # the question that needs the model will meet the same error and show it
+            log.warning("Loading %s ahead of the first question failed: %s", model, error)
+
+    def _load_for(self, job: Job) -> bool:
+        try:
+            self.models.load(job.order.model, lambda fraction, text: job.report(text, fraction))
+        except Exception as error:
+            job.error, job.model_failed = explain(error), True
+            return False
+        job.report("Waiting for a free moment")
+        return True
+
+    def _answer_forever(self) -> None:
+        while True:
+            job = self._to_answer.get()
+            try:
+                self._answer(job)
+            except Exception as error:
+                job.error = explain(error)
+            finally:
+                job.ended.set()
+
+    def _answer(self, job: Job) -> None:
+        # Another visitor's model may have taken this one's place while the job waited.
+        model = self.models.load(job.order.model, lambda fraction, text: job.report(text, fraction))
+        for lane in LANES:
+            if job.stop.is_set():
+                return
+            job.lanes[lane].run = self._run(job, lane, model)
+
+    def _run(self, job: Job, lane: str, model: VisionLanguageModel) -> Run:
+        key = run_key(job.order, lane, model.revision)
+        run = self._runs.get(key)
+        if run is None:
+            run = self._ask(job, lane, model)
+            if not run.stopped:
+                self._runs.put(key, run)
+        job.lanes[lane].text = run.answer
+        return run
+
+    def _ask(self, job: Job, lane: str, model: VisionLanguageModel) -> Run:
+        import flowcut
+
+        order, shown = job.order, job.lanes[lane]
+        return flowcut.ask(
+            model,
+            order.image,
+            order.question,
+            cut=order.cut_of(lane),
+            on_text=partial(setattr, shown, "text"),
+            on_progress=lambda stage, fraction: job.report(f"{LANE_WORDS[lane]}: {stage}", fraction),
+            stop=job.stop,
+            **order.generation.as_arguments(),
+        )
+
+
+def run_key(order: Order, lane: str, revision: str | None) -> str:
+    """Hash of all that a run depends on: model and its revision, pixels, question, cut and generation settings."""
+    cut = order.cut_of(lane)
+    settings = [
+        order.model,
+        revision,
+        order.image.size,
+        order.question,
+        cut.as_dict() if cut else None,
+        order.generation.as_arguments(),
+    ]
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
+    digest.update(order.image.convert("RGB").tobytes())
+    return digest.hexdigest()
+
+
+def explain(error: Exception) -> str:
+    """One sentence for the person who asked; what is no error of theirs goes to the log in full."""
+    from flowcut.errors import FlowCutError
+
+    if isinstance(error, FlowCutError):
+        return str(error)
+    log.error("An unexpected error ended a job", exc_info=error)
+    if type(error).__name__ in ("OutOfMemoryError", "MemoryError"):
+        return "The device ran out of memory: choose a smaller model or ask for fewer new tokens, then ask again."
+    return f"Something went wrong inside ({type(error).__name__}: {error}): ask again, or choose another picture."
+
+
+@st.cache_resource(show_spinner=False)
+def runtime() -> Runtime:
+    """The one runtime of this process."""
+    return Runtime()

@@ -1,0 +1,210 @@
+"""What one visitor has on screen. All of it lives in Streamlit's session state: no other session can reach it.
+
+Widgets read and write their own keys (`question`, `model`, `method`, `tokens`, `percent`, `variant`, ...); the other
+keys hold the picture, the last good comparison, the job that is running, and what went wrong last.
+"""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import streamlit as st
+
+from app import gallery
+from app.comparison import Comparison, Picture
+from app.runtime import EMBEDDED, Generation, Job, Order, runtime
+from flowcut.criteria import METHODS
+from flowcut.errors import FlowCutError
+from flowcut.schedule import CutConfig
+
+DEFAULTS: dict[str, Any] = {
+    "model": EMBEDDED,
+    "method": "flowcut",
+    "tokens": 64,
+    "variant": "official",
+    "control_seed": 0,
+    "max_new_tokens": 64,
+    "do_sample": False,
+    "temperature": 1.0,
+    "sampling_seed": 0,
+    "system": "",
+}
+USUAL_PATCHES = 576
+"""Patches of CLIP-L/336 and of the embedded model; used until a run has shown how many its model really has."""
+
+DRAWN_SEEDS = (1_000_000, 1_000_000_000)
+"""Where new scenes come from: far from the seeds that the embedded model was trained and tested on."""
+
+
+def begin() -> None:
+    """Fill a new visitor's session: the first scene of the gallery with its stored answers."""
+    state = st.session_state
+    if "picture" in state:
+        return
+    state.update({"comparison": None, "job": None, "problem": None, "model_in_use": EMBEDDED, **DEFAULTS})
+    state.percent = percent_of(state.tokens)
+    show_entry(gallery.entries()[0].seed)
+
+
+def keep_widgets() -> None:
+    """Streamlit forgets the state of widgets that a page did not draw; writing it back keeps it."""
+    for key in (*DEFAULTS, "percent", "question"):
+        if key in st.session_state:
+            st.session_state[key] = st.session_state[key]
+
+
+def picture() -> Picture:
+    """The picture that the next question is about."""
+    found: Picture = st.session_state.picture
+    return found
+
+
+def comparison() -> Comparison | None:
+    """The last good answers."""
+    found: Comparison | None = st.session_state.comparison
+    return found
+
+
+def job() -> Job | None:
+    """The question that is being answered now."""
+    found: Job | None = st.session_state.job
+    return found
+
+
+def problem() -> str | None:
+    """What went wrong last, one sentence."""
+    found: str | None = st.session_state.problem
+    return found
+
+
+def patches() -> int:
+    """How many patches the model in use has, as its last run showed."""
+    last = comparison()
+    if last is not None and last.full.record is not None:
+        return last.full.record.n_patches
+    return USUAL_PATCHES
+
+
+def percent_of(tokens: int) -> float:
+    """A budget in tokens as percent of all patches."""
+    return round(100.0 * tokens / patches(), 1)
+
+
+def show_entry(seed: int) -> None:
+    """Choose a scene of the gallery: its stored answers appear at once; without any, its question is asked."""
+    entry = next(entry for entry in gallery.entries() if entry.seed == seed)
+    choose(gallery.drawn_picture(seed), entry.question)
+    example = gallery.stored_example(seed)
+    if example is not None and _matches_settings(example):
+        st.session_state.update({"comparison": example, "picture": example.picture})
+    else:
+        ask_if_quick()
+
+
+def show_new_scene() -> None:
+    """Draw a scene nobody has seen, and ask about it."""
+    seed = random.randrange(*DRAWN_SEEDS)
+    choose(gallery.drawn_picture(seed), gallery.suggested_questions(seed)[0])
+    ask_if_quick()
+
+
+def choose(chosen: Picture, question: str) -> None:
+    """Make this the picture of the next question; what was running for another picture stops."""
+    _stop_running()
+    st.session_state.update({"picture": chosen, "question": question, "problem": None})
+
+
+def ask_if_quick() -> None:
+    """Ask at once where the answer takes a second: with the embedded model. Others wait for the Run button."""
+    if st.session_state.model == EMBEDDED:
+        ask()
+
+
+def ask() -> None:
+    """Put the question with the settings on screen; what was running before stops."""
+    state = st.session_state
+    _stop_running()
+    try:
+        order = _order()
+    except FlowCutError as error:
+        state.problem = str(error)
+        return
+    state.update({"job": runtime().submit(order), "asked_about": picture(), "problem": None})
+
+
+def collect() -> None:
+    """Take in a job that has ended: its answers, or why there are none; then the last good ones stay on screen."""
+    state, ended = st.session_state, job()
+    if ended is None or not ended.ended.is_set():
+        return
+    state.job = None
+    if ended.complete:
+        full, cut, control = (lane.run for lane in ended.lanes.values())
+        state.comparison = Comparison(state.asked_about, full, cut, control)  # type: ignore[arg-type]
+        state.model_in_use = ended.order.model
+        _fit_budget()
+    elif ended.stop.is_set():
+        state.problem = "Stopped before all three answers were there; the last complete ones are still shown."
+    else:
+        state.problem = _with_model_in_use(ended)
+
+
+def _with_model_in_use(failed: Job) -> str:
+    """Why it failed; when the model could not be loaded, the one loaded before is chosen again."""
+    state = st.session_state
+    if not failed.model_failed:
+        return failed.error or "The run ended without an answer: ask again."
+    state.model = state.model_in_use
+    return f"{failed.error} The model “{state.model_in_use}” stays in use."
+
+
+def _fit_budget() -> None:
+    """A model with fewer patches than the budget in the box: the box shows all of them."""
+    st.session_state.tokens = min(st.session_state.tokens, patches())
+    st.session_state.percent = percent_of(st.session_state.tokens)
+
+
+def _stop_running() -> None:
+    running = job()
+    if running is not None:
+        running.cancel()
+        st.session_state.job = None
+
+
+def _order() -> Order:
+    """The question and settings on screen.
+
+    Raises:
+        FlowCutError: one sentence about a setting that cannot be carried out.
+    """
+    state = st.session_state
+    generation = Generation(
+        max_new_tokens=state.max_new_tokens,
+        do_sample=state.do_sample,
+        temperature=state.temperature,
+        seed=state.sampling_seed,
+        system=state.system.strip() or None,
+    )
+    return Order(state.model, picture().image, state.question, chosen_cut(), control_cut(), generation)
+
+
+def chosen_cut() -> CutConfig:
+    """The method and budget on screen."""
+    state = st.session_state
+    method = METHODS[state.method]
+    settings: dict[str, Any] = {"variant": state.variant} if method.has_variants else {}
+    if method.takes_seed:
+        settings["seed"] = state.control_seed + 1  # random against random: two different draws
+    return CutConfig(state.method, state.tokens, **settings)
+
+
+def control_cut() -> CutConfig:
+    """Chance at the same budget: what any method must beat."""
+    return CutConfig("random", st.session_state.tokens, seed=st.session_state.control_seed)
+
+
+def _matches_settings(example: Comparison) -> bool:
+    """Whether the stored answers are those that the settings on screen would give."""
+    same_cut = example.cut.cut == chosen_cut() and example.control.cut == control_cut()
+    return st.session_state.model == EMBEDDED and same_cut and not st.session_state.do_sample

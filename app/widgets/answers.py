@@ -1,0 +1,195 @@
+"""Three answers side by side: while they are being written, and when they are there.
+
+Everything that people or models wrote passes through `html.escape` before it becomes part of the page.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import fields
+from html import escape
+
+import streamlit as st
+
+from analysis.fidelity import Divergence, Fidelity, Word, compare
+from app import gallery, session
+from app.comparison import Comparison
+from app.runtime import EMBEDDED, LANES, Job
+from app.widgets.controls import PUBLISHED
+from app.widgets.numbers import BYTE_UNITS, FLOP_UNITS, change, duration, scaled
+from flowcut.criteria import METHODS
+from flowcut.results import Run, Times
+from flowcut.schedule import CutConfig
+from scenes import facts, matches, truth
+
+STAGES = tuple(field.name for field in fields(Times))
+SIGN = {True: ("right", "✓ right"), False: ("wrong", "✗ wrong")}
+
+
+def heading() -> None:
+    """What the page is for, and the question that the answers below belong to."""
+    running, shown = session.job(), session.comparison()
+    st.html(
+        '<div class="lens-head"><h1>What does the model see, and what may be thrown away?</h1>'
+        "<p>One question, three answers: from the whole picture, from what the method kept, and from chance.</p></div>"
+    )
+    if running is not None:
+        _question(running.order.question, "Being answered now")
+    elif shown is not None:
+        _question(shown.full.question, _facts(shown))
+
+
+def _question(text: str, below: str) -> None:
+    st.html(
+        f'<p class="lens-question" dir="auto" data-testid="question">{escape(text)}</p><p class="lens-facts">{escape(below)}</p>'
+    )
+
+
+def _facts(shown: Comparison) -> str:
+    run = shown.full
+    told = [f"Model “{run.model_id}”, {run.dtype} on {run.device}", shown.picture.name]
+    if shown.picture.seed is not None:
+        right = right_answer(shown.picture.seed, run.question)
+        told.append("the scene's truth does not cover this question" if right is None else f"in truth: {right}")
+    if shown.stored:
+        told.append("stored answers, no model was loaded for them")
+    return " · ".join(told)
+
+
+def what_the_model_knows() -> None:
+    """A word of warning where the embedded model is to look at something it was never shown."""
+    if session.picture().seed is None and st.session_state.model == EMBEDDED:
+        names = ", ".join(f"`{name}`" for name in PUBLISHED)
+        st.info(
+            "The embedded model knows drawn scenes only: about a photograph its answers mean nothing, though the flow "
+            f"you see is really its own. For photographs choose a published model on the left: {names}.",
+            icon=":material/info:",
+        )
+
+
+def answers(shown: Comparison) -> None:
+    """Three finished answers, compared."""
+    longest = max(run.times.total for run in shown.runs)
+    cards = [_card(lane, run, shown, longest) for lane, run in zip(LANES, shown.runs, strict=True)]
+    st.html(f'<div class="lens-cards" data-testid="answers">{"".join(cards)}</div>')
+    for note in dict.fromkeys(note for run in shown.runs for note in run.notes):
+        st.caption(escape_markdown(note))
+
+
+def growing_answers(job: Job) -> None:
+    """Three answers that are still being written."""
+    cards = []
+    for lane in LANES:
+        state = job.lanes[lane]
+        caret = '<span class="caret"></span>' if state.text and state.run is None else ""
+        body = f'<p class="lens-answer" dir="auto">{escape(state.text)}{caret}</p>'
+        cards.append(f'<section class="lens-card {lane}"><header>{_name(job.order.cut_of(lane))}</header>{body}</section>')
+    st.html(f'<div class="lens-cards" data-testid="growing-answers">{"".join(cards)}</div>')
+
+
+def right_answer(seed: int | None, question: str) -> str | None:
+    """What is true of a drawn scene; None where it is not drawn, or the question is none it knows."""
+    return None if seed is None else truth(gallery.scene(seed), question)
+
+
+def is_right(answer: str, right: str) -> bool:
+    """Whether an answer is right: equal in words, or, for a description, in the facts it states."""
+    stated, true = facts(answer), facts(right)
+    return stated == true if true else matches(answer, right)
+
+
+def escape_markdown(text: str) -> str:
+    """Text that Streamlit's Markdown shows as it is."""
+    return re.sub(r"([\\`*_{}\[\]()<>#+\-.!|~$:&])", r"\\\1", text)
+
+
+def _card(lane: str, run: Run, shown: Comparison, longest: float) -> str:
+    difference = None if lane == "full" else compare(shown.full, run)
+    words = escape(run.answer) if difference is None else _marked(difference.other_words)
+    parts = [
+        f"<header>{_name(run.cut, run.visual_tokens)}{_verdict(run, shown.picture.seed)}</header>",
+        f'<p class="lens-answer" dir="auto">{words or "(nothing)"}</p>',
+        f'<p class="lens-difference">{_difference(run, difference)}</p>',
+        _times(run.times, longest),
+        _numbers(run, shown.full),
+    ]
+    return f'<section class="lens-card {lane}">{"".join(parts)}</section>'
+
+
+def _name(cut: CutConfig | None, visual_tokens: int | None = None) -> str:
+    """The head of a card: which method, how many tokens, and what else sets it."""
+    if cut is None:
+        title, below = "Whole picture", "nothing pruned"
+        title += "" if visual_tokens is None else f", {visual_tokens} tokens"
+    else:
+        title = f"{METHODS[cut.method].label}, {cut.tokens} tokens"
+        below = f"seed {cut.seed}" if cut.seed is not None else cut.variant if METHODS[cut.method].has_variants else ""
+    return f'<h2>{escape(title)}</h2><span class="sub">{escape(below)}</span>'
+
+
+def _verdict(run: Run, seed: int | None) -> str:
+    right = right_answer(seed, run.question)
+    if right is None:
+        return '<span class="verdict">stopped</span>' if run.stopped else ""
+    kind, text = SIGN[is_right(run.answer, right)]
+    return f'<span class="verdict {kind}">{text}</span>'
+
+
+def _marked(words: tuple[Word, ...]) -> str:
+    return " ".join(f"<mark>{escape(word.text)}</mark>" if word.differs else escape(word.text) for word in words)
+
+
+def _difference(run: Run, difference: Fidelity | None) -> str:
+    """Where the answer leaves the unpruned one, and how much less sure it is."""
+    if difference is None:
+        return f"Mean log-prob of its tokens: <b>{_mean_logprob(run)}</b>. The other answers are measured against this one."
+    parts = ["The same, token for token." if difference.divergence is None else _parting(difference.divergence)]
+    if difference.reference_loss_at_divergence is not None:
+        parts.append(f"It prefers its own token there by <b>{difference.reference_loss_at_divergence:.2f}</b> nats.")
+    if difference.logprob_gap is not None:
+        gap = f"{difference.logprob_gap:+.3f}".replace("-", "−")
+        parts.append(f"Log-prob gap on the {_count(difference.shared_tokens)} before: <b>{gap}</b>."
+                     if difference.divergence else f"Log-prob gap per token: <b>{gap}</b>.")  # fmt: skip
+    return " ".join(parts)
+
+
+def _parting(divergence: Divergence) -> str:
+    own, reference = _token(divergence.other_text), _token(divergence.reference_text)
+    return f"First differs at token {divergence.position + 1}: <b>{own}</b> instead of <b>{reference}</b>."
+
+
+def _token(text: str | None) -> str:
+    return "its end" if text is None or not text.strip() else f"“{escape(text.strip())}”"
+
+
+def _count(tokens: int) -> str:
+    return "one token" if tokens == 1 else f"{tokens} tokens"
+
+
+def _mean_logprob(run: Run) -> str:
+    if not run.tokens:
+        return "none"
+    return f"{sum(token.logprob for token in run.tokens) / len(run.tokens):.3f}".replace("-", "−")
+
+
+def _times(times: Times, longest: float) -> str:
+    """A bar on the scale of the slowest answer, and the seconds of each stage in words."""
+    spent = [(stage, getattr(times, stage)) for stage in STAGES]
+    bar = "".join(
+        f'<span class="{stage}" style="width:{100 * seconds / longest:.2f}%"></span>' for stage, seconds in spent if seconds > 0
+    )
+    lines = "".join(f'<div class="{stage}"><dt>{stage}</dt><dd>{duration(seconds)}</dd></div>' for stage, seconds in spent)
+    label = f"{duration(times.total)} from picture to last word"
+    return f'<div><div class="lens-bar" role="img" aria-label="{label}">{bar}</div><dl class="lens-times">{lines}</dl></div>'
+
+
+def _numbers(run: Run, full: Run) -> str:
+    kv, full_kv = sum(run.kv_bytes), sum(full.kv_bytes)
+    entries = (
+        ("Visual tokens", str(run.visual_tokens), change(run.visual_tokens, full.visual_tokens)),
+        ("KV cache", scaled(kv, BYTE_UNITS), change(kv, full_kv)),
+        ("Compute", scaled(run.flops.total, FLOP_UNITS), change(run.flops.total, full.flops.total)),
+        ("Time", duration(run.times.total), change(run.times.total, full.times.total)),
+    )
+    lines = "".join(f"<div><dt>{name}</dt><dd>{value} <small>{delta}</small></dd></div>" for name, value, delta in entries)
+    return f'<dl class="lens-numbers">{lines}</dl>'

@@ -1,0 +1,91 @@
+"""Question, model, method and budget; everything else behind one expander."""
+
+from __future__ import annotations
+
+import streamlit as st
+
+from app import gallery, session
+from app.runtime import EMBEDDED
+from flowcut.criteria import METHODS
+from flowcut.schedule import VARIANTS
+
+PUBLISHED = ("llava-hf/llava-1.5-7b-hf", "xtuner/llava-phi-3-mini-hf", "Intel/llava-gemma-2b")
+"""Models that people will try on photographs: large to small."""
+
+MODEL_HELP = (
+    "“embedded” comes with the program and knows drawn scenes only. Type a folder or a hub name to load any other "
+    "LLaVA-1.5 model; a published one is downloaded once, by the machine that runs this page."
+)
+
+
+def question_box() -> None:
+    """The question, and a few suggestions of which a click asks at once."""
+    st.text_area("Question", key="question", height=68, help="Ctrl+Enter takes it over, Run asks it")
+    suggested = gallery.suggested_questions(session.picture().seed)
+    with st.container(horizontal=True, gap="xsmall", key="suggestions"):
+        for number, text in enumerate(suggested):
+            st.button(text, key=f"suggestion-{number}", on_click=_ask_this, args=(text,), type="tertiary")
+
+
+def _ask_this(question: str) -> None:
+    st.session_state.question = question
+    session.ask_if_quick()
+
+
+def model_box() -> None:
+    """Which model answers."""
+    known = [EMBEDDED, *PUBLISHED]
+    chosen = st.session_state.model
+    options = known if chosen in known else [*known, chosen]
+    st.selectbox("Model", options, key="model", accept_new_options=True, help=MODEL_HELP)
+
+
+def method_and_budget() -> None:
+    """How patches are chosen, and how many; the budget in tokens and in percent follow each other."""
+    st.selectbox("Keep patches by", list(METHODS), format_func=_label, key="method", help=_method_help())
+    tokens, percent = st.columns(2)
+    patches = session.patches()
+    tokens.number_input(
+        f"Tokens of {patches}", 1, patches, key="tokens", step=16, on_change=_tokens_changed, help="The paper's budgets: 192, 128, 64"
+    )
+    percent.number_input(
+        "Percent", 0.1, 100.0, key="percent", step=5.0, format="%.1f", on_change=_percent_changed
+    )
+
+
+def _label(method: str) -> str:
+    return METHODS[method].label
+
+
+def _method_help() -> str:
+    return "\n\n".join(f"**{method.label}**: {method.source}" for method in METHODS.values())
+
+
+def _tokens_changed() -> None:
+    st.session_state.percent = session.percent_of(st.session_state.tokens)
+
+
+def _percent_changed() -> None:
+    st.session_state.tokens = max(1, round(session.patches() * st.session_state.percent / 100))
+
+
+def run_button() -> None:
+    """Ask."""
+    st.button("Run", type="primary", icon=":material/play_arrow:", on_click=session.ask, width="stretch", key="run")
+
+
+def more() -> None:
+    """Settings that most people leave alone."""
+    with st.expander("More"):
+        st.segmented_control(
+            "FlowCut variant", VARIANTS, key="variant", required=True,
+            help="official: what the authors' released code computes. paper: the paper's text where it differs.",
+        )  # fmt: skip
+        st.number_input("Seed of the random control", 0, 2**31 - 1, key="control_seed", step=1)
+        st.number_input("Most new tokens", 1, 1024, key="max_new_tokens", step=16)
+        st.toggle("Sample the answer", key="do_sample", help="Off: greedy, the same answer every time")
+        st.slider("Temperature", 0.1, 2.0, key="temperature", step=0.1, disabled=not st.session_state.do_sample)
+        st.number_input(
+            "Seed of the sampling", 0, 2**31 - 1, key="sampling_seed", step=1, disabled=not st.session_state.do_sample
+        )
+        st.text_area("System prompt", key="system", height=68, placeholder="None")

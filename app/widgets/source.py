@@ -1,0 +1,64 @@
+"""Choosing the picture: the gallery, a new scene, upload, paste, camera."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+import streamlit as st
+
+from app import gallery, session
+from app.comparison import Picture
+from app.widgets.paste import paste
+from app.widgets.thumbnails import thumbnails
+
+FILE_TYPES = ["png", "jpg", "jpeg", "webp", "gif", "bmp", "tif", "tiff"]
+
+
+def choose_picture() -> None:
+    """The chosen picture, and all the ways to choose another."""
+    shown = session.picture()
+    with st.container(key="picture"):
+        st.image(shown.image, alt=shown.name, width="stretch")
+    for note in shown.notes:
+        st.caption(note)
+    _gallery(shown)
+    with st.container(horizontal=True, gap="small", key="sources"):
+        st.button("New scene", icon=":material/casino:", on_click=session.show_new_scene, help=NEW_SCENE_HELP)
+        with st.popover("Upload", icon=":material/upload:", help="A file of your own; Ctrl+V pastes one anywhere"):
+            st.file_uploader(
+                "A picture of your own", FILE_TYPES, key="upload", on_change=_taken_in, args=("upload", "your picture")
+            )
+            st.caption("Or copy a picture and press Ctrl+V (⌘V) anywhere on this page. It never leaves this machine.")
+        camera = st.popover("Camera", icon=":material/photo_camera:", on_change="rerun", key="camera_box")
+        if camera.open:  # asked for only then: showing the camera makes the browser ask for permission
+            camera.camera_input("Take a picture", key="camera", on_change=_taken_in, args=("camera", "your photograph"))
+    paste("paste", lambda content: take_in(content, "pasted picture"))
+
+
+NEW_SCENE_HELP = "Draws a scene that no one has seen before; its ground truth marks the answers right or wrong"
+
+
+def _gallery(shown: Picture) -> None:
+    items = [(entry.seed, gallery.scene(entry.seed).image, entry.note) for entry in gallery.entries()]
+    thumbnails(items, shown.seed, "Gallery of drawn scenes", "gallery", session.show_entry)
+
+
+def _taken_in(key: str, name: str) -> None:
+    """Callback of the widgets that hand over a file."""
+    file: Any = st.session_state[key]
+    if file is not None:
+        take_in(file.getvalue(), name)
+
+
+def take_in(content: bytes, name: str) -> None:
+    """Make these bytes the picture of the next question, or say in one sentence why they are none."""
+    from flowcut.errors import FlowCutError
+    from flowcut.images import open_picture
+
+    try:
+        opened = open_picture(io.BytesIO(content))
+    except FlowCutError as error:
+        st.session_state.problem = str(error)
+        return
+    session.choose(Picture(opened.image, name, None, opened.notes), gallery.PHOTOGRAPH_QUESTIONS[0])

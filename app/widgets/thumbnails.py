@@ -1,0 +1,55 @@
+"""A grid of small pictures to choose from, as a component of the page (no frame, no build step)."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Callable
+from functools import lru_cache
+from pathlib import Path
+
+import streamlit as st
+from PIL.Image import Image, Resampling
+
+_HERE = Path(__file__).parent
+THUMBNAIL_SIDE = 112
+"""Pixels: twice the size on screen, for dense displays."""
+
+_grid = st.components.v2.component(
+    "flowcut_lens_thumbnails",
+    html='<div class="grid" role="group"></div>',
+    css=(_HERE / "thumbnails.css").read_text(encoding="utf-8"),
+    js=(_HERE / "thumbnails.js").read_text(encoding="utf-8"),
+)
+
+
+def thumbnails(
+    items: list[tuple[int, Image, str]], selected: int | None, label: str, key: str, on_pick: Callable[[int], None]
+) -> None:
+    """Show pictures as buttons.
+
+    Args:
+        items: number, picture and spoken description of each.
+        selected: number of the one that is marked as chosen.
+        label: what the group is called for those who cannot see it.
+        key: the widget's key.
+        on_pick: called with the number of the picture that was clicked.
+    """
+
+    def picked() -> None:
+        value = st.session_state[key].picked
+        if value is not None:
+            on_pick(int(value))
+
+    shown = [{"id": number, "src": data_url(number, image), "alt": text} for number, image, text in items]
+    _grid(key=key, data={"items": shown, "selected": selected, "label": label}, on_picked_change=picked)
+
+
+@lru_cache(maxsize=256)
+def data_url(number: int, image: Image) -> str:
+    """A small JPEG of a picture as a URL; pictures are known by identity, numbers tell equal ones apart."""
+    small = image.convert("RGB")
+    small.thumbnail((THUMBNAIL_SIDE, THUMBNAIL_SIDE), Resampling.LANCZOS)
+    buffer = io.BytesIO()
+    small.save(buffer, "JPEG", quality=85)
+    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
