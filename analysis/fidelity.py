@@ -38,13 +38,11 @@ class Fidelity:
     divergence: Divergence | None
     """None where the tokens are the same."""
     logprob_gap: float | None
-    """Mean over `compared_tokens` of ln p(reference's token) in the other run minus in the reference; negative: the
-    reference's answer became less likely. None: nothing to compare."""
-    gap_is_bound: bool
-    """True where the reference's token was not among the runners-up that the other run kept at the place where they
-    part: the gap is then at most `logprob_gap` (the least likely runner-up stands in)."""
-    compared_tokens: int
-    """Places with the same text before them in both runs: all shared tokens, and the first that differs."""
+    """Mean ln p per token over the tokens both share before they part, other minus reference: negative, the other run
+    was less sure of the same words. None: none shared."""
+    reference_loss_at_divergence: float | None
+    """Where they part, by the OTHER run: ln p of its own token minus ln p of the reference's, in nats. None where
+    nothing differs, or where the reference's token is not among the runners-up that were kept."""
     shared_tokens: int
     """Tokens before the answers part."""
     reference_words: tuple[Word, ...]
@@ -64,9 +62,8 @@ def compare(reference: Run, other: Run) -> Fidelity:
     shared = _shared_prefix([token.id for token in reference.tokens], [token.id for token in other.tokens])
     divergence = _divergence(reference, other, shared)
     reference_words, other_words = mark_words(reference.answer, other.answer)
-    gaps, is_bound = _logprob_gaps(reference, other, shared)
-    mean_gap = sum(gaps) / len(gaps) if gaps else None
-    return Fidelity(divergence is None, divergence, mean_gap, is_bound, len(gaps), shared, reference_words, other_words)
+    gap, loss = _logprob_gap(reference, other, shared), _loss_at(reference, other, shared)
+    return Fidelity(divergence is None, divergence, gap, loss, shared, reference_words, other_words)
 
 
 def mark_words(reference: str, other: str) -> tuple[tuple[Word, ...], tuple[Word, ...]]:
@@ -95,14 +92,15 @@ def _divergence(reference: Run, other: Run, shared: int) -> Divergence | None:
     return Divergence(shared, here[0], here[1])
 
 
-def _logprob_gaps(reference: Run, other: Run, shared: int) -> tuple[list[float], bool]:
-    """ln p of the reference's token, other minus reference, at every place that has the same text before it."""
+def _logprob_gap(reference: Run, other: Run, shared: int) -> float | None:
+    if shared == 0:
+        return None
     gaps = [b.logprob - a.logprob for a, b in zip(reference.tokens[:shared], other.tokens[:shared], strict=True)]
+    return sum(gaps) / shared
+
+
+def _loss_at(reference: Run, other: Run, shared: int) -> float | None:
     if shared >= min(len(reference.tokens), len(other.tokens)):
-        return gaps, False
-    wanted, runners_up = reference.tokens[shared], other.tokens[shared].runners_up
-    known = {token_id: logprob for token_id, _, logprob in runners_up}
-    if not known:
-        return gaps, False
-    found = known.get(wanted.id, min(known.values()))
-    return [*gaps, found - wanted.logprob], wanted.id not in known
+        return None
+    wanted, given = reference.tokens[shared].id, other.tokens[shared]
+    return next((given.logprob - logprob for token_id, _, logprob in given.runners_up if token_id == wanted), None)

@@ -1,0 +1,50 @@
+"""What all figures share: colours that colour-blind people tell apart, the facts of a run, and how to read each figure."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from flowcut.record import FlowRecord
+    from flowcut.results import Run
+
+# Okabe and Ito's palette (2008); dash patterns, markers and sides of the drawing say the same without colour.
+INFLOW = "#0072B2"
+OUTFLOW = "#D55E00"
+FULL = "#4D4D4D"
+PRUNED = "#AA4499"
+
+CIVIDIS = ("#00224E", "#2A3F6D", "#575C6D", "#7D7C78", "#A69D75", "#D3C164", "#FEE838")
+"""Seven even steps of cividis (Nunez et al. 2018), dark to light: monotone in lightness for every kind of colour vision."""
+
+HOW_TO_READ = {
+    "mask": (
+        "Patches that went are dimmed, or coloured by the layer after which they went (the number says which); "
+        "what the model never saw is hatched."
+    ),
+    "relay": (
+        "Above the line, solid: patches that CLS gathers from (CLS row). Below it, dashed: patches that take from CLS "
+        "(CLS column). Thicker is more attention; strongest first."
+    ),
+    "concentration": (
+        "Lines are the mean over heads, bands go from the lowest to the highest head; bars count the patches that went "
+        "after each layer (hatched: forced to the target)."
+    ),
+}
+
+
+def death_colours(n_layers: int) -> list[str]:
+    """One colour per layer, dark early to light late, as `#rrggbb`."""
+    stops = np.array([[int(colour[i : i + 2], 16) for i in (1, 3, 5)] for colour in CIVIDIS])
+    places = np.linspace(0, len(CIVIDIS) - 1, n_layers) if n_layers > 1 else np.array([0.0])
+    channels = [np.interp(places, np.arange(len(CIVIDIS)), stops[:, channel]) for channel in range(3)]
+    return ["#" + "".join(f"{round(channel[i]):02x}" for channel in channels) for i in range(n_layers)]
+
+
+def facts(run: Run, record: FlowRecord, layer: int | None = None) -> str:
+    """What a figure shows, in one line: model, cut (method, budget, variant, seed), layers and heads, precision."""
+    layers = f"layer {layer} of 0–{record.n_layers - 1}" if layer is not None else f"layers 0–{record.layers[-1].layer}"
+    heads = f"mean of {record.n_heads} heads"
+    return " · ".join([f"model {run.model_id}", run.title, layers, heads, run.dtype])
