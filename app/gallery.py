@@ -15,7 +15,7 @@ from app.runtime import LANES
 from flowcut.store import load_run, picture_path
 from scenes import Scene, draw, questions
 
-SUGGESTIONS = 5
+SUGGESTIONS = 4
 PHOTOGRAPH_QUESTIONS = ("Describe the picture.", "What is in the picture?", "What colours do you see?")
 """Suggested for pictures from outside, of which nothing is known."""
 
@@ -28,7 +28,9 @@ class Entry:
     question: str
     """The question that makes it interesting."""
     note: str
-    """Why it is here, a few words."""
+    """What it shows, a few words."""
+    stored: bool = False
+    """Whether its answers are stored, so that they appear without a model."""
 
 
 def assets_folder() -> Path:

@@ -1,4 +1,4 @@
-"""FlowCut Lens in the browser: navigation and theme. Started by `make demo`, `flowcut app` or `streamlit run app/main.py`."""
+"""FlowCut Lens in the browser: navigation and theme. `make demo` starts it, as does `streamlit run app/main.py`."""
 
 from __future__ import annotations
 
@@ -12,6 +12,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # started as a 
 from app.gallery import assets_folder
 from app.pages import ask
 
-st.set_page_config("FlowCut Lens", page_icon=":material/visibility:", layout="wide", initial_sidebar_state=356)
-st.html(assets_folder() / "app.css")
-st.navigation([st.Page(ask.page, title="Ask", icon=":material/visibility:", url_path="ask", default=True)], position="top").run()
+ASSETS = assets_folder()
+SIDEBAR_PIXELS = 360
+
+st.set_page_config("FlowCut Lens", ASSETS / "icon.png", layout="wide", initial_sidebar_state=SIDEBAR_PIXELS)
+st.html(ASSETS / "app.css")
+ASK = st.Page(ask.page, title="Ask", icon=":material/visibility:", url_path="ask", default=True)
+st.navigation([ASK], position="top").run()

@@ -206,5 +206,6 @@ def control_cut() -> CutConfig:
 
 def _matches_settings(example: Comparison) -> bool:
     """Whether the stored answers are those that the settings on screen would give."""
-    same_cut = example.cut.cut == chosen_cut() and example.control.cut == control_cut()
-    return st.session_state.model == EMBEDDED and same_cut and not st.session_state.do_sample
+    order = _order()
+    same_cuts = (example.cut.cut, example.control.cut) == (order.cut, order.control)
+    return order.model == EMBEDDED and same_cuts and order.generation == Generation()

@@ -12,15 +12,15 @@ from html import escape
 import streamlit as st
 
 from analysis.fidelity import Divergence, Fidelity, Word, compare
-from app import gallery, session
+from app import session
 from app.comparison import Comparison
 from app.runtime import EMBEDDED, LANES, Job
+from app.truth import is_right, right_answer
 from app.widgets.controls import PUBLISHED
-from app.widgets.numbers import BYTE_UNITS, FLOP_UNITS, change, duration, scaled
+from app.widgets.numbers import BYTE_UNITS, FLOP_UNITS, change, duration, scaled, signed
 from flowcut.criteria import METHODS
 from flowcut.results import Run, Times
 from flowcut.schedule import CutConfig
-from scenes import facts, matches, truth
 
 STAGES = tuple(field.name for field in fields(Times))
 SIGN = {True: ("right", "✓ right"), False: ("wrong", "✗ wrong")}
@@ -40,9 +40,8 @@ def heading() -> None:
 
 
 def _question(text: str, below: str) -> None:
-    st.html(
-        f'<p class="lens-question" dir="auto" data-testid="question">{escape(text)}</p><p class="lens-facts">{escape(below)}</p>'
-    )
+    asked = f'<p class="lens-question" dir="auto" data-testid="question">{escape(text)}</p>'
+    st.html(f'{asked}<p class="lens-facts">{escape(below)}</p>')
 
 
 def _facts(shown: Comparison) -> str:
@@ -83,19 +82,9 @@ def growing_answers(job: Job) -> None:
         state = job.lanes[lane]
         caret = '<span class="caret"></span>' if state.text and state.run is None else ""
         body = f'<p class="lens-answer" dir="auto">{escape(state.text)}{caret}</p>'
-        cards.append(f'<section class="lens-card {lane}"><header>{_name(job.order.cut_of(lane))}</header>{body}</section>')
+        head = f"<header>{_name(job.order.cut_of(lane))}</header>"
+        cards.append(f'<section class="lens-card {lane}">{head}{body}</section>')
     st.html(f'<div class="lens-cards" data-testid="growing-answers">{"".join(cards)}</div>')
-
-
-def right_answer(seed: int | None, question: str) -> str | None:
-    """What is true of a drawn scene; None where it is not drawn, or the question is none it knows."""
-    return None if seed is None else truth(gallery.scene(seed), question)
-
-
-def is_right(answer: str, right: str) -> bool:
-    """Whether an answer is right: equal in words, or, for a description, in the facts it states."""
-    stated, true = facts(answer), facts(right)
-    return stated == true if true else matches(answer, right)
 
 
 def escape_markdown(text: str) -> str:
@@ -128,7 +117,7 @@ def _name(cut: CutConfig | None, visual_tokens: int | None = None) -> str:
 
 
 def _verdict(run: Run, seed: int | None) -> str:
-    right = right_answer(seed, run.question)
+    right = None if seed is None else right_answer(seed, run.question)
     if right is None:
         return '<span class="verdict">stopped</span>' if run.stopped else ""
     kind, text = SIGN[is_right(run.answer, right)]
@@ -140,17 +129,15 @@ def _marked(words: tuple[Word, ...]) -> str:
 
 
 def _difference(run: Run, difference: Fidelity | None) -> str:
-    """Where the answer leaves the unpruned one, and how much less sure it is."""
+    """Where the answer leaves the unpruned one, and how much less sure of the same words it was."""
     if difference is None:
-        return f"Mean log-prob of its tokens: <b>{_mean_logprob(run)}</b>. The other answers are measured against this one."
-    parts = ["The same, token for token." if difference.divergence is None else _parting(difference.divergence)]
+        return f"Mean log-prob per token <b>{_mean_logprob(run)}</b>; the other two are measured against this answer."
+    told = ["The same, token for token." if difference.divergence is None else _parting(difference.divergence)]
     if difference.reference_loss_at_divergence is not None:
-        parts.append(f"It prefers its own token there by <b>{difference.reference_loss_at_divergence:.2f}</b> nats.")
+        told.append(f"It finds its own more likely there by <b>{difference.reference_loss_at_divergence:.2f}</b> nats.")
     if difference.logprob_gap is not None:
-        gap = f"{difference.logprob_gap:+.3f}".replace("-", "−")
-        parts.append(f"Log-prob gap on the {_count(difference.shared_tokens)} before: <b>{gap}</b>."
-                     if difference.divergence else f"Log-prob gap per token: <b>{gap}</b>.")  # fmt: skip
-    return " ".join(parts)
+        told.append(f"Log-prob gap per shared token <b>{signed(difference.logprob_gap)}</b>.")
+    return " ".join(told)
 
 
 def _parting(divergence: Divergence) -> str:
@@ -162,25 +149,26 @@ def _token(text: str | None) -> str:
     return "its end" if text is None or not text.strip() else f"“{escape(text.strip())}”"
 
 
-def _count(tokens: int) -> str:
-    return "one token" if tokens == 1 else f"{tokens} tokens"
-
-
 def _mean_logprob(run: Run) -> str:
     if not run.tokens:
         return "none"
-    return f"{sum(token.logprob for token in run.tokens) / len(run.tokens):.3f}".replace("-", "−")
+    return signed(sum(token.logprob for token in run.tokens) / len(run.tokens))
 
 
 def _times(times: Times, longest: float) -> str:
     """A bar on the scale of the slowest answer, and the seconds of each stage in words."""
     spent = [(stage, getattr(times, stage)) for stage in STAGES]
     bar = "".join(
-        f'<span class="{stage}" style="width:{100 * seconds / longest:.2f}%"></span>' for stage, seconds in spent if seconds > 0
+        f'<span class="{stage}" style="width:{100 * seconds / longest:.2f}%"></span>'
+        for stage, seconds in spent
+        if seconds > 0
     )
-    lines = "".join(f'<div class="{stage}"><dt>{stage}</dt><dd>{duration(seconds)}</dd></div>' for stage, seconds in spent)
+    lines = "".join(
+        f'<div class="{stage}"><dt>{stage}</dt><dd>{duration(seconds)}</dd></div>' for stage, seconds in spent
+    )
     label = f"{duration(times.total)} from picture to last word"
-    return f'<div><div class="lens-bar" role="img" aria-label="{label}">{bar}</div><dl class="lens-times">{lines}</dl></div>'
+    bar = f'<div class="lens-bar" role="img" aria-label="{label}">{bar}</div>'
+    return f'<div>{bar}<dl class="lens-times">{lines}</dl></div>'
 
 
 def _numbers(run: Run, full: Run) -> str:
@@ -191,5 +179,7 @@ def _numbers(run: Run, full: Run) -> str:
         ("Compute", scaled(run.flops.total, FLOP_UNITS), change(run.flops.total, full.flops.total)),
         ("Time", duration(run.times.total), change(run.times.total, full.times.total)),
     )
-    lines = "".join(f"<div><dt>{name}</dt><dd>{value} <small>{delta}</small></dd></div>" for name, value, delta in entries)
+    lines = "".join(
+        f"<div><dt>{name}</dt><dd>{value} <small>{delta}</small></dd></div>" for name, value, delta in entries
+    )
     return f'<dl class="lens-numbers">{lines}</dl>'

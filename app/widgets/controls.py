@@ -16,6 +16,7 @@ MODEL_HELP = (
     "“embedded” comes with the program and knows drawn scenes only. Type a folder or a hub name to load any other "
     "LLaVA-1.5 model; a published one is downloaded once, by the machine that runs this page."
 )
+BUDGET_HELP = "How many visual tokens the language model reads; the paper's budgets are 192, 128 and 64."
 
 
 def question_box() -> None:
@@ -46,11 +47,9 @@ def method_and_budget() -> None:
     tokens, percent = st.columns(2)
     patches = session.patches()
     tokens.number_input(
-        f"Tokens of {patches}", 1, patches, key="tokens", step=16, on_change=_tokens_changed, help="The paper's budgets: 192, 128, 64"
+        f"Tokens of {patches}", 1, patches, key="tokens", step=16, on_change=_tokens_changed, help=BUDGET_HELP
     )
-    percent.number_input(
-        "Percent", 0.1, 100.0, key="percent", step=5.0, format="%.1f", on_change=_percent_changed
-    )
+    percent.number_input("Percent", 0.1, 100.0, key="percent", step=5.0, format="%.1f", on_change=_percent_changed)
 
 
 def _label(method: str) -> str:

@@ -32,3 +32,8 @@ def change(value: float, reference: float) -> str:
         return ""
     percent = 100 * (value / reference - 1)
     return f"{'−' if percent < 0 else '+'}{abs(percent):.0f}%"
+
+
+def signed(value: float) -> str:
+    """Three decimals, with a true minus sign."""
+    return f"{value:.3f}".replace("-", "−")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from functools import cache
 from typing import Any
 
 import streamlit as st
@@ -10,7 +11,7 @@ import streamlit as st
 from app import gallery, session
 from app.comparison import Picture
 from app.widgets.paste import paste
-from app.widgets.thumbnails import thumbnails
+from app.widgets.thumbnails import data_url, thumbnails
 
 FILE_TYPES = ["png", "jpg", "jpeg", "webp", "gif", "bmp", "tif", "tiff"]
 
@@ -40,8 +41,12 @@ NEW_SCENE_HELP = "Draws a scene that no one has seen before; its ground truth ma
 
 
 def _gallery(shown: Picture) -> None:
-    items = [(entry.seed, gallery.scene(entry.seed).image, entry.note) for entry in gallery.entries()]
-    thumbnails(items, shown.seed, "Gallery of drawn scenes", "gallery", session.show_entry)
+    thumbnails(_thumbnails(), shown.seed, "Gallery of drawn scenes", "gallery", session.show_entry)
+
+
+@cache
+def _thumbnails() -> list[tuple[int, str, str]]:
+    return [(entry.seed, data_url(gallery.scene(entry.seed).image), entry.note) for entry in gallery.entries()]
 
 
 def _taken_in(key: str, name: str) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Callable
-from functools import lru_cache
 from pathlib import Path
 
 import streamlit as st
@@ -24,12 +23,12 @@ _grid = st.components.v2.component(
 
 
 def thumbnails(
-    items: list[tuple[int, Image, str]], selected: int | None, label: str, key: str, on_pick: Callable[[int], None]
+    items: list[tuple[int, str, str]], selected: int | None, label: str, key: str, on_pick: Callable[[int], None]
 ) -> None:
     """Show pictures as buttons.
 
     Args:
-        items: number, picture and spoken description of each.
+        items: number, picture as a URL (see `data_url`) and spoken description of each.
         selected: number of the one that is marked as chosen.
         label: what the group is called for those who cannot see it.
         key: the widget's key.
@@ -41,13 +40,12 @@ def thumbnails(
         if value is not None:
             on_pick(int(value))
 
-    shown = [{"id": number, "src": data_url(number, image), "alt": text} for number, image, text in items]
+    shown = [{"id": number, "src": url, "alt": text} for number, url, text in items]
     _grid(key=key, data={"items": shown, "selected": selected, "label": label}, on_picked_change=picked)
 
 
-@lru_cache(maxsize=256)
-def data_url(number: int, image: Image) -> str:
-    """A small JPEG of a picture as a URL; pictures are known by identity, numbers tell equal ones apart."""
+def data_url(image: Image) -> str:
+    """A small JPEG of a picture as a URL that holds all of it."""
     small = image.convert("RGB")
     small.thumbnail((THUMBNAIL_SIDE, THUMBNAIL_SIDE), Resampling.LANCZOS)
     buffer = io.BytesIO()

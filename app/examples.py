@@ -1,0 +1,37 @@
+"""Make the stored answers of the first screen again, from the embedded model: `make examples`."""
+
+from __future__ import annotations
+
+import shutil
+
+import flowcut
+from app import gallery
+from app.runtime import EMBEDDED, LANES
+from flowcut.models import VisionLanguageModel
+from flowcut.store import save_run
+
+TOKENS = 64
+
+
+def main() -> None:
+    """Answer the question of every gallery scene that is marked `stored`, and keep the runs in assets/examples/."""
+    model = flowcut.load(EMBEDDED)
+    for folder in (gallery.assets_folder() / "examples").glob("scene-*"):
+        shutil.rmtree(folder)
+    for entry in gallery.entries():
+        if entry.stored:
+            make(model, entry)
+
+
+def make(model: VisionLanguageModel, entry: gallery.Entry) -> None:
+    """Three runs about one scene, at the settings that the page starts with."""
+    image = gallery.scene(entry.seed).image
+    cuts = (None, flowcut.FlowCut(tokens=TOKENS), flowcut.Cut("random", tokens=TOKENS, seed=0))
+    for lane, cut in zip(LANES, cuts, strict=True):
+        run = flowcut.ask(model, image, entry.question, cut=cut)
+        save_run(run, image if lane == "full" else None, gallery.examples_folder(entry.seed) / lane)
+        print(f"scene {entry.seed}, {run.title}: {entry.question} {run.answer}")
+
+
+if __name__ == "__main__":
+    main()
