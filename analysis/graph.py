@@ -1,125 +1,29 @@
-"""The CLS-relay graph: what CLS gathers from patches at each layer, and what patches take from it.
-
-In layer l a patch's state before the layer flows into CLS's state after it with the attention that CLS pays (the CLS
-row, *inflow*), and CLS's state before the layer flows into a patch's state after it with the attention that the patch
-pays (the CLS column, *outflow*). What is gathered in layer l can therefore be handed on from layer l + 1.
-
-`relay(record)` chooses the strongest edges and says what share of the flow they are; `relay_graph` builds the networkx
-graph; `layout` places it; `stage_payload` packs everything that the browser draws. Weights are head-mean attention;
-the inflow of a layer sums to 1 minus what CLS keeps for itself, the outflow to at most the number of patches.
-"""
+"""The CLS-relay graph for networkx, its layout, and everything that the browser's stage draws, packed."""
 
 from __future__ import annotations
 
+import base64
+import io
 from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import networkx as nx
 import numpy as np
 
-from analysis.measures import one_image
-from flowcut.record import FlowRecord, LayerFlow
+from analysis import geometry as places
+from analysis.figures import style
+from analysis.measures import METRICS, Concentration, Metric, concentration, concentration_claim, one_image
+from analysis.relay import DIRECTIONS, MASS, MAX_EDGES, Direction, Flow, Relay, RelayLayer, relay
+from flowcut.record import FlowRecord
 
-MASS = 0.8
-MAX_EDGES = 48
-"""Per layer and direction: more cannot be told apart on a screen."""
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
-Direction = Literal["inflow", "outflow"]
-DIRECTIONS: tuple[Direction, Direction] = ("inflow", "outflow")
+    from flowcut.record import Geometry
+    from flowcut.results import Run
 
 Node = tuple[Any, ...]
 """("cls", state), ("source", layer, patch id) or ("destination", layer, patch id); states count from 0 to L."""
-
-
-@dataclass(frozen=True, eq=False)
-class Flow:
-    """The strongest edges of one layer in one direction, strongest first; K edges, H heads."""
-
-    patch_ids: np.ndarray
-    """int64 [K]."""
-    weights: np.ndarray
-    """float64 [K], head-mean attention."""
-    heads: np.ndarray
-    """float64 [K, H], each head's attention."""
-    total: float
-    """Head-mean attention summed over all patches alive, shown or not."""
-
-    @property
-    def shown(self) -> float:
-        """Share of the flow that the edges carry, 0 to 1; 1 where there is no flow at all."""
-        return float(self.weights.sum() / self.total) if self.total > 0 else 1.0
-
-    def heads_of(self, edge: int) -> list[tuple[int, float]]:
-        """Which heads carry an edge, strongest first: head and its share of the edge's attention."""
-        total = self.heads[edge].sum()
-        shares = self.heads[edge] / total if total > 0 else self.heads[edge]
-        return [(int(head), float(shares[head])) for head in np.argsort(-shares, kind="stable")]
-
-
-@dataclass(frozen=True, eq=False)
-class RelayLayer:
-    """The relay in one layer."""
-
-    layer: int
-    inflow: Flow
-    outflow: Flow
-    cls_to_itself: float
-    """Head-mean attention that CLS pays to itself: what it keeps."""
-
-    def flow(self, direction: Direction) -> Flow:
-        """One of the two directions."""
-        return self.inflow if direction == "inflow" else self.outflow
-
-
-@dataclass(frozen=True, eq=False)
-class Relay:
-    """The relay through all layers that ran."""
-
-    layers: tuple[RelayLayer, ...]
-    mass: float
-    """Share of each layer's flow that was wanted."""
-    max_edges: int
-    """The cap that may keep a layer below it."""
-
-    def shown(self, direction: Direction) -> float:
-        """Share of the flow of all layers together that the edges carry."""
-        flows = [layer.flow(direction) for layer in self.layers]
-        total = sum(flow.total for flow in flows)
-        return float(sum(flow.weights.sum() for flow in flows) / total) if total > 0 else 1.0
-
-
-def relay(record: FlowRecord, batch: int = 0, mass: float = MASS, max_edges: int = MAX_EDGES) -> Relay:
-    """The strongest edges of every layer: as few as carry `mass` of its flow, but no more than `max_edges`.
-
-    Raises:
-        ValueError: mass or max_edges out of range, or a record without layers.
-    """
-    if not 0 < mass <= 1:
-        raise ValueError(f"mass is {mass!r}: it must be above 0 and at most 1.")
-    if max_edges < 1:
-        raise ValueError(f"max_edges is {max_edges!r}: it must be at least 1.")
-    image = one_image(record, batch)
-    return Relay(tuple(_relay_layer(layer, mass, max_edges) for layer in image.layers), mass, max_edges)
-
-
-def _relay_layer(layer: LayerFlow, mass: float, max_edges: int) -> RelayLayer:
-    ids = layer.alive_patch_ids[0]
-    row, column = layer.cls_row[0].astype(np.float64), layer.cls_column[0].astype(np.float64)
-    inflow = _strongest(ids, row[:, 1:], mass, max_edges)
-    outflow = _strongest(ids, column[:, 1:], mass, max_edges)
-    return RelayLayer(layer.layer, inflow, outflow, float(row[:, 0].mean()))
-
-
-def _strongest(ids: np.ndarray, attention: np.ndarray, mass: float, max_edges: int) -> Flow:
-    """The fewest patches whose head-mean attention [H, N] sums to `mass` of the whole, at most `max_edges`."""
-    mean = attention.mean(axis=0)
-    strongest_first = np.argsort(-mean, kind="stable")
-    reached = np.cumsum(mean[strongest_first])
-    # The last partial sum and mean.sum() may differ in the last digit: compare with what was accumulated.
-    needed = int(np.searchsorted(reached, mass * reached[-1] * (1 - 1e-12))) + 1
-    chosen = strongest_first[: min(needed, max_edges, len(ids))]
-    return Flow(ids[chosen], mean[chosen], attention[:, chosen].T, float(reached[-1]))
 
 
 def relay_graph(record: FlowRecord, batch: int = 0, mass: float = MASS, max_edges: int = MAX_EDGES) -> nx.DiGraph:
@@ -189,3 +93,171 @@ def layout(graph: nx.DiGraph) -> dict[Node, tuple[float, float]]:
     y = np.where(source, 1.0, -1.0) * (0.2 + 0.8 * row / (BLOCK_ROWS - 1))
     places.update(zip(patches, zip(x.tolist(), y.tolist(), strict=True), strict=True))
     return places
+
+
+PICTURE_SIDE = 1024
+"""Longest side of the picture sent to the browser, px: twice the size it is drawn at."""
+
+
+def stage_payload(
+    full: Run, pruned: Run, picture: Image, mass: float = MASS, max_edges: int = MAX_EDGES
+) -> dict[str, Any]:
+    """All that the stage draws for one question: picture, masks, relay edges and curves of two runs, ready for JSON.
+
+    Whole layers travel as base64 of little-endian arrays: int16 [N], the layer at which each patch died (-1: kept);
+    uint16 [L, N], in- and outflow (times `scale[l]`); uint8 [K, H], an edge's heads and their shares (/ 255).
+
+    Args:
+        full: the unpruned run, recorded.
+        pruned: the run to hold against it, recorded, of the same model and picture.
+        picture: the original, EXIF orientation applied.
+        mass: share of each layer's flow wanted as edges.
+        max_edges: the most edges per layer and direction.
+
+    Raises:
+        ValueError: a run without record, or of another picture; mass or max_edges out of range.
+    """
+    records = [_recorded(run, picture) for run in (full, pruned)]
+    if full.image_hash != pruned.image_hash or records[0].n_patches != records[1].n_patches:
+        raise ValueError("These runs show different pictures or models: give two runs of one question.")
+    measured = [concentration(record) for record in records]
+    claim = concentration_claim(measured[0])
+    return {
+        "picture": _pack_picture(picture, places.geometry_of(records[0])),
+        "layers": len(records[0].layers),
+        "heads": records[0].n_heads,
+        "featureLayer": records[0].feature_layer,
+        "mass": mass,
+        "maxEdges": max_edges,
+        "runs": {
+            "full": _pack_run(full, records[0], measured[0], relay(records[0], 0, mass, max_edges)),
+            "pruned": _pack_run(pruned, records[1], measured[1], relay(records[1], 0, mass, max_edges)),
+        },
+        "curves": [_pack_metric(name, metric, measured) for name, metric in METRICS.items()],
+        "claim": {"paper": claim.paper, "run": claim.run, "verdict": claim.verdict},
+        "howToRead": style.HOW_TO_READ,
+        "deathColours": style.death_colours(records[0].n_layers),
+    }
+
+
+def _recorded(run: Run, picture: Image) -> FlowRecord:
+    if run.record is None:
+        raise ValueError(f"The run \u201c{run.title}\u201d was made without a record: ask again with record=True.")
+    if tuple(run.image_size) != picture.size:
+        width, height = run.image_size
+        raise ValueError(
+            f"The picture is {picture.width} x {picture.height}, the run \u201c{run.title}\u201d saw one of "
+            f"{width} x {height}: give the picture that the question was about."
+        )
+    return one_image(run.record, 0)
+
+
+def _pack_picture(picture: Image, geometry: Geometry) -> dict[str, Any]:
+    """The picture as a data URL, and where grid, crop and padding lie on it, in original pixels."""
+    return {
+        "url": _data_url(picture),
+        "width": geometry.original_width,
+        "height": geometry.original_height,
+        "canvas": _rounded(places.canvas_box(geometry)),
+        "grid": {"box": _rounded(places.grid_box(geometry)), "rows": geometry.grid_rows, "cols": geometry.grid_cols},
+        "seen": _rounded(geometry.seen_box()),
+        "unseen": [_rounded(box) for box in places.unseen_boxes(geometry)],
+        "padding": np.flatnonzero(places.picture_share(geometry) < 1e-6).tolist(),
+    }
+
+
+def _data_url(picture: Image) -> str:
+    shown = picture.convert("RGB")
+    shown.thumbnail((PICTURE_SIDE, PICTURE_SIDE))
+    file = io.BytesIO()
+    shown.save(file, "JPEG", quality=90)
+    return "data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode()
+
+
+def _pack_run(run: Run, image: FlowRecord, measured: Concentration, found: Relay) -> dict[str, Any]:
+    asked = {step.layer: step.asked for step in image.steps}
+    entropy = {step.layer: step.entropy_ratio[0] for step in image.steps}
+    layers = measured.layers.tolist()
+    return {
+        "title": run.title,
+        "facts": style.facts(run, image),
+        "kept": int(image.kept_patch_ids.shape[1]),
+        "died": _base64(image.died_at_layer[0], "<i2"),
+        "alive": measured.alive.tolist(),
+        "removed": measured.removed.tolist(),
+        "forced": measured.forced.tolist(),
+        "asked": [asked.get(layer) for layer in layers],
+        "askedEntropy": [_rounded_or_none(entropy.get(layer)) for layer in layers],
+        "shown": {direction: round(found.shown(direction), 4) for direction in DIRECTIONS},
+        "edges": {direction: [_pack_flow(layer.flow(direction)) for layer in found.layers] for direction in DIRECTIONS},
+        "flow": {direction: _pack_whole_flow(image, direction) for direction in DIRECTIONS},
+        "clsToItself": _rounded([layer.cls_to_itself for layer in found.layers], 4),
+    }
+
+
+def _pack_flow(flow: Flow) -> dict[str, Any]:
+    """One layer's edges in one direction, strongest first, and for each edge its heads, strongest first."""
+    order = np.argsort(-flow.heads, axis=1, kind="stable")
+    total = flow.heads.sum(axis=1, keepdims=True)
+    shares = np.divide(flow.heads, total, out=np.zeros_like(flow.heads), where=total > 0)
+    return {
+        "ids": flow.patch_ids.tolist(),
+        "weights": [float(f"{weight:.3g}") for weight in flow.weights],
+        "total": float(f"{flow.total:.4g}"),
+        "shown": round(flow.shown, 4),
+        "heads": _base64(order, "u1"),
+        "shares": _base64(np.round(255 * np.take_along_axis(shares, order, axis=1)), "u1"),
+    }
+
+
+def _pack_whole_flow(image: FlowRecord, direction: Direction) -> dict[str, Any]:
+    """Head-mean attention between CLS and every patch of the grid, 0 where it is dead: [L, N], a scale per layer."""
+    flow = np.zeros((len(image.layers), image.n_patches))
+    for index, layer in enumerate(image.layers):
+        attention = layer.cls_row if direction == "inflow" else layer.cls_column
+        flow[index, layer.alive_patch_ids[0]] = attention[0, :, 1:].mean(axis=0)
+    scale = np.maximum(flow.max(axis=1), np.finfo(np.float32).tiny) / np.iinfo(np.uint16).max
+    return {"data": _base64(np.round(flow / scale[:, None]), "<u2"), "scale": [float(f"{step:.6g}") for step in scale]}
+
+
+def _pack_metric(name: str, metric: Metric, measured: list[Concentration]) -> dict[str, Any]:
+    curves = [each.curve(name) for each in measured]
+    low = min(float(np.nanmin(curve.per_head)) for curve in curves)
+    high = max(float(np.nanmax(curve.per_head)) for curve in curves)
+    packed = [
+        {"mean": _rounded(curve.head_mean, 4), "low": _rounded(curve.band[0], 4), "high": _rounded(curve.band[1], 4)}
+        for curve in curves
+    ]
+    return {
+        "key": name,
+        "label": metric.label,
+        "unit": metric.unit,
+        "reads": metric.reads,
+        "ticks": axis_ticks(low, high),
+        "full": packed[0],
+        "pruned": packed[1],
+    }
+
+
+def axis_ticks(low: float, high: float, most: int = 6) -> list[float]:
+    """Round numbers, evenly spaced, at most `most`, from at or below `low` to at or above `high`."""
+    span = max(high - low, 1e-6)
+    power = 10.0 ** np.floor(np.log10(span))
+    for step in power * np.array([0.2, 0.25, 0.5, 1.0, 2.0, 5.0]):
+        first, last = np.floor(low / step + 1e-9), np.ceil(high / step - 1e-9)
+        if last - first + 1 <= most:
+            break
+    return [round(float(place * step), 6) for place in np.arange(first, last + 1)]
+
+
+def _base64(array: np.ndarray, dtype: str) -> str:
+    return base64.b64encode(np.ascontiguousarray(array.astype(dtype)).tobytes()).decode()
+
+
+def _rounded(values: Iterable[float], digits: int = 2) -> list[float | None]:
+    return [_rounded_or_none(value, digits) for value in values]
+
+
+def _rounded_or_none(value: float | None, digits: int = 2) -> float | None:
+    """A float for JSON, which has no NaN: None stands for it."""
+    return None if value is None or np.isnan(value) else round(float(value), digits)

@@ -1,1 +1,1 @@
-"""Figures: `screen` draws with plotly, `paper` with matplotlib, both from the same arrays; `style` holds what they share."""
+"""Figures: `screen` draws with plotly, `paper` with matplotlib, from the same arrays; `style` is what they share."""

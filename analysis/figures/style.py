@@ -1,4 +1,4 @@
-"""What all figures share: colours that colour-blind people tell apart, the facts of a run, and how to read each figure."""
+"""What all figures share: colours told apart by everyone, the facts of a run, and how to read each figure."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ FULL = "#4D4D4D"
 PRUNED = "#AA4499"
 
 CIVIDIS = ("#00224E", "#2A3F6D", "#575C6D", "#7D7C78", "#A69D75", "#D3C164", "#FEE838")
-"""Seven even steps of cividis (Nunez et al. 2018), dark to light: monotone in lightness for every kind of colour vision."""
+"""Seven even steps of cividis (Nunez et al. 2018), dark to light for every kind of colour vision."""
 
 HOW_TO_READ = {
     "mask": (

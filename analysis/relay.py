@@ -1,0 +1,116 @@
+"""What CLS gathers from patches at each layer, what patches take from it: the strongest edges, and how much they are.
+
+In layer l a patch's state before the layer flows into CLS's state after it with the attention that CLS pays (the CLS
+row, *inflow*), and CLS's state before the layer flows into a patch's state after it with the attention that the patch
+pays (the CLS column, *outflow*). What is gathered in layer l can therefore be handed on from layer l + 1.
+
+Weights are head-mean attention. The inflow of a layer sums to 1 minus what CLS keeps for itself, the outflow to at most
+the number of patches: the two are never added up.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from analysis.measures import one_image
+from flowcut.record import FlowRecord, LayerFlow
+
+MASS = 0.8
+MAX_EDGES = 48
+"""Per layer and direction: more cannot be told apart on a screen."""
+
+Direction = Literal["inflow", "outflow"]
+DIRECTIONS: tuple[Direction, Direction] = ("inflow", "outflow")
+
+
+@dataclass(frozen=True, eq=False)
+class Flow:
+    """The strongest edges of one layer in one direction, strongest first; K edges, H heads."""
+
+    patch_ids: np.ndarray
+    """int64 [K]."""
+    weights: np.ndarray
+    """float64 [K], head-mean attention."""
+    heads: np.ndarray
+    """float64 [K, H], each head's attention."""
+    total: float
+    """Head-mean attention summed over all patches alive, shown or not."""
+
+    @property
+    def shown(self) -> float:
+        """Share of the flow that the edges carry, 0 to 1; 1 where there is no flow at all."""
+        return float(self.weights.sum() / self.total) if self.total > 0 else 1.0
+
+    def heads_of(self, edge: int) -> list[tuple[int, float]]:
+        """Which heads carry an edge, strongest first: head and its share of the edge's attention."""
+        total = self.heads[edge].sum()
+        shares = self.heads[edge] / total if total > 0 else self.heads[edge]
+        return [(int(head), float(shares[head])) for head in np.argsort(-shares, kind="stable")]
+
+
+@dataclass(frozen=True, eq=False)
+class RelayLayer:
+    """The relay in one layer."""
+
+    layer: int
+    inflow: Flow
+    outflow: Flow
+    cls_to_itself: float
+    """Head-mean attention that CLS pays to itself: what it keeps."""
+
+    def flow(self, direction: Direction) -> Flow:
+        """One of the two directions."""
+        return self.inflow if direction == "inflow" else self.outflow
+
+
+@dataclass(frozen=True, eq=False)
+class Relay:
+    """The relay through all layers that ran."""
+
+    layers: tuple[RelayLayer, ...]
+    mass: float
+    """Share of each layer's flow that was wanted."""
+    max_edges: int
+    """The cap that may keep a layer below it."""
+
+    def shown(self, direction: Direction) -> float:
+        """Share of the flow of all layers together that the edges carry."""
+        flows = [layer.flow(direction) for layer in self.layers]
+        total = sum(flow.total for flow in flows)
+        return float(sum(flow.weights.sum() for flow in flows) / total) if total > 0 else 1.0
+
+
+def relay(record: FlowRecord, batch: int = 0, mass: float = MASS, max_edges: int = MAX_EDGES) -> Relay:
+    """The strongest edges of every layer: as few as carry `mass` of its flow, but no more than `max_edges`.
+
+    Raises:
+        ValueError: mass or max_edges out of range, or a record without layers.
+    """
+    if not 0 < mass <= 1:
+        raise ValueError(f"mass is {mass!r}: it must be above 0 and at most 1.")
+    if max_edges < 1:
+        raise ValueError(f"max_edges is {max_edges!r}: it must be at least 1.")
+    image = one_image(record, batch)
+    return Relay(tuple(_relay_layer(layer, mass, max_edges) for layer in image.layers), mass, max_edges)
+
+
+def _relay_layer(layer: LayerFlow, mass: float, max_edges: int) -> RelayLayer:
+    ids = layer.alive_patch_ids[0]
+    row, column = layer.cls_row[0].astype(np.float64), layer.cls_column[0].astype(np.float64)
+    inflow = _strongest(ids, row[:, 1:], mass, max_edges)
+    outflow = _strongest(ids, column[:, 1:], mass, max_edges)
+    return RelayLayer(layer.layer, inflow, outflow, float(row[:, 0].mean()))
+
+
+def _strongest(ids: np.ndarray, attention: np.ndarray, mass: float, max_edges: int) -> Flow:
+    """The fewest patches whose head-mean attention [H, N] sums to `mass` of the whole, at most `max_edges`."""
+    mean = attention.mean(axis=0)
+    strongest_first = np.argsort(-mean, kind="stable")
+    reached = np.cumsum(mean[strongest_first])
+    # The last partial sum and mean.sum() may differ in the last digit: compare with what was accumulated.
+    needed = int(np.searchsorted(reached, mass * reached[-1] * (1 - 1e-12))) + 1
+    chosen = strongest_first[: min(needed, max_edges, len(ids))]
+    return Flow(ids[chosen], mean[chosen], attention[:, chosen].T, float(reached[-1]))
