@@ -1,0 +1,27 @@
+"""One small adapter per model family: where its parts are, how its prompt reads, how patches lie on the picture."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from flowcut.errors import ModelNotLoaded
+from flowcut.families.llava import Llava
+
+FAMILIES: dict[str, Llava] = {"llava": Llava()}
+"""By transformers' model_type. A new family is one adapter and one line here."""
+
+
+def family_of(config: Any) -> Llava:
+    """The family that a model's configuration belongs to.
+
+    Raises:
+        ModelNotLoaded: (a ValueError) it belongs to none; the sentence names what was got and what is supported.
+    """
+    model_type = getattr(config, "model_type", None)
+    tower_type = getattr(getattr(config, "vision_config", None), "model_type", None)
+    family = FAMILIES.get(str(model_type))
+    if family is not None and tower_type in family.towers:
+        return family
+    got = f"a {model_type!r} model" + (f" with a {tower_type!r} vision tower" if tower_type else "")
+    supported = "; ".join(family.description for family in FAMILIES.values())
+    raise ModelNotLoaded(f"This is {got}, which is not supported: choose {supported}.")
