@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from PIL.Image import Image
 
 from flowcut.results import Run
+
+PREVIEW_SIDE = 640
+"""Longest side of a preview in pixels: twice the width of the sidebar, for dense displays."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -21,6 +25,13 @@ class Picture:
     """Seed of a drawn scene; None for a picture from outside, of which no truth is known."""
     notes: tuple[str, ...] = ()
     """What was done to it on opening, one sentence each."""
+
+    @cached_property
+    def preview(self) -> Image:
+        """A copy small enough to be shown beside the question."""
+        small = self.image.copy()
+        small.thumbnail((PREVIEW_SIDE, PREVIEW_SIDE))
+        return small
 
 
 @dataclass(frozen=True, eq=False)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from functools import cache
 from typing import Any
 
@@ -12,6 +11,8 @@ from app import gallery, session
 from app.comparison import Picture
 from app.widgets.paste import paste
 from app.widgets.thumbnails import data_url, thumbnails
+from flowcut.errors import FlowCutError
+from flowcut.images import open_picture
 
 FILE_TYPES = ["png", "jpg", "jpeg", "webp", "gif", "bmp", "tif", "tiff"]
 
@@ -20,7 +21,7 @@ def choose_picture() -> None:
     """The chosen picture, and all the ways to choose another."""
     shown = session.picture()
     with st.container(key="picture"):
-        st.image(shown.image, alt=shown.name, width="stretch")
+        st.image(shown.preview, alt=shown.name, width="stretch")
     for note in shown.notes:
         st.caption(note)
     _gallery(shown)
@@ -51,18 +52,15 @@ def _thumbnails() -> list[tuple[int, str, str]]:
 
 def _taken_in(key: str, name: str) -> None:
     """Callback of the widgets that hand over a file."""
-    file: Any = st.session_state[key]
+    file = st.session_state[key]
     if file is not None:
-        take_in(file.getvalue(), name)
+        take_in(file, name)
 
 
-def take_in(content: bytes, name: str) -> None:
-    """Make these bytes the picture of the next question, or say in one sentence why they are none."""
-    from flowcut.errors import FlowCutError
-    from flowcut.images import open_picture
-
+def take_in(source: Any, name: str) -> None:
+    """Make a file or its bytes the picture of the next question, or say in one sentence why it cannot be."""
     try:
-        opened = open_picture(io.BytesIO(content))
+        opened = open_picture(source)
     except FlowCutError as error:
         st.session_state.problem = str(error)
         return

@@ -1,0 +1,134 @@
+"""The real page in real Chromium: one server for all browser tests, a fresh visitor for each."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from urllib.parse import urlparse
+
+import pytest
+from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
+
+ROOT = Path(__file__).resolve().parents[2]
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+IDLE = """() => { const a = document.querySelector('[data-testid="stApp"]');
+  return a && a.getAttribute('data-test-script-state') === 'notRunning'; }"""
+START_SECONDS = 60
+ANSWER_SECONDS = 120
+"""A machine with one slow core, still loading PyTorch, must make it too."""
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The app on a free port of this machine; its log must hold no traceback when the tests are over."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    log = tmp_path_factory.mktemp("server") / "log.txt"
+    command = [sys.executable, "-m", "streamlit", "run", "app/main.py", "--server.address", "127.0.0.1"]
+    with log.open("w") as output:
+        process = subprocess.Popen(
+            [*command, "--server.port", str(port)],
+            cwd=ROOT,
+            env={**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        )
+        try:
+            _wait_until_healthy(f"http://127.0.0.1:{port}/_stcore/health", process)
+            yield f"http://127.0.0.1:{port}"
+        finally:
+            process.terminate()
+            process.wait(20)
+    assert "Traceback" not in log.read_text(), log.read_text()
+
+
+def _wait_until_healthy(url: str, process: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + START_SECONDS
+    while time.monotonic() < deadline and process.poll() is None:
+        try:
+            with urllib.request.urlopen(url, timeout=2) as answer:
+                if answer.status == 200:
+                    return
+        except OSError:
+            time.sleep(0.2)
+    raise RuntimeError(f"The app did not start: {url}")
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    """Debian's Chromium; `make test` installs it."""
+    executable = shutil.which("chromium")
+    assert executable, "Chromium is missing: run `make chromium`."
+    with sync_playwright() as playwright:
+        opened = playwright.chromium.launch(executable_path=executable, args=FLAGS)
+        yield opened
+        opened.close()
+
+
+@pytest.fixture
+def visit(browser: Browser, server: str) -> Iterator[Callable[..., Page]]:
+    """Open the page as a new visitor; whatever the test does, no visitor may see an error or call outside."""
+    contexts: list[BrowserContext] = []
+    complaints: list[str] = []
+
+    def open_page(**options: object) -> Page:
+        settings = {"viewport": {"width": 1280, "height": 900}, **options}
+        contexts.append(browser.new_context(**settings))  # type: ignore[arg-type]
+        page = contexts[-1].new_page()
+        _listen(page, urlparse(server).netloc, complaints)
+        page.goto(server)
+        page.wait_for_selector('[data-testid="stApp"]', timeout=START_SECONDS * 1000)
+        page.wait_for_function(IDLE, timeout=START_SECONDS * 1000)
+        return page
+
+    yield open_page
+    for context in contexts:
+        for page in context.pages:
+            complaints += [box.inner_text() for box in page.query_selector_all('[data-testid="stException"]')]
+        context.close()
+    assert complaints == []
+
+
+def _listen(page: Page, host: str, complaints: list[str]) -> None:
+    page.on("console", lambda message: complaints.append(message.text) if message.type == "error" else None)
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    page.on("requestfailed", lambda request: complaints.append(f"failed: {request.url} {request.failure}"))
+    page.on(
+        "request",
+        lambda request: (
+            complaints.append(f"outside: {request.url}")
+            if request.url.startswith("http") and urlparse(request.url).netloc != host
+            else None
+        ),
+    )
+
+
+def ask(page: Page, question: str) -> None:
+    """Type a question, press Run and wait for its answers."""
+    page.get_by_label("Question").fill(question)
+    page.get_by_role("button", name="Run", exact=False).click()
+    wait_for_answers(page, question)
+
+
+def wait_for_answers(page: Page, question: str | re.Pattern[str]) -> None:
+    """Wait until the answers on screen are finished and belong to this question."""
+    expect(page.get_by_test_id("question")).to_have_text(question, timeout=ANSWER_SECONDS * 1000)
+    expect(page.get_by_test_id("answers")).to_be_visible(timeout=ANSWER_SECONDS * 1000)
+    page.wait_for_function(IDLE, timeout=ANSWER_SECONDS * 1000)
