@@ -22,6 +22,7 @@ from transformers import LlavaForConditionalGeneration
 from training.build import empty_llava
 from training.config import VISION
 from training.language import answer_logits, load_tokenizer, oracle, oracle_projector
+from training.muon import Muon
 from training.objects import from_table
 from training.packing import Packer, answer_loss
 from training.tower import DenseHeads, Sampler, features, losses, schedule
@@ -54,8 +55,8 @@ class Joint(nn.Module):
         muon = [{"params": parts[name][0], "lr": rates[name], "full": rates[name]} for name in parts]
         adam = [{"params": parts[name][1], "lr": rates[name], "full": rates[name]} for name in parts]
         return [
-            torch.optim.Muon(muon, weight_decay=0.01, adjust_lr_fn="match_rms_adamw"),
-            torch.optim.AdamW(adam, betas=(0.9, 0.98), weight_decay=0.0),
+            Muon(muon, rate, weight_decay=0.01),
+            torch.optim.AdamW(adam, rate, betas=(0.9, 0.98), weight_decay=0.0),
         ]
 
 
@@ -139,15 +140,15 @@ def train_step(
     dense, dense_figures = losses(joint.heads, hidden, batch)
     packed = packer.pack([from_table(table.numpy()) for table in batch["objects"]], tokens, arguments.questions)
     logits = answer_logits(joint.llava.model.language_model, joint.llava.lm_head, packed, joint.image_tokens(hidden))
-    loss, figures = answer_loss(logits, packed)
+    marked = answer_loss(logits, packed)
     for one in optim:
         one.zero_grad()
-    (loss + DENSE_WEIGHT * sum(dense.values())).backward()
+    (marked.loss + DENSE_WEIGHT * sum(dense.values())).backward()
     nn.utils.clip_grad_norm_(joint.parameters(), 1.0)
     for one in optim:
         one.step()
     seen = {f"see_{name}": dense_figures[name] for name in ("shape", "character", "offset_patches") if name in dense_figures}
-    return {**figures, **seen, "loss": loss.item()}
+    return {**marked.by_kind, **seen, "loss": marked.loss.item()}
 
 
 def save(path: Path, joint: Joint, seconds: float, step: int) -> None:

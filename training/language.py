@@ -20,17 +20,25 @@ from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from scenes.world import CHARACTERS, COLOURS, SHAPES, SIZES
 from training.config import text_config
+from training.muon import Muon
 from training.objects import from_table
 from training.packing import Packed, Packer, answer_loss
 from training.text import train_tokenizer
 from training.tower import Sampler, patch_targets, schedule
 
-CLASSES = {"shape": len(SHAPES), "colour": len(COLOURS), "size": len(SIZES), "character": len(CHARACTERS)}
-ORACLE_WIDTH = sum(CLASSES.values()) + 5
+CLASSES = {
+    "shape": len(SHAPES),
+    "colour": len(COLOURS),
+    "size": len(SIZES),
+    "character": len(CHARACTERS),
+    "column": 3,
+    "row": 3,
+}
+ORACLE_WIDTH = sum(CLASSES.values()) + 6
 
 
 def oracle(batch: dict[str, Tensor], sharpness: float = 5.0, blur: float = 1.3) -> Tensor:
-    """[B, K, 39] what a good tower would know of each patch: class probabilities, presence, offset and place."""
+    """[B, K, 46] what a good tower would know of each patch: class probabilities, presence, centre, offset and place."""
     target, parts = patch_targets(batch), []
     for name, count in CLASSES.items():
         known = (target[name] >= 0)[..., None]
@@ -38,7 +46,7 @@ def oracle(batch: dict[str, Tensor], sharpness: float = 5.0, blur: float = 1.3) 
         noisy = logits + blur * torch.randn_like(logits, dtype=torch.float32)
         parts.append(noisy.softmax(dim=-1) * known)
     geometry = target["geometry"] + 0.03 * torch.randn_like(target["geometry"])
-    return torch.cat((*parts, target["present"][..., None], geometry), dim=-1)
+    return torch.cat((*parts, target["present"][..., None], target["centre"][..., None], geometry), dim=-1)
 
 
 def oracle_projector(width: int) -> nn.Module:
@@ -72,7 +80,7 @@ def optimisers(model: LlamaForCausalLM, others: list[nn.Module], rate: float) ->
     taken = {id(p) for p in matrices}
     rest = [p for module in (model, *others) for p in module.parameters() if id(p) not in taken]
     return [
-        torch.optim.Muon(matrices, lr=rate, weight_decay=0.01, adjust_lr_fn="match_rms_adamw"),
+        Muon(matrices, lr=rate, weight_decay=0.01),
         torch.optim.AdamW(rest, lr=rate, betas=(0.9, 0.98), weight_decay=0.0),
     ]
 
@@ -103,15 +111,15 @@ def train(arguments: argparse.Namespace) -> None:
         batch = sampler.batch(arguments.batch, tokens, easy=max(0.0, 0.9 - 3 * progress), pixels=False)
         packed = packer.pack([from_table(table.numpy()) for table in batch["objects"]], tokens, arguments.questions)
         logits = answer_logits(model.model, model.lm_head, packed, projector(oracle(batch)))
-        loss, figures = answer_loss(logits, packed)
+        marked = answer_loss(logits, packed)
         for one in optim:
             one.zero_grad()
-        loss.backward()
+        marked.loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         for one in optim:
             one.step()
         step += 1
-        for name, value in {**figures, "loss": loss.item()}.items():
+        for name, value in {**marked.by_kind, "loss": marked.loss.item()}.items():
             mean[name] = value if name not in mean else 0.98 * mean[name] + 0.02 * value
         if step % 100 == 0:
             print(json.dumps({"step": step, "s": round(elapsed), **{n: round(v, 3) for n, v in mean.items()}}), flush=True)

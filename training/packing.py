@@ -68,19 +68,19 @@ class Packer:
         """One description and `count` - 1 questions of random kinds."""
         chosen = ["describe", *(KINDS[int(self.rng.integers(len(KINDS) - 1))] for _ in range(count - 1))]
         found = [question for kind in chosen if (question := sample(objects, kind, self.rng)) is not None]
-        return [
-            Segment(
-                self._ids("\n" + as_people_type(one.text, self.rng) + PROMPT_END),
-                [*self._ids(" " + one.answer), self.tokenizer.eos_token_id],
-                one.kind,
-            )
-            for one in found
-        ]
+        return [self.segment(as_people_type(one.text, self.rng), one.answer, one.kind) for one in found]
+
+    def segment(self, question: str, answer: str, kind: str) -> Segment:
+        prompt = self._ids("\n" + question + PROMPT_END)
+        return Segment(prompt, [*self._ids(" " + answer), self.tokenizer.eos_token_id], kind)
 
     def pack(self, scenes: list[list[SceneObject]], image_tokens: int, count: int) -> Packed:
-        """Pack `count` questions on each scene behind `image_tokens` places for the picture."""
+        """Draw and pack `count` questions on each scene behind `image_tokens` places for the picture."""
+        return self.pack_segments([self.segments(objects, count) for objects in scenes], image_tokens)
+
+    def pack_segments(self, rows: list[list[Segment]], image_tokens: int) -> Packed:
+        """Pack each row's segments behind one prefix with `image_tokens` places for the picture."""
         prefix = len(self.prefix) + image_tokens
-        rows = [self.segments(objects, count) for objects in scenes]
         length = prefix + max(sum(len(s.prompt) + len(s.answer) for s in row) for row in rows)
         ids = torch.full((len(rows), length), self.tokenizer.pad_token_id)
         positions, owner = torch.zeros_like(ids), torch.full_like(ids, PADDING)
@@ -121,8 +121,19 @@ class Packer:
         return ((same | (owner[:, None, :] == PREFIX)) & causal)[:, None]
 
 
-def answer_loss(logits: Tensor, packed: Packed) -> tuple[Tensor, dict[str, float]]:
-    """Mean loss of the answers' tokens and the share of whole answers right, by kind.
+@dataclass(frozen=True)
+class Marked:
+    """How the answers of a packed batch came out."""
+
+    loss: Tensor
+    by_segment: list[bool]
+    """Whether the whole answer is right, by running segment number."""
+    by_kind: dict[str, float]
+    """Share of whole answers right."""
+
+
+def answer_loss(logits: Tensor, packed: Packed) -> Marked:
+    """Loss of the answers' tokens, and which whole answers are right.
 
     Each answer weighs the square root of its length, so that descriptions do not drown the short answers. With teacher
     forcing, "every token is the most likely one" is the same as "greedy decoding gives this answer".
@@ -134,6 +145,7 @@ def answer_loss(logits: Tensor, packed: Packed) -> tuple[Tensor, dict[str, float
     wrong = (logits.argmax(-1) != packed.answer_ids).long()
     errors = torch.zeros(len(packed.kinds), dtype=torch.long).index_add_(0, packed.answer_segment, wrong)
     right: dict[str, list[float]] = {}
-    for kind, count in zip(packed.kinds, errors.tolist(), strict=True):
-        right.setdefault(kind, []).append(float(count == 0))
-    return loss, {kind: float(np.mean(values)) for kind, values in right.items()}
+    by_segment = [count == 0 for count in errors.tolist()]
+    for kind, is_right in zip(packed.kinds, by_segment, strict=True):
+        right.setdefault(kind, []).append(float(is_right))
+    return Marked(loss, by_segment, {kind: float(np.mean(values)) for kind, values in right.items()})

@@ -21,10 +21,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import CLIPVisionModel
 
-from scenes.world import CHARACTERS, COLOURS, SHAPES, SIZES
+from scenes.world import CHARACTERS, COLOURS, SHAPES, SIDE, SIZES
 from training import cache
 from training.config import VISION
 from training.initial import initialise
+from training.muon import Muon
 
 IMAGE_MEAN = torch.tensor([0.48145466, 0.4578275, 0.40821073]).repeat(cache.PATCH**2)
 IMAGE_STD = torch.tensor([0.26862954, 0.26130258, 0.27577711]).repeat(cache.PATCH**2)
@@ -44,6 +45,9 @@ class DenseHeads(nn.Module):
         self.size = nn.Linear(width, len(SIZES))
         self.character = nn.Linear(width, len(CHARACTERS))
         self.geometry = nn.Linear(width, 4)
+        self.column = nn.Linear(width, 3)
+        self.row = nn.Linear(width, 3)
+        self.centre = nn.Linear(width, 1)
         self.total = nn.Linear(width, cache.MAX_OBJECTS + 1)
         self.shape_counts = nn.Linear(width, len(SHAPES) * COUNT_CLASSES)
         self.colour_counts = nn.Linear(width, len(COLOURS) * COUNT_CLASSES)
@@ -114,6 +118,19 @@ class Sampler:
         return np.sort(np.concatenate((chosen_objects, table)))
 
 
+def stand_ins(owner: Tensor, distance: Tensor) -> Tensor:
+    """[B, K] True at the one shown patch of each object that lies nearest its centre.
+
+    One patch that stands for its object lets CLS, and the language model after it, count objects rather than patches.
+    """
+    chosen = torch.zeros_like(owner, dtype=torch.bool)
+    for number in range(cache.MAX_OBJECTS):
+        mine = owner == number
+        nearest = distance.masked_fill(~mine, torch.inf).argmin(dim=1, keepdim=True)
+        chosen |= torch.zeros_like(chosen).scatter_(1, nearest, mine.any(dim=1, keepdim=True))
+    return chosen
+
+
 def patch_targets(batch: dict[str, Tensor]) -> dict[str, Tensor]:
     """What each patch should say. Class numbers are -100 (ignored) where no object or no character is."""
     owner, objects = batch["owner"], batch["objects"]
@@ -124,12 +141,16 @@ def patch_targets(batch: dict[str, Tensor]) -> dict[str, Tensor]:
     row, col = batch["patch_ids"] // cache.ROWS + 0.5, batch["patch_ids"] % cache.ROWS + 0.5
     offset = table[..., 4:6] / cache.PATCH - torch.stack((col, row), dim=-1)
     place = torch.stack((col, row), dim=-1) / (cache.ROWS / 2) - 1
+    thirds = (table[..., 4:6] * 3 / SIDE).nan_to_num(0).long().clamp(0, 2).masked_fill(~is_object[..., None], -100)
     return {
         "present": is_object.float(),
         "shape": classes[..., 0].long(),
         "colour": classes[..., 1].long(),
         "size": classes[..., 2].long(),
         "character": character.long(),
+        "column": thirds[..., 0],
+        "row": thirds[..., 1],
+        "centre": stand_ins(owner, offset.norm(dim=-1)).float(),
         "geometry": torch.cat((torch.where(is_object[..., None], offset / 3, 0.0), place), dim=-1),
     }
 
@@ -151,9 +172,11 @@ def losses(heads: DenseHeads, hidden: Tensor, batch: dict[str, Tensor]) -> tuple
     """Loss and accuracy of every read-out."""
     tokens, cls = heads.norm(hidden[:, 1:]), heads.cls_norm(hidden[:, 0])
     target, parts, figures = patch_targets(batch), {}, {}
-    present = heads.present(tokens).squeeze(-1)
-    parts["present"] = F.binary_cross_entropy_with_logits(present, target["present"])
-    for name in ("shape", "colour", "size", "character"):
+    parts["present"] = F.binary_cross_entropy_with_logits(heads.present(tokens).squeeze(-1), target["present"])
+    centre = heads.centre(tokens).squeeze(-1)
+    parts["centre"] = 4 * F.binary_cross_entropy_with_logits(centre, target["centre"])
+    figures["centre"] = float((centre > 0)[target["centre"] > 0].float().mean())
+    for name in ("shape", "colour", "size", "character", "column", "row"):
         wanted = target[name].flatten()
         logits = getattr(heads, name)(tokens).flatten(0, 1)[wanted >= 0]
         if len(logits):
@@ -163,7 +186,7 @@ def losses(heads: DenseHeads, hidden: Tensor, batch: dict[str, Tensor]) -> tuple
         (target["present"][..., None].expand(-1, -1, 2), torch.ones_like(target["geometry"][..., 2:])), dim=-1
     )
     parts["geometry"] = F.smooth_l1_loss(off, torch.zeros_like(off), beta=0.1) * 4
-    figures["offset_patches"] = float(off[..., :2].abs().sum() / (2 * target["present"].sum()) * 3)
+    figures["offset_patches"] = float(off[..., :2].detach().abs().sum() / (2 * target["present"].sum()) * 3)
     for name, counts in count_targets(batch["objects"]).items():
         logits = getattr(heads, name)(cls).unflatten(-1, (-1, COUNT_CLASSES if name != "total" else cache.MAX_OBJECTS + 1))
         parts[name] = F.cross_entropy(logits.flatten(0, 1), counts.flatten()) * 0.5
@@ -177,7 +200,7 @@ def optimisers(tower: CLIPVisionModel, heads: nn.Module, rate: float) -> list[to
     taken = {id(p) for p in matrices}
     rest = [p for p in (*tower.parameters(), *heads.parameters()) if id(p) not in taken]
     return [
-        torch.optim.Muon(matrices, lr=rate, weight_decay=0.01, adjust_lr_fn="match_rms_adamw"),
+        Muon(matrices, lr=rate, weight_decay=0.01),
         torch.optim.AdamW(rest, lr=rate, betas=(0.9, 0.98), weight_decay=0.01),
     ]
 
@@ -220,7 +243,7 @@ def train(arguments: argparse.Namespace) -> None:
         for one in optim:
             one.step()
         step += 1
-        for name, value in {**figures, "loss": float(sum(parts.values()))}.items():
+        for name, value in {**figures, "loss": sum(parts.values()).item()}.items():
             mean[name] = value if name not in mean else 0.97 * mean[name] + 0.03 * value
         if step % 50 == 0:
             print(json.dumps({"step": step, "s": round(elapsed), **{n: round(v, 3) for n, v in mean.items()}}), flush=True)

@@ -1,0 +1,218 @@
+"""Ask the held-out questions: the whole model, and every way to prune it at the same budgets.
+
+Whole answers are compared. With teacher forcing an answer counts as right when each of its tokens is the most likely one,
+which is when greedy decoding gives exactly it; so one packed pass answers all questions on a scene. Descriptions are
+decoded for real (stock `generate`) and marked by facts. `--check` decodes everything and counts disagreements.
+
+    python -m training.evaluate --questions training/runs/validation.jsonl           # while choosing
+    python -m training.evaluate --questions assets/questions.jsonl --table training/RESULTS.json   # once, at the end
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import AutoModelForImageTextToText, AutoProcessor
+from transformers.modeling_outputs import BaseModelOutputWithPooling
+
+import flowcut
+import scenes
+from flowcut.criteria import METHODS, Evidence
+from flowcut.vision import record
+from training.language import answer_logits
+from training.packing import Packer, Segment, answer_loss
+
+BUDGETS = (192, 128, 64, 32)
+RANDOM_SEEDS = range(5)
+
+
+@dataclass
+class Row:
+    """Results of one way to prune at one budget."""
+
+    method: str
+    tokens: int
+    seed: int | None = None
+    right: list[int] = field(default_factory=list)
+    """1 or 0 per question, in the file's order."""
+    stated: int = 0
+    present: int = 0
+    true: int = 0
+    """Facts of descriptions: stated, present in the scenes, and right."""
+    on_objects: list[float] = field(default_factory=list)
+    """Per scene: share of the kept patches of which at least a tenth shows an object."""
+
+
+def ways() -> list[Row]:
+    rows = [Row("full", 576)]
+    for tokens in BUDGETS:
+        rows += [Row(name, tokens) for name in ("flowcut official", "flowcut paper", "cls-attention", "stride")]
+        rows += [Row("random", tokens, seed) for seed in RANDOM_SEEDS]
+    return rows
+
+
+class Examiner:
+    """The model under test and its questions."""
+
+    def __init__(self, folder: Path, questions: Path) -> None:
+        self.model = AutoModelForImageTextToText.from_pretrained(folder).eval()
+        self.processor = AutoProcessor.from_pretrained(folder)
+        self.packer = Packer(self.processor.tokenizer, 0)
+        self.tower = self.model.model.vision_tower
+        self.by_scene: dict[int, list[dict[str, Any]]] = defaultdict(list)
+        for line in questions.read_text().splitlines():
+            row = json.loads(line)
+            self.by_scene[row["seed"]].append(row)
+
+    def kept(self, pixels: Tensor, rows: list[Row]) -> Iterator[tuple[Row, Tensor, np.ndarray]]:
+        """For each way: the feature layer's kept tokens [1, T, D] and their patch ids [T]. One-shot ways share a run."""
+        with record(self.tower) as recording:
+            whole = self.tower(pixels, output_hidden_states=True).hidden_states[-2][:, 1:]
+        layer = recording.record.layers[recording.record.feature_layer - 1]
+        attention = layer.cls_row.mean(axis=1, dtype=np.float64)[:, 1:]
+        evidence = Evidence(1, whole.shape[1], attention)
+        for row in rows:
+            if row.method == "full":
+                yield row, whole, np.arange(whole.shape[1])
+            elif row.method.startswith("flowcut"):
+                cut = flowcut.FlowCut(tokens=row.tokens, variant=row.method.split()[1])
+                with record(self.tower, cut=cut, flows=False) as recording:
+                    out = self.tower(pixels, output_hidden_states=True).hidden_states[-2][:, 1:]
+                yield row, out, recording.record.kept_patch_ids[0]
+            else:
+                select = METHODS[row.method].select
+                assert select is not None
+                cut = flowcut.Cut(row.method, tokens=row.tokens, seed=row.seed)
+                ids = select(evidence, cut)[0]
+                yield row, whole[:, torch.from_numpy(ids)], ids
+
+    def answer(self, tokens: Tensor, asked: list[dict[str, Any]]) -> list[int]:
+        """Which of the questions on one scene are answered exactly right."""
+        segments = [self._segment(row) for row in asked]
+        packed = self.packer.pack_segments([segments], tokens.shape[1])
+        image = self.model.model.multi_modal_projector(tokens)
+        logits = answer_logits(self.model.model.language_model, self.model.lm_head, packed, image)
+        return [int(right) for right in answer_loss(logits, packed).by_segment]
+
+    def _segment(self, row: dict[str, Any]) -> Segment:
+        return self.packer.segment(row["question"], row["answer"], row["type"])
+
+    def decode(self, tokens: Tensor, question: str) -> str:
+        """The answer that stock `generate` gives when the language model reads these tokens."""
+        chat = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": question}]}]
+        prompt = self.processor.apply_chat_template(chat, add_generation_prompt=True)
+        prompt = prompt.replace("<image>", "<image>" * tokens.shape[1])
+        inputs = self.processor.tokenizer(prompt, return_tensors="pt")
+        features = BaseModelOutputWithPooling(pooler_output=list(self.model.model.multi_modal_projector(tokens)))
+        ids = self.model.generate(**inputs, mm_encoder_outputs={"image": features}, max_new_tokens=160, do_sample=False)
+        text: str = self.processor.tokenizer.decode(ids[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+        return text
+
+    def mark_description(self, row: Row, tokens: Tensor, question: str, right_answer: str) -> None:
+        stated, present = scenes.facts(self.decode(tokens, question)), scenes.facts(right_answer)
+        row.stated += stated.total()
+        row.present += present.total()
+        row.true += (stated & present).total()
+
+    @torch.no_grad()
+    def run(self, rows: list[Row], limit: int | None, check: bool) -> dict[str, Any]:
+        kinds, disagreements, started = [], 0, time.time()
+        for number, (seed, asked) in enumerate(list(self.by_scene.items())[:limit]):
+            scene = scenes.draw(seed)
+            pixels = self.processor.image_processor(images=scene.image, return_tensors="pt")["pixel_values"]
+            shows = scene.object_patches(coverage=0.1)
+            kinds += [question["type"] for question in asked]
+            for row, tokens, ids in self.kept(pixels, rows):
+                row.on_objects.append(float(shows[ids].mean()))
+                right = self.answer(tokens, asked)
+                row.right += right
+                for question, is_right in zip(asked, right, strict=True):
+                    if question["type"] == "describe":
+                        self.mark_description(row, tokens, question["question"], question["answer"])
+                    elif check and row.method == "full":
+                        decoded = scenes.matches(self.decode(tokens, question["question"]), question["answer"])
+                        disagreements += int(decoded != bool(is_right))
+            if number % 50 == 49:
+                print(f"{number + 1} scenes, {time.time() - started:.0f} s", flush=True)
+        return {"kinds": kinds, "disagreements": disagreements if check else None, "seconds": round(time.time() - started)}
+
+
+def interval(differences: np.ndarray, resamples: int = 2000) -> tuple[float, float]:
+    """95% bootstrap interval of a mean, questions drawn with replacement."""
+    rng = np.random.default_rng(0)
+    means = differences[rng.integers(len(differences), size=(resamples, len(differences)))].mean(axis=1)
+    low, high = np.quantile(means, (0.025, 0.975))
+    return float(low), float(high)
+
+
+def summary(rows: list[Row], kinds: list[str]) -> list[dict[str, Any]]:
+    """One line per way and budget; random is the mean of its seeds, question by question."""
+    grouped: dict[tuple[str, int], list[Row]] = defaultdict(list)
+    for row in rows:
+        grouped[row.method, row.tokens].append(row)
+    full = np.mean([row.right for row in grouped["full", 576]], axis=0)
+    return [_line(name, tokens, group, full, np.array(kinds)) for (name, tokens), group in grouped.items()]
+
+
+def _line(name: str, tokens: int, group: list[Row], full: np.ndarray, kinds: np.ndarray) -> dict[str, Any]:
+    right = np.mean([row.right for row in group], axis=0)
+    true, stated, present = (sum(getattr(row, part) for row in group) for part in ("true", "stated", "present"))
+    return {
+        "method": name,
+        "tokens": tokens,
+        "seeds": len(group),
+        "exact": float(right.mean()),
+        "against_full": float((right - full).mean()),
+        "against_full_95": interval(right - full),
+        "by_type": {kind: float(right[kinds == kind].mean()) for kind in scenes.KINDS},
+        "describe_right_of_stated": true / max(stated, 1),
+        "describe_right_of_present": true / max(present, 1),
+        "kept_on_objects": float(np.mean([row.on_objects for row in group])),
+    }
+
+
+def print_table(lines: list[dict[str, Any]]) -> None:
+    for line in lines:
+        low, high = line["against_full_95"]
+        print(
+            f"{line['method']:17s} {line['tokens']:4d} exact {line['exact']:.3f} against full {line['against_full']:+.3f} "
+            f"[{low:+.3f}, {high:+.3f}] facts {line['describe_right_of_stated']:.3f}/"
+            f"{line['describe_right_of_present']:.3f} on objects {line['kept_on_objects']:.2f}"
+        )
+    print(json.dumps(lines[0]["by_type"]))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", type=Path, default=Path("assets/embedded"))
+    parser.add_argument("--questions", type=Path, default=Path("assets/questions.jsonl"))
+    parser.add_argument("--scenes", type=int, default=None, help="only the first so many scenes")
+    parser.add_argument("--only", default=None, help="only methods whose name starts so")
+    parser.add_argument("--check", action="store_true", help="decode every answer of the whole model as well")
+    parser.add_argument("--table", type=Path, default=None, help="write the results here as JSON")
+    parser.add_argument("--threads", type=int, default=1)
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    rows = [row for row in ways() if arguments.only is None or row.method.startswith(("full", arguments.only))]
+    if arguments.only == "full":
+        rows = rows[:1]
+    outcome = Examiner(arguments.model, arguments.questions).run(rows, arguments.scenes, arguments.check)
+    lines = summary(rows, outcome.pop("kinds"))
+    print_table(lines)
+    print(json.dumps(outcome))
+    if arguments.table:
+        arguments.table.write_text(json.dumps({"lines": lines, **outcome}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
