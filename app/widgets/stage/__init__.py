@@ -1,0 +1,48 @@
+"""The stage: mask, relay graph and concentration of one question, moved together by one layer control in the browser.
+
+Plain JavaScript on canvases; it draws what `analysis.graph.stage_payload` packed and computes nothing. A step from layer
+to layer never reaches the server, a click on a patch does. Streamlit takes a component's script as one module, so the
+files of `js/` are joined in the order of their names.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal, TypedDict
+
+import streamlit as st
+
+_HERE = Path(__file__).parent
+
+
+def _read(*names: str) -> str:
+    return "\n".join((_HERE / name).read_text(encoding="utf-8") for name in names)
+
+
+SCRIPTS = tuple(sorted(f"js/{path.name}" for path in (_HERE / "js").glob("*.js")))
+
+_component = st.components.v2.component(
+    "flowcut_lens_stage", html=_read("stage.html"), css=_read("stage.css"), js=_read(*SCRIPTS)
+)
+
+
+class Selection(TypedDict):
+    """What the person chose on the stage."""
+
+    layer: int | None
+    """Layer at the last click on a patch."""
+    patch: int | None
+    """The chosen patch, on the grid from 0."""
+
+
+def stage(payload: dict[str, Any], key: str, height: int | Literal["content"] = "content") -> Selection:
+    """Show the stage.
+
+    Args:
+        payload: what `analysis.graph.stage_payload` made of two runs.
+        key: the widget's key; layer, run and metric keep their place as long as it stays the same.
+        height: in pixels, or as high as it needs to be.
+    """
+    result = _component(key=key, data=payload, height=height, on_selection_change=lambda: None)
+    chosen = result.selection or {}
+    return {"layer": chosen.get("layer"), "patch": chosen.get("patch")}

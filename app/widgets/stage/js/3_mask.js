@@ -1,0 +1,179 @@
+// The mask: patches that are left, leave now, or went, on the original picture.
+
+const TALLEST = 460;
+
+class MaskPanel {
+  constructor(canvas) {
+    this.canvas = canvas;
+  }
+
+  load(data, picture) {
+    this.data = data;
+    this.picture = picture;
+    this.cells = document.createElement("canvas");
+    this.cells.width = data.picture.grid.cols;
+    this.cells.height = data.picture.grid.rows;
+    this.sprites = null;
+  }
+
+  /** How the original picture's pixels lie on the canvas. */
+  resize(width) {
+    const [left, top, right, bottom] = this.data.picture.canvas;
+    this.scale = Math.min(width / (right - left), TALLEST / (bottom - top));
+    this.width = width;
+    this.height = Math.round((bottom - top) * this.scale);
+    this.x = (width - (right - left) * this.scale) / 2 - left * this.scale;
+    this.y = -top * this.scale;
+    const { box, rows, cols } = this.data.picture.grid;
+    this.cellWidth = ((box[2] - box[0]) / cols) * this.scale;
+    this.cellHeight = ((box[3] - box[1]) / rows) * this.scale;
+    this.gridX = this.x + box[0] * this.scale;
+    this.gridY = this.y + box[1] * this.scale;
+    this.sprites = null;
+  }
+
+  /** Left and top of a patch on the canvas. */
+  corner(patch) {
+    const { cols } = this.data.picture.grid;
+    return [this.gridX + (patch % cols) * this.cellWidth, this.gridY + Math.floor(patch / cols) * this.cellHeight];
+  }
+
+  patchAt(x, y) {
+    const { rows, cols } = this.data.picture.grid;
+    const column = Math.floor((x - this.gridX) / this.cellWidth);
+    const row = Math.floor((y - this.gridY) / this.cellHeight);
+    return row >= 0 && row < rows && column >= 0 && column < cols ? row * cols + column : null;
+  }
+
+  draw(state, theme) {
+    const { context } = fit(this.canvas, this.width, this.height);
+    this.drawPicture(context, theme);
+    this.drawFates(context, state, theme);
+    this.drawUnseen(context, theme);
+    for (const [patch, line] of [[state.patch, 3], [state.hover, 2]]) {
+      if (patch !== null) this.drawFrame(context, patch, line, theme);
+    }
+  }
+
+  drawPicture(context, theme) {
+    const { width, height, padding } = this.data.picture;
+    context.imageSmoothingQuality = "high";
+    context.drawImage(this.picture, this.x, this.y, width * this.scale, height * this.scale);
+    if (padding.length === 0) return;
+    context.fillStyle = hatch(context, theme.line, 4, 1);
+    for (const patch of padding) context.fillRect(...this.corner(patch), this.cellWidth, this.cellHeight);
+  }
+
+  /** Cells that went are covered (one pixel each, scaled up); those that leave after this layer are hatched. */
+  drawFates(context, state, theme) {
+    const run = this.data.runs.pruned, { rows, cols } = this.data.picture.grid;
+    const pen = this.cells.getContext("2d");
+    const pixels = pen.createImageData(cols, rows), leaving = [], gone = [];
+    const cover = theme.background.match(/[\d.]+/g).map(Number);
+    for (let patch = 0; patch < run.died.length; patch++) {
+      const fate = fateOf(run, state.layer, patch);
+      if (fate === "alive") continue;
+      (fate === "gone" ? gone : leaving).push(patch);
+      const colour = state.byLayer ? this.layerColours()[run.died[patch]] : cover;
+      const opacity = state.byLayer ? 190 : fate === "gone" ? 208 : 70;
+      pixels.data.set([colour[0], colour[1], colour[2], opacity], 4 * patch);
+    }
+    pen.putImageData(pixels, 0, 0);
+    context.imageSmoothingEnabled = false;
+    context.drawImage(this.cells, this.gridX, this.gridY, this.cellWidth * cols, this.cellHeight * rows);
+    context.imageSmoothingEnabled = true;
+    this.drawLeaving(context, leaving, theme);
+    if (state.byLayer) this.drawNumbers(context, gone.concat(leaving), theme);
+  }
+
+  drawLeaving(context, leaving, theme) {
+    const path = new Path2D();
+    for (const patch of leaving) path.rect(...this.corner(patch), this.cellWidth, this.cellHeight);
+    context.fillStyle = hatch(context, theme.background, 5, 2);
+    context.fill(path);
+    context.strokeStyle = theme.text;
+    context.lineWidth = 0.75;
+    context.stroke(path);
+  }
+
+  layerColours() {
+    this.colours ??= this.data.deathColours.map((hex) => [1, 3, 5].map((at) => parseInt(hex.slice(at, at + 2), 16)));
+    return this.colours;
+  }
+
+  /** The layer's number in each cell, so that colour is not the only carrier; drawn once per layer, then copied. */
+  drawNumbers(context, patches, theme) {
+    if (this.cellWidth < 11) return;
+    this.sprites ??= this.data.deathColours.map((hex, layer) => this.numberSprite(layer, theme));
+    const run = this.data.runs.pruned;
+    for (const patch of patches) {
+      context.drawImage(this.sprites[run.died[patch]], ...this.corner(patch), this.cellWidth, this.cellHeight);
+    }
+  }
+
+  numberSprite(layer, theme) {
+    const density = window.devicePixelRatio || 1, sprite = document.createElement("canvas");
+    sprite.width = Math.ceil(this.cellWidth * density);
+    sprite.height = Math.ceil(this.cellHeight * density);
+    const pen = sprite.getContext("2d");
+    pen.scale(density, density);
+    const [r, g, b] = this.layerColours()[layer];
+    const colour = luminance(`${r} ${g} ${b}`) > 0.45 ? "#000" : "#fff";
+    const size = Math.min(10, this.cellWidth * 0.6);
+    write(pen, theme, layer, this.cellWidth / 2, this.cellHeight / 2 + 0.5, { size, align: "center", colour });
+    return sprite;
+  }
+
+  drawUnseen(context, theme) {
+    for (const [left, top, right, bottom] of this.data.picture.unseen) {
+      const x = this.x + left * this.scale, y = this.y + top * this.scale;
+      const width = (right - left) * this.scale, height = (bottom - top) * this.scale;
+      context.globalAlpha = 0.72;
+      context.fillStyle = theme.background;
+      context.fillRect(x, y, width, height);
+      context.globalAlpha = 1;
+      context.fillStyle = hatch(context, theme.soft, 9, 1);
+      context.fillRect(x, y, width, height);
+      this.labelUnseen(context, x, y, width, height, theme);
+    }
+    const [left, top, right, bottom] = this.data.picture.seen;
+    context.strokeStyle = theme.text;
+    context.lineWidth = 1;
+    const corner = [this.x + left * this.scale + 0.5, this.y + top * this.scale + 0.5];
+    context.strokeRect(...corner, (right - left) * this.scale - 1, (bottom - top) * this.scale - 1);
+  }
+
+  labelUnseen(context, x, y, width, height, theme) {
+    if (Math.max(width, height) < 90 || Math.min(width, height) < 18) return;
+    context.save();
+    context.translate(x + width / 2, y + height / 2);
+    if (height > width) context.rotate(-Math.PI / 2);
+    context.fillStyle = theme.background;
+    context.fillRect(-38, -8, 76, 16);
+    write(context, theme, "never seen", 0, 0, { align: "center", colour: theme.text });
+    context.restore();
+  }
+
+  drawFrame(context, patch, line, theme) {
+    const [x, y] = this.corner(patch);
+    context.lineWidth = line + 2.5;
+    context.strokeStyle = theme.background;
+    context.strokeRect(x, y, this.cellWidth, this.cellHeight);
+    context.lineWidth = line;
+    context.strokeStyle = theme.accent;
+    context.strokeRect(x, y, this.cellWidth, this.cellHeight);
+  }
+
+  /** Copy a patch's own pixels to another canvas; padding is drawn as hatching. */
+  copyPatch(context, patch, x, y, side, theme) {
+    const { box, rows, cols } = this.data.picture.grid, { width, height } = this.data.picture;
+    const wide = (box[2] - box[0]) / cols, high = (box[3] - box[1]) / rows;
+    const zoomX = this.picture.width / width, zoomY = this.picture.height / height;
+    const left = box[0] + (patch % cols) * wide, top = box[1] + Math.floor(patch / cols) * high;
+    if (left < 0 || top < 0 || left + wide > width || top + high > height) {
+      context.fillStyle = theme.line;
+      context.fillRect(x, y, side, side);
+    }
+    context.drawImage(this.picture, left * zoomX, top * zoomY, wide * zoomX, high * zoomY, x, y, side, side);
+  }
+}

@@ -1,0 +1,156 @@
+// Concentration through the layers: two runs with their bands, and the patches that went as bars on the same axis.
+
+const CHART = { left: 40, right: 12, top: 24, bottom: 30, bars: 0.3 };
+
+class ChartPanel {
+  constructor(canvas) {
+    this.canvas = canvas;
+    this.still = document.createElement("canvas");
+  }
+
+  load(data) {
+    this.data = data;
+    this.stillKey = null;
+  }
+
+  resize(width, height) {
+    this.width = width;
+    this.height = height;
+    this.stillKey = null;
+  }
+
+  x(layer) {
+    return CHART.left + ((layer + 0.5) * (this.width - CHART.left - CHART.right)) / this.data.layers;
+  }
+
+  y(value, ticks) {
+    const share = (value - ticks[0]) / (ticks.at(-1) - ticks[0]);
+    return this.height - CHART.bottom - share * (this.height - CHART.bottom - CHART.top);
+  }
+
+  layerAt(x) {
+    const share = (x - CHART.left) / (this.width - CHART.left - CHART.right);
+    return Math.max(0, Math.min(this.data.layers - 1, Math.floor(share * this.data.layers)));
+  }
+
+  /** All but the cursor changes only with metric, size and theme: drawn once, then copied. */
+  draw(state, theme) {
+    const metric = this.data.curves[state.metric];
+    const key = [state.metric, this.width, this.height, theme.background, window.devicePixelRatio].join();
+    if (key !== this.stillKey) {
+      this.drawStill(metric, theme);
+      this.stillKey = key;
+    }
+    const { context } = fit(this.canvas, this.width, this.height);
+    const step = (this.width - CHART.left - CHART.right) / this.data.layers;
+    context.globalAlpha = 0.5;
+    context.fillStyle = theme.line;
+    context.fillRect(this.x(state.layer) - step / 2, CHART.top - 4, step, this.height - CHART.top - CHART.bottom + 22);
+    context.globalAlpha = 1;
+    context.drawImage(this.still, 0, 0, this.width, this.height);
+    for (const run of RUNS) this.drawMarker(context, run, this.x(state.layer), this.y(metric[run].mean[state.layer], metric.ticks), 5.5, theme);
+  }
+
+  drawStill(metric, theme) {
+    const { context } = fit(this.still, this.width, this.height);
+    this.drawBars(context, theme);
+    this.drawAxes(context, metric, theme);
+    for (const run of RUNS) this.drawBand(context, metric, run, theme);
+    for (const run of RUNS) this.drawLine(context, metric, run, theme);
+    this.drawKey(context, theme);
+  }
+
+  drawAxes(context, metric, theme) {
+    context.strokeStyle = theme.line;
+    context.lineWidth = 1;
+    for (const tick of metric.ticks) {
+      const y = Math.round(this.y(tick, metric.ticks)) + 0.5;
+      context.beginPath();
+      context.moveTo(CHART.left, y);
+      context.lineTo(this.width - CHART.right, y);
+      context.stroke();
+      write(context, theme, tick, CHART.left - 6, y, { align: "right" });
+    }
+    const every = Math.ceil((20 * this.data.layers) / (this.width - CHART.left - CHART.right));
+    for (let layer = 0; layer < this.data.layers; layer += every) {
+      write(context, theme, layer, this.x(layer), this.height - CHART.bottom + 11, { align: "center" });
+    }
+    this.drawFeatureLayer(context, theme);
+  }
+
+  drawFeatureLayer(context, theme) {
+    const x = this.x(this.data.featureLayer);
+    write(context, theme, "layer", CHART.left - 6, this.height - CHART.bottom + 11, { align: "right" });
+    write(context, theme, "▲ its output is what the language model reads", Math.min(x + 4, this.width - CHART.right), this.height - 6, { align: "right", size: 10.5 });
+  }
+
+  drawBars(context, theme) {
+    const run = this.data.runs.pruned, most = Math.max(1, ...run.removed);
+    const step = (this.width - CHART.left - CHART.right) / this.data.layers, wide = Math.min(26, step * 0.55);
+    const tallest = CHART.bars * (this.height - CHART.bottom - CHART.top), floor = this.height - CHART.bottom;
+    run.removed.forEach((count, layer) => {
+      if (count === 0) return;
+      const height = Math.max(1.5, (tallest * count) / most), x = this.x(layer) - wide / 2;
+      context.fillStyle = run.forced[layer] ? hatch(context, theme.pruned, 5, 1.2) : theme.pruned;
+      context.globalAlpha = run.forced[layer] ? 0.8 : 0.35;
+      context.fillRect(x, floor - height, wide, height);
+      context.strokeStyle = theme.pruned;
+      context.lineWidth = 1;
+      context.strokeRect(x, floor - height, wide, height);
+      context.globalAlpha = 1;
+      write(context, theme, `−${count}`, this.x(layer), floor - height - 7, { align: "center", size: 10.5, colour: theme.pruned });
+    });
+  }
+
+  drawBand(context, metric, run, theme) {
+    const { low, high } = metric[run];
+    context.beginPath();
+    high.forEach((value, layer) => context.lineTo(this.x(layer), this.y(value, metric.ticks)));
+    for (let layer = low.length - 1; layer >= 0; layer--) context.lineTo(this.x(layer), this.y(low[layer], metric.ticks));
+    context.globalAlpha = 0.16;
+    context.fillStyle = theme[run];
+    context.fill();
+    context.globalAlpha = 1;
+  }
+
+  drawLine(context, metric, run, theme) {
+    context.strokeStyle = theme[run];
+    context.lineWidth = 2;
+    context.setLineDash(run === "full" ? [] : [6, 3]);
+    context.beginPath();
+    metric[run].mean.forEach((value, layer) => context.lineTo(this.x(layer), this.y(value, metric.ticks)));
+    context.stroke();
+    context.setLineDash([]);
+    metric[run].mean.forEach((value, layer) => this.drawMarker(context, run, this.x(layer), this.y(value, metric.ticks), 3, theme));
+  }
+
+  /** Circles for the unpruned run, squares for the pruned one. */
+  drawMarker(context, run, x, y, radius, theme) {
+    context.beginPath();
+    if (run === "full") context.arc(x, y, radius, 0, 2 * Math.PI);
+    else context.rect(x - radius, y - radius, 2 * radius, 2 * radius);
+    context.fillStyle = run === "full" ? theme.full : theme.background;
+    context.fill();
+    context.strokeStyle = theme[run];
+    context.lineWidth = 1.6;
+    context.stroke();
+  }
+
+  drawKey(context, theme) {
+    let x = CHART.left;
+    for (const run of RUNS) {
+      context.strokeStyle = theme[run];
+      context.lineWidth = 2;
+      context.setLineDash(run === "full" ? [] : [6, 3]);
+      context.beginPath();
+      context.moveTo(x, 9);
+      context.lineTo(x + 26, 9);
+      context.stroke();
+      context.setLineDash([]);
+      this.drawMarker(context, run, x + 13, 9, 3, theme);
+      write(context, theme, this.data.runs[run].title, x + 32, 9, { colour: theme.text });
+      x += 32 + context.measureText(this.data.runs[run].title).width + 18;
+    }
+    write(context, theme, "bars: patches removed after the layer", x, 9);
+  }
+}

@@ -1,0 +1,264 @@
+// The stage: one state (layer, run, metric, patch), three panels that draw it, and the ways to change it.
+
+const STEP_MS = 800;
+const GLIDE_MS = 180;
+const RELAY_HEIGHT = 330;
+const CHART_HEIGHT = 230;
+
+class Stage {
+  constructor(root) {
+    this.root = root;
+    this.find = (selector) => root.querySelector(selector);
+    this.state = { layer: 0, focus: 0, run: "pruned", metric: 0, byLayer: false, hover: null, patch: null };
+    this.mask = new MaskPanel(this.find(".mask canvas"));
+    this.relay = new RelayPanel(this.find(".relay canvas"), this.mask);
+    this.chart = new ChartPanel(this.find(".chart canvas"));
+    this.listeners = new AbortController();
+    this.observer = new ResizeObserver(() => this.resize());
+    this.listen();
+  }
+
+  /** A new payload, a new theme, or both. */
+  async update(payload, report) {
+    this.report = report;
+    this.theme = readTheme(this.root);
+    if (payload !== this.payload) {
+      this.payload = payload;
+      await this.load(unpack(payload));
+      if (payload !== this.payload) return; // another one came while the picture was being decoded
+    }
+    this.mask.sprites = null;
+    this.relaid();
+  }
+
+  async load(data) {
+    const picture = new Image();
+    picture.src = data.picture.url;
+    await picture.decode();
+    if (this.payload.picture.url !== data.picture.url) return;
+    this.stop();
+    this.data = data;
+    for (const panel of [this.mask, this.relay, this.chart]) panel.load(data, picture);
+    const last = data.layers - 1;
+    Object.assign(this.state, { layer: Math.min(this.state.layer, last), hover: null, patch: null });
+    this.state.focus = this.state.layer;
+    this.fillIn();
+    this.observer.observe(this.root);
+  }
+
+  /** The parts of the page that change with the payload only. */
+  fillIn() {
+    const { data } = this, slider = this.find("input[type=range]");
+    slider.max = data.layers - 1;
+    this.find(".pruned-title").textContent = data.runs.pruned.title;
+    for (const run of RUNS) this.find(`.switch input[value=${run}]`).nextElementSibling.textContent = data.runs[run].title;
+    for (const input of this.root.querySelectorAll(".switch input")) input.name = "stage-run";
+    const select = this.find("select");
+    select.replaceChildren(...data.curves.map((curve, at) => new Option(curve.label, at, false, at === this.state.metric)));
+    this.find(".mask .how").textContent = data.howToRead.mask;
+    this.find(".relay .how").textContent = relayHow(data);
+    showClaim(this.find(".claim"), data.claim);
+    const stops = data.runs.pruned.removed.map((count, layer) => (count ? this.stopMark(layer, count) : null));
+    this.find(".stops").replaceChildren(...stops.filter(Boolean));
+  }
+
+  stopMark(layer, count) {
+    const mark = element("span", "", `−${count}`);
+    mark.style.left = `${(100 * layer) / Math.max(1, this.data.layers - 1)}%`;
+    return mark;
+  }
+
+  resize() {
+    const width = Math.round(this.root.clientWidth);
+    if (this.data && width > 0 && (width !== this.width || window.devicePixelRatio !== this.density)) this.relaid();
+  }
+
+  relaid() {
+    if (!this.data || this.root.clientWidth === 0) return;
+    this.width = Math.round(this.root.clientWidth);
+    this.density = window.devicePixelRatio;
+    this.mask.resize(this.find(".mask").clientWidth);
+    this.relay.resize(this.find(".relay").clientWidth, RELAY_HEIGHT);
+    this.chart.resize(this.find(".chart").clientWidth, CHART_HEIGHT);
+    this.render();
+  }
+
+  /** Draw the state. Words follow the layer, not the glide of the view. */
+  render({ words = true } = {}) {
+    if (!this.data) return;
+    const began = performance.now();
+    this.mask.draw(this.state, this.theme);
+    this.relay.draw(this.state, this.theme);
+    this.chart.draw(this.state, this.theme);
+    this.root.dataset.drawMs = (performance.now() - began).toFixed(2);
+    if (words) this.renderWords();
+  }
+
+  renderWords() {
+    const { data, state } = this;
+    this.find("output").textContent = state.layer;
+    this.find("input[type=range]").value = state.layer;
+    this.root.dataset.layer = state.layer;
+    this.find(".status").textContent = statusText(data, state.layer);
+    this.find(".shown").textContent = shownText(data, state);
+    this.find(".values").textContent = valuesText(data, state);
+    this.find(".chart .how").textContent = `${data.curves[state.metric].reads} ${data.howToRead.concentration}`;
+    this.find(".facts").textContent = data.runs[state.run].facts;
+    this.find(".mask canvas").setAttribute("aria-label", `The picture. ${statusText(data, state.layer)} Arrow keys move to a patch, Enter chooses it.`);
+    this.find(".relay canvas").setAttribute("aria-label", `Relay graph. ${shownText(data, state)}`);
+    this.find(".chart canvas").setAttribute("aria-label", valuesText(data, state));
+    showLegend(this.find(".legend"), data, state);
+    showDetails(this.find(".details"), data, state, this.mask, this.theme);
+  }
+
+  change(changes) {
+    Object.assign(this.state, changes);
+    this.render();
+  }
+
+  goTo(layer) {
+    const next = Math.max(0, Math.min(this.data.layers - 1, layer));
+    if (next === this.state.layer) return;
+    this.state.layer = next;
+    this.renderWords();
+    this.glide();
+  }
+
+  /** Move the graph's wide gap to the new layer; at once for those who asked for less motion. */
+  glide() {
+    cancelAnimationFrame(this.frame);
+    const from = this.state.focus, to = this.state.layer, began = performance.now();
+    const still = window.matchMedia("(prefers-reduced-motion: reduce)").matches;
+    const step = (now) => {
+      const share = still ? 1 : Math.min(1, Math.max(0, now - began) / GLIDE_MS);
+      this.state.focus = share === 1 ? to : from + (to - from) * (1 - (1 - share) ** 3);
+      this.render({ words: false });
+      if (share < 1) this.frame = requestAnimationFrame(step);
+    };
+    step(began);
+  }
+
+  toggle() {
+    if (this.timer) return this.stop();
+    if (this.state.layer === this.data.layers - 1) this.goTo(0);
+    this.timer = setInterval(() => {
+      if (this.state.layer === this.data.layers - 1) this.stop();
+      else this.goTo(this.state.layer + 1);
+    }, STEP_MS);
+    this.showPlaying(true);
+  }
+
+  stop() {
+    clearInterval(this.timer);
+    this.timer = null;
+    this.showPlaying(false);
+  }
+
+  showPlaying(playing) {
+    const button = this.find(".play");
+    button.classList.toggle("playing", playing);
+    button.setAttribute("aria-label", playing ? "Pause" : "Play through the layers");
+    this.find(".status").setAttribute("aria-live", playing ? "off" : "polite");
+  }
+
+  /** Keep a patch, or let it go when it is chosen again; the page on the server is told. */
+  choose(patch, layer = this.state.layer) {
+    const chosen = patch === this.state.patch ? null : patch;
+    if (layer !== this.state.layer) this.goTo(layer);
+    this.change({ patch: chosen, hover: null });
+    this.report("selection", { layer: this.state.layer, patch: chosen, run: this.state.run });
+  }
+
+  point(patch) {
+    if (patch !== this.state.hover) this.change({ hover: patch });
+  }
+
+  listen() {
+    const on = (target, event, act) => target.addEventListener(event, (e) => this.data && act(e), { signal: this.listeners.signal });
+    on(this.find(".play"), "click", () => this.toggle());
+    on(this.find("input[type=range]"), "input", (e) => { this.stop(); this.goTo(Number(e.target.value)); });
+    on(this.find(".by-layer"), "change", (e) => this.change({ byLayer: e.target.checked }));
+    on(this.find("select"), "change", (e) => this.change({ metric: Number(e.target.value) }));
+    for (const input of this.root.querySelectorAll(".switch input")) on(input, "change", () => this.change({ run: input.value }));
+    on(this.root, "keydown", (e) => this.onKey(e));
+    this.listenToMask(on);
+    this.listenToRelay(on);
+    this.listenToChart(on);
+  }
+
+  listenToMask(on) {
+    const { canvas } = this.mask;
+    on(canvas, "pointermove", (e) => this.point(this.mask.patchAt(e.offsetX, e.offsetY)));
+    on(canvas, "pointerleave", () => this.point(null));
+    on(canvas, "click", (e) => {
+      const patch = this.mask.patchAt(e.offsetX, e.offsetY);
+      if (patch !== null) this.choose(patch);
+    });
+    on(canvas, "keydown", (e) => this.onPatchKey(e));
+  }
+
+  listenToRelay(on) {
+    const { canvas } = this.relay;
+    on(canvas, "pointermove", (e) => {
+      const thumb = this.relay.thumbAt(e.offsetX, e.offsetY);
+      canvas.style.cursor = thumb || this.relay.layerAt(e.offsetX) !== this.state.layer ? "pointer" : "default";
+      this.point(thumb?.patch ?? null);
+    });
+    on(canvas, "pointerleave", () => this.point(null));
+    on(canvas, "click", (e) => {
+      const thumb = this.relay.thumbAt(e.offsetX, e.offsetY), layer = this.relay.layerAt(e.offsetX);
+      if (thumb) this.choose(thumb.patch, thumb.layer);
+      else if (layer !== null) this.goTo(layer);
+    });
+  }
+
+  listenToChart(on) {
+    const { canvas } = this.chart;
+    const follow = (e) => { this.stop(); this.goTo(this.chart.layerAt(e.offsetX)); };
+    on(canvas, "pointerdown", (e) => { canvas.setPointerCapture(e.pointerId); follow(e); });
+    on(canvas, "pointermove", (e) => { if (e.buttons) follow(e); });
+  }
+
+  onKey(event) {
+    if (event.defaultPrevented || event.target.matches("input, select, button")) return;
+    const step = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
+    if (step) { this.stop(); this.goTo(this.state.layer + step); }
+    else if (event.key === " ") this.toggle();
+    else if (event.key === "Escape") this.change({ patch: null, hover: null });
+    else return;
+    event.preventDefault();
+  }
+
+  /** On the picture the arrow keys move from patch to patch. */
+  onPatchKey(event) {
+    const { rows, cols } = this.data.picture.grid;
+    const move = { ArrowLeft: [0, -1], ArrowRight: [0, 1], ArrowUp: [-1, 0], ArrowDown: [1, 0] }[event.key];
+    const at = this.state.hover ?? this.state.patch ?? Math.floor(rows / 2) * cols + Math.floor(cols / 2);
+    if (move) {
+      const row = Math.max(0, Math.min(rows - 1, Math.floor(at / cols) + move[0]));
+      const column = Math.max(0, Math.min(cols - 1, (at % cols) + move[1]));
+      this.point(row * cols + column);
+    } else if (event.key === "Enter" && this.state.hover !== null) this.choose(this.state.hover);
+    else return;
+    event.preventDefault();
+  }
+
+  destroy() {
+    this.stop();
+    cancelAnimationFrame(this.frame);
+    this.listeners.abort();
+    this.observer.disconnect();
+    stages.delete(this.root);
+  }
+}
+
+const stages = new WeakMap();
+
+/** Called by Streamlit when the stage appears, and again with every new payload or theme. */
+export default function (component) {
+  const root = component.parentElement.querySelector(".stage");
+  if (!stages.has(root)) stages.set(root, new Stage(root));
+  const stage = stages.get(root);
+  stage.update(component.data, component.setStateValue);
+  return () => stage.destroy();
+}
