@@ -1,4 +1,85 @@
-"""Where the answers came from: mask, relay graph and concentration, moved together by one layer control."""
+"""Where the answers came from: mask, relay graph and concentration, moved together by one layer control.
+
+The numbers are made by `analysis` on a thread of their own and drawn in the browser by the stage: a question that is
+asked meanwhile does not wait for them.
+"""
+
+from __future__ import annotations
+
+from concurrent.futures import Future, TimeoutError
+from functools import partial
+from typing import Any
+
+import streamlit as st
+
+from analysis.graph import MASS, stage_payload
+from app import session
+from app.comparison import Comparison
+from app.runtime import runtime
+from app.widgets.answers import escape_markdown
+from app.widgets.stage import stage
+
+PATIENCE = 1.0
+"""Seconds that the page waits for figures before it shows that they are on their way."""
+
+LOOK_EVERY = 0.4
+MASSES = (0.5, MASS, 0.95)
+SAME_FOR_ANY_QUESTION = (
+    "All of this happens in the vision encoder, which never sees the question: ask something else about the same "
+    "picture, and the answers change, but not the attention, the scores or the mask."
+)
 
 
-def flow() -> None: ...
+def flow() -> None:
+    """The stage for the last good answers."""
+    shown = session.comparison()
+    if shown is None:
+        return
+    lane, mass = _controls(shown)
+    pruned = {"cut": shown.cut, "control": shown.control}[lane]
+    compute = partial(stage_payload, shown.full, pruned, shown.picture.image, mass=mass)
+    figures = runtime().figures(f"{shown.full.id}-{pruned.id}-{mass}", compute)
+    if _ready(figures):
+        _stage(figures)
+    else:
+        _wait(figures)
+    st.caption(SAME_FOR_ANY_QUESTION)
+
+
+def _controls(shown: Comparison) -> tuple[str, float]:
+    """Which of the pruned runs stands beside the whole picture, and how much of the flow is drawn."""
+    titles = {"cut": shown.cut.title, "control": shown.control.title}
+    with st.container(horizontal=True, gap="medium", vertical_alignment="bottom", key="flow-controls"):
+        lane = st.segmented_control(
+            "Look inside", list(titles), format_func=titles.__getitem__, key="inside", default="cut", required=True
+        )
+        mass = st.segmented_control(
+            "Flow to draw", MASSES, format_func="{:.0%}".format, key="mass", default=MASS, required=True,
+            help="The strongest edges that together carry this share of each layer's flow; what is really shown is "
+            "written at the graph, as there is a limit to the number of edges.",
+        )  # fmt: skip
+    return lane or "cut", mass or MASS
+
+
+def _ready(figures: Future[dict[str, Any]]) -> bool:
+    try:
+        figures.exception(timeout=PATIENCE)
+    except TimeoutError:
+        return False
+    return True
+
+
+def _stage(figures: Future[dict[str, Any]]) -> None:
+    error = figures.exception()
+    if error is None:
+        stage(figures.result(), key="stage")
+    else:
+        st.warning(f"The figures could not be made: {escape_markdown(str(error))}")
+
+
+@st.fragment(run_every=LOOK_EVERY)
+def _wait(figures: Future[dict[str, Any]]) -> None:
+    """Runs again by itself, alone, until the figures are there."""
+    if figures.done():
+        st.rerun()
+    st.caption("Following the flow through the layers …")

@@ -1,0 +1,187 @@
+"""The Ask page as Streamlit runs it, without a browser: what is on screen after what people do."""
+
+from __future__ import annotations
+
+import io
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from streamlit.testing.v1 import AppTest
+
+from app import gallery
+from app.comparison import Comparison
+
+MAIN = Path(__file__).resolve().parents[2] / "app" / "main.py"
+SECONDS = 120
+
+
+@pytest.fixture
+def page() -> Iterator[AppTest]:
+    """A new visitor's page."""
+    test = AppTest.from_file(str(MAIN), default_timeout=SECONDS).run()
+    yield settled(test)
+    assert not test.exception
+
+
+def settled(page: AppTest) -> AppTest:
+    """Look again, as the page does by itself, until nothing is being answered."""
+    deadline = time.monotonic() + SECONDS
+    while page.session_state.job is not None:
+        assert time.monotonic() < deadline, page.session_state.job.phase
+        time.sleep(0.1)
+        page.run()
+    assert not page.exception
+    return page
+
+
+def shown(page: AppTest) -> Comparison:
+    found = page.session_state.comparison
+    assert isinstance(found, Comparison)
+    return found
+
+
+def run(page: AppTest) -> AppTest:
+    page.button("run").click().run()
+    return settled(page)
+
+
+def errors(page: AppTest) -> list[str]:
+    return [box.value for box in page.error]
+
+
+def test_the_first_screen_shows_stored_answers(page: AppTest) -> None:
+    assert shown(page).stored
+    assert shown(page).full.question == gallery.entries()[0].question == page.text_area("question").value
+    assert not page.error
+
+
+def test_a_question_of_ones_own(page: AppTest) -> None:
+    page.text_area("question").input("how many stars are there").run()
+    run(page)
+    assert shown(page).full.question == "how many stars are there"
+    assert [one.visual_tokens for one in shown(page).runs] == [576, 64, 64]
+    assert not errors(page)
+
+
+def test_tokens_and_percent_follow_each_other(page: AppTest) -> None:
+    page.number_input("tokens").set_value(192).run()
+    assert page.number_input("percent").value == 33.3
+    page.number_input("percent").set_value(50.0).run()
+    assert page.number_input("tokens").value == 288
+    run(page)
+    assert [one.visual_tokens for one in shown(page).runs] == [576, 288, 288]
+
+
+@pytest.mark.parametrize("method", ["flowcut", "random", "stride", "cls-attention"])
+def test_every_method_can_be_chosen(page: AppTest, method: str) -> None:
+    page.selectbox("method").select(method).run()
+    run(page)
+    kept = [one.cut for one in shown(page).runs[1:]]
+    assert kept[0] is not None
+    assert kept[0].method == method
+    assert kept[0] != kept[1], "the control must be another draw"
+
+
+def test_the_paper_variant(page: AppTest) -> None:
+    page.session_state.variant = "paper"
+    run(page)
+    assert shown(page).cut.cut is not None
+    assert shown(page).cut.cut.variant == "paper"
+
+
+@pytest.mark.parametrize("question", ["", "  \n ", "x" * 20_000])
+def test_a_bad_question_keeps_the_last_good_answers(page: AppTest, question: str) -> None:
+    before = shown(page)
+    page.text_area("question").input(question).run()
+    run(page)
+    assert len(errors(page)) == 1
+    assert shown(page) is before
+
+
+@pytest.mark.parametrize(
+    "question", ["<b>what</b> <script>alert(1)</script> colour is the star?", "ما لون النجمة؟", "🌟❓", "see <image> here"]
+)
+def test_odd_questions_are_asked_as_they_are(page: AppTest, question: str) -> None:
+    page.text_area("question").input(question).run()
+    run(page)
+    assert not errors(page)
+    assert shown(page).full.question == question
+    assert shown(page).full.visual_tokens == 576
+
+
+@pytest.mark.parametrize("model", ["/there/is/no/such/folder", "no such model", str(MAIN.parent)])
+def test_a_model_that_cannot_be_loaded_leaves_the_old_one(page: AppTest, model: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    before = shown(page)
+    page.session_state.model = model
+    run(page)
+    assert len(errors(page)) == 1
+    assert "stays in use" in errors(page)[0]
+    assert page.selectbox("model").value == "embedded"
+    assert shown(page) is before
+    run(page)
+    assert not errors(page)
+
+
+def test_a_new_scene_is_asked_about_at_once(page: AppTest) -> None:
+    next(button for button in page.button if button.label == "New scene").click().run()
+    settled(page)
+    assert not shown(page).stored
+    assert shown(page).picture.seed is not None
+    assert shown(page).picture.seed > 999_999
+
+
+def test_a_suggestion_is_asked_at_once(page: AppTest) -> None:
+    suggestion = page.button("suggestion-1")
+    text = suggestion.label
+    suggestion.click().run()
+    settled(page)
+    assert shown(page).full.question == text
+
+
+def png(size: tuple[int, int]) -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", size, "teal").save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def test_two_visitors_do_not_share_anything(page: AppTest) -> None:
+    other = settled(AppTest.from_file(str(MAIN), default_timeout=SECONDS).run())
+    page.session_state.picture = gallery.drawn_picture(77)
+    page.text_area("question").input("Is there a ring?").run()
+    run(page)
+    other.run()
+    assert shown(other).full.question == gallery.entries()[0].question
+    assert other.session_state.picture.seed == gallery.entries()[0].seed
+
+
+def upload(page: AppTest, name: str, content: bytes) -> AppTest:
+    page.file_uploader("upload").set_value((name, content, "image/png")).run()
+    return settled(page)
+
+
+@pytest.mark.parametrize("size", [(900, 120), (48, 700), (336, 336), (1, 1)])
+def test_uploads_of_any_aspect(page: AppTest, size: tuple[int, int]) -> None:
+    upload(page, "mine.png", png(size))
+    assert "knows drawn scenes only" in page.info[0].value
+    assert "llava-hf/llava-1.5-7b-hf" in page.info[0].value
+    run(page)
+    assert not errors(page)
+    assert shown(page).full.image_size == size
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [("words.png", b"these are words"), ("empty.png", b""), ("cut.png", png((300, 300))[:90]), ("thin.png", png((10_000, 3)))],
+)
+def test_bad_pictures_keep_the_last_good_answers(page: AppTest, name: str, content: bytes) -> None:
+    before, picture = shown(page), page.session_state.picture
+    upload(page, name, content)
+    assert len(errors(page)) == 1
+    assert page.session_state.picture is picture
+    assert shown(page) is before
+    run(page)
+    assert not errors(page)

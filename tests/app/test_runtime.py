@@ -1,0 +1,126 @@
+"""The queue behind the page, with the embedded model: answers, failures, stopping, and what is kept."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+
+from app.runtime import EMBEDDED, LANES, Generation, Job, Order, Recent, Runtime, explain, run_key
+from flowcut import Cut, FlowCut
+from flowcut.errors import InvalidPicture
+from scenes import draw
+
+SECONDS = 120
+
+
+@pytest.fixture(scope="module")
+def runtime() -> Runtime:
+    return Runtime()
+
+
+def order(question: str = "What colour is the star?", seed: int = 3, tokens: int = 64, **changes: object) -> Order:
+    settings = {"model": EMBEDDED, "generation": Generation(max_new_tokens=12), **changes}
+    cuts = FlowCut(tokens=tokens), Cut("random", tokens=tokens, seed=0)
+    return Order(image=draw(seed).image, question=question, cut=cuts[0], control=cuts[1], **settings)  # type: ignore[arg-type]
+
+
+def ended(job: Job) -> Job:
+    assert job.ended.wait(SECONDS), job.phase
+    return job
+
+
+def test_three_answers(runtime: Runtime) -> None:
+    job = ended(runtime.submit(order()))
+    assert job.error is None
+    assert job.complete
+    runs = [job.lanes[lane].run for lane in LANES]
+    assert [run.visual_tokens for run in runs if run] == [576, 64, 64]
+    assert all(run and run.record is not None and run.answer == job.lanes[lane].text for run, lane in zip(runs, LANES, strict=True))
+
+
+def test_equal_content_is_answered_once(runtime: Runtime) -> None:
+    first, second = ended(runtime.submit(order())), ended(runtime.submit(order()))
+    other_budget = ended(runtime.submit(order(tokens=32)))
+    assert all(first.lanes[lane].run is second.lanes[lane].run for lane in LANES)
+    assert first.lanes["full"].run is other_budget.lanes["full"].run
+    assert first.lanes["cut"].run is not other_budget.lanes["cut"].run
+
+
+def test_every_part_of_the_content_counts() -> None:
+    keys = [
+        run_key(order(), "full", "a"),
+        run_key(order(), "cut", "a"),
+        run_key(order(), "full", "b"),
+        run_key(order(seed=4), "full", "a"),
+        run_key(order("Is there a star?"), "full", "a"),
+        run_key(order(generation=Generation(max_new_tokens=13)), "full", "a"),
+        run_key(order(model="other"), "full", "a"),
+    ]
+    assert len(set(keys)) == len(keys)
+    assert run_key(order(tokens=7), "full", "a") == keys[0]
+
+
+@pytest.mark.parametrize("question", ["", "   \n", "x" * 20_000])
+def test_questions_that_cannot_be_asked(runtime: Runtime, question: str) -> None:
+    job = ended(runtime.submit(order(question)))
+    assert not job.complete
+    assert job.error
+    assert "\n" not in job.error
+
+
+def test_a_model_that_fails_to_load_leaves_the_old_one(runtime: Runtime) -> None:
+    ended(runtime.submit(order()))
+    loaded = runtime.models.get(EMBEDDED)
+    job = ended(runtime.submit(order(model="/there/is/nothing")))
+    assert job.model_failed
+    assert job.error
+    assert runtime.models.get(EMBEDDED) is loaded
+    assert ended(runtime.submit(order("Is there a star?"))).complete
+
+
+def test_a_stopped_job_ends_and_the_next_one_is_answered(runtime: Runtime) -> None:
+    ended(runtime.submit(order()))
+    job = runtime.submit(order("Describe the picture.", seed=5))
+    job.cancel()
+    assert ended(job).error is None
+    assert not job.complete
+    assert ended(runtime.submit(order("How many stars are there?"))).complete
+
+
+def test_a_question_does_not_wait_for_figures(runtime: Runtime) -> None:
+    hold = threading.Event()
+    figures = runtime.figures("slow", lambda: {"held": hold.wait(SECONDS)})
+    assert ended(runtime.submit(order("Is there a ring?"))).complete
+    assert not figures.done()
+    hold.set()
+    assert figures.result(SECONDS) == {"held": True}
+
+
+def test_figures_are_made_once_and_again_after_a_failure(runtime: Runtime) -> None:
+    made: list[int] = []
+
+    def compute() -> dict[str, int]:
+        made.append(1)
+        if len(made) == 1:
+            raise ValueError("not yet")
+        return {"times": len(made)}
+
+    assert runtime.figures("again", compute).exception(SECONDS) is not None
+    assert runtime.figures("again", compute).result(SECONDS) == {"times": 2}
+    assert runtime.figures("again", compute).result(SECONDS) == {"times": 2}
+
+
+def test_recent_forgets_what_was_not_used() -> None:
+    kept: Recent[int] = Recent(2)
+    kept.put("a", 1)
+    kept.put("b", 2)
+    assert kept.get("a") == 1
+    kept.put("c", 3)
+    assert (kept.get("a"), kept.get("b"), kept.get("c")) == (1, None, 3)
+
+
+def test_errors_become_one_sentence() -> None:
+    assert explain(InvalidPicture("It is empty.")) == "It is empty."
+    assert "ran out of memory" in explain(MemoryError())
+    assert "KeyError" in explain(KeyError("x"))
