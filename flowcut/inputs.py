@@ -83,8 +83,9 @@ class Session:
         before = self.family.n_patches(self.model) + self.family.cls_tokens(self.model)
         pictures = len(pixel_values)
         self._check_placeholders(prepared["input_ids"], pictures, before)
+        model: Any = self.model
         with torch.no_grad():
-            features = self.model.get_image_features(pixel_values=pixel_values, return_dict=True).pooler_output
+            features = model.get_image_features(pixel_values=pixel_values, return_dict=True).pooler_output
         prepared = self._cut_placeholders(prepared, pictures, before, after=len(features[0]))
         prepared["mm_encoder_outputs"] = {"image": BaseModelOutputWithPooling(pooler_output=features)}
         return BatchFeature(prepared)

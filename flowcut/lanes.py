@@ -100,16 +100,18 @@ class Lane:
         """Whether there is anything to cut."""
         return self.plan.cut is not None and self.alive > self.plan.cut.tokens
 
-    def look(self, view: View) -> None:
-        """Take from inside a layer what scoring and recording need."""
+    def weigh(self, view: View) -> None:
+        """Take from inside a layer what the cut needs."""
         draft = LayerDraft(view.layer, self.alive_ids)
-        if self.plan.flows:
-            draft.tensors.update(self._flow(view))
         if self._scores(view.layer):
             draft.tensors.update(self._score(view))
         if view.layer == self.plan.evidence_layer and self.above_target:
             self.gather_evidence(view)
         self.layers.append(draft)
+
+    def observe(self, view: View) -> None:
+        """Take from inside a layer, after `weigh`, what only the record needs."""
+        self.layers[-1].tensors.update(self._flow(view))
 
     def gather_evidence(self, view: View) -> None:
         """Keep the head-mean CLS row over the patches, for a one-shot method."""
@@ -170,8 +172,8 @@ class Lane:
         ratio = entropy_ratio(self.shares).numpy()
         if not np.isfinite(ratio).all():
             raise FlowCutError(
-                f"The attention of vision layer {layer} holds values that are not numbers, "
-                "so there is nothing to rank: check the picture's pixel values, or load the model in float32 or bfloat16."
+                f"The attention of vision layer {layer} holds values that are not numbers: "
+                "check the picture's pixel values, or load the model in float32 or bfloat16."
             )
         return ratio
 

@@ -29,22 +29,24 @@ class AnswerToken:
 
 @dataclass(frozen=True)
 class Times:
-    """Seconds spent in each stage; vision does not include scoring."""
+    """Seconds spent in each stage; none includes another."""
 
     preprocess: float
     vision: float
     """The vision encoder's own work."""
     scoring: float
-    """Scores, selection and recording inside the encoder."""
+    """Scores and selection inside the encoder: what the cut itself costs."""
     projector: float
     prefill: float
     """Up to the first answer token."""
     decode: float
     """The remaining answer tokens."""
+    recording: float = 0.0
+    """Recording the flow inside the encoder: what looking costs, with or without a cut."""
 
     @property
     def total(self) -> float:
-        """Seconds from picture to last token."""
+        """Seconds from picture to last token, recording left out: nobody who only wants the answer pays for it."""
         return self.preprocess + self.vision + self.scoring + self.projector + self.prefill + self.decode
 
 

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from contextlib import ExitStack
-from dataclasses import replace
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from types import TracebackType
 from typing import Any
 
@@ -51,7 +50,7 @@ def record(
 
 
 class Recording:
-    """A `with` over a vision encoder; `record` is the last pass through it, `records` are all of them.
+    """A `with` over a vision encoder; `record` is the last pass through it.
 
     Only the thread that entered the `with` is recorded and pruned; others that use the model meanwhile are not.
     """
@@ -69,11 +68,11 @@ class Recording:
         self.plan = Plan(cut, n_layers, encoder.n_heads, feature_layer_index(feature_layer, n_layers), flows)
         _check_evidence_layer(cut, n_layers)
         self.facts = facts
-        self.scoring_seconds = 0.0
-        """Seconds spent on scores, selection and recording, in all passes."""
+        self.seconds = {"scoring": 0.0, "recording": 0.0}
+        """Spent in all passes on scores and selection, and on recording the flow."""
         self._layer_of = {encoder.attention(layer): index for index, layer in enumerate(encoder.layers)}
-        self._finished: list[list[Lane]] = []
-        self._records: dict[int, FlowRecord] = {}
+        self._finished: list[Lane] = []
+        self._record: FlowRecord | None = None
         self._pass: _Pass | None = None
         self._undo = ExitStack()
 
@@ -110,28 +109,19 @@ class Recording:
             raise FlowCutError(
                 "Nothing was recorded: run the vision encoder inside the with, in the thread that entered it."
             )
-        return self._record(len(self._finished) - 1)
-
-    @property
-    def records(self) -> tuple[FlowRecord, ...]:
-        """Every pass through the encoder, in order."""
-        return tuple(self._record(index) for index in range(len(self._finished)))
+        if self._record is None:
+            notes = (*self._notes(), *self.facts.get("notes", ()))
+            self._record = assemble(self._finished, {**self.encoder.facts(), **self.facts, "notes": notes})
+        return self._record
 
     def describe(self, **facts: Any) -> None:
-        """Add what only the caller knows to the records: geometry, notes, model_id."""
+        """Add to the record what only the caller knows: geometry, notes, model_id."""
         self.facts.update(facts)
-        self._records = {index: replace(record, **facts) for index, record in self._records.items()}
+        self._record = None
 
-    def _record(self, index: int) -> FlowRecord:
-        if index not in self._records:
-            lanes = self._finished[index]
-            notes = (*self._notes(lanes), *self.facts.get("notes", ()))
-            self._records[index] = assemble(lanes, {**self.encoder.facts(), **self.facts, "notes": notes})
-        return self._records[index]
-
-    def _notes(self, lanes: list[Lane]) -> tuple[str, ...]:
-        cut, n_patches = self.plan.cut, lanes[0].died_at.shape[1]
-        scored = cut is not None and lanes[0].steps
+    def _notes(self) -> tuple[str, ...]:
+        cut, n_patches = self.plan.cut, self._finished[0].died_at.shape[1]
+        scored = any(lane.cumulative is not None for lane in self._finished)
         notes = ["Scores are taken in float32, whatever the model's dtype."] if scored else []
         if cut is not None and cut.tokens >= n_patches:
             notes.append(f"Nothing was cut: {cut.tokens} tokens were asked for and there are {n_patches} patches.")
@@ -150,7 +140,7 @@ class Recording:
         """The model's own attention, lane by lane where their lengths differ, with a look inside."""
         if self._pass is None:
             return attention(query, key, value)
-        with torch.no_grad(), self._pass.clock:
+        with torch.no_grad():
             self._pass.look(self._layer_of[module], query, key, value, scaling)
         return self._pass.attention(query, key, value, attention)
 
@@ -170,8 +160,7 @@ class Recording:
             hidden = output[0] if isinstance(output, tuple) else output
             shorter = self._pass.cut_after(layer, hidden)
             if layer == self.plan.n_layers - 1:
-                self._finished.append(self._pass.lanes)
-                self._pass = None
+                self._finished, self._record, self._pass = self._pass.lanes, None, None
             if shorter is None:
                 return None
             return (shorter, *output[1:]) if isinstance(output, tuple) else shorter
@@ -199,7 +188,16 @@ class _Pass:
         rows = [slice(b, b + 1) for b in range(batch)] if per_image else [slice(0, batch)]
         patch_ids = torch.arange(grid[0] * grid[1], device=device).expand(batch, -1)
         self.lanes = [Lane(self.plan, row, patch_ids[row].clone(), grid[1]) for row in rows]
-        self.clock = _Clock(recording, device)
+        self.device = device
+
+    @contextmanager
+    def clock(self, kind: str) -> Iterator[None]:
+        """Count the time spent inside; waits for the device, so that its work is not counted elsewhere."""
+        synchronise(self.device)
+        started = time.perf_counter()
+        yield
+        synchronise(self.device)
+        self.recording.seconds[kind] += time.perf_counter() - started
 
     def look(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> None:
         """Show each lane its own part of a layer: queries, keys and values are [B, H, longest N+1, d]."""
@@ -208,10 +206,14 @@ class _Pass:
             live = slice(0, lane.alive + 1)
             q, k, v = (part.detach()[lane.rows, :, live] for part in (query, key, value))
             view = View(layer, self.hidden[lane.rows, live], q, k, v, scaling)
-            if not self.scouting:
-                lane.look(view)
-            elif layer == self.plan.evidence_layer:
-                lane.gather_evidence(view)
+            if self.scouting:
+                self._scout_in(lane, view)
+                continue
+            with self.clock("scoring"):
+                lane.weigh(view)
+            if self.plan.flows:
+                with self.clock("recording"):
+                    lane.observe(view)
 
     def attention(self, query: Tensor, key: Tensor, value: Tensor, attention: Attention) -> Tensor:
         """[B, L, H, d]; where lanes differ in length each attends within itself, and padding stays zero."""
@@ -227,7 +229,7 @@ class _Pass:
     def cut_after(self, layer: int, hidden: Tensor) -> Tensor | None:
         """The layer's output, [B, N+1, width], without the patches that go here; None if all stay."""
         before = [lane.alive for lane in self.lanes]
-        with torch.no_grad(), self.clock:
+        with torch.no_grad(), self.clock("scoring"):
             if layer == self.plan.feature_layer:
                 self._scout(hidden)
             kept = [lane.cut_after(layer) for lane in self.lanes]
@@ -239,6 +241,10 @@ class _Pass:
         ]
         longest = max(lane.alive for lane in self.lanes) + 1
         return torch.cat([nn.functional.pad(row, (0, 0, 0, longest - row.shape[1])) for row in rows])
+
+    def _scout_in(self, lane: Lane, view: View) -> None:
+        if view.layer == self.plan.evidence_layer:
+            lane.gather_evidence(view)
 
     def _scout(self, hidden: Tensor) -> None:
         """Run ahead, uncut and unseen by anyone else, to a deeper layer whose CLS row a method asks for."""
@@ -260,23 +266,6 @@ def _keep_rows(hidden: Tensor, alive: int, kept: Tensor | None) -> Tensor:
         return hidden[:, : alive + 1]
     tokens = nn.functional.pad(kept.to(hidden.device) + 1, (1, 0))  # CLS, token 0, always stays
     return hidden.gather(1, tokens[..., None].expand(-1, -1, hidden.shape[-1]))
-
-
-class _Clock:
-    """Adds the time spent inside to the recording; waits for the device, so that its work is not counted elsewhere."""
-
-    def __init__(self, recording: Recording, device: torch.device) -> None:
-        self.recording = recording
-        self.device = device
-        self.started = 0.0
-
-    def __enter__(self) -> None:
-        synchronise(self.device)
-        self.started = time.perf_counter()
-
-    def __exit__(self, *error: object) -> None:
-        synchronise(self.device)
-        self.recording.scoring_seconds += time.perf_counter() - self.started
 
 
 def synchronise(device: torch.device) -> None:

@@ -1,0 +1,306 @@
+"""Load a vision-language model by name: the embedded one, a local folder, or an id on the Hugging Face hub.
+
+Only safetensors weights are read, and no code that comes with a model is ever run.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from huggingface_hub import hf_hub_download, snapshot_download
+from huggingface_hub.errors import GatedRepoError, HFValidationError, RepositoryNotFoundError
+from safetensors import SafetensorError, safe_open
+from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, PreTrainedModel
+
+from flowcut.errors import ModelNotLoaded
+from flowcut.families import family_of
+from flowcut.families.llava import Llava
+
+EMBEDDED = "embedded"
+EMBEDDED_VARIABLE = "FLOWCUT_EMBEDDED"
+WANTED_FILES = ["*.json", "*.safetensors", "*.jinja", "*.model", "*.txt"]
+HASHED_BYTES = 200_000_000
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+
+Progress = Callable[[float | None, str], None]
+"""Called with a fraction from 0 to 1 (None: not known) and a few words on what is being done."""
+
+
+@dataclass(frozen=True, eq=False)
+class VisionLanguageModel:
+    """A model ready to be asked; several people may share it, one run at a time."""
+
+    model: PreTrainedModel
+    processor: Any
+    family: Llava
+    id: str
+    """The name it was loaded by: `embedded`, a folder, or a hub id."""
+    revision: str | None
+    """The hub's commit; of a local model the start of its weights' SHA-256, if they are not too large to hash."""
+    lock: threading.RLock = field(default_factory=threading.RLock)
+    """Held by `flowcut.ask` while it runs."""
+
+    @property
+    def n_layers(self) -> int:
+        """Layers of the vision encoder."""
+        return int(self.model.config.vision_config.num_hidden_layers)
+
+    @property
+    def n_heads(self) -> int:
+        """Attention heads of the vision encoder."""
+        return int(self.model.config.vision_config.num_attention_heads)
+
+    @property
+    def n_patches(self) -> int:
+        """Patches of a picture before any cut."""
+        return self.family.n_patches(self.model)
+
+    @property
+    def dtype(self) -> str:
+        """Such as `float32`."""
+        return str(self.model.dtype).removeprefix("torch.")
+
+    @property
+    def device(self) -> str:
+        """Such as `cpu` or `cuda:0`."""
+        return str(self.model.device)
+
+
+def load(
+    name: str | os.PathLike[str] = EMBEDDED,
+    device: str | None = None,
+    dtype: str | torch.dtype | None = None,
+    progress: Progress | None = None,
+) -> VisionLanguageModel:
+    """Load a model and its processor.
+
+    Args:
+        name: `embedded`, a folder with a transformers checkpoint, or a hub id such as `llava-hf/llava-1.5-7b-hf`.
+        device: None takes CUDA, else Apple's MPS, else the CPU.
+        dtype: None takes bfloat16 or float16 on a GPU, float32 on a CPU (bfloat16 where memory is short).
+        progress: told what is being done, and how far it is.
+
+    Raises:
+        ModelNotLoaded: (a ValueError) one sentence: not found, no network, not supported, not complete.
+    """
+    tell = progress or (lambda fraction, text: None)
+    chosen_device = _device(device)
+    folder, revision = _folder(str(name), tell)
+    config = _config(folder, str(name))
+    family = family_of(config)
+    weights = _weight_files(folder, str(name))
+    chosen_dtype = _dtype(dtype, chosen_device, weights)
+    tell(None, "Reading the processor")
+    processor = _processor(folder, str(name))
+    tell(None, f"Reading {_gigabytes(weights)} of weights")
+    model = _model(folder, str(name), chosen_dtype)
+    tell(0.9, f"Moving the model to {chosen_device}")
+    model = _moved(model, chosen_device)
+    family.complete_processor(processor, model)
+    tell(1.0, "Ready")
+    return VisionLanguageModel(model, processor, family, str(name), revision or _weights_hash(weights))
+
+
+def embedded_folder() -> Path:
+    """Where the embedded model lies: FLOWCUT_EMBEDDED, else the checkout's assets/, else the installed package's.
+
+    Raises:
+        ModelNotLoaded: it is in none of these.
+    """
+    package = Path(__file__).resolve().parent
+    places = [package.parent / "assets" / EMBEDDED, package / "assets" / EMBEDDED]
+    if os.environ.get(EMBEDDED_VARIABLE):
+        places = [Path(os.environ[EMBEDDED_VARIABLE])]
+    for place in places:
+        if (place / "config.json").is_file():
+            return place
+    raise ModelNotLoaded(
+        f"The embedded model is not in {places[0]}: set {EMBEDDED_VARIABLE} to its folder, or make it with make train."
+    )
+
+
+def _folder(name: str, tell: Progress) -> tuple[Path, str | None]:
+    """The local folder of a model, fetched first if need be, and the hub's commit."""
+    if name == EMBEDDED:
+        return embedded_folder(), None
+    if Path(name).is_dir():
+        return Path(name), None
+    if Path(name).exists() or name.startswith((".", "/", "~")) or name.count("/") > 1 or not name.strip():
+        raise ModelNotLoaded(f"There is no model folder at {name!r}: give a folder, a hub id, or '{EMBEDDED}'.")
+    folder = _download(name, tell)
+    return folder, folder.name
+
+
+def _download(name: str, tell: Progress) -> Path:
+    """Fetch a checkpoint into the hub's cache; its kind is checked before its weights are fetched."""
+    try:
+        tell(None, f"Looking for {name} on the Hugging Face hub")
+        config_file = Path(hf_hub_download(name, "config.json"))
+        family_of(_config(config_file.parent, name))
+        return Path(snapshot_download(name, allow_patterns=WANTED_FILES, tqdm_class=_telling_bar(tell)))
+    except GatedRepoError as error:
+        raise ModelNotLoaded(
+            f"{name} is a gated model: accept its terms on huggingface.co, then log in with 'hf auth login'."
+        ) from error
+    except (RepositoryNotFoundError, HFValidationError) as error:
+        raise ModelNotLoaded(
+            f"There is no model {name!r} in this place or on the Hugging Face hub: "
+            f"check its name, give a folder, or use '{EMBEDDED}'."
+        ) from error
+    except ModelNotLoaded:
+        raise
+    except Exception as error:  # the hub's client raises its transport's own kinds, which change with its versions
+        raise ModelNotLoaded(
+            f"{name} could not be fetched from the Hugging Face hub ({type(error).__name__}): check the network, "
+            f"give a local folder, or use '{EMBEDDED}'."
+        ) from error
+
+
+def _telling_bar(tell: Progress) -> type:
+    """A progress bar for the hub's client that draws nothing and tells instead."""
+    from tqdm.auto import tqdm  # type: ignore[import-untyped]
+
+    class TellingBar(tqdm):
+        def __init__(self, *args: Any, **options: Any) -> None:
+            options.pop("name", None)
+            super().__init__(*args, **{**options, "disable": False, "file": open(os.devnull, "w")})  # noqa: SIM115
+
+        def update(self, n: float | None = 1) -> bool | None:
+            changed: bool | None = super().update(n)
+            if self.unit == "B" and self.total:
+                tell(min(self.n / self.total, 1.0), f"Downloading {self.n / 1e9:.1f} of {self.total / 1e9:.1f} GB")
+            return changed
+
+    return TellingBar
+
+
+def _config(folder: Path, name: str) -> Any:
+    if not (folder / "config.json").is_file():
+        raise ModelNotLoaded(f"The folder {folder} holds no model (no config.json): give a transformers checkpoint.")
+    try:
+        return AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    except Exception as error:  # transformers raises many kinds on a configuration it cannot read
+        raise ModelNotLoaded(
+            f"{name} has a config.json that transformers cannot use ({_first_line(error)}): "
+            "choose a checkpoint of a supported family."
+        ) from error
+
+
+def _weight_files(folder: Path, name: str) -> list[Path]:
+    """The checkpoint's safetensors files, each opened once to see that it is whole."""
+    files = sorted(folder.glob("*.safetensors"))
+    if not files:
+        others = any(folder.glob("*.bin")) or any(folder.glob("*.pt*"))
+        reason = "only weights that are not safetensors" if others else "no weights"
+        raise ModelNotLoaded(f"{name} holds {reason}: flowcut reads *.safetensors files only, so add them.")
+    for file in files:
+        try:
+            with safe_open(file, framework="np") as opened:
+                opened.keys()
+        except (SafetensorError, OSError) as error:
+            raise ModelNotLoaded(f"The weights file {file.name} of {name} is incomplete: copy it again.") from error
+    return files
+
+
+def _processor(folder: Path, name: str) -> Any:
+    try:
+        processor = AutoProcessor.from_pretrained(folder, trust_remote_code=False)
+    except Exception as error:  # tokenizers, image processors and their files fail in many ways
+        raise ModelNotLoaded(
+            f"{name} has no usable processor ({_first_line(error)}): add its tokenizer and preprocessor files."
+        ) from error
+    if not hasattr(processor, "image_processor") or not hasattr(processor, "tokenizer"):
+        raise ModelNotLoaded(f"{name} has no processor for pictures and text: add its preprocessor_config.json.")
+    return processor
+
+
+def _model(folder: Path, name: str, dtype: torch.dtype) -> PreTrainedModel:
+    try:
+        loaded: Any = AutoModelForImageTextToText.from_pretrained(
+            folder, dtype=dtype, use_safetensors=True, trust_remote_code=False, output_loading_info=True
+        )
+    except torch.cuda.OutOfMemoryError as error:
+        raise ModelNotLoaded(f"{name} does not fit into the device's memory: choose a smaller model.") from error
+    except Exception as error:  # a wrong shape, a missing shard, a broken file: transformers has a kind for each
+        raise ModelNotLoaded(
+            f"The weights of {name} cannot be loaded ({_first_line(error)}): copy it again."
+        ) from error
+    model, report = loaded
+    missing = sorted(report["missing_keys"])
+    if missing:
+        raise ModelNotLoaded(
+            f"{name} is incomplete: {len(missing)} weights are missing, the first is {missing[0]}; copy it again."
+        )
+    model.eval()
+    return cast(PreTrainedModel, model)
+
+
+def _moved(model: PreTrainedModel, device: torch.device) -> PreTrainedModel:
+    try:
+        return cast(PreTrainedModel, cast(Any, model).to(device))
+    except (torch.cuda.OutOfMemoryError, RuntimeError) as error:
+        raise ModelNotLoaded(
+            f"The model does not fit on {device} ({_first_line(error)}): choose a smaller model, or device='cpu'."
+        ) from error
+
+
+def _device(wanted: str | None) -> torch.device:
+    if wanted is None:
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        device = torch.device(wanted)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise ModelNotLoaded(f"The device {wanted!r} is not available here: choose cpu, cuda or mps.") from error
+    return device
+
+
+def _dtype(wanted: str | torch.dtype | None, device: torch.device, weights: list[Path]) -> torch.dtype:
+    if isinstance(wanted, torch.dtype):
+        return wanted
+    if wanted is not None:
+        if wanted not in DTYPES:
+            raise ModelNotLoaded(f"The dtype is {wanted!r}: choose one of {', '.join(DTYPES)}.")
+        return DTYPES[wanted]
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+    if device.type == "mps":
+        return torch.float16
+    # Published weights come in 16 bits: in float32 they take twice their size on disk.
+    return torch.float32 if 2 * sum(file.stat().st_size for file in weights) < _spare_memory() else torch.bfloat16
+
+
+def _spare_memory() -> float:
+    """Bytes of main memory that weights may take: 0.7 of what is there; where the system does not say, 8 GB."""
+    try:
+        return 0.7 * os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):
+        return 8e9
+
+
+def _weights_hash(weights: list[Path]) -> str | None:
+    if sum(file.stat().st_size for file in weights) > HASHED_BYTES:
+        return None
+    digest = hashlib.sha256()
+    for file in weights:
+        digest.update(file.read_bytes())
+    return digest.hexdigest()[:12]
+
+
+def _gigabytes(files: list[Path]) -> str:
+    size = sum(file.stat().st_size for file in files)
+    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.0f} MB"
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return (lines[0] if lines else type(error).__name__).rstrip(".:")[:200]

@@ -1,0 +1,335 @@
+"""ask(model, image, question, cut=...) -> Run: the one way in, for the app, the command line and notebooks alike."""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, TypeVar
+
+import torch
+from torch import nn
+from transformers import BatchFeature
+
+from flowcut.encoders import find_encoder
+from flowcut.errors import FlowCutError, InvalidCut, InvalidQuestion
+from flowcut.flops import count_flops
+from flowcut.images import Picture, open_picture
+from flowcut.inputs import Session
+from flowcut.listening import Listener
+from flowcut.models import VisionLanguageModel
+from flowcut.questions import clean_text
+from flowcut.record import FlowRecord
+from flowcut.results import Flops, Run, Times
+from flowcut.schedule import CutConfig
+from flowcut.vision import synchronise
+
+Stop = threading.Event | Callable[[], bool]
+OnText = Callable[[str], Any]
+OnProgress = Callable[[str, float], Any]
+Result = TypeVar("Result")
+_sampling_lock = threading.Lock()  # torch.multinomial draws from one generator for the whole process
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to generate, as transformers names it; None leaves the model's own setting."""
+
+    max_new_tokens: int = 64
+    do_sample: bool = False
+    temperature: float | None = None
+    top_p: float | None = None
+    system: str | None = None
+    seed: int | None = None
+
+    def __post_init__(self) -> None:
+        whole = isinstance(self.max_new_tokens, int) and not isinstance(self.max_new_tokens, bool)
+        if not whole or self.max_new_tokens < 1:
+            raise FlowCutError(f"max_new_tokens is {self.max_new_tokens!r}: it must be a whole number of at least 1.")
+        if self.temperature is not None and not 0 < _number(self.temperature) < math.inf:
+            raise FlowCutError(f"temperature is {self.temperature!r}: it must be a number above 0.")
+        if self.top_p is not None and not 0 < _number(self.top_p) <= 1:
+            raise FlowCutError(f"top_p is {self.top_p!r}: it must be a number above 0 and at most 1.")
+        if self.seed is not None and not 0 <= _number(self.seed) < 2**63:
+            raise FlowCutError(f"seed is {self.seed!r}: it must be a whole number from 0.")
+
+    def for_generate(self) -> dict[str, Any]:
+        """The keyword arguments of `generate`; one beam, since tokens are listened to one by one."""
+        wanted: dict[str, Any] = {"max_new_tokens": self.max_new_tokens, "do_sample": self.do_sample, "num_beams": 1}
+        if self.do_sample:
+            chosen = {"temperature": self.temperature, "top_p": self.top_p}
+            wanted.update({name: value for name, value in chosen.items() if value is not None})
+        return wanted
+
+
+def ask(
+    model: VisionLanguageModel,
+    image: Any,
+    question: str,
+    cut: CutConfig | None = None,
+    *,
+    max_new_tokens: int = 64,
+    do_sample: bool = False,
+    temperature: float | None = None,
+    top_p: float | None = None,
+    system: str | None = None,
+    seed: int | None = None,
+    on_text: OnText | None = None,
+    on_progress: OnProgress | None = None,
+    stop: Stop | None = None,
+    record: bool = True,
+) -> Run:
+    """Ask a question about a picture; with `cut=None`, token for token what the stock `generate` answers.
+
+    Args:
+        model: from `flowcut.load`; runs on one model wait for each other.
+        image: path, bytes, PIL image, array or Picture (see `flowcut.open_picture`).
+        cut: which visual tokens to keep; None keeps all.
+        max_new_tokens, do_sample, temperature, top_p: as in transformers' `generate`.
+        system: a system prompt, if the model's template has a place for one.
+        seed: set before sampling, and the process's own random state put back after; None leaves it alone.
+        on_text: called with the answer so far after each token.
+        on_progress: called with a stage (picture, vision, prefill, decode) and how much of it is done, 0 to 1.
+        stop: an event, or a function that says True; looked at before the language model starts and after each token.
+        record: False prunes only, and pays for nothing else; the run's record is then None.
+
+    Raises:
+        FlowCutError: (a ValueError) one sentence: picture, question, cut or settings cannot be used.
+    """
+    settings = Settings(max_new_tokens, do_sample, temperature, top_p, system, seed)
+    _check_cut(model, cut)
+    work = _Work(model, cut, settings, on_text, on_progress, _stop_function(stop), record)
+    picture, preprocess = _timed(lambda: open_picture(image))
+    with model.lock:
+        return work.run(picture, question, preprocess)
+
+
+class _Work:
+    """One question on its way: what was asked for, and the model that answers."""
+
+    def __init__(
+        self,
+        model: VisionLanguageModel,
+        cut: CutConfig | None,
+        settings: Settings,
+        on_text: OnText | None,
+        on_progress: OnProgress | None,
+        stop: Callable[[], bool],
+        record: bool,
+    ) -> None:
+        self.model = model
+        self.cut = cut
+        self.settings = settings
+        self.tell = on_progress or (lambda stage, fraction: None)
+        self.stop = stop
+        self.record = record
+        self.listener = Listener(model.processor.tokenizer, settings.max_new_tokens, on_text, self.tell, stop)
+
+    def run(self, picture: Picture, question: str, opening_seconds: float) -> Run:
+        """All stages, in order; a run stopped before its first token has an empty answer."""
+        hf_model, family = self.model.model, self.model.family
+        self.tell("picture", 0.0)
+        (prompt, inputs, notes), preparing_seconds = _timed(lambda: self._inputs(picture, question))
+        with Session(hf_model, self.cut, self.record) as session, _peak_memory(hf_model.device) as peak:
+            self.tell("vision", 0.0)
+            prepared, vision = self._see(session, inputs)
+            door = family.language_model(hf_model)
+            listening_started = time.perf_counter()
+            if not self.stop():
+                self.tell("prefill", 0.0)
+                with self.listener.listening(hf_model, door):
+                    self._generate(prepared)
+            synchronise(hf_model.device)
+            ended = time.perf_counter()
+        self._describe(session, picture, notes)
+        times = self._times(opening_seconds + preparing_seconds, vision, listening_started, ended)
+        return self._result(picture, question, prompt, notes, times, session.record, prepared, peak[0])
+
+    def _inputs(self, picture: Picture, question: str) -> tuple[str, BatchFeature, tuple[str, ...]]:
+        """The prompt, what the processor makes of it, and the notes on question and system prompt."""
+        processor = self.model.processor
+        reserved = [*processor.tokenizer.all_special_tokens, processor.image_token]
+        asked = clean_text(question, reserved)
+        system = self.settings.system
+        told = None if system is None else clean_text(system, reserved, what="system prompt")
+        prompt = self.model.family.prompt(processor, asked.text, told.text if told else None)
+        # A template that writes the first token itself must not get it twice; transformers' own rule.
+        bos = processor.tokenizer.bos_token
+        special = not (bos and prompt.startswith(bos))
+        inputs = processor(images=picture.image, text=prompt, return_tensors="pt", add_special_tokens=special)
+        self._check_length(inputs["input_ids"].shape[1])
+        return prompt, inputs, (*asked.notes, *(told.notes if told else ()))
+
+    def _check_length(self, prompt_tokens: int) -> None:
+        """The uncut prompt must fit, so that a question that fits with a cut can also be asked without."""
+        limit = getattr(self.model.model.config.text_config, "max_position_embeddings", None)
+        needed = prompt_tokens + self.settings.max_new_tokens
+        if limit is not None and needed > limit:
+            raise InvalidQuestion(
+                f"Prompt and answer need {needed} tokens ({prompt_tokens} + {self.settings.max_new_tokens}), and this "
+                f"model takes {limit}: shorten the question, or ask for fewer new tokens."
+            )
+
+    def _see(self, session: Session, inputs: BatchFeature) -> tuple[BatchFeature, dict[str, float]]:
+        """Encode the picture; seconds spent in the encoder itself, scoring, recording, and the projector."""
+        device = self.model.model.device
+        with _stopwatch(self.model.family.projector(self.model.model), device) as projector:
+            synchronise(device)
+            started = time.perf_counter()
+            prepared = session.prepare(inputs)
+            synchronise(device)
+            whole = time.perf_counter() - started
+        spent = {**session.recording.seconds, "projector": sum(projector)}
+        return prepared, {"vision": whole - sum(spent.values()), **spent}
+
+    def _generate(self, prepared: BatchFeature) -> None:
+        options = {**self.settings.for_generate(), "stopping_criteria": [self.listener]}
+        hf_model: Any = self.model.model
+        if not self.settings.do_sample:
+            hf_model.generate(**prepared, **options)
+            return
+        with _sampling_lock, _seeded(self.settings.seed, hf_model.device):
+            hf_model.generate(**prepared, **options)
+
+    def _describe(self, session: Session, picture: Picture, notes: tuple[str, ...]) -> None:
+        patch = self.model.model.config.vision_config.patch_size
+        geometry = self.model.family.geometry(self.model.processor.image_processor, picture.size, patch)
+        session.recording.describe(
+            model_id=self.model.id,
+            revision=self.model.revision,
+            geometry=geometry,
+            notes=(*picture.notes, *notes),
+        )
+
+    def _times(self, preprocess: float, vision: dict[str, float], started: float, ended: float) -> Times:
+        first = min(self.listener.first_token_at or ended, ended)
+        return Times(preprocess=preprocess, **vision, prefill=first - started, decode=ended - first)
+
+    def _result(
+        self,
+        picture: Picture,
+        question: str,
+        prompt: str,
+        notes: tuple[str, ...],
+        times: Times,
+        record: FlowRecord,
+        prepared: BatchFeature,
+        peak: int | None,
+    ) -> Run:
+        model, listener = self.model, self.listener
+        is_image = prepared["input_ids"] == model.family.image_token_id(model.model)
+        visual = listener.visual_tokens if listener.heard else int(is_image.sum())
+        prompt_tokens = listener.prompt_tokens if listener.heard else int(is_image.numel())
+        return Run(
+            question=question,
+            prompt=prompt,
+            answer=listener.answer,
+            tokens=listener.tokens(),
+            cut=self.cut,
+            times=times,
+            visual_tokens=visual,
+            prompt_tokens=prompt_tokens,
+            kv_bytes=listener.kv_bytes(),
+            peak_memory_bytes=peak,
+            flops=self._flops(record, visual, prompt_tokens),
+            image_hash=picture.hash,
+            image_size=picture.size,
+            model_id=model.id,
+            revision=model.revision,
+            family=model.family.name,
+            dtype=model.dtype,
+            device=model.device,
+            generation={**self.settings.for_generate(), "seed": self.settings.seed, "system": self.settings.system},
+            stopped=listener.stopped or not listener.heard,
+            record=record if self.record else None,
+            created=datetime.now(UTC).isoformat(timespec="seconds"),
+            notes=(*picture.notes, *notes),
+        )
+
+    def _flops(self, record: FlowRecord, visual_tokens: int, prompt_tokens: int) -> Flops:
+        hf_model, family = self.model.model, self.model.family
+        encoder = find_encoder(family.vision_tower(hf_model))
+        return count_flops(
+            encoder.layers,
+            encoder.patch_embedding,
+            family.projector(hf_model),
+            family.language_model(hf_model),
+            hf_model.get_output_embeddings(),
+            hf_model.config,
+            record,
+            visual_tokens,
+            prompt_tokens,
+            answer_tokens=len(self.listener.tokens()),
+        )
+
+
+def _check_cut(model: VisionLanguageModel, cut: CutConfig | None) -> None:
+    if cut is not None and not isinstance(cut, CutConfig):
+        raise InvalidCut(f"cut is a {type(cut).__name__}: give flowcut.FlowCut(tokens=64), flowcut.Cut(...) or None.")
+    if cut is not None and cut.tokens > model.n_patches:
+        raise InvalidCut(
+            f"tokens is {cut.tokens}, and {model.id} sees a picture as {model.n_patches} patches: "
+            f"choose 1 to {model.n_patches}."
+        )
+
+
+def _number(value: Any) -> float:
+    """The value where it is a number, else NaN, which no comparison lets through."""
+    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else math.nan
+
+
+def _stop_function(stop: Stop | None) -> Callable[[], bool]:
+    if stop is None:
+        return lambda: False
+    return stop.is_set if isinstance(stop, threading.Event) else stop
+
+
+def _timed(work: Callable[[], Result]) -> tuple[Result, float]:
+    started = time.perf_counter()
+    result = work()
+    return result, time.perf_counter() - started
+
+
+@contextmanager
+def _stopwatch(module: nn.Module, device: torch.device) -> Iterator[list[float]]:
+    """Seconds of each call of a module while inside."""
+    seconds: list[float] = []
+
+    def start(*_: Any) -> None:
+        synchronise(device)
+        seconds.append(-time.perf_counter())
+
+    def end(*_: Any) -> None:
+        synchronise(device)
+        seconds[-1] += time.perf_counter()
+
+    with ExitStack() as undo:
+        undo.callback(module.register_forward_pre_hook(start).remove)
+        undo.callback(module.register_forward_hook(end).remove)
+        yield seconds
+
+
+@contextmanager
+def _peak_memory(device: torch.device) -> Iterator[list[int | None]]:
+    """One entry, filled on leaving: the device's peak of allocated bytes while inside; None but on CUDA."""
+    peak: list[int | None] = [None]
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    yield peak
+    if device.type == "cuda":
+        peak[0] = torch.cuda.max_memory_allocated(device)
+
+
+@contextmanager
+def _seeded(seed: int | None, device: torch.device) -> Iterator[None]:
+    """torch's random state set to a seed while inside, and put back after; None leaves it alone."""
+    if seed is None:
+        yield
+        return
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        yield
