@@ -22,7 +22,7 @@ from flowcut.criteria import METHODS
 from flowcut.results import Run, Times
 from flowcut.schedule import CutConfig
 
-STAGES = tuple(field.name for field in fields(Times))
+STAGES = tuple(field.name for field in fields(Times) if field.name != "recording")
 SIGN = {True: ("right", "✓ right"), False: ("wrong", "✗ wrong")}
 
 
@@ -99,7 +99,7 @@ def _card(lane: str, run: Run, shown: Comparison, longest: float) -> str:
         f"<header>{_name(run.cut, run.visual_tokens)}{_verdict(run, shown.picture.seed)}</header>",
         f'<p class="lens-answer" dir="auto">{words or "(nothing)"}</p>',
         f'<p class="lens-difference">{_difference(run, difference)}</p>',
-        _times(run.times, longest),
+        _times(run.times, shown.full.times, longest),
         _numbers(run, shown.full),
     ]
     return f'<section class="lens-card {lane}">{"".join(parts)}</section>'
@@ -155,20 +155,21 @@ def _mean_logprob(run: Run) -> str:
     return signed(sum(token.logprob for token in run.tokens) / len(run.tokens))
 
 
-def _times(times: Times, longest: float) -> str:
+def _times(times: Times, full: Times, longest: float) -> str:
     """A bar on the scale of the slowest answer, and the seconds of each stage in words."""
-    spent = [(stage, getattr(times, stage)) for stage in STAGES]
+    spent = [(stage, getattr(times, stage)) for stage in STAGES if getattr(times, stage) > 0]
     bar = "".join(
         f'<span class="{stage}" style="width:{100 * seconds / longest:.2f}%"></span>'
         for stage, seconds in spent
-        if seconds > 0
     )
     lines = "".join(
         f'<div class="{stage}"><dt>{stage}</dt><dd>{duration(seconds)}</dd></div>' for stage, seconds in spent
     )
-    label = f"{duration(times.total)} from picture to last word"
-    bar = f'<div class="lens-bar" role="img" aria-label="{label}">{bar}</div>'
-    return f'<div>{bar}<dl class="lens-times">{lines}</dl></div>'
+    delta = change(times.total, full.total)
+    total = f'<p class="lens-total"><b>{duration(times.total)}</b> from picture to last word {delta}</p>'
+    looking = f'<p class="lens-looking">besides, {duration(times.recording)} to record the flow shown below</p>'
+    bar = f'<div class="lens-bar" aria-hidden="true">{bar}</div>'
+    return f'<div>{total}{bar}<dl class="lens-times">{lines}</dl>{looking}</div>'
 
 
 def _numbers(run: Run, full: Run) -> str:
@@ -177,7 +178,6 @@ def _numbers(run: Run, full: Run) -> str:
         ("Visual tokens", str(run.visual_tokens), change(run.visual_tokens, full.visual_tokens)),
         ("KV cache", scaled(kv, BYTE_UNITS), change(kv, full_kv)),
         ("Compute", scaled(run.flops.total, FLOP_UNITS), change(run.flops.total, full.flops.total)),
-        ("Time", duration(run.times.total), change(run.times.total, full.times.total)),
     )
     lines = "".join(
         f"<div><dt>{name}</dt><dd>{value} <small>{delta}</small></dd></div>" for name, value, delta in entries

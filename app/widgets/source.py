@@ -15,34 +15,36 @@ from flowcut.errors import FlowCutError
 from flowcut.images import open_picture
 
 FILE_TYPES = ["png", "jpg", "jpeg", "webp", "gif", "bmp", "tif", "tiff"]
+NEW_SCENE_HELP = "Draws a scene that no one has seen before; its ground truth marks the answers right or wrong"
 
 
 def choose_picture() -> None:
     """The chosen picture, and all the ways to choose another."""
     shown = session.picture()
-    with st.container(key="picture"):
+    picture, ways = st.columns([3, 2], gap="small")
+    with picture, st.container(key="picture"):
         st.image(shown.preview, alt=shown.name, width="stretch")
+    with ways, st.container(key="sources"):
+        _ways_in()
     for note in shown.notes:
         st.caption(note)
-    _gallery(shown)
-    with st.container(horizontal=True, gap="small", key="sources"):
-        st.button("New scene", icon=":material/casino:", on_click=session.show_new_scene, help=NEW_SCENE_HELP)
-        with st.popover("Upload", icon=":material/upload:", help="A file of your own; Ctrl+V pastes one anywhere"):
-            st.file_uploader(
-                "A picture of your own", FILE_TYPES, key="upload", on_change=_taken_in, args=("upload", "your picture")
-            )
-            st.caption("Or copy a picture and press Ctrl+V (⌘V) anywhere on this page. It never leaves this machine.")
-        camera = st.popover("Camera", icon=":material/photo_camera:", on_change="rerun", key="camera_box")
-        if camera.open:  # asked for only then: showing the camera makes the browser ask for permission
-            camera.camera_input("Take a picture", key="camera", on_change=_taken_in, args=("camera", "your photograph"))
+    thumbnails(_thumbnails(), shown.seed, "Gallery of drawn scenes", "gallery", session.show_entry)
     paste("paste", lambda content: take_in(content, "pasted picture"))
 
 
-NEW_SCENE_HELP = "Draws a scene that no one has seen before; its ground truth marks the answers right or wrong"
-
-
-def _gallery(shown: Picture) -> None:
-    thumbnails(_thumbnails(), shown.seed, "Gallery of drawn scenes", "gallery", session.show_entry)
+def _ways_in() -> None:
+    """A new scene, a file, the clipboard, the camera."""
+    icon = ":material/{}:".format
+    st.button("New scene", icon=icon("casino"), on_click=session.show_new_scene, help=NEW_SCENE_HELP, width="stretch")
+    with st.popover("Upload", icon=icon("upload"), width="stretch"):
+        st.file_uploader(
+            "A picture of your own", FILE_TYPES, key="upload", on_change=_taken_in, args=("upload", "your picture")
+        )
+        st.caption("It never leaves this machine.")
+    camera = st.popover("Camera", icon=icon("photo_camera"), width="stretch", on_change="rerun", key="camera_box")
+    if camera.open:  # asked for only then: showing the camera makes the browser ask for permission
+        camera.camera_input("Take a picture", key="camera", on_change=_taken_in, args=("camera", "your photograph"))
+    st.caption("or paste one with Ctrl+V")
 
 
 @cache
