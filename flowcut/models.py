@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from huggingface_hub import hf_hub_download, snapshot_download
-from huggingface_hub.errors import GatedRepoError, HFValidationError, RepositoryNotFoundError
+from huggingface_hub import HfApi, hf_hub_download, snapshot_download
+from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, HFValidationError, RepositoryNotFoundError
 from safetensors import SafetensorError, safe_open
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, PreTrainedModel
 
@@ -26,6 +26,7 @@ from flowcut.families.llava import Llava
 EMBEDDED = "embedded"
 EMBEDDED_VARIABLE = "FLOWCUT_EMBEDDED"
 WANTED_FILES = ["*.json", "*.safetensors", "*.jinja", "*.model", "*.txt"]
+HUB_SECONDS = 10
 HASHED_BYTES = 200_000_000
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
@@ -142,6 +143,8 @@ def _download(name: str, tell: Progress) -> Path:
     """Fetch a checkpoint into the hub's cache; its kind is checked before its weights are fetched."""
     try:
         tell(None, f"Looking for {name} on the Hugging Face hub")
+        if not _hub_answers(name):
+            return Path(snapshot_download(name, allow_patterns=WANTED_FILES, local_files_only=True))
         config_file = Path(hf_hub_download(name, "config.json"))
         family_of(_config(config_file.parent, name))
         return Path(snapshot_download(name, allow_patterns=WANTED_FILES, tqdm_class=_telling_bar(tell)))
@@ -158,9 +161,20 @@ def _download(name: str, tell: Progress) -> Path:
         raise
     except Exception as error:  # the hub's client raises its transport's own kinds, which change with its versions
         raise ModelNotLoaded(
-            f"{name} could not be fetched from the Hugging Face hub ({type(error).__name__}): check the network, "
+            f"{name} is not on this machine and could not be fetched from the Hugging Face hub: check the network, "
             f"give a local folder, or use '{EMBEDDED}'."
         ) from error
+
+
+def _hub_answers(name: str) -> bool:
+    """Whether the hub can be reached; asked once, since its download functions would try again for half a minute."""
+    try:
+        HfApi().model_info(name, timeout=HUB_SECONDS)
+    except HfHubHTTPError:
+        raise  # it answered: no such model, no access ...
+    except Exception:
+        return False  # no network, or told to stay offline; what was downloaded before may still do
+    return True
 
 
 def _telling_bar(tell: Progress) -> type:

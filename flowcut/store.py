@@ -51,7 +51,7 @@ def save_run(run: Run, image: Image | None, folder: str | os.PathLike[str]) -> P
     scratch = Path(tempfile.mkdtemp(prefix=".saving-", dir=folder))
     try:
         scratch.chmod(0o755)  # mkdtemp gives a private folder; a kept run is readable as any other file
-        _write(run, image, scratch)
+        write_run(run, image, scratch)
         return _put_in_place(scratch, folder / run.id)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
@@ -104,13 +104,14 @@ def delete(folder: str | os.PathLike[str]) -> None:
     shutil.rmtree(folder)
 
 
-def _write(run: Run, image: Image | None, folder: Path) -> None:
+def write_run(run: Run, image: Image | None, folder: Path) -> None:
+    """Write a run's files into a folder that is there; run.json last, since it marks a run as whole."""
     facts = {"format": FORMAT, "version": FORMAT_VERSION, "recorded": run.record is not None, **run.facts()}
     if run.record is not None:
         run.record.save(folder / RECORD_FILE)
     if image is not None:
         image.save(folder / PICTURE_FILE)
-    (folder / RUN_FILE).write_text(json.dumps(facts, indent=1, ensure_ascii=False), encoding="utf-8")
+    (folder / RUN_FILE).write_text(json.dumps(facts, indent=1), encoding="utf-8")
 
 
 def _put_in_place(scratch: Path, target: Path) -> Path:
