@@ -81,11 +81,13 @@ __all__ = [
 ]
 
 
-def record(vision_model: Any, cut: CutConfig | None = None, feature_layer: int = -2) -> Recording:
+def record(
+    vision_model: Any, cut: CutConfig | None = None, feature_layer: int | list[int] = -2, *, flows: bool = True
+) -> Recording:
     """Record, and with a cut also prune, inside a vision encoder: `flowcut.vision.record`, fetched when called."""
     from flowcut.vision import record as start  # brings in torch
 
-    return start(vision_model, cut=cut, feature_layer=feature_layer)
+    return start(vision_model, cut=cut, feature_layer=feature_layer, flows=flows)
 
 
 def __getattr__(name: str) -> Any:

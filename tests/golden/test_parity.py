@@ -1,0 +1,154 @@
+"""Parity with the released FlowCut code: every vector here, and every one in the collection beside the checkout.
+
+Ids, counts, steps and tokens must be identical; scores within 1e-4 of the array's maximum; features and logits within
+1e-4; E within 1e-5; counts before rounding within 1e-3.
+"""
+
+from __future__ import annotations
+
+import os
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from transformers import CLIPVisionModel, LlavaForConditionalGeneration
+
+import flowcut
+from flowcut.record import FlowRecord, PruneStep
+
+HERE = Path(__file__).resolve().parent / "vectors"
+BESIDE = Path(os.environ.get("FLOWCUT_GOLDEN", HERE.parents[3] / "shared" / "golden"))
+
+
+def cases(stage: str, pattern: str = "*") -> list[Path]:
+    """Every case of a stage, by its place in the collection; those here stand in for their twins beside."""
+    found: dict[str, Path] = {}
+    for root in (BESIDE, HERE):
+        for path in root.glob(f"{stage}/{pattern}/case_*.npz"):
+            found[path.relative_to(root).as_posix()] = path
+    return [found[name] for name in sorted(found)]
+
+
+def name_of(path: Path) -> str:
+    return f"{path.parent.name}/{path.stem}"
+
+
+@lru_cache(maxsize=2)
+def tower(folder: Path) -> CLIPVisionModel:
+    return CLIPVisionModel.from_pretrained(folder).eval()
+
+
+@lru_cache(maxsize=2)
+def llava(folder: Path) -> LlavaForConditionalGeneration:
+    return LlavaForConditionalGeneration.from_pretrained(folder).eval()
+
+
+def close(got: np.ndarray, wanted: np.ndarray, tolerance: float = 1e-4, relative: bool = True) -> None:
+    assert got.shape == wanted.shape
+    scale = float(np.abs(wanted).max()) if relative and wanted.size else 1.0
+    np.testing.assert_allclose(got, wanted, rtol=0, atol=tolerance * scale)
+
+
+def as_row(step: PruneStep) -> list[int]:
+    asked = -1 if step.asked is None else step.asked
+    return [step.layer, step.alive_before, step.alive_after, asked, int(step.forced)]
+
+
+def check_scores(record: FlowRecord, golden: np.lib.npyio.NpzFile) -> None:
+    assert [flow.layer for flow in record.layers if flow.scored] == golden["scored_layers"].tolist()
+    for layer in golden["scored_layers"]:
+        flow, key = record.layers[layer], f"_{layer:02d}"
+        np.testing.assert_array_equal(flow.alive_patch_ids, golden["alive" + key])
+        close(flow.relation, golden["a_hat" + key])
+        close(flow.semantic, golden["s_hat" + key])
+        close(flow.value_norm[:, 1:], golden["w" + key])
+        close(flow.score, golden["S" + key])
+        close(flow.cumulative, golden["C" + key])
+
+
+def check_counts(record: FlowRecord, golden: np.lib.npyio.NpzFile) -> None:
+    by_entropy = [step for step in record.steps if not step.forced]
+    assert [step.layer for step in by_entropy] == golden["entropy_layers"].tolist()
+    for step, ratio, asked in zip(by_entropy, golden["E"], golden["r_raw"], strict=True):
+        close(step.entropy_ratio, ratio, 1e-5, relative=False)
+        close(step.asked_per_image, asked, 1e-3, relative=False)
+
+
+@pytest.mark.parametrize("path", cases("vision"), ids=name_of)
+def test_vision(path: Path) -> None:
+    golden, model = np.load(path), tower(path.parent)
+    cut = flowcut.FlowCut(tokens=int(golden["target"]), variant="official")
+    with torch.no_grad(), flowcut.record(model, cut=cut, feature_layer=-2) as rec:
+        out = model(torch.from_numpy(golden["pixel_values"]), output_hidden_states=True)
+    np.testing.assert_array_equal(rec.record.kept_patch_ids, golden["kept_ids"])
+    assert [as_row(step) for step in rec.record.steps] == golden["steps"].tolist()
+    check_scores(rec.record, golden)
+    check_counts(rec.record, golden)
+    close(out.hidden_states[-2][:, 1:].numpy(), golden["features"], relative=False)
+
+
+@pytest.mark.parametrize("path", cases("vision"), ids=name_of)
+def test_vision_without_recording_cuts_the_same(path: Path) -> None:
+    golden, model = np.load(path), tower(path.parent)
+    recording = flowcut.record(model, flowcut.FlowCut(tokens=int(golden["target"])), flows=False)
+    with torch.no_grad(), recording:
+        out = model(torch.from_numpy(golden["pixel_values"]), output_hidden_states=True)
+    assert recording.record.layers == ()
+    np.testing.assert_array_equal(recording.record.kept_patch_ids, golden["kept_ids"])
+    close(out.hidden_states[-2][:, 1:].numpy(), golden["features"], relative=False)
+
+
+@pytest.mark.parametrize("folder", sorted({path.parent for path in cases("vision")}), ids=lambda path: path.name)
+def test_unpruned_tower(folder: Path) -> None:
+    golden, model = np.load(folder / "unpruned.npz"), tower(folder)
+    with torch.no_grad(), flowcut.record(model):
+        out = model(torch.from_numpy(golden["pixel_values"]), output_hidden_states=True)
+    close(out.hidden_states[-2].numpy(), golden["hidden"], relative=False)
+
+
+@pytest.mark.parametrize("path", cases("end_to_end", "llava15_*"), ids=name_of)
+def test_llava_from_prompt_to_tokens(path: Path) -> None:
+    golden, model = np.load(path), llava(path.parent)
+    input_ids = torch.from_numpy(golden["input_ids_full"])
+    inputs = {
+        "input_ids": input_ids,
+        "attention_mask": torch.ones_like(input_ids),
+        "pixel_values": torch.from_numpy(golden["pixel_values"]),
+    }
+    wanted = golden["tokens"]
+    with flowcut.prune(model, cut=flowcut.FlowCut(tokens=int(golden["target"]))) as session:
+        prepared = session.prepare(inputs)
+        out = model.generate(
+            **prepared, max_new_tokens=wanted.shape[1], do_sample=False, eos_token_id=None, pad_token_id=0,
+            return_dict_in_generate=True, output_logits=True,
+        )  # fmt: skip
+    np.testing.assert_array_equal(prepared["input_ids"].numpy(), golden["input_ids_pruned"])
+    np.testing.assert_array_equal(session.record.kept_patch_ids, golden["kept_ids"])
+    assert [as_row(step) for step in session.record.steps] == golden["vision_steps"].tolist()
+    np.testing.assert_array_equal(out.sequences[:, -wanted.shape[1] :].numpy(), wanted)
+    close(torch.stack(out.logits, dim=1).numpy(), golden["step_logits"], relative=False)
+    close(embeddings(model, prepared), golden["inputs_embeds"], relative=False)
+
+
+def embeddings(model: LlavaForConditionalGeneration, prepared: dict) -> np.ndarray:
+    """What enters the first decoder layer: the prompt's embeddings with the picture's features in their places."""
+    features = torch.cat(prepared["mm_encoder_outputs"]["image"].pooler_output)
+    embedded = model.get_input_embeddings()(prepared["input_ids"]).detach().clone()
+    embedded[prepared["input_ids"] == model.config.image_token_id] = features
+    return embedded.numpy()
+
+
+@pytest.mark.parametrize("folder", sorted({p.parent for p in cases("end_to_end", "llava15_*")}), ids=lambda p: p.name)
+def test_unpruned_llava(folder: Path) -> None:
+    golden, model = np.load(folder / "unpruned.npz"), llava(folder)
+    inputs = {name: torch.from_numpy(golden[name]) for name in ("input_ids", "pixel_values")}
+    with flowcut.prune(model) as session, torch.no_grad():
+        out = model(**session.prepare(inputs))
+    close(out.logits.numpy(), golden["logits"], relative=False)
+
+
+def test_there_is_something_to_compare_with() -> None:
+    assert len(cases("vision")) >= 12
+    assert len(cases("end_to_end", "llava15_*")) >= 1
