@@ -210,7 +210,7 @@ def concentration_claim(unpruned: Concentration) -> Claim:
     run = (
         f"Unpruned, this picture: entropy {entropy[0]:.2f} at layer {unpruned.layers[0]}, "
         f"{entropy[-1]:.2f} at layer {unpruned.layers[-1]}, lowest {entropy[lowest]:.2f} at layer "
-        f"{unpruned.layers[lowest]}; Kendall's τ with depth {tau:+.2f}."
+        f"{unpruned.layers[lowest]}; Kendall's τ with depth {tau:+.2f}.".replace("-", "−")
     )
     return Claim(
         "Attention concentrates layer by layer, so redundancy emerges progressively (finding 2).",

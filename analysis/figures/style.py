@@ -16,8 +16,8 @@ OUTFLOW = "#D55E00"
 FULL = "#4D4D4D"
 PRUNED = "#AA4499"
 
-CIVIDIS = ("#00224E", "#2A3F6D", "#575C6D", "#7D7C78", "#A69D75", "#D3C164", "#FEE838")
-"""Seven even steps of cividis (Nunez et al. 2018), dark to light for every kind of colour vision."""
+VIRIDIS = ("#440154", "#443983", "#31688E", "#21918C", "#35B779", "#90D743", "#FDE725")
+"""Seven even steps of viridis, dark to light for every kind of colour vision."""
 
 HOW_TO_READ = {
     "mask": (
@@ -25,21 +25,21 @@ HOW_TO_READ = {
         "what the model never saw is hatched."
     ),
     "relay": (
-        "Above the line, solid: patches that CLS gathers from (CLS row). Below it, dashed: patches that take from CLS "
-        "(CLS column). Thicker is more attention; strongest first."
+        "Above the line, solid: patches that CLS gathers from (CLS row). Below, dashed: patches that read CLS (CLS "
+        "column). Thickness is attention; the strongest are nearest the line."
     ),
     "concentration": (
-        "Lines are the mean over heads, bands go from the lowest to the highest head; bars count the patches that went "
-        "after each layer (hatched: forced to the target)."
+        "Lines: mean over heads; bands: lowest to highest head; bars: patches that went after each layer "
+        "(hatched: forced to the target)."
     ),
 }
 
 
 def death_colours(n_layers: int) -> list[str]:
     """One colour per layer, dark early to light late, as `#rrggbb`."""
-    stops = np.array([[int(colour[i : i + 2], 16) for i in (1, 3, 5)] for colour in CIVIDIS])
-    places = np.linspace(0, len(CIVIDIS) - 1, n_layers) if n_layers > 1 else np.array([0.0])
-    channels = [np.interp(places, np.arange(len(CIVIDIS)), stops[:, channel]) for channel in range(3)]
+    stops = np.array([[int(colour[i : i + 2], 16) for i in (1, 3, 5)] for colour in VIRIDIS])
+    places = np.linspace(0, len(VIRIDIS) - 1, n_layers) if n_layers > 1 else np.array([0.0])
+    channels = [np.interp(places, np.arange(len(VIRIDIS)), stops[:, channel]) for channel in range(3)]
     return ["#" + "".join(f"{round(channel[i]):02x}" for channel in channels) for i in range(n_layers)]
 
 

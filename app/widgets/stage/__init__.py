@@ -1,8 +1,8 @@
 """The stage: mask, relay graph and concentration of one question, moved together by one layer control in the browser.
 
-Plain JavaScript on canvases; it draws what `analysis.graph.stage_payload` packed and computes nothing. A step from layer
-to layer never reaches the server, a click on a patch does. Streamlit takes a component's script as one module, so the
-files of `js/` are joined in the order of their names.
+Plain JavaScript on canvases; it draws what `analysis.graph.stage_payload` packed and computes nothing. A step from
+layer to layer never reaches the server, a click on a patch does. Streamlit takes a component's script as one module, so
+the files of `js/` are joined in the order of their names.
 """
 
 from __future__ import annotations

@@ -40,15 +40,21 @@ function readTheme(root) {
   };
 }
 
-/** A pattern of slanted lines: what is forced, leaves, or was never seen, told without colour. */
-function hatch(context, colour, gap = 6, width = 1.4) {
-  const density = window.devicePixelRatio || 1;
-  const tile = document.createElement("canvas");
-  tile.width = tile.height = Math.round(gap * density);
+const patterns = new Map();
+
+/** Slanted lines, for what is forced, leaves, or was never seen: told without colour. Each kind is made once. */
+function hatch(context, colour, gap, width) {
+  const density = window.devicePixelRatio || 1, key = [colour, gap, width, density].join();
+  if (!patterns.has(key)) patterns.set(key, makeHatch(context, colour, gap, width, density));
+  return patterns.get(key);
+}
+
+function makeHatch(context, colour, gap, width, density) {
+  const tile = document.createElement("canvas"), side = Math.round(gap * density);
+  tile.width = tile.height = side;
   const pen = tile.getContext("2d");
   pen.strokeStyle = colour;
   pen.lineWidth = width * density;
-  const side = tile.width;
   for (const shift of [-side, 0, side]) {
     pen.moveTo(shift - 1, side + 1);
     pen.lineTo(shift + side + 1, -1);

@@ -1,6 +1,7 @@
 // The mask: patches that are left, leave now, or went, on the original picture.
 
-const TALLEST = 460;
+const TALLEST = 560;
+const SMALLEST_GRID = 200;
 
 class MaskPanel {
   constructor(canvas) {
@@ -16,20 +17,26 @@ class MaskPanel {
     this.sprites = null;
   }
 
-  /** How the original picture's pixels lie on the canvas. */
+  /** How the original picture's pixels lie on the canvas: all of it, unless the grid would become too small to see. */
   resize(width) {
-    const [left, top, right, bottom] = this.data.picture.canvas;
-    this.scale = Math.min(width / (right - left), TALLEST / (bottom - top));
+    const [left, top, right, bottom] = this.data.picture.canvas, { box, rows, cols } = this.data.picture.grid;
+    const whole = Math.min(width / (right - left), TALLEST / (bottom - top));
+    this.scale = Math.max(whole, Math.min(SMALLEST_GRID, width) / (box[2] - box[0]));
     this.width = width;
-    this.height = Math.round((bottom - top) * this.scale);
-    this.x = (width - (right - left) * this.scale) / 2 - left * this.scale;
-    this.y = -top * this.scale;
-    const { box, rows, cols } = this.data.picture.grid;
+    this.height = Math.round(Math.min(TALLEST, (bottom - top) * this.scale));
+    this.x = this.place(left, right, box[0], box[2], width);
+    this.y = this.place(top, bottom, box[1], box[3], this.height);
     this.cellWidth = ((box[2] - box[0]) / cols) * this.scale;
     this.cellHeight = ((box[3] - box[1]) / rows) * this.scale;
     this.gridX = this.x + box[0] * this.scale;
     this.gridY = this.y + box[1] * this.scale;
     this.sprites = null;
+  }
+
+  /** Where the picture's zero lies along one side: the picture in the middle or, if it is longer than that, the grid. */
+  place(from, to, gridFrom, gridTo, room) {
+    const [low, high] = (to - from) * this.scale <= room + 1 ? [from, to] : [gridFrom, gridTo];
+    return room / 2 - ((low + high) / 2) * this.scale;
   }
 
   /** Left and top of a patch on the canvas. */
@@ -75,7 +82,7 @@ class MaskPanel {
       if (fate === "alive") continue;
       (fate === "gone" ? gone : leaving).push(patch);
       const colour = state.byLayer ? this.layerColours()[run.died[patch]] : cover;
-      const opacity = state.byLayer ? 190 : fate === "gone" ? 208 : 70;
+      const opacity = state.byLayer ? 200 : fate === "gone" ? 214 : 60;
       pixels.data.set([colour[0], colour[1], colour[2], opacity], 4 * patch);
     }
     pen.putImageData(pixels, 0, 0);
@@ -89,11 +96,8 @@ class MaskPanel {
   drawLeaving(context, leaving, theme) {
     const path = new Path2D();
     for (const patch of leaving) path.rect(...this.corner(patch), this.cellWidth, this.cellHeight);
-    context.fillStyle = hatch(context, theme.background, 5, 2);
+    context.fillStyle = hatch(context, theme.background, 6, 2);
     context.fill(path);
-    context.strokeStyle = theme.text;
-    context.lineWidth = 0.75;
-    context.stroke(path);
   }
 
   layerColours() {
@@ -126,15 +130,17 @@ class MaskPanel {
 
   drawUnseen(context, theme) {
     for (const [left, top, right, bottom] of this.data.picture.unseen) {
-      const x = this.x + left * this.scale, y = this.y + top * this.scale;
-      const width = (right - left) * this.scale, height = (bottom - top) * this.scale;
+      const x = Math.max(0, this.x + left * this.scale), y = Math.max(0, this.y + top * this.scale);
+      const width = Math.min(this.width, this.x + right * this.scale) - x;
+      const height = Math.min(this.height, this.y + bottom * this.scale) - y;
       context.globalAlpha = 0.72;
       context.fillStyle = theme.background;
       context.fillRect(x, y, width, height);
       context.globalAlpha = 1;
       context.fillStyle = hatch(context, theme.soft, 9, 1);
       context.fillRect(x, y, width, height);
-      this.labelUnseen(context, x, y, width, height, theme);
+      const cutOff = (right - left) * this.scale > width + 1 || (bottom - top) * this.scale > height + 1;
+      this.labelUnseen(context, x, y, width, height, cutOff ? "never seen, and more" : "never seen", theme);
     }
     const [left, top, right, bottom] = this.data.picture.seen;
     context.strokeStyle = theme.text;
@@ -143,14 +149,16 @@ class MaskPanel {
     context.strokeRect(...corner, (right - left) * this.scale - 1, (bottom - top) * this.scale - 1);
   }
 
-  labelUnseen(context, x, y, width, height, theme) {
-    if (Math.max(width, height) < 90 || Math.min(width, height) < 18) return;
+  labelUnseen(context, x, y, width, height, text, theme) {
+    context.font = `400 11px ${theme.font}`;
+    const wide = context.measureText(text).width + 14;
+    if (Math.max(width, height) < wide + 8 || Math.min(width, height) < 18) return;
     context.save();
     context.translate(x + width / 2, y + height / 2);
-    if (height > width) context.rotate(-Math.PI / 2);
+    if (width < wide + 8) context.rotate(-Math.PI / 2);
     context.fillStyle = theme.background;
-    context.fillRect(-38, -8, 76, 16);
-    write(context, theme, "never seen", 0, 0, { align: "center", colour: theme.text });
+    context.fillRect(-wide / 2, -8, wide, 16);
+    write(context, theme, text, 0, 0, { align: "center", colour: theme.text });
     context.restore();
   }
 

@@ -1,6 +1,8 @@
 // The relay graph: layers left to right; the layer in focus is wide and shows all its edges, the others a few.
 
-const RELAY = { left: 30, right: 14, top: 20, bottom: 34, spineGap: 26, largest: 26, few: 4, focusShare: 0.5 };
+const RELAY = { left: 30, right: 14, top: 22, bottom: 40, largest: 24, few: 4, channel: 5, focusShare: 0.56, widest: 560 };
+
+const mix = (from, to, share) => from + (to - from) * share;
 
 class RelayPanel {
   constructor(canvas, mask) {
@@ -22,7 +24,7 @@ class RelayPanel {
   /** Where each layer's gap begins and ends; `focus` may lie between two layers while the view moves. */
   gaps(focus) {
     const count = this.data.layers, room = this.width - RELAY.left - RELAY.right;
-    const wide = count === 1 ? room : Math.min(room * RELAY.focusShare, 460);
+    const wide = count === 1 ? room : Math.min(room * RELAY.focusShare, RELAY.widest);
     const narrow = count === 1 ? 0 : (room - wide) / (count - 1);
     let x = RELAY.left;
     return Array.from({ length: count }, (_, layer) => {
@@ -54,28 +56,35 @@ class RelayPanel {
     context.globalAlpha = 1;
   }
 
-  /** The squares of a block, strongest nearest the spine and the CLS they are tied to. */
-  squares(gap, direction, count) {
-    const width = (gap.to - gap.from) * 0.66, height = this.spine - RELAY.top - RELAY.spineGap;
+  /** Where a block of squares lies: strongest nearest the spine and the CLS it is tied to, channels for the edges. */
+  block(gap, direction, count) {
+    const room = (gap.to - gap.from) * mix(0.8, 0.84, gap.closeness), away = mix(24, 66, gap.closeness);
+    const height = this.spine - RELAY.top - away, channel = mix(2, RELAY.channel, gap.closeness);
     let side = RELAY.largest, columns = 1;
     for (; side > 5; side--) {
-      columns = Math.max(1, Math.floor(width / (side + 2)));
-      if (Math.ceil(count / columns) * (side + 2) <= height && side <= width) break;
+      columns = Math.max(1, Math.min(count, Math.floor(room / (side + channel))));
+      if (Math.ceil(count / columns) * (side + 2) <= height && side <= room) break;
     }
-    const margin = (gap.to - gap.from) * 0.04;
+    if (gap.closeness < 0.3) columns = 1;
+    const width = columns * (side + channel), slack = gap.to - gap.from - width;
+    const left = gap.from + mix(slack / 2, direction === "inflow" ? 0.25 * slack : 0.75 * slack, gap.closeness);
+    return { side, columns, channel, left, right: left + width, away };
+  }
+
+  squares(gap, direction, count) {
+    const block = this.block(gap, direction, count), { side, columns, channel } = block;
     return Array.from({ length: count }, (_, rank) => {
-      const column = rank % columns, row = Math.floor(rank / columns);
-      const along = column * (side + 2), away = RELAY.spineGap + row * (side + 2);
+      const along = (rank % columns) * (side + channel), away = block.away + Math.floor(rank / columns) * (side + 2);
       return direction === "inflow"
-        ? { x: gap.from + margin + width - along - side, y: this.spine - away - side, side }
-        : { x: gap.to - margin - width + along, y: this.spine + away, side };
+        ? { x: block.right - channel - along - side, y: this.spine - away - side, side, channel, exit: this.spine - block.away }
+        : { x: block.left + channel + along, y: this.spine + away, side, channel, exit: this.spine + block.away };
     });
   }
 
   drawFlow(context, run, gap, direction, state, theme) {
     const edges = run.edges[direction][gap.layer];
     const few = Math.min(RELAY.few, edges.ids.length);
-    const count = Math.round(few + (edges.ids.length - few) * gap.closeness);
+    const count = Math.round(mix(few, edges.ids.length, gap.closeness));
     const squares = this.squares(gap, direction, count);
     for (let edge = count - 1; edge >= 0; edge--) {
       this.drawEdge(context, gap, direction, squares[edge], edges, edge, state, theme);
@@ -87,23 +96,38 @@ class RelayPanel {
   }
 
   drawEdge(context, gap, direction, square, edges, edge, state, theme) {
-    const lit = [state.hover, state.patch].includes(edges.ids[edge]);
-    const middle = square.x + square.side / 2, inflow = direction === "inflow";
-    const edgeY = inflow ? square.y + square.side : square.y;
-    const [endX, bend] = inflow ? [gap.to - 8, gap.to - 26] : [gap.from + 8, gap.from + 26];
-    context.strokeStyle = context.fillStyle = theme[direction];
-    context.globalAlpha = lit ? 1 : 0.25 + 0.4 * gap.closeness;
+    const lit = [state.hover, state.patch].includes(edges.ids[edge]), wide = gap.closeness > 0.3;
     const strength = edges.weights[edge] / edges.weights[0];
-    context.lineWidth = Math.max(0.6, strength * (0.8 + 3.4 * gap.closeness)) + (lit ? 1.2 : 0);
-    context.setLineDash(inflow ? [] : [5, 3]);
+    context.strokeStyle = context.fillStyle = theme[direction];
+    context.globalAlpha = lit ? 1 : mix(0.3, 0.62, gap.closeness);
+    context.lineWidth = Math.max(0.7, strength * mix(0.9, 3.6, gap.closeness)) + (lit ? 1.2 : 0);
+    context.setLineDash(direction === "inflow" ? [] : [5, 3]);
     context.beginPath();
-    context.moveTo(middle, edgeY);
-    if (gap.closeness > 0.3) context.bezierCurveTo(middle, (edgeY + this.spine) / 2, bend, this.spine, endX, this.spine);
-    else context.lineTo(inflow ? gap.to : gap.from, this.spine);
+    if (wide) this.traceEdge(context, gap, direction, square);
+    else this.traceShortEdge(context, gap, direction, square);
     context.stroke();
     context.setLineDash([]);
-    if (!inflow && gap.closeness > 0.3) arrowhead(context, middle, edgeY, Math.PI / 2, 5 + 2 * strength);
+    if (wide && direction === "outflow") {
+      arrowhead(context, square.x + 1, square.y + square.side / 2, 0, 5 + 2 * strength);
+    }
     context.globalAlpha = 1;
+  }
+
+  /** From a patch's side down the channel between columns, then in a bow to CLS; the outflow is the mirror of that. */
+  traceEdge(context, gap, direction, { x, y, side, channel, exit }) {
+    const inflow = direction === "inflow", middle = y + side / 2;
+    const lane = inflow ? x + side + channel / 2 : x - channel / 2;
+    const [start, end, bend] = inflow ? [x + side, gap.to - 9, gap.to - 40] : [x, gap.from + 9, gap.from + 40];
+    context.moveTo(start, middle);
+    context.lineTo(lane, middle);
+    context.lineTo(lane, exit);
+    context.bezierCurveTo(lane, (exit + this.spine) / 2, bend, this.spine, end, this.spine);
+  }
+
+  traceShortEdge(context, gap, direction, { x, y, side }) {
+    const inflow = direction === "inflow";
+    context.moveTo(x + side / 2, inflow ? y + side : y);
+    context.lineTo(inflow ? gap.to : gap.from, this.spine);
   }
 
   drawThumb(context, { x, y, side }, patch, state, theme) {
@@ -134,20 +158,19 @@ class RelayPanel {
       context.stroke();
     }
     const keeps = `CLS keeps ${percent(run.clsToItself[state.layer])}`;
-    write(context, theme, keeps, (focus.from + focus.to) / 2, this.spine - 9, { align: "center", size: 10.5, colour: theme.text });
+    write(context, theme, keeps, focus.from + 12, this.spine - 10, { size: 10.5, colour: theme.text });
   }
 
   drawLabels(context, gaps, state, theme) {
-    write(context, theme, "CLS", 2, this.spine, { colour: theme.text, weight: 600 });
     const focus = gaps[state.layer], strong = { colour: theme.text, weight: 600 };
-    write(context, theme, "CLS gathers from", focus.from + 6, 10, strong);
-    write(context, theme, "CLS is read by", focus.to - 6, this.height - 26, { ...strong, align: "right" });
-    const every = Math.ceil(18 / Math.max(1, gaps[state.layer ? 0 : gaps.length - 1].to - gaps[state.layer ? 0 : gaps.length - 1].from));
+    write(context, theme, "CLS", 0, this.spine, strong);
+    write(context, theme, "CLS gathers from", focus.from + 6, 11, strong);
+    write(context, theme, "CLS is read by", focus.to - 6, this.height - 30, { ...strong, align: "right" });
+    const narrowest = Math.min(...gaps.map((gap) => gap.to - gap.from)), every = Math.ceil(16 / narrowest);
     for (const { layer, from, to } of gaps) {
-      const here = layer === state.layer;
-      if (!here && (layer % every || Math.abs(layer - state.layer) < every - 1)) continue;
-      const text = here ? `layer ${layer}` : layer;
-      write(context, theme, text, (from + to) / 2, this.height - 8, here ? { ...strong, align: "center" } : { align: "center" });
+      const here = layer === state.layer, middle = (from + to) / 2;
+      if (here) write(context, theme, `layer ${layer}`, middle, this.height - 8, { ...strong, align: "center" });
+      else if (layer % every === 0) write(context, theme, layer, middle, this.height - 8, { align: "center" });
     }
   }
 

@@ -1,6 +1,6 @@
 // Concentration through the layers: two runs with their bands, and the patches that went as bars on the same axis.
 
-const CHART = { left: 40, right: 12, top: 24, bottom: 30, bars: 0.3 };
+const CHART = { left: 40, right: 12, top: 26, bottom: 32, bars: 40, barGap: 22 };
 
 class ChartPanel {
   constructor(canvas) {
@@ -25,7 +25,7 @@ class ChartPanel {
 
   y(value, ticks) {
     const share = (value - ticks[0]) / (ticks.at(-1) - ticks[0]);
-    return this.height - CHART.bottom - share * (this.height - CHART.bottom - CHART.top);
+    return mix(this.height - CHART.bottom - CHART.bars - CHART.barGap, CHART.top, share);
   }
 
   layerAt(x) {
@@ -79,27 +79,34 @@ class ChartPanel {
   }
 
   drawFeatureLayer(context, theme) {
-    const x = this.x(this.data.featureLayer);
     write(context, theme, "layer", CHART.left - 6, this.height - CHART.bottom + 11, { align: "right" });
-    write(context, theme, "▲ its output is what the language model reads", Math.min(x + 4, this.width - CHART.right), this.height - 6, { align: "right", size: 10.5 });
+    const text = "the language model reads its output ▲", x = this.x(this.data.featureLayer) + 5;
+    write(context, theme, text, x, this.height - 7, { align: "right", size: 10.5 });
   }
 
+  /** Bars stand in a strip of their own below the curves: same layers, another scale. */
   drawBars(context, theme) {
     const run = this.data.runs.pruned, most = Math.max(1, ...run.removed);
-    const step = (this.width - CHART.left - CHART.right) / this.data.layers, wide = Math.min(26, step * 0.55);
-    const tallest = CHART.bars * (this.height - CHART.bottom - CHART.top), floor = this.height - CHART.bottom;
+    const step = (this.width - CHART.left - CHART.right) / this.data.layers, wide = Math.min(30, step * 0.6);
+    const floor = this.height - CHART.bottom;
     run.removed.forEach((count, layer) => {
       if (count === 0) return;
-      const height = Math.max(1.5, (tallest * count) / most), x = this.x(layer) - wide / 2;
+      const height = Math.max(1.5, (CHART.bars * count) / most), x = this.x(layer) - wide / 2;
       context.fillStyle = run.forced[layer] ? hatch(context, theme.pruned, 5, 1.2) : theme.pruned;
-      context.globalAlpha = run.forced[layer] ? 0.8 : 0.35;
+      context.globalAlpha = run.forced[layer] ? 0.9 : 0.4;
       context.fillRect(x, floor - height, wide, height);
       context.strokeStyle = theme.pruned;
       context.lineWidth = 1;
       context.strokeRect(x, floor - height, wide, height);
       context.globalAlpha = 1;
-      write(context, theme, `−${count}`, this.x(layer), floor - height - 7, { align: "center", size: 10.5, colour: theme.pruned });
+      const style = { align: "center", size: 10.5, colour: theme.text };
+      write(context, theme, `−${count}`, this.x(layer), floor - height - 7, style);
     });
+    context.strokeStyle = theme.soft;
+    context.beginPath();
+    context.moveTo(CHART.left, floor + 0.5);
+    context.lineTo(this.width - CHART.right, floor + 0.5);
+    context.stroke();
   }
 
   drawBand(context, metric, run, theme) {

@@ -32,8 +32,8 @@ function shownText(data, state) {
 }
 
 function relayHow(data) {
-  return `${data.howToRead.relay} Edges: the strongest up to ${percent(data.mass)} of a layer's flow, at most `
-    + `${data.maxEdges} each way; beside the layer in focus, the others show their strongest ${RELAY.few}.`;
+  return `${data.howToRead.relay} Up to ${percent(data.mass)} of the layer's flow, at most ${data.maxEdges} edges each way; `
+    + `of the other layers, the strongest ${RELAY.few}.`;
 }
 
 function valueText(metric, value) {
@@ -55,25 +55,24 @@ const FATES = {
   gone: (died) => `left after layer ${died}`,
 };
 
-/** The patch pointed at or chosen: its pixels, its fate, and which heads tie it to CLS, strongest first. */
+const HINT = "Point at a patch, here or in the graph, to light it in both; click to keep it.";
+
+/** The patch pointed at or chosen, or else the one that CLS gathers most from: its fate, and the heads that carry it. */
 function showDetails(box, data, state, mask, theme) {
-  const patch = state.hover ?? state.patch;
-  box.replaceChildren();
-  if (patch === null) {
-    box.append(element("p", "hint", "Point at a patch, here or in the graph, to see it in both; click to keep it and to see which heads carry it."));
-    return;
-  }
+  const chosen = state.hover ?? state.patch;
+  const patch = chosen ?? data.runs[state.run].edges.inflow[state.layer].ids[0];
   const pruned = data.runs.pruned, fate = FATES[fateOf(pruned, state.layer, patch)](pruned.died[patch]);
   const { cols } = data.picture.grid, thumb = document.createElement("canvas");
   thumb.className = "thumb";
   thumb.width = thumb.height = 96;
   mask.copyPatch(thumb.getContext("2d"), patch, 0, 0, 96, theme);
   const title = element("p", "patch-title");
-  title.append(element("strong", "", `Patch ${patch}`), ` row ${Math.floor(patch / cols)}, column ${patch % cols}; ${fate} (${pruned.title}).`);
+  const where = ` (row ${Math.floor(patch / cols)}, column ${patch % cols}), ${fate}.`;
+  title.append(chosen === null ? "CLS gathers most from " : "", element("strong", "", `patch ${patch}`), where);
+  if (chosen === null) title.append(element("span", "hint", HINT));
   const head = element("div", "patch-head");
   head.append(thumb, title);
-  box.append(head);
-  for (const direction of DIRECTIONS) box.append(flowDetails(data, state, direction, patch));
+  box.replaceChildren(head, ...DIRECTIONS.map((direction) => flowDetails(data, state, direction, patch)));
 }
 
 function flowDetails(data, state, direction, patch) {

@@ -2,8 +2,9 @@
 
 const STEP_MS = 800;
 const GLIDE_MS = 180;
-const RELAY_HEIGHT = 330;
-const CHART_HEIGHT = 230;
+const WIDE_PICTURE = 1.7;
+
+const between = (least, value, most) => Math.round(Math.max(least, Math.min(most, value)));
 
 class Stage {
   constructor(root) {
@@ -55,6 +56,8 @@ class Stage {
     for (const input of this.root.querySelectorAll(".switch input")) input.name = "stage-run";
     const select = this.find("select");
     select.replaceChildren(...data.curves.map((curve, at) => new Option(curve.label, at, false, at === this.state.metric)));
+    const [left, top, right, bottom] = data.picture.canvas;
+    this.find(".panels").classList.toggle("wide-picture", right - left > WIDE_PICTURE * (bottom - top));
     this.find(".mask .how").textContent = data.howToRead.mask;
     this.find(".relay .how").textContent = relayHow(data);
     showClaim(this.find(".claim"), data.claim);
@@ -78,20 +81,22 @@ class Stage {
     this.width = Math.round(this.root.clientWidth);
     this.density = window.devicePixelRatio;
     this.mask.resize(this.find(".mask").clientWidth);
-    this.relay.resize(this.find(".relay").clientWidth, RELAY_HEIGHT);
-    this.chart.resize(this.find(".chart").clientWidth, CHART_HEIGHT);
+    const wide = this.find(".relay").clientWidth;
+    this.relay.resize(wide, between(350, 0.46 * wide, 420));
+    this.chart.resize(wide, between(230, 0.3 * wide, 290));
     this.render();
   }
 
-  /** Draw the state. Words follow the layer, not the glide of the view. */
-  render({ words = true } = {}) {
+  render() {
     if (!this.data) return;
+    this.draw(this.mask, this.relay, this.chart);
+    this.renderWords();
+  }
+
+  draw(...panels) {
     const began = performance.now();
-    this.mask.draw(this.state, this.theme);
-    this.relay.draw(this.state, this.theme);
-    this.chart.draw(this.state, this.theme);
+    for (const panel of panels) panel.draw(this.state, this.theme);
     this.root.dataset.drawMs = (performance.now() - began).toFixed(2);
-    if (words) this.renderWords();
   }
 
   renderWords() {
@@ -120,6 +125,7 @@ class Stage {
     const next = Math.max(0, Math.min(this.data.layers - 1, layer));
     if (next === this.state.layer) return;
     this.state.layer = next;
+    this.draw(this.mask, this.chart);
     this.renderWords();
     this.glide();
   }
@@ -132,7 +138,7 @@ class Stage {
     const step = (now) => {
       const share = still ? 1 : Math.min(1, Math.max(0, now - began) / GLIDE_MS);
       this.state.focus = share === 1 ? to : from + (to - from) * (1 - (1 - share) ** 3);
-      this.render({ words: false });
+      this.draw(this.relay);
       if (share < 1) this.frame = requestAnimationFrame(step);
     };
     step(began);
