@@ -6,7 +6,7 @@ import shutil
 
 import flowcut
 from app import gallery
-from app.runtime import EMBEDDED, LANES
+from app.runtime import EMBEDDED, LANES, warm
 from flowcut.models import VisionLanguageModel
 from flowcut.store import save_run
 
@@ -16,6 +16,7 @@ TOKENS = 64
 def main() -> None:
     """Answer the question of every gallery scene that is marked `stored`, and keep the runs in assets/examples/."""
     model = flowcut.load(EMBEDDED)
+    warm(model)
     for folder in (gallery.assets_folder() / "examples").glob("scene-*"):
         shutil.rmtree(folder)
     for entry in gallery.entries():

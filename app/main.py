@@ -10,7 +10,7 @@ import streamlit as st
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # started as a script: the rooms lie one folder up
 
 from app.gallery import assets_folder
-from app.pages import ask
+from app.views import ask
 
 ASSETS = assets_folder()
 SIDEBAR_PIXELS = 360

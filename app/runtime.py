@@ -144,6 +144,9 @@ class Models:
                 import flowcut
 
                 model = flowcut.load(name, progress=progress)
+                if name == EMBEDDED or model.device != "cpu":  # where it takes a second, not a minute
+                    progress(None, "First steps")
+                    warm(model)
                 self._loaded = {known: kept for known, kept in self._loaded.items() if known == EMBEDDED}
                 self._loaded[name] = model
             return self._loaded[name]
@@ -277,6 +280,14 @@ class Runtime:
             stop=job.stop,
             **order.generation.as_arguments(),
         )
+
+
+def warm(model: VisionLanguageModel) -> None:
+    """One short answer for nobody: the first one pays for what is set up once, and its times would look too long."""
+    import flowcut
+
+    blank = Image.new("RGB", (64, 64), "grey")
+    flowcut.ask(model, blank, "Warm?", cut=flowcut.FlowCut(tokens=16), max_new_tokens=2)
 
 
 def run_key(order: Order, lane: str, revision: str | None) -> str:

@@ -30,7 +30,8 @@ HOMES = {
     "plotly": ("analysis/figures", "app"),
     "matplotlib": ("analysis/figures", "app"),
 }
-NO_TORCH = ("flowcut", "flowcut.record", "flowcut.results", "flowcut.store", "flowcut.schedule", "analysis.graph", "app.gallery")
+LIGHT = ("record", "results", "schedule", "criteria", "store", "errors")
+NO_TORCH = ("flowcut", *(f"flowcut.{name}" for name in LIGHT), "analysis.graph", "scenes", "app.views.ask")
 
 
 def imports(path: Path) -> Iterator[str]:

@@ -117,6 +117,7 @@ def test_a_model_that_cannot_be_loaded_leaves_the_old_one(page: AppTest, model: 
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     before = shown(page)
     page.session_state.model = model
+    page.run()
     run(page)
     assert len(errors(page)) == 1
     assert "stays in use" in errors(page)[0]

@@ -1,1 +1,0 @@
-"""One module for each page; each reads like a table of contents."""

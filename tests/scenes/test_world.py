@@ -1,0 +1,146 @@
+"""The drawn world: the same picture for the same seed, masks that fit it, questions whose answers are true."""
+
+import numpy as np
+import pytest
+
+import scenes
+from scenes.questions import _GENERATORS
+from scenes.render import PAINT
+from scenes.shapes import SIGNED_DISTANCE
+from scenes.world import PLACE_MARGIN, SIDE
+
+SEEDS = range(20)
+
+
+@pytest.fixture(scope="module")
+def drawn():
+    return [scenes.draw(seed) for seed in SEEDS]
+
+
+def test_same_seed_same_scene(drawn):
+    again = scenes.draw(3)
+    assert again == drawn[3]
+    assert np.array_equal(np.asarray(again.image), np.asarray(drawn[3].image))
+    assert not np.array_equal(np.asarray(again.image), np.asarray(drawn[4].image))
+
+
+@pytest.mark.parametrize("seed", [-1, 2**63, 1.0, True, None, "7"])
+def test_a_wrong_seed_is_refused_in_one_sentence(seed):
+    with pytest.raises(ValueError, match="seed is an integer from 0"):
+        scenes.draw(seed)
+
+
+def test_masks_lie_where_objects_are(drawn):
+    for scene in drawn:
+        stacked = np.sum([thing.mask for thing in scene.objects], axis=0)
+        assert stacked.max() <= 1, "a pixel belongs to one object alone"
+        for thing in scene.objects:
+            left, top, right, bottom = thing.box
+            assert thing.mask[top:bottom, left:right].sum() == thing.mask.sum() > 200
+            assert left <= thing.centre_x <= right
+            assert top <= thing.centre_y <= bottom
+
+
+def test_objects_wear_their_colour(drawn):
+    """The median colour of an object's pixels is nearest to the paint it is said to have (cards carry ink)."""
+    names = list(PAINT)
+    paints = np.array([PAINT[name] for name in names])
+    chroma = paints / paints.sum(axis=1, keepdims=True)
+    right = total = 0
+    for scene in drawn:
+        pixels = np.asarray(scene.image, float) / 255
+        for thing in scene.objects:
+            if thing.shape != "card":
+                median = np.median(pixels[thing.mask], axis=0)
+                nearest = names[int(np.argmin(((median / median.sum() - chroma) ** 2).sum(axis=1)))]
+                right, total = right + (nearest == thing.colour), total + 1
+    assert right == total > 30
+
+
+def test_places_are_never_a_matter_of_opinion(drawn):
+    for scene in drawn:
+        for thing in scene.objects:
+            gaps = [abs(value - SIDE * third / 3) for value in (thing.centre_x, thing.centre_y) for third in (1, 2)]
+            assert min(gaps) >= PLACE_MARGIN
+
+
+def test_cards_alone_carry_characters(drawn):
+    for scene in drawn:
+        for thing in scene.objects:
+            assert (thing.character in scenes.CHARACTERS) == (thing.shape == "card")
+
+
+def test_object_patches_match_the_masks(drawn):
+    scene = drawn[0]
+    union = np.any([thing.mask for thing in scene.objects], axis=0)
+    shows = scene.object_patches().reshape(24, 24)
+    for row, col in ((0, 0), (5, 7), (12, 12), (23, 23)):
+        assert shows[row, col] == union[row * 14 : row * 14 + 14, col * 14 : col * 14 + 14].any()
+
+
+@pytest.mark.parametrize("shape", scenes.SHAPES)
+def test_distance_is_negative_inside_and_grows_outwards(shape):
+    line = np.linspace(0, 3, 301, dtype=np.float32)
+    for angle in np.linspace(0, 2 * np.pi, 16):
+        along = SIGNED_DISTANCE[shape](line * np.float32(np.cos(angle)), line * np.float32(np.sin(angle)))
+        assert along[line > 1.05].min() > 0, "nothing reaches beyond the enclosing circle"
+        assert np.all(np.diff(along[line > 1.1]) > 0)
+    centre = SIGNED_DISTANCE[shape](np.zeros(1, np.float32), np.zeros(1, np.float32))[0]
+    assert (centre < 0) == (shape != "ring")
+
+
+def test_every_kind_is_asked_and_known(drawn):
+    seen = set()
+    for scene in drawn:
+        for question in scenes.questions(scene, seed=1):
+            seen.add(question.kind)
+            assert scenes.truth(scene, question.text) == question.answer, question
+            assert scenes.matches(question.answer.upper() + " .", question.answer)
+    assert seen == set(scenes.KINDS)
+
+
+def test_truth_forgives_spelling_of_colour_and_case(drawn):
+    scene = next(scene for scene in drawn if len(scene.objects) == 1)
+    thing = scene.objects[0]
+    assert scenes.truth(scene, f"  what COLOR is the {thing.shape}") == thing.colour
+    assert scenes.truth(scene, "who painted this?") is None
+
+
+def test_answers_hold_in_the_scene(drawn):
+    """Independent check of the simple kinds, by counting objects by hand."""
+    for scene in drawn:
+        for fact in _GENERATORS["existence"](scene.objects):
+            words = fact.words["an_a"].split()[1:]
+            there = any(all(w in (t.colour, t.shape, "thing") for w in words) for t in scene.objects)
+            assert fact.answer == ("yes" if there else "no")
+        for fact in _GENERATORS["relation"](scene.objects):
+            one, other = (scene.objects[i] for i in fact.object_ids)
+            word = next(
+                w for w in ("left", "right", "above", "higher", "below", "lower") if w in fact.words["relation"]
+            )
+            sign = {"left": one.centre_x < other.centre_x, "right": one.centre_x > other.centre_x}.get(
+                word, one.centre_y < other.centre_y if word in ("above", "higher") else one.centre_y > other.centre_y
+            )
+            assert fact.answer == ("yes" if sign else "no")
+
+
+def test_names_in_questions_mean_one_object(drawn):
+    for scene in drawn:
+        for fact in _GENERATORS["position"](scene.objects):
+            words = fact.words["a"].split()
+            meant = [t for t in scene.objects if all(w in (t.size, t.colour, t.shape, "thing") for w in words)]
+            assert len(meant) == 1
+            assert meant[0].place == fact.answer
+
+
+def test_description_facts_are_counted(drawn):
+    for scene in drawn:
+        stated = scenes.facts(scenes.describe(scene.objects))
+        cards = sum(thing.shape == "card" for thing in scene.objects)
+        assert stated.total() == 3 * len(scene.objects) + cards
+    assert scenes.facts("nothing to be seen here").total() == 0
+
+
+def test_questions_are_the_same_for_the_same_seed(drawn):
+    assert scenes.questions(drawn[2], seed=5) == scenes.questions(drawn[2], seed=5)
+    assert len(scenes.questions(drawn[2], seed=5, n=3)) == 3

@@ -1,0 +1,170 @@
+"""The training stages: their shortcuts must equal the stock model, or what they teach is not what runs."""
+
+import numpy as np
+import pytest
+import torch
+from transformers import CLIPVisionModel, LlamaForCausalLM
+
+import scenes
+from training import cache
+from training.config import VISION, text_config
+from training.initial import OFFSETS, initialise, position_table
+from training.language import ORACLE_WIDTH, answer_logits, oracle
+from training.muon import Muon, orthogonalise
+from training.objects import from_table
+from training.packing import Packer, answer_loss
+from training.text import PROMPT_END, special_ids, train_tokenizer
+from training.tower import count_targets, features, patch_targets, stand_ins
+
+
+@pytest.fixture(scope="module")
+def scene():
+    return scenes.draw(11)
+
+
+@pytest.fixture(scope="module")
+def tower():
+    torch.manual_seed(0)
+    model = CLIPVisionModel(VISION).eval()
+    initialise(model)
+    return model
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return train_tokenizer(vocab_size=400, n_scenes=60)
+
+
+def _batch(scene, ids):
+    image = torch.from_numpy(cache.to_patches(np.asarray(scene.image)))
+    return {
+        "patches": image[ids][None],
+        "patch_ids": ids[None],
+        "owner": torch.from_numpy(cache.owners(scene).astype(np.int64))[ids][None],
+        "objects": torch.from_numpy(cache.object_table(scene))[None],
+    }
+
+
+def test_patchwise_embedding_equals_the_stock_tower(scene, tower):
+    from transformers import CLIPImageProcessorPil
+
+    pixels = CLIPImageProcessorPil(do_resize=False, do_center_crop=False)(scene.image, return_tensors="pt")[
+        "pixel_values"
+    ]
+    batch = _batch(scene, torch.arange(576))
+    with torch.no_grad():
+        stock = tower(pixels, output_hidden_states=True).hidden_states[-2]
+        ours = features(tower, batch["patches"], batch["patch_ids"])
+    assert torch.allclose(stock, ours, atol=2e-4)
+
+
+def test_heads_start_by_looking_one_fixed_step_away(tower):
+    rows = VISION.image_size // VISION.patch_size
+    with torch.no_grad():
+        hidden = position_table(rows, VISION.hidden_size)
+        attention = tower.encoder.layers[0].self_attn
+        query, key = (
+            projection(hidden).unflatten(-1, (VISION.num_attention_heads, -1)).transpose(0, 1)
+            for projection in (attention.q_proj, attention.k_proj)
+        )
+        patch = 10 * rows + 10
+        looked_at = (
+            query[:, patch] @ key.mT if query.ndim == 2 else torch.einsum("hd,hnd->hn", query[:, patch], key)
+        ).argmax(-1)
+    wanted = [patch + down * rows + right for down, right in OFFSETS[0]]
+    assert looked_at.tolist() == wanted
+
+
+def test_packed_questions_equal_single_conversations(tokenizer):
+    """Logits of each packed segment are those of the segment alone behind the same prefix."""
+    torch.manual_seed(1)
+    model = LlamaForCausalLM(text_config(len(tokenizer), special_ids(tokenizer))).eval()
+    packer, image = Packer(tokenizer, 0), torch.randn(1, 9, 192)
+    segments = [
+        packer.segment(f"How many {noun} are there?", answer, "counting")
+        for noun, answer in (("stars", "2"), ("rings", "13"))
+    ]
+    with torch.no_grad():
+        together = packer.pack_segments([segments], 9)
+        logits = answer_logits(model.model, model.lm_head, together, image)
+        alone = [answer_logits(model.model, model.lm_head, packer.pack_segments([[one]], 9), image) for one in segments]
+    assert torch.allclose(logits, torch.cat(alone), atol=1e-5)
+
+
+def test_answers_are_marked_whole(tokenizer):
+    packer = Packer(tokenizer, 0)
+    segments = [packer.segment("Where is it?", "top left", "position"), packer.segment("Is it?", "no", "existence")]
+    packed = packer.pack_segments([segments], 4)
+    logits = torch.nn.functional.one_hot(packed.answer_ids, len(tokenizer)).float() * 20
+    assert answer_loss(logits, packed).by_segment == [True, True]
+    logits[0] = 0  # the first token of the first answer goes wrong: the whole answer does
+    assert answer_loss(logits, packed).by_segment == [False, True]
+    assert answer_loss(logits, packed).by_kind == {"position": 0.0, "existence": 1.0}
+
+
+def test_tokenizer_keeps_text_and_cards_capitals(tokenizer):
+    text = "a small pink card with an H at the top left"
+    assert tokenizer.decode(tokenizer(text, add_special_tokens=False)["input_ids"]) == text
+    assert tokenizer("What COLOUR")["input_ids"] == tokenizer("what colour")["input_ids"]
+    assert tokenizer("h")["input_ids"] != tokenizer("H")["input_ids"]
+    assert tokenizer.decode(tokenizer("日本 😀", add_special_tokens=False)["input_ids"]) == "日本 😀"
+    assert tokenizer(PROMPT_END)["input_ids"][0] == tokenizer.bos_token_id
+
+
+def test_patch_targets_tell_the_truth(scene):
+    batch = _batch(scene, torch.arange(576))
+    target = patch_targets(batch)
+    owner = batch["owner"][0]
+    for number, thing in enumerate(scene.objects):
+        mine = owner == number
+        assert (target["shape"][0, mine] == scenes.SHAPES.index(thing.shape)).all()
+        assert (target["colour"][0, mine] == scenes.COLOURS.index(thing.colour)).all()
+        patch = int(torch.nonzero(mine)[0])
+        offset_x = thing.centre_x / 14 - (patch % 24 + 0.5)
+        assert float(target["geometry"][0, patch, 0]) * 3 == pytest.approx(offset_x, abs=1e-4)
+    assert (target["shape"][0, owner < 0] == -100).all()
+    assert int(target["centre"].sum()) == len(scene.objects)
+    assert int(count_targets(batch["objects"])["total"]) == len(scene.objects)
+    assert oracle(batch).shape == (1, 576, ORACLE_WIDTH)
+
+
+def test_stand_ins_are_the_nearest_patch_of_each_object():
+    owner = torch.tensor([[0, 0, -1, 1, 1, 1]])
+    distance = torch.tensor([[3.0, 1.0, 0.0, 2.0, 5.0, 2.5]])
+    assert stand_ins(owner, distance).tolist() == [[False, True, False, True, False, False]]
+
+
+def test_table_and_objects_are_the_same(scene):
+    back = from_table(cache.object_table(scene))
+    assert [(t.shape, t.colour, t.size, t.character, t.place) for t in back] == [
+        (t.shape, t.colour, t.size, t.character, t.place) for t in scene.objects
+    ]
+
+
+def test_shards_are_written_whole(tmp_path):
+    cache.write_shard(tmp_path, 0, n_scenes=2, table_tops=1)
+    (shard,) = cache.shards(tmp_path)
+    assert shard.patches.shape == (2, 576, 588)
+    assert not list(tmp_path.glob("partial-*"))
+
+
+@pytest.mark.parametrize("shape", [(3, 8, 8), (2, 8, 20), (2, 20, 8)])
+def test_muon_updates_are_nearly_orthogonal(shape):
+    torch.manual_seed(0)
+    values = torch.linalg.svdvals(orthogonalise(torch.randn(shape)))
+    assert values.min() > 0.3
+    assert values.max() < 1.3
+
+
+def test_muon_agrees_with_the_one_of_torch():
+    torch.manual_seed(0)
+    start, gradient = torch.randn(12, 20), torch.randn(12, 20)
+    results = []
+    for kind, extra in ((Muon, {}), (torch.optim.Muon, {"adjust_lr_fn": "match_rms_adamw"})):
+        weight = torch.nn.Parameter(start.clone())
+        optimiser = kind([weight], lr=0.1, weight_decay=0.01, **extra)
+        for _ in range(3):
+            weight.grad = gradient.clone()
+            optimiser.step()
+        results.append(weight.detach())
+    assert torch.allclose(*results, atol=0.02)  # torch's runs in bfloat16
