@@ -1,4 +1,6 @@
-"""Table tops to lay objects on: wood, linen, stone, felt, paper and slate, muted so that every object colour stands out."""
+"""Table tops to lay objects on: wood, linen, stone, felt, paper and slate, muted so that every object colour
+stands out.
+"""
 
 from __future__ import annotations
 

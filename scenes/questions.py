@@ -28,7 +28,7 @@ KINDS = (
 )
 
 LEAST_STEP = 36.0
-"""Two objects count as left/right or above/below each other only if their centres are this many pixels apart that way."""
+"""Two objects count as left/right or above/below each other only if their centres are so many pixels apart."""
 
 
 class Thing(Protocol):
@@ -123,7 +123,11 @@ _SIZE = (
     "How big is the {a}?",
     "What is the size of the {a}?",
 )
-_LARGER = ("Which is larger, the {a} or the {b}?", "Which is bigger, the {a} or the {b}?", "What is larger: the {a} or the {b}?")
+_LARGER = (
+    "Which is larger, the {a} or the {b}?",
+    "Which is bigger, the {a} or the {b}?",
+    "What is larger: the {a} or the {b}?",
+)
 _SMALLER = ("Which is smaller, the {a} or the {b}?", "What is smaller: the {a} or the {b}?")
 _FURTHER = ("Which is further {side}, the {a} or the {b}?", "What is further {side}: the {a} or the {b}?")
 _MORE = (
@@ -235,9 +239,12 @@ def _attribute(
 
 
 def _counting(objects: Sequence[Thing]) -> Iterator[_Fact]:
-    kinds = [(None, None, shape) for shape in SHAPES] + [(None, colour, None) for colour in COLOURS]
+    kinds: list[tuple[str | None, str | None, str | None]] = [(None, None, shape) for shape in SHAPES]
+    kinds += [(None, colour, None) for colour in COLOURS]
     kinds += [(size, None, None) for size in SIZES] + [(None, None, None)]
-    kinds += [(None, colour, shape) for colour in COLOURS for shape in SHAPES if _matching(objects, None, colour, shape)]
+    kinds += [
+        (None, colour, shape) for colour in COLOURS for shape in SHAPES if _matching(objects, None, colour, shape)
+    ]
     for size, colour, shape in kinds:
         ids = _matching(objects, size, colour, shape)
         noun = _name(size, colour, shape)
@@ -290,7 +297,9 @@ def _comparison(objects: Sequence[Thing]) -> Iterator[_Fact]:
         for left, right in permutations(options, 2):
             if counts[left] or counts[right]:
                 answer = "yes" if counts[left] > counts[right] else "no"
-                nouns = [_plural(_name(None, *((None, w) if attribute == "shape" else (w, None)))) for w in (left, right)]
+                nouns = [
+                    _plural(_name(None, *((None, w) if attribute == "shape" else (w, None)))) for w in (left, right)
+                ]
                 ids = tuple(i for i, thing in enumerate(objects) if getattr(thing, attribute) in (left, right))
                 yield _Fact(_MORE, {"many_a": nouns[0], "many_b": nouns[1]}, answer, ids, "more " + answer)
 
@@ -302,7 +311,10 @@ def _logic(objects: Sequence[Thing]) -> Iterator[_Fact]:
     pool = present + swapped + absent[:3]
     for (colour_a, shape_a), (colour_b, shape_b) in permutations(pool, 2):
         a, b = _name(None, colour_a, shape_a), _name(None, colour_b, shape_b)
-        ids_a, ids_b = _matching(objects, colour=colour_a, shape=shape_a), _matching(objects, colour=colour_b, shape=shape_b)
+        ids_a, ids_b = (
+            _matching(objects, colour=colour_a, shape=shape_a),
+            _matching(objects, colour=colour_b, shape=shape_b),
+        )
         words = {"an_a": _article(a), "an_b": _article(b), "b": b}
         for phrasings, holds, name in (
             (_AND, bool(ids_a and ids_b), "and"),
@@ -364,7 +376,7 @@ def sample(objects: Sequence[Thing], kind: str, rng: np.random.Generator) -> Que
 
 
 def questions(scene: Scene, seed: int = 0, n: int | None = None) -> list[Question]:
-    """Questions of different kinds about a scene, the same for the same seed; one of each possible kind if `n` is None."""
+    """Questions of different kinds about a scene, the same for the same seed; of all possible kinds if `n` is None."""
     rng = np.random.default_rng((scene.seed, seed))
     order = [KINDS[index] for index in rng.permutation(len(KINDS))]
     found = [question for kind in order if (question := sample(scene.objects, kind, rng)) is not None]
@@ -376,7 +388,8 @@ def truth(scene: Scene, text: str) -> str | None:
     wanted = _normal(text)
     for kind in KINDS:
         for fact in _GENERATORS[kind](scene.objects):
-            if any(_normal(phrasing.format(**fact.words)) == wanted for phrasing in fact.phrasings):
+            named = all(word in wanted for word in fact.words.values())  # spares most of the comparing
+            if named and any(_normal(phrasing.format(**fact.words)) == wanted for phrasing in fact.phrasings):
                 return fact.answer
     return None
 

@@ -147,7 +147,7 @@ def _albedo(placement: Placement, window: tuple[slice, slice], rng: np.random.Ge
     luminance = float(base @ np.array([0.299, 0.587, 0.114], np.float32))
     ink = np.float32(0.07) if luminance > 0.45 else np.float32(0.97)
     print_ = _glyph(placement, window)[..., None]
-    return albedo + print_ * (ink - albedo)
+    return np.asarray(albedo + print_ * (ink - albedo), np.float32)
 
 
 def _shade(
@@ -163,7 +163,8 @@ def _shade(
     diffuse = np.clip(normal @ _LIGHT, 0, 1)
     highlight = gloss * np.clip(normal @ _HALFWAY, 0, 1) ** 40
     highlight = highlight if placement.shape == "circle" else highlight * (inside < 1)
-    return np.clip(albedo * (0.42 + 0.78 * diffuse)[..., None] + 0.6 * highlight[..., None], 0, 1)
+    lit = albedo * (0.42 + 0.78 * diffuse)[..., None] + 0.6 * highlight[..., None]
+    return np.asarray(np.clip(lit, 0, 1), np.float32)
 
 
 @lru_cache(maxsize=256)

@@ -1,7 +1,8 @@
-"""Signed distance (pixels, negative inside) of every shape, in the object's own frame: x right, y down, radius 1 encloses it.
+"""Signed distance (pixels, negative inside) of every shape, in the object's own frame: x right, y down, radius 1
+encloses it.
 
-Distances make anti-aliasing, bevels, soft shadows and exact masks one subtraction each. The star and triangle formulas
-are the standard closed forms for regular polygons folded into one sector.
+Distances make anti-aliasing, bevels, soft shadows and exact masks one subtraction each. The star and triangle
+formulas are the standard closed forms for regular polygons folded into one sector.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-Field = NDArray[np.float32]
+Field = NDArray[np.floating]
 
 
 def _box(x: Field, y: Field, half_width: float, half_height: float, corner: float) -> Field:

@@ -28,7 +28,7 @@ EXTENT = {"small": (42.0, 49.0), "large": (74.0, 86.0)}
 """Diameter in pixels of the circle an object fits in, by size."""
 
 PLACE_MARGIN = 11.0
-"""No centre lies closer than this (pixels) to a border between two regions, so that its place is never a matter of opinion."""
+"""No centre lies closer than this (pixels) to a border between two regions: its place is never a matter of opinion."""
 
 MIN_VISIBLE = {"card": 0.97}
 MIN_VISIBLE_DEFAULT = 0.72
@@ -128,8 +128,7 @@ def _free_centre(
         x, y = rng.uniform(margin, SIDE - margin, size=2)
         near_border = min(abs(value - SIDE * third / 3) for value in (x, y) for third in (1, 2))
         far = all(
-            np.hypot(x - other.centre_x, y - other.centre_y) > spacing * (extent + other.extent) / 2
-            for other in others
+            np.hypot(x - other.centre_x, y - other.centre_y) > spacing * (extent + other.extent) / 2 for other in others
         )
         if near_border >= PLACE_MARGIN and far:
             return float(x), float(y)

@@ -1,7 +1,8 @@
 """Scenes on disk, in the layout the trainer reads: patches of 14 x 14 pixels and what each of them shows.
 
-Drawing a scene costs 20 to 40 ms and a training step needs hundreds, so scenes are drawn once into shards. Table tops are
-shared by many scenes (mirrored and turned), which the held-out scenes never are: those come from `scenes.draw`.
+Drawing a scene costs 20 to 40 ms and a training step needs hundreds, so scenes are drawn once into shards.
+Table tops are shared by many scenes (mirrored and turned), which the held-out scenes never are: those come from
+`scenes.draw`.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ class Shard:
     owner: NDArray[np.int8]
     """[scenes, 576] index of the object seen most in the patch; -1 where objects cover less than a tenth of it."""
     objects: NDArray[np.float32]
-    """[scenes, 6, 6] the fields of OBJECT_FIELDS as class numbers or pixels; NaN where there is no object, character -1 on none."""
+    """[scenes, 6, 6] OBJECT_FIELDS as class numbers or pixels; NaN where there is no object, character -1 for none."""
 
 
 def to_patches(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -97,7 +98,10 @@ def write_shard(
 def shards(folder: Path) -> list[Shard]:
     """Every finished shard, memory-mapped."""
     found = sorted(folder.glob("shard-*"))
-    return [Shard(*(np.load(path / f"{name}.npy", mmap_mode="r") for name in ("patches", "owner", "objects"))) for path in found]
+    return [
+        Shard(*(np.load(path / f"{name}.npy", mmap_mode="r") for name in ("patches", "owner", "objects")))
+        for path in found
+    ]
 
 
 def main() -> None:

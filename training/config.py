@@ -30,7 +30,9 @@ def text_config(vocab_size: int, special_ids: dict[str, int]) -> LlamaConfig:
         num_key_value_heads=6,
         max_position_embeddings=2048,
         tie_word_embeddings=True,
-        **special_ids,
+        bos_token_id=special_ids["bos_token_id"],
+        eos_token_id=special_ids["eos_token_id"],
+        pad_token_id=special_ids["pad_token_id"],
     )
 
 

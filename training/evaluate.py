@@ -1,8 +1,9 @@
 """Ask the held-out questions: the whole model, and every way to prune it at the same budgets.
 
-Whole answers are compared. With teacher forcing an answer counts as right when each of its tokens is the most likely one,
-which is when greedy decoding gives exactly it; so one packed pass answers all questions on a scene. Descriptions are
-decoded for real (stock `generate`) and marked by facts. `--check` decodes everything and counts disagreements.
+Whole answers are compared. With teacher forcing an answer counts as right when each of its tokens is the most
+likely one, which is when greedy decoding gives exactly it; so one packed pass answers all questions on a scene.
+Descriptions are decoded for real (stock `generate`) and marked by facts. `--check` decodes everything and
+counts disagreements.
 
     python -m training.evaluate --questions training/runs/validation.jsonl           # while choosing
     python -m training.evaluate --questions assets/questions.jsonl --table training/RESULTS.json   # once, at the end
@@ -75,7 +76,7 @@ class Examiner:
             self.by_scene[row["seed"]].append(row)
 
     def kept(self, pixels: Tensor, rows: list[Row]) -> Iterator[tuple[Row, Tensor, np.ndarray]]:
-        """For each way: the feature layer's kept tokens [1, T, D] and their patch ids [T]. One-shot ways share a run."""
+        """For each way: the kept tokens at the feature layer [1, T, D] and their ids. One-shot ways share a run."""
         with record(self.tower) as recording:
             whole = self.tower(pixels, output_hidden_states=True).hidden_states[-2][:, 1:]
         layer = recording.record.layers[recording.record.feature_layer - 1]
@@ -113,7 +114,8 @@ class Examiner:
         prompt = self.processor.apply_chat_template(chat, add_generation_prompt=True)
         prompt = prompt.replace("<image>", "<image>" * tokens.shape[1])
         inputs = self.processor.tokenizer(prompt, return_tensors="pt")
-        features = BaseModelOutputWithPooling(pooler_output=list(self.model.model.multi_modal_projector(tokens)))
+        projected: Any = list(self.model.model.multi_modal_projector(tokens))  # a list, as get_image_features gives
+        features = BaseModelOutputWithPooling(pooler_output=projected)
         ids = self.model.generate(**inputs, mm_encoder_outputs={"image": features}, max_new_tokens=160, do_sample=False)
         text: str = self.processor.tokenizer.decode(ids[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
         return text
@@ -144,7 +146,11 @@ class Examiner:
                         disagreements += int(decoded != bool(is_right))
             if number % 50 == 49:
                 print(f"{number + 1} scenes, {time.time() - started:.0f} s", flush=True)
-        return {"kinds": kinds, "disagreements": disagreements if check else None, "seconds": round(time.time() - started)}
+        return {
+            "kinds": kinds,
+            "disagreements": disagreements if check else None,
+            "seconds": round(time.time() - started),
+        }
 
 
 def interval(differences: np.ndarray, resamples: int = 2000) -> tuple[float, float]:
@@ -184,10 +190,11 @@ def _line(name: str, tokens: int, group: list[Row], full: np.ndarray, kinds: np.
 def print_table(lines: list[dict[str, Any]]) -> None:
     for line in lines:
         low, high = line["against_full_95"]
+        facts = f"{line['describe_right_of_stated']:.3f}/{line['describe_right_of_present']:.3f}"
         print(
-            f"{line['method']:17s} {line['tokens']:4d} exact {line['exact']:.3f} against full {line['against_full']:+.3f} "
-            f"[{low:+.3f}, {high:+.3f}] facts {line['describe_right_of_stated']:.3f}/"
-            f"{line['describe_right_of_present']:.3f} on objects {line['kept_on_objects']:.2f}"
+            f"{line['method']:17s} {line['tokens']:4d} exact {line['exact']:.3f} "
+            f"against full {line['against_full']:+.3f} [{low:+.3f}, {high:+.3f}] "
+            f"facts {facts} on objects {line['kept_on_objects']:.2f}"
         )
     print(json.dumps(lines[0]["by_type"]))
 

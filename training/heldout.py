@@ -1,6 +1,6 @@
 """The held-out questions: 500 scenes that training never saw, four questions each, all kinds equally often.
 
-    python -m training.heldout            # writes assets/questions.jsonl, always the same file
+python -m training.heldout            # writes assets/questions.jsonl, always the same file
 """
 
 from __future__ import annotations

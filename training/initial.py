@@ -1,10 +1,10 @@
 """A vision tower that starts as a local one.
 
-A transformer has no notion of neighbourhood at birth and spends hours of a small budget on finding it. So position
-embeddings start as sines and cosines of row and column, and the queries and keys of the early layers start as rotations
-of them: each head then looks one fixed step away, as a convolution does ("Convolutional Initialization for Data-Efficient
-Vision Transformers", arXiv 2401.12511, gives the idea). Everything stays trainable and nothing of it is left in the code of
-the model.
+A transformer has no notion of neighbourhood at birth and spends hours of a small budget on finding it. So
+position embeddings start as sines and cosines of row and column, and the queries and keys of the early layers
+start as rotations of them: each head then looks one fixed step away, as a convolution does ("Convolutional
+Initialization for Data-Efficient Vision Transformers", arXiv 2401.12511, gives the idea). Everything stays
+trainable and nothing of it is left in the code of the model.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ import math
 
 import torch
 from torch import Tensor, nn
-from transformers import CLIPVisionModel
+from transformers import CLIPVisionConfig, CLIPVisionModel
+from transformers.models.clip.modeling_clip import CLIPEncoderLayer
 
 # Offsets (rows, columns) of the four heads, layer by layer; layers beyond the list start as usual, at random.
 OFFSETS = (
@@ -30,7 +31,7 @@ PEAK_LOGIT = 4.5
 
 
 def frequencies(width: int) -> Tensor:
-    """[width / 8] angular frequencies (radians per patch): half the width is left to content, an eighth per sine of one axis."""
+    """[width / 8] angular frequencies (radians per patch): an eighth of the width for the sines of one axis."""
     count = width // 8
     return math.pi * 0.92 * (torch.arange(count) + 0.5) / count
 
@@ -64,6 +65,12 @@ def _offset_query_key(offset: tuple[int, int], width: int, head_width: int, star
     return query * scale, key * scale
 
 
+def grid_rows(config: CLIPVisionConfig) -> int:
+    assert isinstance(config.image_size, int), "square pictures"
+    assert isinstance(config.patch_size, int), "square patches"
+    return config.image_size // config.patch_size
+
+
 @torch.no_grad()
 def initialise(tower: CLIPVisionModel, seed: int = 0) -> None:
     """Set every weight of a fresh tower, in place."""
@@ -75,12 +82,13 @@ def initialise(tower: CLIPVisionModel, seed: int = 0) -> None:
     embeddings.patch_embedding.weight[width // 2 :] *= 0.1
     nn.init.normal_(embeddings.class_embedding, std=0.5)
     embeddings.position_embedding.weight.zero_()
-    embeddings.position_embedding.weight[1:] = position_table(config.image_size // config.patch_size, width)
+    embeddings.position_embedding.weight[1:] = position_table(grid_rows(config), width)
     for number, layer in enumerate(tower.encoder.layers):
         _initialise_layer(layer, number, width, depth, config.num_attention_heads)
 
 
 def _initialise_layer(layer: nn.Module, number: int, width: int, depth: int, heads: int) -> None:
+    assert isinstance(layer, CLIPEncoderLayer), "the stock tower"
     attention, mlp = layer.self_attn, layer.mlp
     for linear in (attention.q_proj, attention.k_proj, attention.v_proj, mlp.fc1):
         nn.init.normal_(linear.weight, std=width**-0.5)

@@ -1,8 +1,8 @@
 """Muon in float32, matrices of one shape at a time.
 
-`torch.optim.Muon` orthogonalises each matrix alone and in bfloat16. On a CPU without bfloat16 units that took 43% of a
-training step of the tower; batched and in float32 it takes a tenth. The update is the same (momentum 0.95, Nesterov, five
-Newton-Schulz steps, rate matched to AdamW's root mean square as in arXiv 2502.16982).
+`torch.optim.Muon` orthogonalises each matrix alone and in bfloat16. On a CPU without bfloat16 units that took
+43% of a training step of the tower; batched and in float32 it takes a tenth. The update is the same (momentum
+0.95, Nesterov, five Newton-Schulz steps, rate matched to AdamW's root mean square as in arXiv 2502.16982).
 """
 
 from __future__ import annotations
@@ -34,7 +34,11 @@ class Muon(Optimizer):
     """Momentum, orthogonalised. For matrices only; everything else belongs to AdamW."""
 
     def __init__(
-        self, params: Iterable[Tensor] | Iterable[dict[str, Any]], lr: float, weight_decay: float = 0.0, momentum: float = 0.95
+        self,
+        params: Iterable[Tensor] | Iterable[dict[str, Any]],
+        lr: float,
+        weight_decay: float = 0.0,
+        momentum: float = 0.95,
     ) -> None:
         super().__init__(params, {"lr": lr, "weight_decay": weight_decay, "momentum": momentum})
 

@@ -1,13 +1,14 @@
 """Many questions about one picture in one sequence.
 
-The picture's tokens are most of a prompt. So a training sequence is one prefix (begin, "USER: ", the picture's tokens) and
-behind it several question-and-answer segments, each of which sees the prefix and itself alone and counts its positions on
-from the prefix: to the model every segment looks like a conversation of its own.
+The picture's tokens are most of a prompt. So a training sequence is one prefix (begin, "USER: ", the picture's
+tokens) and behind it several question-and-answer segments, each of which sees the prefix and itself alone and
+counts its positions on from the prefix: to the model every segment looks like a conversation of its own.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,8 +17,9 @@ from torch.nn import functional as F
 from transformers import PreTrainedTokenizerFast
 
 from scenes.questions import KINDS, sample
-from training.text import PROMPT_END, PROMPT_START, as_people_type
 from scenes.world import SceneObject
+from training.objects import from_table
+from training.text import PROMPT_END, PROMPT_START, as_people_type
 
 PREFIX, PADDING = 0, -1
 
@@ -51,6 +53,12 @@ class Packed:
     """Kind of question, by running segment number."""
     image_start: int
 
+    def to(self, device: torch.device) -> Packed:
+        values: dict[str, Any] = {one.name: getattr(self, one.name) for one in fields(self)}
+        for name, value in values.items():
+            values[name] = value.to(device) if isinstance(value, Tensor) else value
+        return Packed(**values)
+
 
 class Packer:
     """Draws questions and packs them."""
@@ -74,9 +82,10 @@ class Packer:
         prompt = self._ids("\n" + question + PROMPT_END)
         return Segment(prompt, [*self._ids(" " + answer), self.tokenizer.eos_token_id], kind)
 
-    def pack(self, scenes: list[list[SceneObject]], image_tokens: int, count: int) -> Packed:
-        """Draw and pack `count` questions on each scene behind `image_tokens` places for the picture."""
-        return self.pack_segments([self.segments(objects, count) for objects in scenes], image_tokens)
+    def pack(self, tables: Tensor, image_tokens: int, count: int) -> Packed:
+        """Draw and pack `count` questions on each scene ([B, 6, 6] object tables) behind `image_tokens` places."""
+        scenes = [from_table(table) for table in tables.cpu().numpy()]
+        return self.pack_segments([self.segments(objects, count) for objects in scenes], image_tokens).to(tables.device)
 
     def pack_segments(self, rows: list[list[Segment]], image_tokens: int) -> Packed:
         """Pack each row's segments behind one prefix with `image_tokens` places for the picture."""
@@ -86,7 +95,10 @@ class Packer:
         positions, owner = torch.zeros_like(ids), torch.full_like(ids, PADDING)
         ids[:, : len(self.prefix)] = torch.tensor(self.prefix)
         positions[:, :prefix], owner[:, :prefix] = torch.arange(prefix), PREFIX
-        answer_rows, answer_ids, answer_segment, kinds = [], [], [], []
+        answer_rows: list[int] = []
+        answer_ids: list[int] = []
+        answer_segment: list[int] = []
+        kinds: list[str] = []
         for row, segments in enumerate(rows):
             column = prefix
             for number, segment in enumerate(segments, start=1):

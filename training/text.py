@@ -20,7 +20,8 @@ CHAT_TEMPLATE = (
     "{% if message['role'] == 'system' %}{% for part in message['content'] %}{{ part['text'] }}{% endfor %} {% endif %}"
     "{% if message['role'] == 'user' %}USER: "
     "{% for part in message['content'] %}{% if part['type'] == 'image' %}<image>\n{% endif %}{% endfor %}"
-    "{% for part in message['content'] %}{% if part['type'] == 'text' %}{{ part['text'] }}{% endif %}{% endfor %} {% endif %}"
+    "{% for part in message['content'] %}{% if part['type'] == 'text' %}{{ part['text'] }}{% endif %}{% endfor %} "
+    "{% endif %}"
     "{% if message['role'] == 'assistant' %}ASSISTANT: "
     "{% for part in message['content'] %}{{ part['text'] }}{% endfor %}{{ eos_token }}{% endif %}"
     "{% endfor %}"
@@ -29,8 +30,8 @@ CHAT_TEMPLATE = (
 """The turns of LLaVA-1.5."""
 
 
-def corpus(rng: np.random.Generator, scenes: int = 3000) -> Iterator[str]:
-    for _ in range(scenes):
+def corpus(rng: np.random.Generator, n_scenes: int) -> Iterator[str]:
+    for _ in range(n_scenes):
         objects = random_objects(rng)
         for kind in KINDS:
             question = sample(objects, kind, rng)
@@ -41,7 +42,7 @@ def corpus(rng: np.random.Generator, scenes: int = 3000) -> Iterator[str]:
         yield PROMPT_START + "\n" + PROMPT_END
 
 
-def train_tokenizer(seed: int = 0, vocab_size: int = 720) -> PreTrainedTokenizerFast:
+def train_tokenizer(seed: int = 0, vocab_size: int = 720, n_scenes: int = 3000) -> PreTrainedTokenizerFast:
     """Byte-level BPE in lower case; a card's capital letter standing alone stays a token of its own."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase()])
@@ -58,7 +59,7 @@ def train_tokenizer(seed: int = 0, vocab_size: int = 720) -> PreTrainedTokenizer
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    tokenizer.train_from_iterator(corpus(np.random.default_rng(seed)), trainer)
+    tokenizer.train_from_iterator(corpus(np.random.default_rng(seed), n_scenes), trainer)
     letters = [c for c in CHARACTERS if c.isalpha()]
     tokenizer.add_tokens([AddedToken(c, single_word=True, normalized=False) for c in letters])
     tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
@@ -71,6 +72,17 @@ def train_tokenizer(seed: int = 0, vocab_size: int = 720) -> PreTrainedTokenizer
         padding_side="left",
         model_max_length=2048,
     )
+
+
+def special_ids(tokenizer: PreTrainedTokenizerFast) -> dict[str, int]:
+    """The ids that configurations name."""
+    named = {
+        "bos_token_id": tokenizer.bos_token,
+        "eos_token_id": tokenizer.eos_token,
+        "pad_token_id": tokenizer.pad_token,
+    }
+    vocabulary = tokenizer.get_vocab()
+    return {name: vocabulary[str(token)] for name, token in named.items()}
 
 
 def misspell(text: str, rng: np.random.Generator, rate: float) -> str:

@@ -1,18 +1,15 @@
 """Stage 1: the vision tower learns to say, in every patch of an object, what and where that object is.
 
-Dense targets (shape, colour, size, character, offset to the object's centre, own place) at the feature layer, and counts
-at CLS, so that CLS has to gather from the patches. Only some background patches are shown at a time: most of a picture is
-table, and attention over fewer tokens is cheaper.
+Dense targets (shape, colour, size, character, offset to the object's centre, own place) at the feature layer,
+and counts at CLS, so that CLS has to gather from the patches. Only some background patches are shown at a time:
+most of a picture is table, and attention over fewer tokens is cheaper.
 
-    python -m training.tower --minutes 60          # goes on from training/runs/tower.pt if it is there
+    python -m training.tower --minutes 75          # goes on from training/runs/tower.safetensors if it is there
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import math
-import time
 from pathlib import Path
 
 import numpy as np
@@ -22,10 +19,10 @@ from torch.nn import functional as F
 from transformers import CLIPVisionModel
 
 from scenes.world import CHARACTERS, COLOURS, SHAPES, SIDE, SIZES
-from training import cache
+from training import cache, loop
 from training.config import VISION
 from training.initial import initialise
-from training.muon import Muon
+from training.loop import Batch, Loop, Optimisers
 
 IMAGE_MEAN = torch.tensor([0.48145466, 0.4578275, 0.40821073]).repeat(cache.PATCH**2)
 IMAGE_STD = torch.tensor([0.26862954, 0.26130258, 0.27577711]).repeat(cache.PATCH**2)
@@ -55,7 +52,7 @@ class DenseHeads(nn.Module):
 
 def to_input(patches: Tensor) -> Tensor:
     """uint8 [..., 588] -> normalised float32, as the image processor does it."""
-    return (patches.float() / 255 - IMAGE_MEAN) / IMAGE_STD
+    return (patches.float() / 255 - IMAGE_MEAN.to(patches.device)) / IMAGE_STD.to(patches.device)
 
 
 def embed(tower: CLIPVisionModel, patches: Tensor, patch_ids: Tensor) -> Tensor:
@@ -83,13 +80,11 @@ class Sampler:
     """Batches of scenes with a random choice of patches: all that show objects as far as they fit, and some table."""
 
     def __init__(self, folder: Path, seed: int) -> None:
-        self.folder, self.rng = folder, np.random.default_rng(seed)
-        self.refresh()
+        self.rng, self.shards = np.random.default_rng(seed), cache.shards(folder)
+        if not self.shards:
+            raise SystemExit(f"There are no scenes in {folder}: draw some first with python -m training.cache.")
 
-    def refresh(self) -> None:
-        self.shards = cache.shards(self.folder)
-
-    def batch(self, size: int, tokens: int, easy: float = 0.0, pixels: bool = True) -> dict[str, Tensor]:
+    def batch(self, size: int, tokens: int, easy: float = 0.0, pixels: bool = True) -> Batch:
         """`easy`: share of pictures that are the one of three with the fewest objects (for the beginning)."""
         picks = []
         for _ in range(size):
@@ -108,7 +103,7 @@ class Sampler:
         if pixels:
             patches = [shard.patches[row][chosen] for (shard, row), chosen in zip(picks, ids, strict=True)]
             batch["patches"] = torch.from_numpy(np.stack(patches))
-        return batch
+        return {name: value.to(loop.device()) for name, value in batch.items()}
 
     def _choose(self, owner: np.ndarray, tokens: int) -> np.ndarray:
         """Patch ids, ascending: objects first (up to four fifths of the places), table for the rest."""
@@ -131,7 +126,7 @@ def stand_ins(owner: Tensor, distance: Tensor) -> Tensor:
     return chosen
 
 
-def patch_targets(batch: dict[str, Tensor]) -> dict[str, Tensor]:
+def patch_targets(batch: Batch) -> Batch:
     """What each patch should say. Class numbers are -100 (ignored) where no object or no character is."""
     owner, objects = batch["owner"], batch["objects"]
     table = torch.gather(objects, 1, owner.clamp(min=0)[..., None].expand(-1, -1, objects.shape[-1]))
@@ -155,7 +150,7 @@ def patch_targets(batch: dict[str, Tensor]) -> dict[str, Tensor]:
     }
 
 
-def count_targets(objects: Tensor) -> dict[str, Tensor]:
+def count_targets(objects: Tensor) -> Batch:
     """Counts over the whole picture: total [B], per shape [B, 7], per colour [B, 8]."""
     there = objects[..., 0].isfinite()
     shape = F.one_hot(objects[..., 0].nan_to_num(0).long(), len(SHAPES)) * there[..., None]
@@ -168,10 +163,17 @@ def count_targets(objects: Tensor) -> dict[str, Tensor]:
     }
 
 
-def losses(heads: DenseHeads, hidden: Tensor, batch: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, float]]:
-    """Loss and accuracy of every read-out."""
+def losses(heads: DenseHeads, hidden: Tensor, batch: Batch) -> tuple[Batch, dict[str, float]]:
+    """Loss and accuracy of every read-out, at the patches and at CLS."""
     tokens, cls = heads.norm(hidden[:, 1:]), heads.cls_norm(hidden[:, 0])
-    target, parts, figures = patch_targets(batch), {}, {}
+    patch_parts, patch_figures = _patch_losses(heads, tokens, patch_targets(batch))
+    count_parts, count_figures = _count_losses(heads, cls, count_targets(batch["objects"]))
+    return {**patch_parts, **count_parts}, {**patch_figures, **count_figures}
+
+
+def _patch_losses(heads: DenseHeads, tokens: Tensor, target: Batch) -> tuple[Batch, dict[str, float]]:
+    parts: Batch = {}
+    figures: dict[str, float] = {}
     parts["present"] = F.binary_cross_entropy_with_logits(heads.present(tokens).squeeze(-1), target["present"])
     centre = heads.centre(tokens).squeeze(-1)
     parts["centre"] = 4 * F.binary_cross_entropy_with_logits(centre, target["centre"])
@@ -187,27 +189,19 @@ def losses(heads: DenseHeads, hidden: Tensor, batch: dict[str, Tensor]) -> tuple
     )
     parts["geometry"] = F.smooth_l1_loss(off, torch.zeros_like(off), beta=0.1) * 4
     figures["offset_patches"] = float(off[..., :2].detach().abs().sum() / (2 * target["present"].sum()) * 3)
-    for name, counts in count_targets(batch["objects"]).items():
-        logits = getattr(heads, name)(cls).unflatten(-1, (-1, COUNT_CLASSES if name != "total" else cache.MAX_OBJECTS + 1))
-        parts[name] = F.cross_entropy(logits.flatten(0, 1), counts.flatten()) * 0.5
-        figures[name] = float((logits.argmax(-1) == counts.view(len(cls), -1)).float().mean())
     return parts, figures
 
 
-def optimisers(tower: CLIPVisionModel, heads: nn.Module, rate: float) -> list[torch.optim.Optimizer]:
-    """Muon for the matrices of the layers, AdamW for all else."""
-    matrices = [p for n, p in tower.encoder.named_parameters() if p.ndim == 2]
-    taken = {id(p) for p in matrices}
-    rest = [p for p in (*tower.parameters(), *heads.parameters()) if id(p) not in taken]
-    return [
-        Muon(matrices, lr=rate, weight_decay=0.01),
-        torch.optim.AdamW(rest, lr=rate, betas=(0.9, 0.98), weight_decay=0.01),
-    ]
-
-
-def schedule(progress: float, warm: float = 0.02) -> float:
-    """Share of the full rate at a share of the training: linear up, flat, then linearly down to a twentieth."""
-    return min(1.0, progress / warm) * min(1.0, max(0.05, (1 - progress) / 0.45))
+def _count_losses(heads: DenseHeads, cls: Tensor, target: Batch) -> tuple[Batch, dict[str, float]]:
+    parts: Batch = {}
+    figures: dict[str, float] = {}
+    for name, counts in target.items():
+        logits = getattr(heads, name)(cls).unflatten(
+            -1, (-1, COUNT_CLASSES if name != "total" else cache.MAX_OBJECTS + 1)
+        )
+        parts[name] = F.cross_entropy(logits.flatten(0, 1), counts.flatten()) * 0.5
+        figures[name] = float((logits.argmax(-1) == counts.view(len(cls), -1)).float().mean())
+    return parts, figures
 
 
 def train(arguments: argparse.Namespace) -> None:
@@ -215,70 +209,21 @@ def train(arguments: argparse.Namespace) -> None:
     torch.set_num_threads(arguments.threads)
     tower, heads = CLIPVisionModel(VISION), DenseHeads(VISION.hidden_size)
     initialise(tower, arguments.seed)
-    path = arguments.run / "tower.pt"
-    spent, step = 0.0, 0
-    if path.exists():
-        state = torch.load(path, weights_only=True)
-        tower.load_state_dict(state["tower"])
-        heads.load_state_dict(state["heads"])
-        spent, step = state["seconds"], state["step"]
-    optim = optimisers(tower, heads, arguments.rate)
-    if path.exists():
-        for one, saved in zip(optim, state["optimisers"], strict=True):
-            one.load_state_dict(saved)
-    sampler = Sampler(arguments.cache, arguments.seed + step)
-    total, began, saved_at, mean = arguments.minutes * 60, time.time(), time.time(), {}
-    while (elapsed := spent + time.time() - began) < total:
-        progress = elapsed / total
-        for one in optim:
-            for group in one.param_groups:
-                group["lr"] = arguments.rate * schedule(progress)
+    for module in (tower, heads):
+        nn.Module.to(module, loop.device())
+    optimisers = Optimisers([(tower, 1.0), (heads, 1.0)], arguments.rate)
+    stage = Loop(arguments.run / "tower.safetensors", {"tower": tower, "heads": heads}, optimisers, arguments.minutes)
+    stage.resume()
+    sampler = Sampler(arguments.cache, arguments.seed + stage.step)
+
+    def step(progress: float) -> tuple[Tensor, dict[str, float]]:
         tokens = int(sampler.rng.choice((96, 112, 144)))
         batch = sampler.batch(arguments.batch, tokens, easy=max(0.0, 0.8 - 4 * progress))
         parts, figures = losses(heads, features(tower, batch["patches"], batch["patch_ids"]), batch)
-        for one in optim:
-            one.zero_grad()
-        sum(parts.values()).backward()
-        nn.utils.clip_grad_norm_(tower.parameters(), 5.0)
-        for one in optim:
-            one.step()
-        step += 1
-        for name, value in {**figures, "loss": sum(parts.values()).item()}.items():
-            mean[name] = value if name not in mean else 0.97 * mean[name] + 0.03 * value
-        if step % 50 == 0:
-            print(json.dumps({"step": step, "s": round(elapsed), **{n: round(v, 3) for n, v in mean.items()}}), flush=True)
-            sampler.refresh()
-        if time.time() - saved_at > 180 or not math.isfinite(mean["loss"]):
-            assert math.isfinite(mean["loss"]), "the loss is no longer a number; lower --rate"
-            save(path, tower, heads, optim, elapsed, step)
-            saved_at = time.time()
-    save(path, tower, heads, optim, total, step)
+        return torch.stack(list(parts.values())).sum(), figures
 
-
-def save(path: Path, tower: nn.Module, heads: nn.Module, optim: list[torch.optim.Optimizer], seconds: float, step: int) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    state = {
-        "tower": tower.state_dict(),
-        "heads": heads.state_dict(),
-        "optimisers": [one.state_dict() for one in optim],
-        "seconds": seconds,
-        "step": step,
-    }
-    torch.save(state, path.with_suffix(".tmp"))
-    path.with_suffix(".tmp").replace(path)
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--cache", type=Path, default=Path("training/cache"))
-    parser.add_argument("--run", type=Path, default=Path("training/runs"))
-    parser.add_argument("--minutes", type=float, default=60)
-    parser.add_argument("--batch", type=int, default=16)
-    parser.add_argument("--rate", type=float, default=2e-3)
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--seed", type=int, default=0)
-    train(parser.parse_args())
+    stage.run(step)
 
 
 if __name__ == "__main__":
-    main()
+    train(loop.arguments(__doc__ or "", minutes=75, batch=16, rate=2e-3, more=lambda parser: None))
