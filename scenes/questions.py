@@ -388,7 +388,8 @@ def truth(scene: Scene, text: str) -> str | None:
     wanted = _normal(text)
     for kind in KINDS:
         for fact in _GENERATORS[kind](scene.objects):
-            named = all(word in wanted for word in fact.words.values())  # spares most of the comparing
+            # Blanks without their article, to spare most of the comparing.
+            named = all(words.split(" ", 1)[-1] in wanted for words in fact.words.values())
             if named and any(_normal(phrasing.format(**fact.words)) == wanted for phrasing in fact.phrasings):
                 return fact.answer
     return None
