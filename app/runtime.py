@@ -7,6 +7,7 @@ jobs are reached only through the object that `submit` returned, and finished ru
 
 from __future__ import annotations
 
+import atexit
 import hashlib
 import json
 import logging
@@ -37,6 +38,9 @@ KEPT_RUNS = 96
 
 KEPT_FIGURES = 24
 """Prepared figures held in memory, each one comparison's."""
+
+CLOSING_SECONDS = 20
+"""How long the end of the process waits for a model that is just being read."""
 
 LANE_WORDS = {"full": "All tokens", "cut": "Pruned", "control": "Random"}
 
@@ -186,10 +190,22 @@ class Runtime:
         self._runs: Recent[Run] = Recent(KEPT_RUNS)
         self._figures: Recent[Future[dict[str, Any]]] = Recent(KEPT_FIGURES)
         self._figure_thread = ThreadPoolExecutor(1, thread_name_prefix="figures")
-        self._to_load: queue.Queue[Job | str] = queue.Queue()
-        self._to_answer: queue.Queue[Job] = queue.Queue()
-        for work in (self._load_forever, self._answer_forever):
-            threading.Thread(target=work, name=work.__name__.strip("_"), daemon=True).start()
+        self._to_load: queue.Queue[Job | str | None] = queue.Queue()
+        self._to_answer: queue.Queue[Job | None] = queue.Queue()
+        self._closing = threading.Event()
+        work = (self._load_forever, self._answer_forever)
+        self._threads = [threading.Thread(target=one, name=one.__name__.strip("_"), daemon=True) for one in work]
+        for thread in self._threads:
+            thread.start()
+
+    def close(self) -> None:
+        """Stop within one token and end the threads: a thread still inside PyTorch would crash the process's exit."""
+        self._closing.set()
+        self._figure_thread.shutdown(wait=False, cancel_futures=True)
+        for line in (self._to_load, self._to_answer):
+            line.put(None)
+        for thread in self._threads:
+            thread.join(CLOSING_SECONDS)
 
     def submit(self, order: Order) -> Job:
         """Queue a question; returns at once."""
@@ -214,8 +230,7 @@ class Runtime:
         return future
 
     def _load_forever(self) -> None:
-        while True:
-            wanted = self._to_load.get()
+        while (wanted := self._to_load.get()) is not None and not self._closing.is_set():
             if isinstance(wanted, str):
                 self._load_ahead(wanted)
             elif not wanted.stop.is_set() and self._load_for(wanted):
@@ -239,8 +254,7 @@ class Runtime:
         return True
 
     def _answer_forever(self) -> None:
-        while True:
-            job = self._to_answer.get()
+        while (job := self._to_answer.get()) is not None and not self._closing.is_set():
             try:
                 self._answer(job)
             except Exception as error:
@@ -277,7 +291,7 @@ class Runtime:
             cut=order.cut_of(lane),
             on_text=partial(setattr, shown, "text"),
             on_progress=lambda stage, fraction: job.report(f"{LANE_WORDS[lane]}: {stage}", fraction),
-            stop=job.stop,
+            stop=lambda: job.stop.is_set() or self._closing.is_set(),
             **order.generation.as_arguments(),
         )
 
@@ -321,4 +335,6 @@ def explain(error: Exception) -> str:
 @st.cache_resource(show_spinner=False)
 def runtime() -> Runtime:
     """The one runtime of this process."""
-    return Runtime()
+    started = Runtime()
+    atexit.register(started.close)
+    return started

@@ -11,8 +11,9 @@ import pytest
 from PIL import Image
 from streamlit.testing.v1 import AppTest
 
-from app import gallery
+from app import gallery, session
 from app.comparison import Comparison
+from app.widgets.controls import PUBLISHED
 
 MAIN = Path(__file__).resolve().parents[2] / "app" / "main.py"
 SECONDS = 120
@@ -88,8 +89,7 @@ def test_every_method_can_be_chosen(page: AppTest, method: str) -> None:
 def test_the_paper_variant(page: AppTest) -> None:
     page.session_state.variant = "paper"
     run(page)
-    assert shown(page).cut.cut is not None
-    assert shown(page).cut.cut.variant == "paper"
+    assert shown(page).cut.title == "FlowCut 64 (paper)"
 
 
 @pytest.mark.parametrize("question", ["", "  \n ", "x" * 20_000])
@@ -102,7 +102,8 @@ def test_a_bad_question_keeps_the_last_good_answers(page: AppTest, question: str
 
 
 @pytest.mark.parametrize(
-    "question", ["<b>what</b> <script>alert(1)</script> colour is the star?", "ما لون النجمة؟", "🌟❓", "see <image> here"]
+    "question",
+    ["<b>what</b> <script>alert(1)</script> colour is the star?", "ما لون النجمة؟", "🌟❓", "see <image> here"],
 )
 def test_odd_questions_are_asked_as_they_are(page: AppTest, question: str) -> None:
     page.text_area("question").input(question).run()
@@ -112,12 +113,9 @@ def test_odd_questions_are_asked_as_they_are(page: AppTest, question: str) -> No
     assert shown(page).full.visual_tokens == 576
 
 
-@pytest.mark.parametrize("model", ["/there/is/no/such/folder", "no such model", str(MAIN.parent)])
-def test_a_model_that_cannot_be_loaded_leaves_the_old_one(page: AppTest, model: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+def test_a_model_that_cannot_be_loaded_leaves_the_old_one(page: AppTest) -> None:
     before = shown(page)
-    page.session_state.model = model
-    page.run()
+    page.selectbox("model").select(PUBLISHED[-1]).run()
     run(page)
     assert len(errors(page)) == 1
     assert "stays in use" in errors(page)[0]
@@ -131,8 +129,7 @@ def test_a_new_scene_is_asked_about_at_once(page: AppTest) -> None:
     next(button for button in page.button if button.label == "New scene").click().run()
     settled(page)
     assert not shown(page).stored
-    assert shown(page).picture.seed is not None
-    assert shown(page).picture.seed > 999_999
+    assert (shown(page).picture.seed or 0) >= session.DRAWN_SEEDS[0]
 
 
 def test_a_suggestion_is_asked_at_once(page: AppTest) -> None:
@@ -176,7 +173,12 @@ def test_uploads_of_any_aspect(page: AppTest, size: tuple[int, int]) -> None:
 
 @pytest.mark.parametrize(
     ("name", "content"),
-    [("words.png", b"these are words"), ("empty.png", b""), ("cut.png", png((300, 300))[:90]), ("thin.png", png((10_000, 3)))],
+    [
+        ("words.png", b"these are words"),
+        ("empty.png", b""),
+        ("cut.png", png((300, 300))[:90]),
+        ("thin.png", png((10_000, 3))),
+    ],
 )
 def test_bad_pictures_keep_the_last_good_answers(page: AppTest, name: str, content: bytes) -> None:
     before, picture = shown(page), page.session_state.picture

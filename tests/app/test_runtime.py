@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
 
 import pytest
 
@@ -15,8 +16,10 @@ SECONDS = 120
 
 
 @pytest.fixture(scope="module")
-def runtime() -> Runtime:
-    return Runtime()
+def runtime() -> Iterator[Runtime]:
+    started = Runtime()
+    yield started
+    started.close()
 
 
 def order(question: str = "What colour is the star?", seed: int = 3, tokens: int = 64, **changes: object) -> Order:
@@ -36,7 +39,10 @@ def test_three_answers(runtime: Runtime) -> None:
     assert job.complete
     runs = [job.lanes[lane].run for lane in LANES]
     assert [run.visual_tokens for run in runs if run] == [576, 64, 64]
-    assert all(run and run.record is not None and run.answer == job.lanes[lane].text for run, lane in zip(runs, LANES, strict=True))
+    for lane, run in zip(LANES, runs, strict=True):
+        assert run is not None
+        assert run.record is not None
+        assert run.answer == job.lanes[lane].text
 
 
 def test_equal_content_is_answered_once(runtime: Runtime) -> None:

@@ -1,0 +1,7 @@
+"""For all tests: nothing is fetched, whatever machine they run on."""
+
+from __future__ import annotations
+
+import os
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # read by the hub's client when it is first imported, hence before any test module
