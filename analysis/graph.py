@@ -12,7 +12,7 @@ import numpy as np
 
 from analysis import geometry as places
 from analysis.figures import style
-from analysis.measures import METRICS, Concentration, Metric, concentration, concentration_claim, one_image
+from analysis.measures import METRICS, Concentration, Metric, concentration, concentration_claim
 from analysis.relay import DIRECTIONS, MASS, MAX_EDGES, Direction, Flow, Relay, RelayLayer, relay
 from flowcut.record import FlowRecord
 
@@ -141,15 +141,14 @@ def stage_payload(
 
 
 def _recorded(run: Run, picture: Image) -> FlowRecord:
-    if run.record is None:
-        raise ValueError(f"The run \u201c{run.title}\u201d was made without a record: ask again with record=True.")
+    image = style.recorded(run)
     if tuple(run.image_size) != picture.size:
         width, height = run.image_size
         raise ValueError(
-            f"The picture is {picture.width} x {picture.height}, the run \u201c{run.title}\u201d saw one of "
+            f"The picture is {picture.width} x {picture.height}, the run “{run.title}” saw one of "
             f"{width} x {height}: give the picture that the question was about."
         )
-    return one_image(run.record, 0)
+    return image
 
 
 def _pack_picture(picture: Image, geometry: Geometry) -> dict[str, Any]:

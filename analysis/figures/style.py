@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import textwrap
 from typing import TYPE_CHECKING
 
 import numpy as np
+from PIL.Image import Image, Resampling
+
+from analysis.measures import METRICS, one_image
 
 if TYPE_CHECKING:
-    from flowcut.record import FlowRecord
+    from flowcut.record import FlowRecord, Geometry
     from flowcut.results import Run
 
 # Okabe and Ito's palette (2008); dash patterns, markers and sides of the drawing say the same without colour.
@@ -16,6 +20,17 @@ OUTFLOW = "#D55E00"
 FULL = "#4D4D4D"
 PRUNED = "#AA4499"
 
+RUN_STYLES = ((FULL, PRUNED), ("solid", "dash"), ("circle", "square-open"))
+"""Colours, dash patterns and markers of the unpruned and the pruned run."""
+
+TILE_SIDE = 28
+"""Pixels of a patch's own picture."""
+
+TILE_HEIGHT = 0.062
+"""Of a patch in the relay graph, in the layout's units."""
+
+LINE_LENGTH = 110
+
 VIRIDIS = ("#440154", "#443983", "#31688E", "#21918C", "#35B779", "#90D743", "#FDE725")
 """Seven even steps of viridis, dark to light for every kind of colour vision."""
 
@@ -23,6 +38,10 @@ HOW_TO_READ = {
     "mask": (
         "Patches that went are dimmed, or coloured by the layer after which they went (the number says which); "
         "what the model never saw is hatched."
+    ),
+    "mask_figure": (
+        "Patches that went are coloured by the layer after which they went (the number says which); patches in the "
+        "picture's own colours were kept; grey or hatched: never seen by the model."
     ),
     "relay": (
         "Above the line, solid: patches that CLS gathers from (CLS row). Below, dashed: patches that read CLS (CLS "
@@ -48,3 +67,36 @@ def facts(run: Run, record: FlowRecord, layer: int | None = None) -> str:
     layers = f"layer {layer} of 0–{record.n_layers - 1}" if layer is not None else f"layers 0–{record.layers[-1].layer}"
     heads = f"mean of {record.n_heads} heads"
     return " · ".join([f"model {run.model_id}", run.title, layers, heads, run.dtype])
+
+
+def recorded(run: Run) -> FlowRecord:
+    """The record of a run's picture, with layers in it.
+
+    Raises:
+        ValueError: the run was made without one.
+    """
+    if run.record is None:
+        raise ValueError(f"The run “{run.title}” was made without a record: ask again with record=True.")
+    return one_image(run.record, 0)
+
+
+def check_metric(name: str) -> None:
+    """Raise ValueError with the list of metrics where there is none of this name."""
+    if name not in METRICS:
+        raise ValueError(f"The metric is {name!r}: choose one of {', '.join(METRICS)}.")
+
+
+def patch_tiles(picture: Image, geometry: Geometry) -> list[Image]:
+    """Every patch's own pixels as a small square; what lies outside the picture is black."""
+    side = (TILE_SIDE, TILE_SIDE)
+    corners = [tuple(round(edge) for edge in box) for box in geometry.boxes().tolist()]
+    shown = picture.convert("RGB")
+    return [
+        shown.crop((left, top, max(right, left + 1), max(bottom, top + 1))).resize(side, Resampling.BILINEAR)
+        for left, top, right, bottom in corners
+    ]
+
+
+def wrapped(text: str, line_break: str = "\n", length: int = LINE_LENGTH) -> str:
+    """Text broken into lines."""
+    return line_break.join(textwrap.wrap(text, length))
