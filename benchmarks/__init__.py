@@ -1,0 +1,1 @@
+"""What was measured and how to measure it again; results lie beside the scripts as JSON and Markdown."""
