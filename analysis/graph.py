@@ -246,7 +246,7 @@ def axis_ticks(low: float, high: float, most: int = 6) -> list[float]:
         first, last = np.floor(low / step + 1e-9), np.ceil(high / step - 1e-9)
         if last - first + 1 <= most:
             break
-    return [round(float(place * step), 6) for place in np.arange(first, last + 1)]
+    return [round(float(place * step), 9) for place in np.arange(first, max(last, first + 1) + 1)]
 
 
 def _base64(array: np.ndarray, dtype: str) -> str:

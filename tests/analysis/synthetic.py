@@ -7,6 +7,7 @@ sums, shapes and prune steps hold together as in a record of a real encoder.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -62,10 +63,8 @@ class Encoder:
 def square_geometry(width: int, height: int, grid: int = 24, patch: int = 14) -> Geometry:
     """As CLIP's processor has it: the short side to the input size, the middle square of the rest."""
     size = grid * patch
-    if width < height:
-        resized = size, int(size * height / width)
-    else:
-        resized = int(size * width / height), size
+    short = min(width, height)
+    resized = int(size * width / short), int(size * height / short)
     left, top = (resized[0] - size) // 2, (resized[1] - size) // 2
     return Geometry(width, height, *resized, left, top, size, patch, grid, grid)
 
@@ -96,21 +95,26 @@ def flow_record(encoder: Encoder, cut: CutConfig | None = None, geometry: Geomet
     )  # fmt: skip
 
 
-def run(record: FlowRecord, answer: str = "a red ball", token_ids: tuple[int, ...] = (1, 2, 3), **changes: object) -> Run:
+def run(
+    record: FlowRecord, answer: str = "a red ball", token_ids: tuple[int, ...] = (1, 2, 3), **changes: object
+) -> Run:
     """A finished run around a record."""
     geometry = record.geometry
     size = (geometry.original_width, geometry.original_height) if geometry else (336, 336)
     words = answer.split()
     tokens = tuple(
-        AnswerToken(token, (" " if i else "") + (words[i] if i < len(words) else ""), -0.1 * (i + 1), ((9, " blue", -3.0),))
+        AnswerToken(
+            token, (" " if i else "") + (words[i] if i < len(words) else ""), -0.1 * (i + 1), ((9, " blue", -3.0),)
+        )
         for i, token in enumerate(token_ids)
     )
-    settings = {
+    settings: dict[str, Any] = {
         "question": "What is there?", "prompt": "USER: What is there?", "answer": answer, "tokens": tokens,
-        "cut": record.cut, "times": Times(0.01, 0.1, 0.01, 0.01, 0.1, 0.2), "visual_tokens": record.kept_patch_ids.shape[1],
-        "prompt_tokens": 600, "kv_bytes": (1000,) * 4, "peak_memory_bytes": None, "flops": Flops(1e9, 1e8, 1e9, 1e8),
-        "image_hash": PICTURE_HASH, "image_size": size, "model_id": "synthetic", "revision": None, "family": "test",
-        "dtype": "float32", "device": "cpu", "generation": {}, "stopped": False, "record": record, "created": "2026-01-01",
+        "cut": record.cut, "times": Times(0.01, 0.1, 0.01, 0.01, 0.1, 0.2), "prompt_tokens": 600,
+        "visual_tokens": record.kept_patch_ids.shape[1], "kv_bytes": (1000,) * 4, "peak_memory_bytes": None,
+        "flops": Flops(1e9, 1e8, 1e9, 1e8), "image_hash": PICTURE_HASH, "image_size": size, "model_id": "synthetic",
+        "revision": None, "family": "test", "dtype": "float32", "device": "cpu", "generation": {}, "stopped": False,
+        "record": record, "created": "2026-01-01",
     }  # fmt: skip
     return Run(**{**settings, **changes})
 

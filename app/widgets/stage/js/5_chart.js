@@ -23,7 +23,9 @@ class ChartPanel {
     return CHART.left + ((layer + 0.5) * (this.width - CHART.left - CHART.right)) / this.data.layers;
   }
 
+  /** NaN, which canvases pass over, for a value that is none: CLS attended to no patch at all. */
   y(value, ticks) {
+    if (value === null) return NaN;
     const share = (value - ticks[0]) / (ticks.at(-1) - ticks[0]);
     return mix(this.height - CHART.bottom - CHART.bars - CHART.barGap, CHART.top, share);
   }

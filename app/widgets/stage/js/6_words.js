@@ -37,6 +37,7 @@ function relayHow(data) {
 }
 
 function valueText(metric, value) {
+  if (value === null) return "undefined";
   return metric.unit === "patches" ? value.toFixed(0) : value.toFixed(2);
 }
 

@@ -1,0 +1,124 @@
+"""Concentration: slow, literal references; values small enough to check by hand; claims that follow from numbers."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from analysis import measures
+from analysis.measures import METRICS, concentration, concentration_claim, kendall_tau
+from flowcut.schedule import FlowCut
+from tests.analysis import synthetic
+
+
+def naive_entropy(p: list[float]) -> float:
+    return -sum(x * math.log(x) for x in p if x > 0)
+
+
+def naive_gini(p: list[float]) -> float:
+    return sum(abs(a - b) for a in p for b in p) / (2 * len(p) * sum(p))
+
+
+def naive_top(p: list[float]) -> float:
+    return sum(sorted(p, reverse=True)[: math.ceil(round(len(p) / 10, 9))]) / sum(p)
+
+
+NAIVE = {
+    "entropy_ratio": lambda p: naive_entropy(p) / math.log(len(p)) if len(p) > 1 else 0.0,
+    "gini": naive_gini,
+    "top_mass": naive_top,
+    "effective_tokens": lambda p: math.exp(naive_entropy(p)),
+}
+
+
+@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("alive", [1, 2, 9, 10, 30, 57])
+def test_a_metric_equals_its_literal_definition_also_beside_dead_patches(metric: str, alive: int) -> None:
+    shares = np.random.default_rng(alive).dirichlet(np.full(alive, 0.3), size=(3, 4))
+    padded = np.concatenate([shares, np.zeros((3, 4, 57 - alive))], axis=-1)
+    measured = METRICS[metric].function(padded, np.full((3, 4), alive))
+    expected = [[NAIVE[metric](list(row)) for row in layer] for layer in shares]
+    np.testing.assert_allclose(measured, expected, rtol=1e-10, atol=1e-12)
+
+
+def test_even_and_single_attention_are_the_ends_of_every_scale() -> None:
+    even, single, alive = np.full(20, 0.05), np.eye(20)[3], np.array(20)
+    assert METRICS["entropy_ratio"].function(even, alive) == pytest.approx(1)
+    assert METRICS["entropy_ratio"].function(single, alive) == 0
+    assert METRICS["gini"].function(even, alive) == pytest.approx(0)
+    assert METRICS["gini"].function(single, alive) == pytest.approx(0.95)
+    assert METRICS["top_mass"].function(even, alive) == pytest.approx(0.1)
+    assert METRICS["top_mass"].function(single, alive) == 1
+    assert METRICS["effective_tokens"].function(even, alive) == pytest.approx(20)
+    assert METRICS["effective_tokens"].function(single, alive) == pytest.approx(1)
+
+
+@pytest.mark.parametrize("cut", [None, FlowCut(20)])
+def test_every_layer_and_head_of_a_record(cut: object) -> None:
+    record = synthetic.flow_record(synthetic.Encoder(grid=8), cut)
+    measured = concentration(record)
+    for layer in record.layers:
+        for head in range(record.n_heads):
+            row = layer.cls_row[0, head, 1:].astype(float)
+            for metric in METRICS:
+                expected = NAIVE[metric](list(row / row.sum()))
+                assert measured.curve(metric).per_head[layer.layer, head] == pytest.approx(expected, rel=1e-6)
+
+
+def test_pooled_entropy_is_what_the_schedule_read() -> None:
+    record = synthetic.flow_record(synthetic.Encoder(grid=8), FlowCut(20))
+    pooled = concentration(record).entropy_ratio.pooled
+    asked = [step for step in record.steps if not step.forced]
+    assert asked
+    for step in asked:
+        assert pooled[step.layer] == pytest.approx(step.entropy_ratio[0], abs=1e-6)
+
+
+def test_removals_are_the_steps() -> None:
+    record = synthetic.flow_record(synthetic.Encoder(grid=8), FlowCut(20))
+    measured = concentration(record)
+    for step in record.steps:
+        assert measured.removed[step.layer] == step.alive_before - step.alive_after
+        assert measured.forced[step.layer] == step.forced
+    assert measured.removed.sum() == 64 - 20
+    assert measured.alive[-1] == 20
+
+
+def test_attention_to_nothing_but_cls_is_not_a_number_rather_than_a_guess() -> None:
+    record = synthetic.flow_record(synthetic.Encoder(grid=4))
+    layer = record.layers[0]
+    row = np.zeros_like(layer.cls_row)
+    row[..., 0] = 1
+    record = replace(record, layers=(replace(layer, cls_row=row), *record.layers[1:]))
+    assert np.isnan(concentration(record).entropy_ratio.pooled[0])
+
+
+def test_a_record_without_layers_is_refused() -> None:
+    record = replace(synthetic.flow_record(synthetic.Encoder(grid=4)), layers=())
+    with pytest.raises(ValueError, match="record=True"):
+        concentration(record)
+
+
+def test_kendall_tau_counts_pairs() -> None:
+    layers = np.arange(4)
+    assert kendall_tau(layers, np.array([4.0, 3, 2, 1])) == -1
+    assert kendall_tau(layers, np.array([1.0, 1, 1, 1])) == 0
+    assert kendall_tau(layers, np.array([1.0, 3, 2, 4])) == pytest.approx(4 / 6)
+    assert kendall_tau(layers[:1], np.array([1.0])) == 0
+
+
+@pytest.mark.parametrize(
+    ("entropy", "verdict"),
+    [([0.9, 0.8, 0.7, 0.5], "agrees"), ([0.5, 0.6, 0.8, 0.9], "disagrees"), ([0.8, 0.9, 0.8, 0.7], "agrees"),
+     ([0.8, 0.5, 0.6, 0.8], "disagrees"), ([0.8, 0.5, 0.6, 0.79], "mixed")],
+)  # fmt: skip
+def test_the_claim_is_held_against_the_numbers(entropy: list[float], verdict: str) -> None:
+    record = synthetic.flow_record(synthetic.Encoder(grid=4, n_layers=4))
+    measured = concentration(record)
+    curve = measures.Curve(measured.entropy_ratio.per_head, np.array(entropy))
+    claim = concentration_claim(replace(measured, entropy_ratio=curve))
+    assert claim.verdict == verdict
+    assert f"{entropy[-1]:.2f} at layer 3" in claim.run
