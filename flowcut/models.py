@@ -131,9 +131,9 @@ def _folder(name: str, tell: Progress) -> tuple[Path, str | None]:
     """The local folder of a model, fetched first if need be, and the hub's commit."""
     if name == EMBEDDED:
         return embedded_folder(), None
-    if Path(name).is_dir():
+    if name and Path(name).is_dir():
         return Path(name), None
-    if Path(name).exists() or name.startswith((".", "/", "~")) or name.count("/") > 1 or not name.strip():
+    if not name.strip() or Path(name).exists() or name.startswith((".", "/", "~")) or name.count("/") > 1:
         raise ModelNotLoaded(f"There is no model folder at {name!r}: give a folder, a hub id, or '{EMBEDDED}'.")
     folder = _download(name, tell)
     return folder, folder.name

@@ -166,7 +166,12 @@ def test_a_clip_large_record_is_about_two_megabytes(tmp_path: Path) -> None:
     from transformers import CLIPVisionConfig, CLIPVisionModel
 
     config = CLIPVisionConfig(
-        hidden_size=32, intermediate_size=32, num_hidden_layers=24, num_attention_heads=16, image_size=336, patch_size=14
+        hidden_size=32,
+        intermediate_size=32,
+        num_hidden_layers=24,
+        num_attention_heads=16,
+        image_size=336,
+        patch_size=14,
     )
     model = CLIPVisionModel(config).eval()
     with torch.no_grad(), flowcut.record(model, flowcut.FlowCut(tokens=64)) as rec:

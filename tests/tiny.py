@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -56,7 +57,7 @@ def picture(seed: int = 0, size: tuple[int, int] = (60, 52)) -> Image.Image:
     return Image.fromarray(noise).resize(size)
 
 
-def llava(seed: int = 0, **overrides: object) -> LlavaForConditionalGeneration:
+def llava(seed: int = 0, **overrides: Any) -> LlavaForConditionalGeneration:
     torch.manual_seed(seed)
     text = LlamaConfig(
         vocab_size=256 + len(SPECIAL), hidden_size=32, intermediate_size=48, num_hidden_layers=2,
