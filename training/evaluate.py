@@ -79,7 +79,7 @@ class Examiner:
         """For each way: the kept tokens at the feature layer [1, T, D] and their ids. One-shot ways share a run."""
         with record(self.tower) as recording:
             whole = self.tower(pixels, output_hidden_states=True).hidden_states[-2][:, 1:]
-        layer = recording.record.layers[recording.record.feature_layer - 1]
+        layer = recording.record.layers[recording.record.feature_layer]
         attention = layer.cls_row.mean(axis=1, dtype=np.float64)[:, 1:]
         evidence = Evidence(1, whole.shape[1], attention)
         for row in rows:
@@ -148,6 +148,7 @@ class Examiner:
                 print(f"{number + 1} scenes, {time.time() - started:.0f} s", flush=True)
         return {
             "kinds": kinds,
+            "questions": len(kinds),
             "disagreements": disagreements if check else None,
             "seconds": round(time.time() - started),
         }
@@ -199,6 +200,44 @@ def print_table(lines: list[dict[str, Any]]) -> None:
     print(json.dumps(lines[0]["by_type"]))
 
 
+def markdown(lines: list[dict[str, Any]], outcome: dict[str, Any], arguments: argparse.Namespace) -> str:
+    """The tables of RESULTS.md: the whole model by type, then every way to prune at every budget."""
+    whole = lines[0]
+    text = [
+        "# What the embedded model can do, whole and pruned",
+        "",
+        f"{outcome['questions']} held-out questions ({arguments.questions}), greedy answers, whole answers compared.",
+        f"Written by `python -m training.evaluate --questions {arguments.questions} --table {arguments.table}`.",
+        "",
+        "## The whole model, 576 visual tokens",
+        "",
+        f"Exact answers: **{whole['exact']:.1%}**. Descriptions by facts: right / stated",
+        f"**{whole['describe_right_of_stated']:.3f}**, right / present **{whole['describe_right_of_present']:.3f}**.",
+        "",
+        "| type | exact |",
+        "|-|-|",
+        *(f"| {kind} | {share:.1%} |" for kind, share in whole["by_type"].items()),
+        "",
+        "## Pruned",
+        "",
+        "Difference to the whole model in points, with a 95% bootstrap interval paired by question. Random is the mean of",
+        f"{len(RANDOM_SEEDS)} seeds. *On objects*: share of the kept patches of which at least a tenth shows an object.",
+        "One-shot ways cut at the feature layer; CLS attention is taken there.",
+        "",
+        "| method | tokens | exact | against whole, points | facts right / stated, right / present | on objects |",
+        "|-|-|-|-|-|-|",
+    ]
+    for line in lines:
+        low, high = (100 * bound for bound in line["against_full_95"])
+        text.append(
+            f"| {line['method']} | {line['tokens']} | {line['exact']:.1%} | "
+            f"{100 * line['against_full']:+.1f} [{low:+.1f}, {high:+.1f}] | "
+            f"{line['describe_right_of_stated']:.3f}, {line['describe_right_of_present']:.3f} | "
+            f"{line['kept_on_objects']:.0%} |"
+        )
+    return "\n".join(text) + "\n"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=Path, default=Path("assets/embedded"))
@@ -218,7 +257,8 @@ def main() -> None:
     print_table(lines)
     print(json.dumps(outcome))
     if arguments.table:
-        arguments.table.write_text(json.dumps({"lines": lines, **outcome}, indent=1) + "\n")
+        arguments.table.with_suffix(".json").write_text(json.dumps({"lines": lines, **outcome}, indent=1) + "\n")
+        arguments.table.write_text(markdown(lines, outcome, arguments))
 
 
 if __name__ == "__main__":
