@@ -6,6 +6,7 @@ Only safetensors weights are read, and no code that comes with a model is ever r
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 import threading
 from collections.abc import Callable
@@ -179,18 +180,16 @@ def _hub_answers(name: str) -> bool:
 
 def _telling_bar(tell: Progress) -> type:
     """A progress bar for the hub's client that draws nothing and tells instead."""
-    from tqdm.auto import tqdm  # type: ignore[import-untyped]
+    from tqdm.std import tqdm  # type: ignore[import-untyped]
 
     class TellingBar(tqdm):
         def __init__(self, *args: Any, **options: Any) -> None:
-            options.pop("name", None)
-            super().__init__(*args, **{**options, "disable": False, "file": open(os.devnull, "w")})  # noqa: SIM115
+            super().__init__(*args, **{**options, "file": io.StringIO(), "mininterval": 0.1})
 
-        def update(self, n: float | None = 1) -> bool | None:
-            changed: bool | None = super().update(n)
+        def display(self, *args: Any, **options: Any) -> None:
             if self.unit == "B" and self.total:
-                tell(min(self.n / self.total, 1.0), f"Downloading {self.n / 1e9:.1f} of {self.total / 1e9:.1f} GB")
-            return changed
+                done, total = self.n / 1e9, self.total / 1e9
+                tell(min(done / total, 1.0), f"Downloading {done:.1f} of {total:.1f} GB")
 
     return TellingBar
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import huggingface_hub
@@ -166,7 +167,19 @@ def test_no_network(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     refused("llava-hf/llava-1.5-7b-hf-not-downloaded", "check the network")
 
 
-def test_no_such_model_on_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_downloads_tell_how_far_they_are(capfd: pytest.CaptureFixture) -> None:
+    told: list[tuple[float | None, str]] = []
+    bar_class = models._telling_bar(lambda fraction, text: told.append((fraction, text)))
+    with bar_class(desc="Downloading", total=4_000_000_000, unit="B", unit_scale=True) as bar:
+        bar.update(1_000_000_000)
+        bar.refresh()
+    with bar_class(desc="Files", total=3) as files:
+        files.update(1)
+    assert (0.25, "Downloading 1.0 of 4.0 GB") in told
+    assert "".join(capfd.readouterr()) == ""
+
+
+def test_no_such_model_on_the_hub() -> None:
     refused("a name with spaces", "There is no model 'a name with spaces'")
 
 
@@ -184,7 +197,7 @@ def test_the_embedded_model_is_where_the_variable_says(monkeypatch: pytest.Monke
     refused("embedded", r"not in /nowhere: set FLOWCUT_EMBEDDED")
 
 
-def _raises(error: Exception):  # type: ignore[no-untyped-def]
+def _raises(error: Exception) -> Callable[..., None]:
     def fail(*_: object, **__: object) -> None:
         raise error
 

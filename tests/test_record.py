@@ -86,7 +86,7 @@ def test_a_flipped_byte_anywhere_is_refused(tmp_path: Path) -> None:
         damaged[place] ^= 0x04
         path = tmp_path / f"{place}.safetensors"
         path.write_bytes(bytes(damaged))
-        with pytest.raises(flowcut.InvalidRecord, match="damaged|not a flowcut record"):
+        with pytest.raises(flowcut.InvalidRecord, match=r"damaged|not a flowcut record"):
             FlowRecord.load(path)
 
 
