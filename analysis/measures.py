@@ -202,13 +202,13 @@ class Claim:
 def concentration_claim(unpruned: Concentration) -> Claim:
     """The paper's second finding (layer-wise attention concentration) against the unpruned run of this picture.
 
-    Measured by Kendall's tau between depth and the entropy of the head-averaged CLS row: -1 is a fall at every step.
+    Measured by Kendall's tau between depth and the entropy ratio (mean over heads): -1 is a fall at every step.
     """
-    entropy = unpruned.entropy_ratio.pooled
+    entropy = unpruned.entropy_ratio.head_mean
     tau = kendall_tau(unpruned.layers, entropy)
     lowest = int(np.nanargmin(entropy))
     run = (
-        f"Unpruned, this picture: entropy {entropy[0]:.2f} at layer {unpruned.layers[0]}, "
+        f"Unpruned, this picture: entropy (mean over heads) {entropy[0]:.2f} at layer {unpruned.layers[0]}, "
         f"{entropy[-1]:.2f} at layer {unpruned.layers[-1]}, lowest {entropy[lowest]:.2f} at layer "
         f"{unpruned.layers[lowest]}; Kendall's τ with depth {tau:+.2f}.".replace("-", "−")
     )

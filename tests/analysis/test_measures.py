@@ -10,7 +10,7 @@ import pytest
 
 from analysis import measures
 from analysis.measures import METRICS, concentration, concentration_claim, kendall_tau
-from flowcut.schedule import FlowCut
+from flowcut.schedule import CutConfig, FlowCut
 from tests.analysis import synthetic
 
 
@@ -57,7 +57,7 @@ def test_even_and_single_attention_are_the_ends_of_every_scale() -> None:
 
 
 @pytest.mark.parametrize("cut", [None, FlowCut(20)])
-def test_every_layer_and_head_of_a_record(cut: object) -> None:
+def test_every_layer_and_head_of_a_record(cut: CutConfig | None) -> None:
     record = synthetic.flow_record(synthetic.Encoder(grid=8), cut)
     measured = concentration(record)
     for layer in record.layers:
@@ -118,7 +118,7 @@ def test_kendall_tau_counts_pairs() -> None:
 def test_the_claim_is_held_against_the_numbers(entropy: list[float], verdict: str) -> None:
     record = synthetic.flow_record(synthetic.Encoder(grid=4, n_layers=4))
     measured = concentration(record)
-    curve = measures.Curve(measured.entropy_ratio.per_head, np.array(entropy))
+    curve = measures.Curve(np.array(entropy)[:, None], measured.entropy_ratio.pooled)
     claim = concentration_claim(replace(measured, entropy_ratio=curve))
     assert claim.verdict == verdict
     assert f"{entropy[-1]:.2f} at layer 3" in claim.run

@@ -21,7 +21,7 @@ function statusText(data, layer) {
 function reasonText(run, layer) {
   if (run.forced[layer]) return "forced: the rest down to the target";
   if (run.asked[layer] === null) return "cut here in one step";
-  return `entropy ${run.askedEntropy[layer]} asked for ${run.asked[layer]}`;
+  return `the head-averaged row's entropy, ${run.askedEntropy[layer].toFixed(2)}, asked for ${run.asked[layer]}`;
 }
 
 function shownText(data, state) {
