@@ -1,8 +1,8 @@
 """Stage 3: tower, projector and language model together, as one LLaVA.
 
 First the projector alone learns to say with the tower's features what the oracle said with the truth; then everything
-trains on questions, the tower more slowly and still held to its dense targets. Pictures come with few and with many
-patches, up to all 576, because the model must read any number of them.
+trains on questions, the tower more slowly and still held to its dense targets (or not at all: `--tower-rate 0`).
+Pictures come with few and with many patches, up to all 576, because the model must read any number of them.
 
     python -m training.joint --minutes 45      # on the first two stages of the run folder; without them, on from
                                                # the shipped model and training/heads.safetensors
@@ -31,9 +31,6 @@ from training.tower import DenseHeads, Sampler, features, losses
 PATCH_COUNTS = (80, 112, 160, 256, 576)
 PATCH_COUNT_ODDS = (0.24, 0.3, 0.24, 0.14, 0.08)
 DENSE_WEIGHT = 0.15
-TOWER_RATE = 0.3
-"""Rate of the tower as a share of the language model's."""
-
 HEADS = Path("training/heads.safetensors")
 """The read-outs of the shipped model: with them its training goes on anywhere."""
 
@@ -89,7 +86,8 @@ def train(arguments: argparse.Namespace) -> None:
         nn.Module.to(module, loop.device())
     tower = llava.model.vision_tower
     rest = nn.ModuleList([llava.model.multi_modal_projector, llava.model.language_model])
-    optimisers = Optimisers([(tower, TOWER_RATE), (rest, 1.0), (heads, 1.0)], arguments.rate)
+    learning = [(rest, 1.0), *([(tower, arguments.tower_rate), (heads, 1.0)] if arguments.tower_rate else [])]
+    optimisers = Optimisers(learning, arguments.rate)
     stage = Loop(arguments.run / "joint.safetensors", {"llava": llava, "heads": heads}, optimisers, arguments.minutes)
     if not stage.resume():
         start(arguments, llava, heads)
@@ -100,8 +98,9 @@ def train(arguments: argparse.Namespace) -> None:
         tokens = int(sampler.rng.choice(PATCH_COUNTS, p=PATCH_COUNT_ODDS))
         size = max(2, min(arguments.batch, arguments.batch * 160 // tokens))
         batch = sampler.batch(size, tokens)
-        hidden = features(tower, batch["patches"], batch["patch_ids"])
-        dense, seen = losses(heads, hidden, batch)
+        with torch.set_grad_enabled(arguments.tower_rate > 0):
+            hidden = features(tower, batch["patches"], batch["patch_ids"])
+            dense, seen = losses(heads, hidden, batch)
         packed = packer.pack(batch["objects"], tokens, arguments.questions)
         image = image_tokens(llava, hidden)
         marked = answer_loss(answer_logits(llava.model.language_model, llava.lm_head, packed, image), packed)
@@ -111,13 +110,15 @@ def train(arguments: argparse.Namespace) -> None:
     stage.run(step)
     facts = {"joint_minutes": round(stage.seconds / 60, 1), "joint_steps": stage.step}
     save_folder(llava.cpu(), tokenizer, arguments.out, facts)
-    save_file(
-        {name: value.cpu().contiguous() for name, value in heads.state_dict().items()}, arguments.out / HEADS.name
-    )
+    read_outs = {name: value.cpu().contiguous() for name, value in heads.state_dict().items()}
+    save_file(read_outs, arguments.run / HEADS.name)
 
 
 def more_arguments(parser: argparse.ArgumentParser) -> None:
     questions_argument(parser)
+    parser.add_argument(
+        "--tower-rate", type=float, default=0.3, help="the tower's share of the rate; 0 leaves it alone"
+    )
     parser.add_argument("--imitate", type=int, default=250, help="steps of the projector alone")
     parser.add_argument("--out", type=Path, default=Path("training/runs/embedded"), help="folder for the trained model")
 
