@@ -82,12 +82,17 @@ __all__ = [
 
 
 def record(
-    vision_model: Any, cut: CutConfig | None = None, feature_layer: int | list[int] = -2, *, flows: bool = True
+    vision_model: Any,
+    cut: CutConfig | None = None,
+    feature_layer: int | list[int] = -2,
+    *,
+    flows: bool = True,
+    matrices: bool = False,
 ) -> Recording:
     """Record, and with a cut also prune, inside a vision encoder: `flowcut.vision.record`, fetched when called."""
     from flowcut.vision import record as start  # brings in torch
 
-    return start(vision_model, cut=cut, feature_layer=feature_layer, flows=flows)
+    return start(vision_model, cut, feature_layer, flows=flows, matrices=matrices)
 
 
 def __getattr__(name: str) -> Any:

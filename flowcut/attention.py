@@ -151,10 +151,11 @@ class AttentionStatistics:
     top_source_weights: Tensor
     top_destination_id: Tensor
     top_destination_weight: Tensor
+    head_mean: Tensor | None
 
 
 def stream_statistics(
-    query: Tensor, key: Tensor, scaling: float, patch_ids: Tensor, grid_cols: int
+    query: Tensor, key: Tensor, scaling: float, patch_ids: Tensor, grid_cols: int, matrices: bool = False
 ) -> AttentionStatistics:
     """Walk the queries in blocks, softmax in float32, and keep only what a record keeps.
 
@@ -163,9 +164,10 @@ def stream_statistics(
         scaling: the attention's own factor on the logits.
         patch_ids: int64 [B, N], where each patch lies on the grid.
         grid_cols: patches in a row of the grid.
+        matrices: whether to keep the head-mean matrix too, in float16.
     """
     tokens = query.shape[2]
-    streams = _Streams.empty(query, patch_ids, grid_cols)
+    streams = _Streams.empty(query, patch_ids, grid_cols, matrices)
     keys = key.float().transpose(-1, -2)
     for start in range(0, tokens, QUERY_BLOCK):
         block = query[:, :, start : start + QUERY_BLOCK].float()
@@ -188,9 +190,10 @@ class _Streams:
     distance_sum: Tensor
     destination_weight: Tensor
     destination_index: Tensor
+    matrix_rows: list[Tensor] | None
 
     @classmethod
-    def empty(cls, query: Tensor, patch_ids: Tensor, grid_cols: int) -> _Streams:
+    def empty(cls, query: Tensor, patch_ids: Tensor, grid_cols: int, matrices: bool) -> _Streams:
         batch, heads, tokens = query.shape[:3]
         cls_ids = patch_ids.new_full((batch, 1), CLS_ID)
         per_token = torch.zeros(batch, tokens, device=query.device)
@@ -206,6 +209,7 @@ class _Streams:
             distance_sum=per_head.clone(),
             destination_weight=per_token - 1.0,  # below any attention weight
             destination_index=torch.zeros_like(per_token, dtype=torch.long),
+            matrix_rows=[] if matrices else None,
         )
 
     def add(self, start: int, weights: Tensor) -> None:
@@ -217,6 +221,8 @@ class _Streams:
         self._add_distances(start, weights)
         self._add_sources(head_mean)
         self._add_destinations(start, head_mean)
+        if self.matrix_rows is not None:
+            self.matrix_rows.append(head_mean.half())
 
     def _add_distances(self, start: int, weights: Tensor) -> None:
         """Per patch query, the mean distance to the patches it attends to, weighed by attention without CLS."""
@@ -252,4 +258,5 @@ class _Streams:
             top_source_weights=torch.cat(self.source_weights, dim=1),
             top_destination_id=self.token_ids.gather(1, self.destination_index),
             top_destination_weight=self.destination_weight,
+            head_mean=None if self.matrix_rows is None else torch.cat(self.matrix_rows, dim=1),
         )

@@ -29,6 +29,8 @@ class Plan:
     feature_layer: int
     flows: bool
     """Whether to record every layer's flow; pruning alone needs none of it."""
+    matrices: bool = False
+    """Whether the flow holds the head-mean attention matrices too."""
 
     @property
     def evidence_layer(self) -> int | None:
@@ -142,10 +144,11 @@ class Lane:
         return {**shares, "score": score, "cumulative": self.cumulative}
 
     def _flow(self, view: View) -> dict[str, Tensor]:
-        statistics = stream_statistics(view.query, view.key, view.scaling, self.alive_ids, self.grid_cols)
+        places = (self.alive_ids, self.grid_cols)
+        statistics = stream_statistics(view.query, view.key, view.scaling, *places, self.plan.matrices)
         similarity = cls_logits(view.value, view.value, 1.0).softmax(dim=-1).mean(dim=1)
         return {
-            **vars(statistics),
+            **{name: tensor for name, tensor in vars(statistics).items() if tensor is not None},
             "cls_row": cls_logits(view.query, view.key, view.scaling).softmax(dim=-1),
             "value_norm": value_norm(view.value),
             "similarity": similarity,

@@ -86,7 +86,7 @@ class LayerFlow:
     top_destination_weight: np.ndarray
     """float32 [B, N+1], the head-mean attention it pays."""
     scored: bool
-    """Whether FlowCut scored this layer; if not, the next five are None."""
+    """Whether FlowCut scored this layer; if not, the next six are None."""
     relation: np.ndarray | None = None
     """float32 [B, N], a^: share of the CLS row, patches alone; sums to 1."""
     semantic: np.ndarray | None = None
@@ -101,6 +101,8 @@ class LayerFlow:
     """float32 [B, N], C - cutoff: negative for what went, by how much it lost."""
     step: PruneStep | None = None
     """The prune point after this layer, where there is one."""
+    head_mean: np.ndarray | None = None
+    """float16 [B, N+1, N+1], head-mean attention of each query (second axis) to each token; only on request."""
 
 
 @dataclass(frozen=True)
@@ -238,6 +240,8 @@ def _layer_of_image(layer: LayerFlow, rows: slice) -> LayerFlow:
             array = array[:, : alive + 1]
         elif name in PER_HEAD_TOKEN:
             array = array[:, :, : alive + 1]
+        elif name == "head_mean":
+            array = array[:, : alive + 1, : alive + 1]
         changed[name] = array
     step = None if layer.step is None else _step_of_image(layer.step, rows)
     # A picture that had reached its target was carried along, not scored.

@@ -26,6 +26,7 @@ def record(
     feature_layer: int | list[int] = -2,
     *,
     flows: bool = True,
+    matrices: bool = False,
     facts: dict[str, Any] | None = None,
 ) -> Recording:
     """Record, and with a cut also prune, every picture that `vision_model` encodes inside the `with`.
@@ -41,12 +42,17 @@ def record(
         cut: which patches to keep; None records only.
         feature_layer: the hidden state that is read from the encoder, as in `hidden_states[feature_layer]`.
         flows: False prunes only: the record then holds steps and ids, no layers, and none of their cost.
+        matrices: True also keeps each layer's head-mean attention matrix (CLIP-L at 336 px: 16 MB a picture).
         facts: fields of FlowRecord that only the caller knows (model_id, revision, family, notes, geometry).
 
     Raises:
         FlowCutError: (a ValueError) an encoder without a CLS token or layers that we know, or a cut it cannot do.
     """
-    return Recording(find_encoder(vision_model), cut, feature_layer, flows, facts or {})
+    encoder = find_encoder(vision_model)
+    n_layers = len(encoder.layers)
+    _check_evidence_layer(cut, n_layers)
+    feature = feature_layer_index(feature_layer, n_layers)
+    return Recording(encoder, Plan(cut, n_layers, encoder.n_heads, feature, flows, flows and matrices), facts or {})
 
 
 class Recording:
@@ -55,18 +61,9 @@ class Recording:
     Only the thread that entered the `with` is recorded and pruned; others that use the model meanwhile are not.
     """
 
-    def __init__(
-        self,
-        encoder: VisionEncoder,
-        cut: CutConfig | None,
-        feature_layer: int | list[int],
-        flows: bool,
-        facts: dict[str, Any],
-    ) -> None:
+    def __init__(self, encoder: VisionEncoder, plan: Plan, facts: dict[str, Any]) -> None:
         self.encoder = encoder
-        n_layers = len(encoder.layers)
-        self.plan = Plan(cut, n_layers, encoder.n_heads, feature_layer_index(feature_layer, n_layers), flows)
-        _check_evidence_layer(cut, n_layers)
+        self.plan = plan
         self.facts = facts
         self.seconds = {"scoring": 0.0, "recording": 0.0}
         """Spent in all passes on scores and selection, and on recording the flow."""

@@ -82,6 +82,23 @@ def test_hidden_norms_are_of_the_layers_input(watched: tuple) -> None:
         np.testing.assert_allclose(flow.hidden_norm, np.linalg.norm(hidden, axis=-1), rtol=1e-5)
 
 
+def test_matrices_only_on_request() -> None:
+    model, pixel_values = tiny.clip(), tiny.pixels(2)
+    with torch.no_grad(), flowcut.record(model, flowcut.FlowCut(9, per_image=True), matrices=True) as rec:
+        model(pixel_values)
+    for flow, whole in zip(rec.record.layers[:2], attentions(model, pixel_values), strict=False):
+        assert flow.head_mean is not None
+        assert flow.head_mean.dtype == np.float16
+        np.testing.assert_allclose(flow.head_mean, whole.mean(1), atol=1e-3)
+        np.testing.assert_array_equal(flow.head_mean[:, :, 0], flow.cls_column.mean(1).astype(np.float16))
+    last = rec.record.image(1).layers[-1].head_mean
+    assert last is not None
+    assert last.shape == (1, 10, 10)
+    with torch.no_grad(), flowcut.record(model) as rec:
+        model(pixel_values)
+    assert rec.record.layers[0].head_mean is None
+
+
 def test_fewer_tokens_than_sources_are_padded() -> None:
     model = tiny.clip()
     with torch.no_grad(), flowcut.record(model, flowcut.FlowCut(tokens=1)) as rec:

@@ -119,6 +119,16 @@ def test_weights_that_are_missing(folder: Path) -> None:
     refused(folder, r"incomplete: 1 weights are missing, the first is .*fc1")
 
 
+def test_a_missing_shard(folder: Path) -> None:
+    (folder / "model.safetensors").unlink()
+    tiny.llava().save_pretrained(folder, max_shard_size="60KB")
+    shards = sorted(folder.glob("*.safetensors"))
+    assert len(shards) > 2
+    assert flowcut.load(folder).n_layers == 6
+    shards[1].unlink()
+    refused(folder, "cannot be loaded|incomplete")
+
+
 def test_weights_of_another_shape(folder: Path) -> None:
     config = json.loads((folder / "config.json").read_text())
     config["text_config"]["intermediate_size"] = 50

@@ -61,6 +61,12 @@ def test_round_trip(tmp_path: Path, cut: flowcut.CutConfig) -> None:
     assert [entry.name for entry in tmp_path.iterdir()] == ["a.safetensors"]
 
 
+def test_matrices_round_trip(tmp_path: Path) -> None:
+    with torch.no_grad(), flowcut.record(tiny.clip(), flowcut.FlowCut(tokens=9), matrices=True) as rec:
+        rec.encoder.model(tiny.pixels())
+    same(rec.record, FlowRecord.load(rec.record.save(tmp_path / "a")))
+
+
 def test_a_record_without_layers_round_trips(tmp_path: Path) -> None:
     with torch.no_grad(), flowcut.record(tiny.clip(), flowcut.FlowCut(tokens=9), flows=False) as rec:
         rec.encoder.model(tiny.pixels())

@@ -322,6 +322,15 @@ def test_another_feature_layer_moves_the_last_prune() -> None:
     assert out.hidden_states[-1].shape[1] == 10
 
 
+def test_inference_mode() -> None:
+    model = tiny.clip()
+    with torch.inference_mode(), flowcut.record(model, flowcut.FlowCut(tokens=9)) as rec:
+        model(tiny.pixels())
+    np.testing.assert_array_equal(
+        rec.record.kept_patch_ids, run(model, tiny.pixels(), flowcut.FlowCut(tokens=9))[0].kept_patch_ids
+    )
+
+
 def test_gradients_flow_through_the_survivors() -> None:
     model, pixel_values = tiny.clip(), tiny.pixels().requires_grad_()
     with flowcut.record(model, flowcut.FlowCut(tokens=9)):
