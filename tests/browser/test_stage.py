@@ -1,0 +1,178 @@
+"""The stage in real Chromium, on the first screen's stored runs: one layer moves all, patches tie panels together."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+import pytest
+from playwright.sync_api import Browser, Locator, Page, expect
+
+from tests.browser.conftest import START_SECONDS, idle
+
+SLOWEST_DRAWING_MS = 40
+"""For a loaded machine without a graphics card; a free one takes about 2."""
+
+
+@pytest.fixture(scope="module")
+def visitor(browser: Browser, server: str) -> Iterator[Page]:
+    """One visitor for all tests of this file, as the stage reaches nothing that another page would share."""
+    page = browser.new_page(viewport={"width": 1280, "height": 900})
+    complaints: list[str] = []
+    page.on("console", lambda message: complaints.append(message.text) if message.type == "error" else None)
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    page.goto(server)
+    yield page
+    page.close()
+    assert complaints == []
+
+
+@pytest.fixture
+def page(visitor: Page) -> Page:
+    """The stage as it begins: layer 0, no patch chosen, the pointer elsewhere."""
+    visitor.mouse.move(0, 0)
+    stage(visitor).focus()
+    visitor.keyboard.press("Escape")
+    go_to(visitor, 0)
+    return visitor
+
+
+def stage(page: Page) -> Locator:
+    found = page.locator(".stage[data-layer]")
+    expect(found).to_be_visible(timeout=START_SECONDS * 1000)
+    idle(page)
+    found.scroll_into_view_if_needed()
+    return found
+
+
+def canvas(page: Page, panel: str) -> Locator:
+    return page.locator(f".{panel} > canvas")
+
+
+def pixels(page: Page, panel: str) -> str:
+    return str(canvas(page, panel).evaluate("c => c.toDataURL()"))
+
+
+def go_to(page: Page, layer: int) -> None:
+    slider = page.get_by_role("slider", name="Vision layer")
+    slider.evaluate("(e, to) => { e.value = to; e.dispatchEvent(new Event('input', { bubbles: true })); }", layer)
+    expect(stage(page)).to_have_attribute("data-layer", str(layer))
+    page.wait_for_timeout(400)  # the graph glides to the layer
+
+
+def patch_in_graph(page: Page) -> tuple[float, float]:
+    """Some place on the relay graph that holds a patch: found as people do, by moving over it."""
+    box = canvas(page, "relay").bounding_box()
+    assert box
+    for share in range(20, 90, 2):
+        for height in (0.25, 0.3, 0.35):
+            at = box["width"] * share / 100, box["height"] * height
+            canvas(page, "relay").hover(position={"x": at[0], "y": at[1]})
+            if not page.locator(".details").get_by_text("Point at a patch").count():
+                return at
+    raise AssertionError("The pointer met no patch in the relay graph.")
+
+
+def test_one_layer_moves_mask_graph_and_curves(page: Page) -> None:
+    before = {panel: pixels(page, panel) for panel in ("mask", "relay", "chart")}
+    go_to(page, 10)
+    for panel, drawn in before.items():
+        assert pixels(page, panel) != drawn, panel
+    expect(page.locator(".status")).to_contain_text("64 of 576 patches enter layer 10")
+    expect(page.locator(".shown")).to_have_text(
+        re.compile(r"Shown at layer 10: \d.*% of the inflow \(\d+ edges\).*All layers together")
+    )
+    assert float(stage(page).get_attribute("data-draw-ms") or "nan") < SLOWEST_DRAWING_MS
+
+
+def test_keys_change_the_layer_and_play(page: Page) -> None:
+    stage(page).focus()
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("ArrowRight")
+    expect(stage(page)).to_have_attribute("data-layer", "2")
+    page.keyboard.press("ArrowLeft")
+    expect(stage(page)).to_have_attribute("data-layer", "1")
+    page.keyboard.press(" ")
+    expect(page.get_by_role("button", name="Pause")).to_be_visible()
+    expect(stage(page)).to_have_attribute("data-layer", "3", timeout=6000)
+    page.keyboard.press(" ")
+    expect(page.get_by_role("button", name="Play through the layers")).to_be_visible()
+
+
+def test_a_patch_pointed_at_in_the_graph_lights_on_the_picture(page: Page) -> None:
+    before = pixels(page, "mask")
+    patch_in_graph(page)
+    assert pixels(page, "mask") != before
+    expect(page.locator(".details strong")).to_have_text(re.compile(r"patch \d+"))
+
+
+def test_a_patch_pointed_at_on_the_picture_lights_in_the_graph(page: Page) -> None:
+    strongest = int((page.locator(".details strong").inner_text()).split()[1])
+    before = pixels(page, "relay")
+    box = canvas(page, "mask").bounding_box()
+    assert box
+    row, column = divmod(strongest, 24)
+    at = {"x": box["width"] * (column + 0.5) / 24, "y": box["height"] * (row + 0.5) / 24}
+    canvas(page, "mask").hover(position=at)
+    expect(page.locator(".details strong")).to_have_text(f"patch {strongest}")
+    assert pixels(page, "relay") != before
+
+
+def test_a_click_keeps_a_patch_and_names_its_heads_strongest_first(page: Page) -> None:
+    at = patch_in_graph(page)
+    canvas(page, "relay").click(position={"x": at[0], "y": at[1]})
+    idle(page)
+    chosen = page.locator(".details strong").inner_text()
+    page.mouse.move(0, 0)
+    expect(page.locator(".details strong")).to_have_text(chosen)
+    shares = page.locator(".flow.inflow .share").all_inner_texts()
+    values = [float(share.rstrip("%")) for share in shares]
+    assert len(values) == 4
+    assert values == sorted(values, reverse=True)
+    assert sum(values) == pytest.approx(100, abs=3)
+
+
+def test_the_chart_takes_a_layer_and_another_metric(page: Page) -> None:
+    box = canvas(page, "chart").bounding_box()
+    assert box
+    canvas(page, "chart").click(position={"x": box["width"] - 20, "y": 60})
+    expect(stage(page)).to_have_attribute("data-layer", "11")
+    page.get_by_role("combobox", name="How concentration is measured").select_option("Gini")
+    expect(page.locator(".values")).to_contain_text("Gini at layer 11")
+
+
+def test_the_graph_can_show_the_unpruned_run(page: Page) -> None:
+    go_to(page, 11)
+    pruned, told = pixels(page, "relay"), page.locator(".shown").inner_text()
+    page.get_by_text("All tokens", exact=True).locator("visible=true").last.click()
+    assert pixels(page, "relay") != pruned
+    expect(page.locator(".shown")).not_to_have_text(told)
+
+
+def test_the_mask_can_say_when_each_patch_died(page: Page) -> None:
+    go_to(page, 11)
+    before = pixels(page, "mask")
+    page.get_by_label("colour by layer").check()
+    assert pixels(page, "mask") != before
+    expect(page.locator(".mask .legend")).to_contain_text("left after layer")
+
+
+def test_arrow_keys_reach_every_patch_of_the_picture(page: Page) -> None:
+    canvas(page, "mask").focus()
+    page.keyboard.press("ArrowRight")
+    first = int(page.locator(".details strong").inner_text().split()[1])
+    page.keyboard.press("ArrowDown")
+    expect(page.locator(".details strong")).to_have_text(f"patch {first + 24}")
+    expect(stage(page)).to_have_attribute("data-layer", "0")
+
+
+def test_panels_fit_their_boxes_in_the_dark_on_a_large_dense_display(browser: Browser, server: str) -> None:
+    page = browser.new_page(viewport={"width": 1920, "height": 1080}, color_scheme="dark", device_scale_factor=2)
+    page.goto(server)
+    root = stage(page)
+    assert root.get_attribute("data-dark") == "yes"
+    for panel in ("mask", "relay", "chart"):
+        wide, shown = canvas(page, panel).evaluate("c => [c.width, c.getBoundingClientRect().width]")
+        assert wide == pytest.approx(2 * shown, abs=2)
+    assert root.evaluate("e => e.scrollWidth - e.clientWidth") <= 0
+    page.close()
