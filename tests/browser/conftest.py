@@ -95,7 +95,8 @@ def visit(browser: Browser, server: str) -> Iterator[Callable[..., Page]]:
         _listen(page, urlparse(server).netloc, complaints)
         page.goto(server)
         page.wait_for_selector('[data-testid="stApp"]', timeout=START_SECONDS * 1000)
-        page.wait_for_function(IDLE, timeout=START_SECONDS * 1000)
+        expect(page.get_by_test_id("answers")).to_be_visible(timeout=START_SECONDS * 1000)
+        idle(page)
         return page
 
     yield open_page
@@ -120,10 +121,16 @@ def _listen(page: Page, host: str, complaints: list[str]) -> None:
     )
 
 
+def idle(page: Page) -> None:
+    """Wait until the script is not running, and has not begun again a moment later."""
+    page.wait_for_timeout(200)
+    page.wait_for_function(IDLE, timeout=ANSWER_SECONDS * 1000)
+
+
 def ask(page: Page, question: str) -> None:
     """Type a question, press Run and wait for its answers."""
-    page.get_by_label("Question").fill(question)
-    page.get_by_role("button", name="Run", exact=False).click()
+    page.get_by_role("textbox", name="Question").fill(question)
+    page.get_by_role("button", name=re.compile(r"Run$")).click()
     wait_for_answers(page, question)
 
 
@@ -131,4 +138,4 @@ def wait_for_answers(page: Page, question: str | re.Pattern[str]) -> None:
     """Wait until the answers on screen are finished and belong to this question."""
     expect(page.get_by_test_id("question")).to_have_text(question, timeout=ANSWER_SECONDS * 1000)
     expect(page.get_by_test_id("answers")).to_be_visible(timeout=ANSWER_SECONDS * 1000)
-    page.wait_for_function(IDLE, timeout=ANSWER_SECONDS * 1000)
+    idle(page)

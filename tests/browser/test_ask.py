@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import re
 from collections.abc import Callable
-from pathlib import Path
 
+import pytest
 from PIL import Image, ImageDraw
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Locator, Page, expect
 
 from app import gallery
-from tests.browser.conftest import ANSWER_SECONDS, ask, wait_for_answers
+from tests.browser.conftest import ANSWER_SECONDS, ask, idle, wait_for_answers
 
 Visit = Callable[..., Page]
-STAGE = "flow-stage"
+LANES = ("full", "cut", "control")
+ANY = re.compile(r"\S")
 
 
 def png(size: tuple[int, int], colour: str) -> bytes:
@@ -26,23 +28,184 @@ def png(size: tuple[int, int], colour: str) -> bytes:
 
 
 def upload(page: Page, name: str, content: bytes) -> None:
-    page.get_by_role("button", name="Upload").click()
-    page.locator('[data-testid="stFileUploaderDropzoneInput"]').set_input_files(
-        {"name": name, "mimeType": "image/png", "buffer": content}
-    )
+    page.get_by_role("button", name="Upload").first.click()
+    field = page.locator('[data-testid="stFileUploaderDropzoneInput"]')
+    field.set_input_files({"name": name, "mimeType": "image/png", "buffer": content})
+    idle(page)
+    page.keyboard.press("Escape")
 
 
-def card(page: Page, lane: str) -> str:
-    return page.locator(f".lens-card.{lane}").inner_text()
+def card(page: Page, lane: str) -> Locator:
+    return page.locator(f".lens-card.{lane}")
 
 
-def test_first_screen_is_complete_before_anything_is_asked(visit: Visit) -> None:
+def run_button(page: Page) -> Locator:
+    return page.get_by_role("button", name=re.compile(r"Run$"))
+
+
+def layer_slider(page: Page) -> Locator:
+    return page.get_by_role("slider", name="Vision layer")
+
+
+def test_the_first_screen_is_complete_before_anything_is_asked(visit: Visit) -> None:
     page = visit()
-    first = gallery.entries()[0]
-    expect(page.get_by_test_id("question")).to_have_text(first.question)
+    expect(page.get_by_test_id("question")).to_have_text(gallery.entries()[0].question)
     expect(page.get_by_text("stored answers, no model was loaded")).to_be_visible()
-    for lane in ("full", "cut", "control"):
-        assert "Visual tokens" in card(page, lane)
-    assert "FlowCut, 64 tokens" in card(page, "cut")
-    assert "Random, 64 tokens" in card(page, "control")
-    expect(page.get_by_role("slider", name=re.compile("layer", re.I))).to_be_visible()
+    for lane in LANES:
+        expect(card(page, lane)).to_contain_text("Visual tokens")
+    expect(card(page, "cut")).to_contain_text("FlowCut, 64 tokens")
+    expect(card(page, "control")).to_contain_text("Random, 64 tokens")
+    expect(layer_slider(page)).to_be_visible()
+    expect(page.get_by_role("heading", name="Relay graph")).to_be_visible()
+    expect(page.get_by_role("heading", name="Concentration")).to_be_visible()
+
+
+def test_a_question_and_another_budget(visit: Visit) -> None:
+    page = visit()
+    ask(page, "how many stars are there")
+    expect(card(page, "cut")).to_contain_text("FlowCut, 64 tokens")
+    page.get_by_role("spinbutton", name="Tokens of 576").fill("192")
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("spinbutton", name="Percent")).to_have_value("33.3")
+    run_button(page).click()
+    expect(card(page, "cut")).to_contain_text("FlowCut, 192 tokens", timeout=ANSWER_SECONDS * 1000)
+    expect(card(page, "control")).to_contain_text("Random, 192 tokens")
+    expect(page.get_by_test_id("question")).to_have_text("how many stars are there")
+
+
+def test_the_layer_moves_without_the_server(visit: Visit) -> None:
+    page = visit()
+    slider = layer_slider(page)
+    slider.focus()
+    page.keyboard.press("Home")
+    idle(page)
+    sent: list[object] = []
+    page.on("request", lambda request: sent.append(request.url))
+    before = page.locator(".status").inner_text()
+    for _ in range(3):
+        page.keyboard.press("ArrowRight")
+    expect(slider).to_have_value("3")
+    expect(page.locator(".status")).not_to_have_text(before)
+    assert page.evaluate("document.querySelector('.stApp').getAttribute('data-test-script-state')") == "notRunning"
+    assert sent == []
+
+
+def test_the_layers_play(visit: Visit) -> None:
+    page = visit()
+    slider = layer_slider(page)
+    slider.focus()
+    page.keyboard.press("Home")
+    page.get_by_role("button", name="Play through the layers").click()
+    expect(slider).not_to_have_value("0", timeout=5000)
+
+
+@pytest.mark.parametrize("size", [(1200, 150), (90, 700)])
+def test_an_uploaded_picture_of_odd_aspect(visit: Visit, size: tuple[int, int]) -> None:
+    page = visit()
+    upload(page, "mine.png", png(size, "navy"))
+    expect(page.get_by_text("knows drawn scenes only")).to_be_visible()
+    expect(page.get_by_text("llava-hf/llava-1.5-7b-hf").first).to_be_visible()
+    ask(page, "What is in the picture?")
+    expect(page.get_by_text("your picture", exact=False).first).to_be_visible()
+    expect(layer_slider(page)).to_be_visible()
+
+
+@pytest.mark.parametrize(("name", "content"), [("words.png", b"only words"), ("cut.png", png((300, 300), "red")[:80])])
+def test_a_bad_picture_keeps_the_last_good_answers(visit: Visit, name: str, content: bytes) -> None:
+    page = visit()
+    upload(page, name, content)
+    expect(page.get_by_test_id("stAlert")).to_be_visible()
+    expect(card(page, "cut")).to_be_visible()
+    expect(page.get_by_test_id("question")).to_have_text(gallery.entries()[0].question)
+
+
+def test_an_unknown_model_leaves_the_old_one_in_use(visit: Visit) -> None:
+    page = visit()
+    box = page.get_by_role("combobox", name=re.compile("Model"))
+    box.click()
+    box.fill("/there/is/no/such/folder")
+    page.keyboard.press("Enter")
+    idle(page)
+    run_button(page).click()
+    expect(page.get_by_text("stays in use")).to_be_visible(timeout=ANSWER_SECONDS * 1000)
+    expect(card(page, "cut")).to_be_visible()
+    ask(page, "Is there a star?")
+    expect(page.get_by_text("stays in use")).to_have_count(0)
+
+
+def test_what_people_write_is_never_markup(visit: Visit) -> None:
+    page = visit()
+    question = '<img src="x" onerror="document.title=\'gone\'"> <b>bold</b>?'
+    ask(page, question)
+    assert page.title() == "FlowCut Lens"
+    assert page.locator("[data-testid=question] b").count() == 0
+
+
+def test_a_new_scene_is_marked_right_or_wrong(visit: Visit) -> None:
+    page = visit()
+    page.get_by_role("button", name="New scene").click()
+    expect(page.get_by_text(re.compile("drawn scene [0-9]{7,}"))).to_be_visible(timeout=ANSWER_SECONDS * 1000)
+    wait_for_answers(page, ANY)
+    for lane in LANES:
+        expect(card(page, lane).locator(".verdict")).to_have_text(re.compile("right|wrong"))
+
+
+def test_the_gallery_by_mouse_and_by_keyboard(visit: Visit) -> None:
+    page = visit()
+    second, third = gallery.entries()[1:3]
+    page.get_by_role("button", name=second.note, exact=True).click()
+    wait_for_answers(page, second.question)
+    page.get_by_role("button", name=third.note, exact=True).focus()
+    page.keyboard.press("Enter")
+    wait_for_answers(page, third.question)
+    expect(page.get_by_role("button", name=third.note, exact=True)).to_have_attribute("aria-pressed", "true")
+
+
+def test_a_pasted_picture(visit: Visit) -> None:
+    page = visit()
+    content = base64.b64encode(png((200, 100), "green")).decode()
+    page.evaluate(
+        """async (content) => {
+          const blob = await (await fetch(`data:image/png;base64,${content}`)).blob();
+          const clipboard = new DataTransfer();
+          clipboard.items.add(new File([blob], "copied.png", { type: "image/png" }));
+          document.dispatchEvent(new ClipboardEvent("paste", { clipboardData: clipboard, cancelable: true }));
+        }""",
+        content,
+    )
+    expect(page.get_by_role("img", name="pasted picture")).to_be_visible()
+    expect(page.get_by_text("knows drawn scenes only")).to_be_visible()
+
+
+def test_two_people_at_once_do_not_see_each_others_pictures(visit: Visit) -> None:
+    one, other = visit(), visit()
+    upload(one, "mine.png", png((300, 200), "purple"))
+    upload(other, "mine.png", png((200, 300), "orange"))
+    own = [sources(page) for page in (one, other)]
+    one.get_by_role("textbox", name="Question").fill("Is this mine?")
+    other.get_by_role("textbox", name="Question").fill("Is this another's?")
+    run_button(one).click()
+    run_button(other).click()
+    wait_for_answers(one, "Is this mine?")
+    wait_for_answers(other, "Is this another's?")
+    assert not own[0] & sources(other)
+    assert not own[1] & sources(one)
+    expect(visit().get_by_test_id("question")).to_have_text(gallery.entries()[0].question)
+
+
+def sources(page: Page) -> set[str]:
+    """Addresses of the picture beside the question."""
+    found = page.locator(".st-key-picture img")
+    expect(found).to_have_count(1)
+    return {found.get_attribute("src") or ""}
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [1280, 1920])
+def test_nothing_is_cut_off(visit: Visit, scheme: str, width: int) -> None:
+    page = visit(viewport={"width": width, "height": 900}, color_scheme=scheme)
+    main = page.get_by_test_id("stMain")
+    assert main.evaluate("element => element.scrollWidth - element.clientWidth") <= 0
+    background = page.evaluate("getComputedStyle(document.querySelector('.stApp')).backgroundColor")
+    dark = sum(int(channel) for channel in re.findall(r"\d+", background)[:3]) < 200
+    assert dark == (scheme == "dark")
