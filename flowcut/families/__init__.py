@@ -22,6 +22,11 @@ def family_of(config: Any) -> Llava:
     family = FAMILIES.get(str(model_type))
     if family is not None and tower_type in family.towers:
         return family
+    raise unsupported(model_type, tower_type)
+
+
+def unsupported(model_type: str | None, tower_type: str | None = None) -> ModelNotLoaded:
+    """The refusal of a model by its name, with the list of what is supported."""
     got = f"a {model_type!r} model" + (f" with a {tower_type!r} vision tower" if tower_type else "")
     supported = "; ".join(family.description for family in FAMILIES.values())
-    raise ModelNotLoaded(f"This is {got}, which is not supported: choose {supported}.")
+    return ModelNotLoaded(f"This is {got}, which is not supported: choose {supported}.")
