@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import hashlib
 import io
+import json
 import os
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from textwrap import shorten
 from typing import Any, cast
 
 import torch
@@ -21,7 +23,7 @@ from safetensors import SafetensorError, safe_open
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, PreTrainedModel
 
 from flowcut.errors import ModelNotLoaded
-from flowcut.families import family_of
+from flowcut.families import FAMILIES, family_of, unsupported
 from flowcut.families.llava import Llava
 
 EMBEDDED = "embedded"
@@ -198,11 +200,15 @@ def _config(folder: Path, name: str) -> Any:
     if not (folder / "config.json").is_file():
         raise ModelNotLoaded(f"The folder {folder} holds no model (no config.json): give a transformers checkpoint.")
     try:
+        model_type = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type")
+        if model_type not in FAMILIES:
+            raise unsupported(model_type)
         return AutoConfig.from_pretrained(folder, trust_remote_code=False)
-    except Exception as error:  # transformers raises many kinds on a configuration it cannot read
+    except ModelNotLoaded:
+        raise
+    except Exception as error:  # no JSON, or transformers' many kinds for values it cannot use
         raise ModelNotLoaded(
-            f"{name} has a config.json that transformers cannot use ({_first_line(error)}): "
-            "choose a checkpoint of a supported family."
+            f"{name} has a config.json that cannot be used ({_reason(error)}): copy it again."
         ) from error
 
 
@@ -227,7 +233,7 @@ def _processor(folder: Path, name: str) -> Any:
         processor = AutoProcessor.from_pretrained(folder, trust_remote_code=False)
     except Exception as error:  # tokenizers, image processors and their files fail in many ways
         raise ModelNotLoaded(
-            f"{name} has no usable processor ({_first_line(error)}): add its tokenizer and preprocessor files."
+            f"{name} has no usable processor ({_reason(error)}): add its tokenizer and preprocessor files."
         ) from error
     if not hasattr(processor, "image_processor") or not hasattr(processor, "tokenizer"):
         raise ModelNotLoaded(f"{name} has no processor for pictures and text: add its preprocessor_config.json.")
@@ -242,9 +248,11 @@ def _model(folder: Path, name: str, dtype: torch.dtype) -> PreTrainedModel:
     except torch.cuda.OutOfMemoryError as error:
         raise ModelNotLoaded(f"{name} does not fit into the device's memory: choose a smaller model.") from error
     except Exception as error:  # a wrong shape, a missing shard, a broken file: transformers has a kind for each
-        raise ModelNotLoaded(
-            f"The weights of {name} cannot be loaded ({_first_line(error)}): copy it again."
-        ) from error
+        if "ignore_mismatched_sizes" in str(error):
+            raise ModelNotLoaded(
+                f"The weights of {name} are not of the shapes in its config.json: copy both from one place."
+            ) from error
+        raise ModelNotLoaded(f"The weights of {name} cannot be loaded ({_reason(error)}): copy it again.") from error
     model, report = loaded
     missing = sorted(report["missing_keys"])
     if missing:
@@ -260,7 +268,7 @@ def _moved(model: PreTrainedModel, device: torch.device) -> PreTrainedModel:
         return cast(PreTrainedModel, cast(Any, model).to(device))
     except (torch.cuda.OutOfMemoryError, RuntimeError) as error:
         raise ModelNotLoaded(
-            f"The model does not fit on {device} ({_first_line(error)}): choose a smaller model, or device='cpu'."
+            f"The model does not fit on {device} ({_reason(error)}): choose a smaller model, or device='cpu'."
         ) from error
 
 
@@ -314,6 +322,7 @@ def _gigabytes(files: list[Path]) -> str:
     return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.0f} MB"
 
 
-def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return (lines[0] if lines else type(error).__name__).rstrip(".:")[:200]
+def _reason(error: BaseException) -> str:
+    """The first sentence of another library's error, to stand in brackets in ours."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return shorten(lines[0].split(". ")[0].rstrip(".:"), width=200, placeholder=" ...")
