@@ -185,6 +185,7 @@ def _pack_run(run: Run, image: FlowRecord, measured: Concentration, found: Relay
         "alive": measured.alive.tolist(),
         "removed": measured.removed.tolist(),
         "forced": measured.forced.tolist(),
+        "scored": any(layer.scored for layer in image.layers),
         "asked": [asked.get(layer) for layer in layers],
         "askedEntropy": [_rounded_or_none(entropy.get(layer)) for layer in layers],
         "shown": {direction: round(found.shown(direction), 4) for direction in DIRECTIONS},

@@ -11,7 +11,6 @@ from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 
 from analysis.figures import style
-from analysis.figures.screen import FIGURE_EDGES
 from analysis.geometry import canvas_box, geometry_of, grid_box, unseen_boxes
 from analysis.graph import Node, layout, relay_graph
 from analysis.measures import METRICS, Concentration, concentration, concentration_claim
@@ -83,7 +82,7 @@ def concentration_figure(full: Run, pruned: Run, metric: str = "entropy_ratio", 
 
 
 def relay_figure(
-    run: Run, picture: Image, mass: float = MASS, max_edges: int = FIGURE_EDGES, width: float = DOUBLE_COLUMN
+    run: Run, picture: Image, mass: float = MASS, max_edges: int = style.FIGURE_EDGES, width: float = DOUBLE_COLUMN
 ) -> Figure:
     """As `screen.relay_figure`; width in inches."""
     record = style.recorded(run)

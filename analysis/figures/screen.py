@@ -20,9 +20,6 @@ if TYPE_CHECKING:
 
     from flowcut.results import Run
 
-FIGURE_EDGES = 12
-"""Edges per layer and direction in a figure that shows all layers at once."""
-
 WIDTH_CLASSES = 4
 """Plotly draws one width per trace: edges are sorted into this many."""
 
@@ -92,7 +89,7 @@ def concentration_figure(full: Run, pruned: Run, metric: str = "entropy_ratio") 
     return _finished(figure, label, style.facts(pruned, style.recorded(pruned)), reads, said)
 
 
-def relay_figure(run: Run, picture: Image, mass: float = MASS, max_edges: int = FIGURE_EDGES) -> go.Figure:
+def relay_figure(run: Run, picture: Image, mass: float = MASS, max_edges: int = style.FIGURE_EDGES) -> go.Figure:
     """The relay graph through all layers; patches are drawn with the picture's own pixels."""
     record = style.recorded(run)
     graph = relay_graph(record, 0, mass, max_edges)

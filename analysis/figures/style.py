@@ -23,6 +23,9 @@ PRUNED = "#AA4499"
 RUN_STYLES = ((FULL, PRUNED), ("solid", "dash"), ("circle", "square-open"))
 """Colours, dash patterns and markers of the unpruned and the pruned run."""
 
+FIGURE_EDGES = 12
+"""Edges per layer and direction in a figure that shows all layers at once."""
+
 TILE_SIDE = 28
 """Pixels of a patch's own picture."""
 

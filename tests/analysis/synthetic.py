@@ -80,7 +80,8 @@ def flow_record(encoder: Encoder, cut: CutConfig | None = None, geometry: Geomet
         score, relation = _score(attention, values)
         step = None
         alive = ids
-        if cut is not None and len(ids) > cut.tokens:
+        scoring = cut is not None and len(ids) > cut.tokens
+        if cut is not None and scoring:
             cumulative = score if cumulative is None else 0.5 * cumulative + 0.5 * score
             if prunes_after(layer, feature_layer):
                 step = _step(layer, relation, len(ids), cut.tokens, feature_layer - 1 - layer)
@@ -88,7 +89,7 @@ def flow_record(encoder: Encoder, cut: CutConfig | None = None, geometry: Geomet
                 died[np.setdiff1d(ids, ids[keep])] = layer
                 ids, cumulative = ids[keep], cumulative[keep]
                 steps.append(step)
-        layers.append(_layer(layer, alive, attention, values, step))
+        layers.append(_layer(layer, alive, attention, values, step, scoring))
     return FlowRecord(
         tuple(layers), tuple(steps), ids[None], died[None], encoder.n_patches, encoder.n_layers, encoder.n_heads,
         feature_layer, cut, "synthetic", None, "test", "float32", "cpu", geometry=geometry,
@@ -150,7 +151,9 @@ def _step(layer: int, relation: np.ndarray, alive: int, target: int, remaining: 
     )  # fmt: skip
 
 
-def _layer(layer: int, ids: np.ndarray, attention: np.ndarray, values: np.ndarray, step: PruneStep | None) -> LayerFlow:
+def _layer(
+    layer: int, ids: np.ndarray, attention: np.ndarray, values: np.ndarray, step: PruneStep | None, scored: bool
+) -> LayerFlow:
     mean = attention.mean(0)
     tokens = np.concatenate([[-1], ids])
     sources = np.argsort(-mean, axis=1)[:, :4]
@@ -170,6 +173,6 @@ def _layer(layer: int, ids: np.ndarray, attention: np.ndarray, values: np.ndarra
         top_source_weights=np.take_along_axis(mean, sources, 1)[None].astype(single),
         top_destination_id=tokens[mean.argmax(0)][None],
         top_destination_weight=mean.max(0)[None].astype(single),
-        scored=False,
+        scored=scored,
         step=step,
     )

@@ -141,6 +141,7 @@ def test_payload_carries_the_masks_and_flows(payload: dict, runs: tuple[Run, Run
         assert record is not None
         assert unpacked(packed["died"], "<i2").tolist() == record.died_at_layer[0].tolist()
         assert packed["kept"] == record.kept_patch_ids.shape[1]
+        assert packed["scored"] == (name == "pruned")
         for direction in DIRECTIONS:
             whole = packed["flow"][direction]
             flow = unpacked(whole["data"], "<u2").reshape(len(record.layers), -1) * np.array(whole["scale"])[:, None]

@@ -112,8 +112,8 @@ def test_a_patch_pointed_at_on_the_picture_lights_in_the_graph(page: Page) -> No
     box = canvas(page, "mask").bounding_box()
     assert box
     row, column = divmod(strongest, 24)
-    at = {"x": box["width"] * (column + 0.5) / 24, "y": box["height"] * (row + 0.5) / 24}
-    canvas(page, "mask").hover(position=at)
+    x, y = box["width"] * (column + 0.5) / 24, box["height"] * (row + 0.5) / 24
+    canvas(page, "mask").hover(position={"x": x, "y": y})
     expect(page.locator(".details strong")).to_have_text(f"patch {strongest}")
     assert pixels(page, "relay") != before
 

@@ -19,8 +19,8 @@ function statusText(data, layer) {
 }
 
 function reasonText(run, layer) {
+  if (!run.scored) return "all at once: this method cuts here only";
   if (run.forced[layer]) return "forced: the rest down to the target";
-  if (run.asked[layer] === null) return "cut here in one step";
   return `the head-averaged row's entropy, ${run.askedEntropy[layer].toFixed(2)}, asked for ${run.asked[layer]}`;
 }
 
