@@ -104,13 +104,15 @@ def relay_figure(run: Run, picture: Image, mass: float = MASS, max_edges: int = 
             _add_edges(figure, [(places[a], places[b]) for a, b in chosen], line, direction, step == 0)
     spine = np.array([places[node] for node, kind in graph.nodes(data="kind") if kind == "cls"])
     figure.add_scatter(x=spine[:, 0], y=spine[:, 1], mode="lines+markers", line_color="#222", marker_size=9, name="CLS")
-    tiles = style.patch_tiles(picture, geometry_of(record))
-    for node, kind in graph.nodes(data="kind"):
-        if kind != "cls":
-            figure.add_layout_image(
-                source=_url(tiles[node[2]]), xref="x", yref="y", x=places[node][0], y=places[node][1],
-                sizex=0.26, sizey=style.TILE_HEIGHT, xanchor="center", yanchor="middle", sizing="stretch",
-            )  # fmt: skip
+    tiles = [_url(tile) for tile in style.patch_tiles(picture, geometry_of(record))]
+    box = {"sizex": 0.26, "sizey": style.TILE_HEIGHT, "xanchor": "center", "yanchor": "middle", "sizing": "stretch"}
+    figure.update_layout(
+        images=[
+            {"source": tiles[node[2]], "xref": "x", "yref": "y", "x": places[node][0], "y": places[node][1], **box}
+            for node, kind in graph.nodes(data="kind")
+            if kind != "cls"
+        ]
+    )
     figure.update_xaxes(title="state between vision layers", dtick=1, zeroline=False)
     figure.update_yaxes(visible=False, range=[-1.1, 1.1])
     shown = graph.graph["shown_total"]

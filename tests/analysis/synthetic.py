@@ -6,7 +6,7 @@ sums, shapes and prune steps hold together as in a record of a real encoder.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -74,22 +74,26 @@ def flow_record(encoder: Encoder, cut: CutConfig | None = None, geometry: Geomet
     ids = np.arange(encoder.n_patches)
     died = np.full(encoder.n_patches, -1)
     feature_layer = encoder.n_layers - 2
-    layers, steps, cumulative = [], [], None
+    layers, steps = [], []
+    cumulative: np.ndarray | None = None
     for layer in range(encoder.n_layers):
         attention, values = encoder.attention(layer, ids)
-        score, relation = _score(attention, values)
-        step = None
-        alive = ids
-        scoring = cut is not None and len(ids) > cut.tokens
-        if cut is not None and scoring:
+        flow = _layer(layer, ids, attention, values)
+        if cut is not None and len(ids) > cut.tokens:
+            score, relation = _score(attention, values)
             cumulative = score if cumulative is None else 0.5 * cumulative + 0.5 * score
+            flow = replace(
+                flow, scored=True, **_single({"relation": relation, "score": score, "cumulative": cumulative})
+            )
             if prunes_after(layer, feature_layer):
                 step = _step(layer, relation, len(ids), cut.tokens, feature_layer - 1 - layer)
                 keep = np.sort(np.argsort(-cumulative, kind="stable")[: step.alive_after])
+                margin = cumulative - cumulative[keep].min()
+                flow = replace(flow, step=step, **_single({"cutoff": cumulative[keep].min(), "margin": margin}))
                 died[np.setdiff1d(ids, ids[keep])] = layer
                 ids, cumulative = ids[keep], cumulative[keep]
                 steps.append(step)
-        layers.append(_layer(layer, alive, attention, values, step, scoring))
+        layers.append(flow)
     return FlowRecord(
         tuple(layers), tuple(steps), ids[None], died[None], encoder.n_patches, encoder.n_layers, encoder.n_heads,
         feature_layer, cut, "synthetic", None, "test", "float32", "cpu", geometry=geometry,
@@ -151,9 +155,12 @@ def _step(layer: int, relation: np.ndarray, alive: int, target: int, remaining: 
     )  # fmt: skip
 
 
-def _layer(
-    layer: int, ids: np.ndarray, attention: np.ndarray, values: np.ndarray, step: PruneStep | None, scored: bool
-) -> LayerFlow:
+def _single(arrays: dict[str, np.ndarray]) -> dict[str, Any]:
+    """For a batch of one, in single precision, as records have it."""
+    return {name: np.asarray(array, np.float32)[None] for name, array in arrays.items()}
+
+
+def _layer(layer: int, ids: np.ndarray, attention: np.ndarray, values: np.ndarray) -> LayerFlow:
     mean = attention.mean(0)
     tokens = np.concatenate([[-1], ids])
     sources = np.argsort(-mean, axis=1)[:, :4]
@@ -173,6 +180,5 @@ def _layer(
         top_source_weights=np.take_along_axis(mean, sources, 1)[None].astype(single),
         top_destination_id=tokens[mean.argmax(0)][None],
         top_destination_weight=mean.max(0)[None].astype(single),
-        scored=scored,
-        step=step,
+        scored=False,
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,7 +12,10 @@ import pytest
 from analysis import measures
 from analysis.measures import METRICS, concentration, concentration_claim, kendall_tau
 from flowcut.schedule import CutConfig, FlowCut
+from flowcut.store import load_run
 from tests.analysis import synthetic
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def naive_entropy(p: list[float]) -> float:
@@ -75,6 +79,17 @@ def test_pooled_entropy_is_what_the_schedule_read() -> None:
     assert asked
     for step in asked:
         assert pooled[step.layer] == pytest.approx(step.entropy_ratio[0], abs=1e-6)
+
+
+def test_pooled_entropy_is_what_the_schedule_read_in_stored_runs_of_the_embedded_model() -> None:
+    stored = list((ROOT / "assets" / "examples").glob("*/cut/*"))
+    assert stored
+    for folder in stored:
+        record = load_run(folder).record
+        assert record is not None
+        pooled = concentration(record).entropy_ratio.pooled
+        for step in record.steps:
+            assert step.forced or pooled[step.layer] == pytest.approx(step.entropy_ratio[0], abs=1e-5)
 
 
 def test_removals_are_the_steps() -> None:
