@@ -9,7 +9,7 @@ ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
 RUN pip install --no-cache-dir torch==2.13.0 --extra-index-url ${TORCH_INDEX}
 
 # requirements.txt serves as constraints, so that the image has the tested versions without the development tools.
-COPY pyproject.toml requirements.txt README.md LICENSE ./
+COPY pyproject.toml setup.py requirements.txt README.md LICENSE ./
 COPY flowcut flowcut
 COPY analysis analysis
 COPY scenes scenes

@@ -211,6 +211,7 @@ class Runtime:
         """Queue a question; returns at once."""
         job = Job(order)
         if self.models.get(order.model) is None:
+            job.report("Loading the model")
             self._to_load.put(job)
         else:
             self._to_answer.put(job)

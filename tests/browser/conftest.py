@@ -30,8 +30,10 @@ FLAGS = [
 IDLE = """() => { const a = document.querySelector('[data-testid="stApp"]');
   return a && a.getAttribute('data-test-script-state') === 'notRunning'; }"""
 START_SECONDS = 60
-ANSWER_SECONDS = 120
+ANSWER_SECONDS = 240
 """A machine with one slow core, still loading PyTorch, must make it too."""
+
+expect.set_options(timeout=30_000)
 
 
 @pytest.fixture(scope="session")
