@@ -202,8 +202,11 @@ class FlowRecord:
         if not 0 <= batch_index < self.batch:
             raise IndexError(f"Picture {batch_index} is not in this record of {self.batch}.")
         rows = slice(batch_index, batch_index + 1)
-        layers = tuple(_layer_of_image(layer, rows) for layer in self.layers)
-        steps = tuple(_step_of_image(step, rows) for step in self.steps)
+        # A picture that had reached its target before its neighbours met no more prune points.
+        target = self.cut.tokens if self.cut is not None else 0
+        steps = tuple(_step_of_image(s, rows) for s in self.steps if s.alive_before_per_image[batch_index] > target)
+        reached = {step.layer: step for step in steps}
+        layers = tuple(_layer_of_image(layer, rows, reached.get(layer.layer)) for layer in self.layers)
         kept, died = self.kept_patch_ids[rows], self.died_at_layer[rows]
         return replace(self, layers=layers, steps=steps, kept_patch_ids=kept, died_at_layer=died)
 
@@ -229,7 +232,7 @@ class FlowRecord:
         return _from_file(Path(path))
 
 
-def _layer_of_image(layer: LayerFlow, rows: slice) -> LayerFlow:
+def _layer_of_image(layer: LayerFlow, rows: slice, step: PruneStep | None) -> LayerFlow:
     alive = int((layer.alive_patch_ids[rows] != PADDING_ID).sum())
     changed: dict[str, Any] = {}
     for name in _array_fields(layer):
@@ -243,7 +246,6 @@ def _layer_of_image(layer: LayerFlow, rows: slice) -> LayerFlow:
         elif name == "head_mean":
             array = array[:, : alive + 1, : alive + 1]
         changed[name] = array
-    step = None if layer.step is None else _step_of_image(layer.step, rows)
     # A picture that had reached its target was carried along, not scored.
     scored = layer.scored and not bool(np.isnan(changed["cumulative"]).all())
     if layer.scored and not scored:
