@@ -58,6 +58,8 @@ class Question:
     answer: str
     kind: str
     object_ids: tuple[int, ...]
+    mentions: tuple[tuple[str, tuple[int, ...]], ...] = ()
+    """The names of objects in the text, in order, and the objects each of them means."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,12 @@ class _Fact:
     answer: str
     object_ids: tuple[int, ...]
     balance: str
+    means: tuple[tuple[str, tuple[int, ...]], ...] = ()
+    """Blanks that name objects, and the objects each name means."""
+
+    def ask(self, phrasing: str, kind: str) -> Question:
+        mentions = tuple((_without_article(self.words[blank]), ids) for blank, ids in self.means)
+        return Question(phrasing.format(**self.words), self.answer, kind, self.object_ids, mentions)
 
 
 _EXISTENCE = (
@@ -174,6 +182,10 @@ def _article(noun: str) -> str:
     return ("an " if noun[0] in "aeiou" else "a ") + noun
 
 
+def _without_article(noun: str) -> str:
+    return noun.removeprefix("a ").removeprefix("an ")
+
+
 def _plural(noun: str) -> str:
     *front, last = noun.split()
     return " ".join((*front, _PLURAL.get(last, last + "s")))
@@ -220,7 +232,8 @@ def _existence(objects: Sequence[Thing]) -> Iterator[_Fact]:
             answer = "yes" if ids else "no"
             noun = _name(None, colour, shape)
             # A "no" is worth asking most where colour and shape are both there, only not together.
-            yield _Fact(_EXISTENCE, {"an_a": _article(noun)}, answer, ids, answer + str(near and not ids))
+            balance = answer + str(near and not ids)
+            yield _Fact(_EXISTENCE, {"an_a": _article(noun)}, answer, ids, balance, (("an_a", ids),))
 
 
 def _attribute(
@@ -233,7 +246,7 @@ def _attribute(
             answer = read(thing)
             if answer is not None:
                 for name in _names_of(objects, index, leave_out):
-                    yield _Fact(phrasings, {"a": name}, answer, (index,), answer)
+                    yield _Fact(phrasings, {"a": name}, answer, (index,), answer, (("a", (index,)),))
 
     return generate
 
@@ -250,7 +263,8 @@ def _counting(objects: Sequence[Thing]) -> Iterator[_Fact]:
         noun = _name(size, colour, shape)
         nouns = (noun, noun.replace("thing", "object")) if shape is None else (noun,)
         for one in nouns:
-            yield _Fact(_COUNTING, {"many_a": _plural(one)}, str(len(ids)), ids, str(len(ids)))
+            answer = str(len(ids))
+            yield _Fact(_COUNTING, {"many_a": _plural(one)}, answer, ids, answer, (("many_a", ids),))
 
 
 def _holds(relation: str, one: Thing, other: Thing) -> bool | None:
@@ -277,21 +291,22 @@ def _relation(objects: Sequence[Thing]) -> Iterator[_Fact]:
                 answer = "yes" if holds else "no"
                 for words in wordings:
                     blanks = {"a": first, "b": second, "relation": words}
-                    yield _Fact(_RELATION, blanks, answer, (one, other), answer)
+                    yield _Fact(_RELATION, blanks, answer, (one, other), answer, (("a", (one,)), ("b", (other,))))
 
 
 def _comparison(objects: Sequence[Thing]) -> Iterator[_Fact]:
     for one, other, first, second in _pairs(objects):
         a, b = objects[one], objects[other]
+        means = (("a", (one,)), ("b", (other,)))
         if a.size != b.size:
             larger, smaller = (first, second) if a.size == "large" else (second, first)
-            yield _Fact(_LARGER, {"a": first, "b": second}, f"the {larger}", (one, other), "larger")
-            yield _Fact(_SMALLER, {"a": first, "b": second}, f"the {smaller}", (one, other), "smaller")
+            yield _Fact(_LARGER, {"a": first, "b": second}, f"the {larger}", (one, other), "larger", means)
+            yield _Fact(_SMALLER, {"a": first, "b": second}, f"the {smaller}", (one, other), "smaller", means)
         for relation, side in _SIDES.items():
             holds = _holds(relation, a, b)
             if holds is not None:
                 answer = f"the {first if holds else second}"
-                yield _Fact(_FURTHER, {"a": first, "b": second, "side": side}, answer, (one, other), "further")
+                yield _Fact(_FURTHER, {"a": first, "b": second, "side": side}, answer, (one, other), "further", means)
     for options, attribute in ((SHAPES, "shape"), (COLOURS, "colour")):
         counts = Counter(getattr(thing, attribute) for thing in objects)
         for left, right in permutations(options, 2):
@@ -300,8 +315,12 @@ def _comparison(objects: Sequence[Thing]) -> Iterator[_Fact]:
                 nouns = [
                     _plural(_name(None, *((None, w) if attribute == "shape" else (w, None)))) for w in (left, right)
                 ]
-                ids = tuple(i for i, thing in enumerate(objects) if getattr(thing, attribute) in (left, right))
-                yield _Fact(_MORE, {"many_a": nouns[0], "many_b": nouns[1]}, answer, ids, "more " + answer)
+                ids = [
+                    tuple(i for i, t in enumerate(objects) if getattr(t, attribute) == word) for word in (left, right)
+                ]
+                words = {"many_a": nouns[0], "many_b": nouns[1]}
+                counted = (("many_a", ids[0]), ("many_b", ids[1]))
+                yield _Fact(_MORE, words, answer, ids[0] + ids[1], "more " + answer, counted)
 
 
 def _logic(objects: Sequence[Thing]) -> Iterator[_Fact]:
@@ -322,7 +341,8 @@ def _logic(objects: Sequence[Thing]) -> Iterator[_Fact]:
             (_BUT, bool(ids_a and not ids_b), "but"),
         ):
             answer = "yes" if holds else "no"
-            yield _Fact(phrasings, words, answer, ids_a + ids_b, f"{name} {answer}")
+            means = (("an_a", ids_a), ("b", ids_b))
+            yield _Fact(phrasings, words, answer, ids_a + ids_b, f"{name} {answer}", means)
 
 
 def describe(objects: Sequence[Thing]) -> str:
@@ -372,7 +392,7 @@ def sample(objects: Sequence[Thing], kind: str, rng: np.random.Generator) -> Que
     group = groups[list(groups)[int(rng.integers(len(groups)))]]
     fact = group[int(rng.integers(len(group)))]
     phrasing = fact.phrasings[int(rng.integers(len(fact.phrasings)))]
-    return Question(phrasing.format(**fact.words), fact.answer, kind, fact.object_ids)
+    return fact.ask(phrasing, kind)
 
 
 def questions(scene: Scene, seed: int = 0, n: int | None = None) -> list[Question]:

@@ -5,7 +5,7 @@ trains on questions, the tower more slowly and still held to its dense targets (
 Pictures come with few and with many patches, up to all 576, because the model must read any number of them.
 
     python -m training.joint --minutes 45      # on the first two stages of the run folder; without them, on from
-                                               # the shipped model and training/heads.safetensors
+                                               # the shipped model and training/readouts.safetensors
 """
 
 from __future__ import annotations
@@ -23,7 +23,15 @@ from transformers import LlavaForConditionalGeneration
 from training import loop
 from training.build import EMBEDDED, empty_llava, save_folder
 from training.config import VISION
-from training.language import answer_logits, load_tokenizer, oracle, oracle_projector, questions_argument
+from training.language import (
+    UNDERSTANDING_WEIGHT,
+    Understanding,
+    load_tokenizer,
+    oracle,
+    oracle_projector,
+    questions_argument,
+    read_packed,
+)
 from training.loop import Loop, Optimisers, load_part
 from training.packing import Packer, answer_loss
 from training.tower import DenseHeads, Sampler, features, losses
@@ -31,7 +39,7 @@ from training.tower import DenseHeads, Sampler, features, losses
 PATCH_COUNTS = (80, 112, 160, 256, 576)
 PATCH_COUNT_ODDS = (0.24, 0.3, 0.24, 0.14, 0.08)
 DENSE_WEIGHT = 0.15
-HEADS = Path("training/heads.safetensors")
+READ_OUTS = Path("training/readouts.safetensors")
 """The read-outs of the shipped model: with them its training goes on anywhere."""
 
 
@@ -41,12 +49,21 @@ def image_tokens(llava: LlavaForConditionalGeneration, hidden: Tensor) -> Tensor
     return projected
 
 
-def start(arguments: argparse.Namespace, llava: LlavaForConditionalGeneration, heads: DenseHeads) -> None:
+class ReadOuts(nn.Module):
+    """What is used in training only: read-outs of the tower's patches and of the language model's look-ups."""
+
+    def __init__(self, vision_width: int, text_width: int) -> None:
+        super().__init__()
+        self.dense, self.understanding = DenseHeads(vision_width), Understanding(text_width)
+
+
+def start(arguments: argparse.Namespace, llava: LlavaForConditionalGeneration, read_outs: ReadOuts) -> None:
     """Load what there is to start from: the first two stages, else the shipped model."""
     tower, language = (arguments.run / f"{stage}.safetensors" for stage in ("tower", "language"))
     if tower.exists() and language.exists():
         llava.model.vision_tower.load_state_dict(load_part(tower, "tower"))
-        heads.load_state_dict(load_part(tower, "heads"))
+        read_outs.dense.load_state_dict(load_part(tower, "heads"))
+        read_outs.understanding.load_state_dict(load_part(language, "understanding"))
         decoder = {name.removeprefix("model."): value for name, value in load_part(language, "model").items()}
         decoder.pop("lm_head.weight", None)  # tied to the embeddings
         llava.model.language_model.load_state_dict(decoder)
@@ -54,7 +71,7 @@ def start(arguments: argparse.Namespace, llava: LlavaForConditionalGeneration, h
         imitate(llava, language, Sampler(arguments.cache, arguments.seed + 5), arguments.imitate)
     else:
         llava.load_state_dict(LlavaForConditionalGeneration.from_pretrained(EMBEDDED).state_dict())
-        heads.load_state_dict(load_file(HEADS))
+        read_outs.load_state_dict(load_file(READ_OUTS))
 
 
 def imitate(llava: LlavaForConditionalGeneration, language: Path, sampler: Sampler, steps: int) -> None:
@@ -81,16 +98,17 @@ def train(arguments: argparse.Namespace) -> None:
     torch.manual_seed(arguments.seed)
     torch.set_num_threads(arguments.threads)
     tokenizer = load_tokenizer(arguments.run)
-    llava, heads = empty_llava(tokenizer), DenseHeads(VISION.hidden_size)
-    for module in (llava, heads):
+    llava = empty_llava(tokenizer)
+    rest = nn.ModuleList([llava.model.multi_modal_projector, llava.model.language_model])
+    read_outs = ReadOuts(VISION.hidden_size, llava.model.multi_modal_projector.linear_2.out_features)
+    for module in (llava, read_outs):
         nn.Module.to(module, loop.device())
     tower = llava.model.vision_tower
-    rest = nn.ModuleList([llava.model.multi_modal_projector, llava.model.language_model])
-    learning = [(rest, 1.0), *([(tower, arguments.tower_rate), (heads, 1.0)] if arguments.tower_rate else [])]
-    optimisers = Optimisers(learning, arguments.rate)
-    stage = Loop(arguments.run / "joint.safetensors", {"llava": llava, "heads": heads}, optimisers, arguments.minutes)
+    optimisers = Optimisers([(rest, 1.0), (tower, arguments.tower_rate), (read_outs, 1.0)], arguments.rate)
+    parts = {"llava": llava, "read_outs": read_outs}
+    stage = Loop(arguments.run / "joint.safetensors", parts, optimisers, arguments.minutes)
     if not stage.resume():
-        start(arguments, llava, heads)
+        start(arguments, llava, read_outs)
     sampler = Sampler(arguments.cache, arguments.seed + 17 + stage.step)
     packer = Packer(tokenizer, arguments.seed + stage.step + 1)
 
@@ -100,18 +118,20 @@ def train(arguments: argparse.Namespace) -> None:
         batch = sampler.batch(size, tokens)
         with torch.set_grad_enabled(arguments.tower_rate > 0):
             hidden = features(tower, batch["patches"], batch["patch_ids"])
-            dense, seen = losses(heads, hidden, batch)
+            dense, seen = losses(read_outs.dense, hidden, batch)
         packed = packer.pack(batch["objects"], tokens, arguments.questions)
         image = image_tokens(llava, hidden)
-        marked = answer_loss(answer_logits(llava.model.language_model, llava.lm_head, packed, image), packed)
+        logits, states = read_packed(llava.model.language_model, llava.lm_head, packed, image)
+        marked, looked_up = answer_loss(logits, packed), read_outs.understanding.loss(states, packed)
         figures = {f"see_{name}": value for name, value in seen.items() if name in ("shape", "character", "centre")}
-        return marked.loss + DENSE_WEIGHT * torch.stack(list(dense.values())).sum(), {**marked.by_kind, **figures}
+        kept_up = DENSE_WEIGHT * torch.stack(list(dense.values())).sum() + UNDERSTANDING_WEIGHT * looked_up
+        return marked.loss + kept_up, {**marked.by_kind, **figures, "looked_up": looked_up.item()}
 
     stage.run(step)
     facts = {"joint_minutes": round(stage.seconds / 60, 1), "joint_steps": stage.step}
     save_folder(llava.cpu(), tokenizer, arguments.out, facts)
-    read_outs = {name: value.cpu().contiguous() for name, value in heads.state_dict().items()}
-    save_file(read_outs, arguments.run / HEADS.name)
+    weights = {name: value.cpu().contiguous() for name, value in read_outs.state_dict().items()}
+    save_file(weights, arguments.run / READ_OUTS.name)
 
 
 def more_arguments(parser: argparse.ArgumentParser) -> None:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
-from scenes.world import CHARACTERS, COLOURS, SHAPES, SIZES
+from scenes.world import CHARACTERS, COLOURS, SHAPES, SIDE, SIZES
 from training import loop
 from training.config import text_config
 from training.loop import Batch, Loop, Optimisers
@@ -34,6 +34,8 @@ CLASSES = {
     "column": 3,
     "row": 3,
 }
+UNDERSTANDING_WEIGHT = 0.15
+
 ORACLE_WIDTH = sum(CLASSES.values()) + 6
 
 
@@ -64,14 +66,63 @@ def fresh_language_model(tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM
     return model
 
 
+class Understanding(nn.Module):
+    """A read-out used in training only: at each name in a question, which object is meant and where it is.
+
+    Questions about two objects are learned very late from their answers alone, because a "yes" says so little about
+    what was looked up. Asking for the look-up itself, half way through the decoder, makes them ordinary.
+    """
+
+    LAYERS = (2, 3)
+    """Hidden states that are asked: after the second and the third decoder layer."""
+    COUNTS = 4
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        sizes = [self.COUNTS, *CLASSES.values(), 2]
+        self.read = nn.ModuleList(nn.Sequential(nn.LayerNorm(width), nn.Linear(width, sum(sizes))) for _ in self.LAYERS)
+        self.sizes = sizes
+
+    def loss(self, hidden_states: tuple[Tensor, ...], packed: Packed) -> Tensor:
+        """Mean over the asked layers; zero where a batch mentions nothing."""
+        layers = [hidden_states[number].flatten(0, 1)[packed.mention_rows] for number in self.LAYERS]
+        if not len(packed.mention_rows):
+            return layers[0].sum() * 0
+        return torch.stack([self._one(read(x), packed) for read, x in zip(self.read, layers, strict=True)]).mean()
+
+    def _one(self, read: Tensor, packed: Packed) -> Tensor:
+        count, *attributes, place = read.split(self.sizes, dim=-1)
+        total = F.cross_entropy(count, packed.mention_counts.clamp(max=self.COUNTS - 1))
+        alone = packed.mention_objects[:, 0].isfinite()
+        if not alone.any():
+            return total
+        table = packed.mention_objects[alone]
+        thirds = (table[:, 4:6] * 3 / SIDE).clamp(0, 2.9).floor()
+        for logits, wanted in zip(attributes, torch.cat((table[:, :4], thirds), dim=1).long().unbind(1), strict=True):
+            known = wanted >= 0
+            if known.any():
+                total = total + F.cross_entropy(logits[alone][known], wanted[known])
+        return total + 4 * F.smooth_l1_loss(place[alone], table[:, 4:6] / (SIDE / 2) - 1, beta=0.1)
+
+
 def answer_logits(model: Any, head: nn.Module, packed: Packed, image_tokens: Tensor) -> Tensor:
     """[A, vocabulary] next-token logits at the answers' places. `model`: a decoder without its head."""
+    return read_packed(model, head, packed, image_tokens)[0]
+
+
+def read_packed(model: Any, head: nn.Module, packed: Packed, image_tokens: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """The logits at the answers' places, and all hidden states of the decoder."""
     embeds = model.embed_tokens(packed.ids)
     stop = packed.image_start + image_tokens.shape[1]
     embeds = torch.cat((embeds[:, : packed.image_start], image_tokens, embeds[:, stop:]), dim=1)
-    out = model(inputs_embeds=embeds, attention_mask=packed.mask, position_ids=packed.positions, use_cache=False)
-    logits: Tensor = head(out.last_hidden_state.flatten(0, 1)[packed.answer_rows])
-    return logits
+    out = model(
+        inputs_embeds=embeds,
+        attention_mask=packed.mask,
+        position_ids=packed.positions,
+        use_cache=False,
+        output_hidden_states=True,
+    )
+    return head(out.last_hidden_state.flatten(0, 1)[packed.answer_rows]), out.hidden_states
 
 
 def train(arguments: argparse.Namespace) -> None:
@@ -81,8 +132,9 @@ def train(arguments: argparse.Namespace) -> None:
     model = fresh_language_model(tokenizer)
     nn.Module.to(model, loop.device())
     projector = oracle_projector(model.config.hidden_size).to(loop.device())
-    optimisers = Optimisers([(model, 1.0), (projector, 1.0)], arguments.rate)
-    parts = {"model": model, "projector": projector}
+    understanding = Understanding(model.config.hidden_size).to(loop.device())
+    parts = {"model": model, "projector": projector, "understanding": understanding}
+    optimisers = Optimisers([(part, 1.0) for part in parts.values()], arguments.rate)
     stage = Loop(arguments.run / "language.safetensors", parts, optimisers, arguments.minutes)
     stage.resume()
     sampler = Sampler(arguments.cache, arguments.seed + stage.step)
@@ -92,8 +144,9 @@ def train(arguments: argparse.Namespace) -> None:
         tokens = int(sampler.rng.choice((40, 56, 80)))
         batch = sampler.batch(arguments.batch, tokens, easy=max(0.0, 0.9 - 3 * progress), pixels=False)
         packed = packer.pack(batch["objects"], tokens, arguments.questions)
-        marked = answer_loss(answer_logits(model.model, model.lm_head, packed, projector(oracle(batch))), packed)
-        return marked.loss, marked.by_kind
+        logits, hidden_states = read_packed(model.model, model.lm_head, packed, projector(oracle(batch)))
+        marked, looked_up = answer_loss(logits, packed), understanding.loss(hidden_states, packed)
+        return marked.loss + UNDERSTANDING_WEIGHT * looked_up, {**marked.by_kind, "looked_up": looked_up.item()}
 
     stage.run(step)
 

@@ -18,6 +18,7 @@ from transformers import PreTrainedTokenizerFast
 
 from scenes.questions import KINDS, sample
 from scenes.world import SceneObject
+from training.cache import OBJECT_FIELDS
 from training.objects import from_table
 from training.text import PROMPT_END, PROMPT_START, as_people_type
 
@@ -31,6 +32,8 @@ class Segment:
     prompt: list[int]
     answer: list[int]
     kind: str
+    mentions: tuple[tuple[int, tuple[int, ...]], ...] = ()
+    """Last token (in `prompt`) of each name in the question, and the objects it means."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +55,12 @@ class Packed:
     kinds: list[str]
     """Kind of question, by running segment number."""
     image_start: int
+    mention_rows: Tensor
+    """int64 [M] flat indices of the last tokens of names in the questions."""
+    mention_counts: Tensor
+    """int64 [M] how many objects each name means."""
+    mention_objects: Tensor
+    """float32 [M, 6] table row (training.cache.OBJECT_FIELDS) of the object meant, NaN unless it is one alone."""
 
     def to(self, device: torch.device) -> Packed:
         values: dict[str, Any] = {one.name: getattr(self, one.name) for one in fields(self)}
@@ -76,19 +85,31 @@ class Packer:
         """One description and `count` - 1 questions of random kinds."""
         chosen = ["describe", *(KINDS[int(self.rng.integers(len(KINDS) - 1))] for _ in range(count - 1))]
         found = [question for kind in chosen if (question := sample(objects, kind, self.rng)) is not None]
-        return [self.segment(as_people_type(one.text, self.rng), one.answer, one.kind) for one in found]
+        return [self.segment(as_people_type(one.text, self.rng), one.answer, one.kind, one.mentions) for one in found]
 
-    def segment(self, question: str, answer: str, kind: str) -> Segment:
-        prompt = self._ids("\n" + question + PROMPT_END)
-        return Segment(prompt, [*self._ids(" " + answer), self.tokenizer.eos_token_id], kind)
+    def segment(
+        self, question: str, answer: str, kind: str, mentions: tuple[tuple[str, tuple[int, ...]], ...] = ()
+    ) -> Segment:
+        text = "\n" + question + PROMPT_END
+        coded = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+        ends = {stop: index for index, (_, stop) in enumerate(coded["offset_mapping"])}
+        found, after = [], 0
+        for name, ids in mentions:  # a misspelt name is not found, and not held to anything
+            start = text.find(name, after)
+            after = start + len(name) if start >= 0 else after
+            if start >= 0 and after in ends:
+                found.append((ends[after], ids))
+        answer_ids = [*self._ids(" " + answer), self.tokenizer.eos_token_id]
+        return Segment(coded["input_ids"], answer_ids, kind, tuple(found))
 
     def pack(self, tables: Tensor, image_tokens: int, count: int) -> Packed:
         """Draw and pack `count` questions on each scene ([B, 6, 6] object tables) behind `image_tokens` places."""
-        scenes = [from_table(table) for table in tables.cpu().numpy()]
-        return self.pack_segments([self.segments(objects, count) for objects in scenes], image_tokens).to(tables.device)
+        rows = [self.segments(from_table(table), count) for table in tables.cpu().numpy()]
+        return self.pack_segments(rows, image_tokens, tables.cpu()).to(tables.device)
 
-    def pack_segments(self, rows: list[list[Segment]], image_tokens: int) -> Packed:
+    def pack_segments(self, rows: list[list[Segment]], image_tokens: int, tables: Tensor | None = None) -> Packed:
         """Pack each row's segments behind one prefix with `image_tokens` places for the picture."""
+        tables = torch.full((len(rows), 1, len(OBJECT_FIELDS)), torch.nan) if tables is None else tables
         prefix = len(self.prefix) + image_tokens
         length = prefix + max(sum(len(s.prompt) + len(s.answer) for s in row) for row in rows)
         ids = torch.full((len(rows), length), self.tokenizer.pad_token_id)
@@ -99,6 +120,8 @@ class Packer:
         answer_ids: list[int] = []
         answer_segment: list[int] = []
         kinds: list[str] = []
+        mentioned: list[tuple[int, int]] = []
+        meant: list[Tensor] = [torch.empty(0, len(OBJECT_FIELDS))]
         for row, segments in enumerate(rows):
             column = prefix
             for number, segment in enumerate(segments, start=1):
@@ -112,6 +135,12 @@ class Packer:
                 answer_ids.extend(segment.answer)
                 answer_segment.extend([len(kinds)] * len(segment.answer))
                 kinds.append(segment.kind)
+                for place, ids_meant in segment.mentions:
+                    mentioned.append((row * length + column + place, len(ids_meant)))
+                    alone = (
+                        tables[row, ids_meant[0]] if len(ids_meant) == 1 else torch.full_like(tables[row, 0], torch.nan)
+                    )
+                    meant.append(alone[None])
                 column = stop
         return Packed(
             ids,
@@ -122,6 +151,9 @@ class Packer:
             torch.tensor(answer_segment),
             kinds,
             len(self.prefix),
+            torch.tensor([place for place, _ in mentioned], dtype=torch.long),
+            torch.tensor([count for _, count in mentioned], dtype=torch.long),
+            torch.cat(meant),
         )
 
     @staticmethod

@@ -4,7 +4,8 @@ Dense targets (shape, colour, size, character, offset to the object's centre, ow
 and counts at CLS, so that CLS has to gather from the patches. Only some background patches are shown at a time:
 most of a picture is table, and attention over fewer tokens is cheaper.
 
-    python -m training.tower --minutes 75          # goes on from training/runs/tower.safetensors if it is there
+    python -m training.tower --minutes 72                         # goes on from training/runs/tower.safetensors
+    python -m training.tower --minutes 80 --tokens 112 256 576    # the same tower, now also with whole pictures
 """
 
 from __future__ import annotations
@@ -217,13 +218,18 @@ def train(arguments: argparse.Namespace) -> None:
     sampler = Sampler(arguments.cache, arguments.seed + stage.step)
 
     def step(progress: float) -> tuple[Tensor, dict[str, float]]:
-        tokens = int(sampler.rng.choice((96, 112, 144)))
-        batch = sampler.batch(arguments.batch, tokens, easy=max(0.0, 0.8 - 4 * progress))
+        tokens = int(sampler.rng.choice(arguments.tokens))
+        size = max(2, arguments.batch * 144 // max(tokens, 144))
+        batch = sampler.batch(size, tokens, easy=max(0.0, 0.8 - 4 * progress))
         parts, figures = losses(heads, features(tower, batch["patches"], batch["patch_ids"]), batch)
         return torch.stack(list(parts.values())).sum(), figures
 
     stage.run(step)
 
 
+def tokens_argument(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--tokens", type=int, nargs="+", default=[96, 112, 144], help="patches shown of a picture")
+
+
 if __name__ == "__main__":
-    train(loop.arguments(__doc__ or "", minutes=75, batch=16, rate=2e-3, more=lambda parser: None))
+    train(loop.arguments(__doc__ or "", minutes=75, batch=16, rate=2e-3, more=tokens_argument))
