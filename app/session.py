@@ -33,6 +33,8 @@ DEFAULTS: dict[str, Any] = {
 USUAL_PATCHES = 576
 """Patches of CLIP-L/336 and of the embedded model; used until a run has shown how many its model really has."""
 
+LEAST_PERCENT = 0.1
+
 DRAWN_SEEDS = (1_000_000, 1_000_000_000)
 """Where new scenes come from: far from the seeds that the embedded model was trained and tested on."""
 
@@ -45,13 +47,6 @@ def begin() -> None:
     state.update({"comparison": None, "job": None, "problem": None, "model_in_use": EMBEDDED, **DEFAULTS})
     state.percent = percent_of(state.tokens)
     show_entry(gallery.entries()[0].seed)
-
-
-def keep_widgets() -> None:
-    """Streamlit forgets the state of widgets that a page did not draw; writing it back keeps it."""
-    for key in (*DEFAULTS, "percent", "question"):
-        if key in st.session_state:
-            st.session_state[key] = st.session_state[key]
 
 
 def picture() -> Picture:
@@ -87,8 +82,8 @@ def patches() -> int:
 
 
 def percent_of(tokens: int) -> float:
-    """A budget in tokens as percent of all patches."""
-    return round(100.0 * tokens / patches(), 1)
+    """A budget in tokens as percent of all patches; never so little that the box would show nothing."""
+    return max(LEAST_PERCENT, round(100.0 * tokens / patches(), 1))
 
 
 def show_entry(seed: int) -> None:

@@ -118,8 +118,10 @@ def _name(cut: CutConfig | None, visual_tokens: int | None = None) -> str:
 
 def _verdict(run: Run, seed: int | None) -> str:
     right = None if seed is None else right_answer(seed, run.question)
+    if run.stopped:
+        return '<span class="verdict">stopped</span>'
     if right is None:
-        return '<span class="verdict">stopped</span>' if run.stopped else ""
+        return ""
     kind, text = SIGN[is_right(run.answer, right)]
     return f'<span class="verdict {kind}">{text}</span>'
 
@@ -159,8 +161,7 @@ def _times(times: Times, full: Times, longest: float) -> str:
     """A bar on the scale of the slowest answer, and the seconds of each stage in words."""
     spent = [(stage, getattr(times, stage)) for stage in STAGES if getattr(times, stage) > 0]
     bar = "".join(
-        f'<span class="{stage}" style="width:{100 * seconds / longest:.2f}%"></span>'
-        for stage, seconds in spent
+        f'<span class="{stage}" style="width:{100 * seconds / longest:.2f}%"></span>' for stage, seconds in spent
     )
     lines = "".join(
         f'<div class="{stage}"><dt>{stage}</dt><dd>{duration(seconds)}</dd></div>' for stage, seconds in spent

@@ -49,7 +49,9 @@ def method_and_budget() -> None:
     tokens.number_input(
         f"Tokens of {patches}", 1, patches, key="tokens", step=16, on_change=_tokens_changed, help=BUDGET_HELP
     )
-    percent.number_input("Percent", 0.1, 100.0, key="percent", step=5.0, format="%.1f", on_change=_percent_changed)
+    percent.number_input(
+        "Percent", session.LEAST_PERCENT, 100.0, key="percent", step=5.0, format="%.1f", on_change=_percent_changed
+    )
 
 
 def _label(method: str) -> str:
