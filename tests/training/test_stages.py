@@ -9,7 +9,7 @@ import scenes
 from training import cache
 from training.config import VISION, text_config
 from training.initial import OFFSETS, initialise, position_table
-from training.language import ORACLE_WIDTH, answer_logits, oracle
+from training.language import ORACLE_WIDTH, Understanding, answer_logits, oracle
 from training.muon import Muon, orthogonalise
 from training.objects import from_table
 from training.packing import Packer, answer_loss
@@ -89,6 +89,52 @@ def test_packed_questions_equal_single_conversations(tokenizer):
         logits = answer_logits(model.model, model.lm_head, together, image)
         alone = [answer_logits(model.model, model.lm_head, packer.pack_segments([[one]], 9), image) for one in segments]
     assert torch.allclose(logits, torch.cat(alone), atol=1e-5)
+
+
+def test_names_in_questions_are_found_and_mean_what_they_should(tokenizer, scene):
+    packer = Packer(tokenizer, 0)
+    table = torch.from_numpy(cache.object_table(scene))[None]
+    thing = scene.objects[0]
+    name = f"{thing.colour} {thing.shape}"
+    asked = packer.segment(
+        f"Is the {name} left of the purple ring?", "yes", "relation", ((name, (0,)), ("purple ring", ()))
+    )
+    (first, meant), (second, nothing) = asked.mentions
+    assert tokenizer.decode(asked.prompt[: first + 1]).endswith(name)
+    assert tokenizer.decode(asked.prompt[: second + 1]).endswith("purple ring")
+    packed = packer.pack_segments([[asked]], 4, table)
+    assert (meant, nothing) == ((0,), ())
+    assert packed.mention_counts.tolist() == [1, 0]
+    assert torch.equal(packed.mention_objects[0].nan_to_num(-9), table[0, 0].nan_to_num(-9))
+    assert packed.mention_objects[1].isnan().all()
+    assert packed.ids.flatten()[packed.mention_rows].tolist() == [asked.prompt[first], asked.prompt[second]]
+
+
+def test_a_misspelt_name_is_held_to_nothing(tokenizer):
+    asked = Packer(tokenizer, 0).segment("Where is the rde star?", "top", "position", (("red star", (0,)),))
+    assert asked.mentions == ()
+
+
+def test_understanding_is_zero_when_nothing_is_mentioned_and_learns_when_something_is(tokenizer, scene):
+    torch.manual_seed(0)
+    packer, understanding = Packer(tokenizer, 0), Understanding(192)
+    table = torch.from_numpy(cache.object_table(scene))[None]
+    silent = packer.pack_segments([[packer.segment("Describe the picture.", "a", "describe")]], 4, table)
+    states = tuple(torch.randn(1, silent.ids.shape[1], 192) for _ in range(5))
+    assert float(understanding.loss(states, silent)) == 0
+    named = packer.pack_segments(
+        [[packer.segment("Where is the star?", "top", "position", (("star", (0,)),))]], 4, table
+    )
+    states = tuple(torch.randn(1, named.ids.shape[1], 192) for _ in range(5))
+    optimiser = torch.optim.Adam(understanding.parameters(), lr=0.02)
+    losses = []
+    for _ in range(30):
+        loss = understanding.loss(states, named)
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.1 * losses[0]
 
 
 def test_answers_are_marked_whole(tokenizer):
