@@ -8,7 +8,7 @@ from app import session
 from app.runtime import Job
 from app.widgets import answers
 
-LOOK_EVERY = 0.25
+LOOK_EVERY = 0.5
 """Seconds between two looks at a running job."""
 
 
