@@ -28,7 +28,15 @@ def test_long_questions_are_refused_by_their_length() -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["?", "what color is it", "ما لون الكرة؟", "מה צבע הכדור?", "🙂👩‍👩‍👧‍👦?", "球は何色ですか", "<b>bold</b> & <script>alert(1)</script>"],
+    [
+        "?",
+        "what color is it",
+        "ما لون الكرة؟",
+        "מה צבע הכדור?",
+        "🙂👩‍👩‍👧‍👦?",
+        "球は何色ですか",
+        "<b>bold</b> & <script>alert(1)</script>",
+    ],
 )
 def test_any_script_is_left_as_it_is(text: str) -> None:
     clean = clean_text(text, RESERVED)
