@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
+from scenes.questions import LEAST_STEP
 from scenes.world import CHARACTERS, COLOURS, SHAPES, SIDE, SIZES
 from training import loop
 from training.config import text_config
@@ -67,7 +68,8 @@ def fresh_language_model(tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM
 
 
 class Understanding(nn.Module):
-    """A read-out used in training only: at each name in a question, which object is meant and where it is.
+    """Read-outs used in training only: at each name in a question, which object is meant and where it is; at the
+    second of two names, on which side of the first its object lies.
 
     Questions about two objects are learned very late from their answers alone, because a "yes" says so little about
     what was looked up. Asking for the look-up itself, half way through the decoder, makes them ordinary.
@@ -82,13 +84,25 @@ class Understanding(nn.Module):
         sizes = [self.COUNTS, *CLASSES.values(), 2]
         self.read = nn.ModuleList(nn.Sequential(nn.LayerNorm(width), nn.Linear(width, sum(sizes))) for _ in self.LAYERS)
         self.sizes = sizes
+        self.side = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, 2))
 
     def loss(self, hidden_states: tuple[Tensor, ...], packed: Packed) -> Tensor:
         """Mean over the asked layers; zero where a batch mentions nothing."""
         layers = [hidden_states[number].flatten(0, 1)[packed.mention_rows] for number in self.LAYERS]
         if not len(packed.mention_rows):
             return layers[0].sum() * 0
-        return torch.stack([self._one(read(x), packed) for read, x in zip(self.read, layers, strict=True)]).mean()
+        each = torch.stack([self._one(read(x), packed) for read, x in zip(self.read, layers, strict=True)]).mean()
+        return each + self._side_loss(self.side(layers[-1]), packed)
+
+    @staticmethod
+    def _side_loss(logits: Tensor, packed: Packed) -> Tensor:
+        """Right of, and below, the object named before: asked where the objects are far enough apart to say."""
+        place = packed.mention_objects[:, 4:6]
+        step = place - place[packed.mention_before]
+        sure = (packed.mention_before >= 0)[:, None] & (step.abs() >= LEAST_STEP)  # NaN is never far enough
+        if not sure.any():
+            return logits.sum() * 0
+        return 2 * F.binary_cross_entropy_with_logits(logits[sure], (step[sure] > 0).float())
 
     def _one(self, read: Tensor, packed: Packed) -> Tensor:
         count, *attributes, place = read.split(self.sizes, dim=-1)

@@ -61,6 +61,8 @@ class Packed:
     """int64 [M] how many objects each name means."""
     mention_objects: Tensor
     """float32 [M, 6] table row (training.cache.OBJECT_FIELDS) of the object meant, NaN unless it is one alone."""
+    mention_before: Tensor
+    """int64 [M] the name before it in the same question, as an index into these arrays; -1 if it is the first."""
 
     def to(self, device: torch.device) -> Packed:
         values: dict[str, Any] = {one.name: getattr(self, one.name) for one in fields(self)}
@@ -120,7 +122,7 @@ class Packer:
         answer_ids: list[int] = []
         answer_segment: list[int] = []
         kinds: list[str] = []
-        mentioned: list[tuple[int, int]] = []
+        mentioned: list[tuple[int, int, int]] = []
         meant: list[Tensor] = [torch.empty(0, len(OBJECT_FIELDS))]
         for row, segments in enumerate(rows):
             column = prefix
@@ -135,8 +137,9 @@ class Packer:
                 answer_ids.extend(segment.answer)
                 answer_segment.extend([len(kinds)] * len(segment.answer))
                 kinds.append(segment.kind)
-                for place, ids_meant in segment.mentions:
-                    mentioned.append((row * length + column + place, len(ids_meant)))
+                for order, (place, ids_meant) in enumerate(segment.mentions):
+                    before = len(mentioned) - 1 if order else -1
+                    mentioned.append((row * length + column + place, len(ids_meant), before))
                     alone = (
                         tables[row, ids_meant[0]] if len(ids_meant) == 1 else torch.full_like(tables[row, 0], torch.nan)
                     )
@@ -151,9 +154,10 @@ class Packer:
             torch.tensor(answer_segment),
             kinds,
             len(self.prefix),
-            torch.tensor([place for place, _ in mentioned], dtype=torch.long),
-            torch.tensor([count for _, count in mentioned], dtype=torch.long),
+            torch.tensor([place for place, _, _ in mentioned], dtype=torch.long),
+            torch.tensor([count for _, count, _ in mentioned], dtype=torch.long),
             torch.cat(meant),
+            torch.tensor([before for _, _, before in mentioned], dtype=torch.long),
         )
 
     @staticmethod
