@@ -108,11 +108,10 @@ def _card(lane: str, run: Run, shown: Comparison, longest: float) -> str:
 def _name(cut: CutConfig | None, visual_tokens: int | None = None) -> str:
     """The head of a card: which method, how many tokens, and what else sets it."""
     if cut is None:
-        title, below = "Whole picture", "nothing pruned"
-        title += "" if visual_tokens is None else f", {visual_tokens} tokens"
-    else:
-        title = f"{METHODS[cut.method].label}, {cut.tokens} tokens"
-        below = f"seed {cut.seed}" if cut.seed is not None else cut.variant if METHODS[cut.method].has_variants else ""
+        tokens = "" if visual_tokens is None else f", {visual_tokens} tokens"
+        return f"<h2>Whole picture{tokens}</h2>"
+    below = f"seed {cut.seed}" if cut.seed is not None else cut.variant if METHODS[cut.method].has_variants else ""
+    title = f"{METHODS[cut.method].label}, {cut.tokens} tokens"
     return f'<h2>{escape(title)}</h2><span class="sub">{escape(below)}</span>'
 
 
