@@ -18,7 +18,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 
-.PHONY: setup demo test lint chromium examples clean
+.PHONY: setup demo test lint chromium examples train clean
 
 setup: $(READY)
 
@@ -53,6 +53,20 @@ test: lint chromium
 # The stored runs of the first screen, made again from the embedded model.
 examples: setup
 	$(BIN)/python -m app.examples
+
+# The embedded model from nothing: scenes, tower, language model, both together. Every stage goes on from its last
+# checkpoint in training/runs, and on CUDA if there is one; the minutes are those of two CPU cores.
+train: setup
+	$(BIN)/python -m training.cache --shards 18
+	$(BIN)/python -m training.cache --first 100 --shards 9 --extra-cards 0.5
+	$(BIN)/python -m training.tower --minutes 72
+	$(BIN)/python -m training.tower --minutes 82 --tokens 112 256 576
+	$(BIN)/python -m training.language --minutes 80
+	$(BIN)/python -m training.joint --minutes 60 --tower-rate 0 --threads 2
+	$(BIN)/python -m training.heldout --part validation --out training/runs/validation.jsonl
+	$(BIN)/python -m training.evaluate --model training/runs/embedded --questions training/runs/validation.jsonl
+	@echo "The model is in training/runs/embedded. If it is better: copy it over assets/embedded, training/runs/readouts"
+	@echo ".safetensors over training/, then make examples."
 
 clean:
 	rm -rf .venv build *.egg-info .mypy_cache .ruff_cache .pytest_cache

@@ -26,7 +26,7 @@ RECORDS = {"flowcut.record", "flowcut.results", "flowcut.schedule"}
 
 HOMES = {
     "streamlit": ("app",),
-    "transformers": ("flowcut", "training"),
+    "transformers": ("flowcut", "training", "benchmarks"),  # benchmarks measure the stock model beside ours
     "plotly": ("analysis/figures", "app"),
     "matplotlib": ("analysis/figures", "app"),
 }

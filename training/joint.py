@@ -36,8 +36,8 @@ from training.loop import Loop, Optimisers, load_part
 from training.packing import Packer, answer_loss
 from training.tower import DenseHeads, Sampler, features, losses
 
-PATCH_COUNTS = (80, 112, 160, 256, 576)
-PATCH_COUNT_ODDS = (0.24, 0.3, 0.24, 0.14, 0.08)
+PATCH_COUNTS = (64, 96, 128, 192, 576)
+PATCH_COUNT_ODDS = (0.28, 0.3, 0.22, 0.12, 0.08)
 DENSE_WEIGHT = 0.15
 READ_OUTS = Path("training/readouts.safetensors")
 """The read-outs of the shipped model: with them its training goes on anywhere."""
