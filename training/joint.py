@@ -36,8 +36,8 @@ from training.loop import Loop, Optimisers, load_part
 from training.packing import Packer, answer_loss
 from training.tower import DenseHeads, Sampler, features, losses
 
-PATCH_COUNTS = (64, 96, 128, 192, 576)
-PATCH_COUNT_ODDS = (0.28, 0.3, 0.22, 0.12, 0.08)
+PATCH_COUNTS = (64, 112, 192, 576)
+PATCH_COUNT_ODDS = (0.3, 0.25, 0.2, 0.25)
 DENSE_WEIGHT = 0.15
 READ_OUTS = Path("training/readouts.safetensors")
 """The read-outs of the shipped model: with them its training goes on anywhere."""
@@ -114,7 +114,7 @@ def train(arguments: argparse.Namespace) -> None:
 
     def step(progress: float) -> tuple[Tensor, dict[str, float]]:
         tokens = int(sampler.rng.choice(PATCH_COUNTS, p=PATCH_COUNT_ODDS))
-        size = max(2, min(arguments.batch, arguments.batch * 160 // tokens))
+        size = max(2, min(arguments.batch, arguments.batch * 320 // tokens))
         batch = sampler.batch(size, tokens)
         with torch.set_grad_enabled(arguments.tower_rate > 0):
             hidden = features(tower, batch["patches"], batch["patch_ids"])
