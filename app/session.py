@@ -155,9 +155,15 @@ def _with_model_in_use(failed: Job) -> str:
 
 
 def _fit_budget() -> None:
-    """A model with fewer patches than the budget in the box: the box shows all of them."""
-    st.session_state.tokens = min(st.session_state.tokens, patches())
-    st.session_state.percent = percent_of(st.session_state.tokens)
+    """A model with fewer patches than the budget in the box: the box shows all of them.
+
+    Written only where it must change: writing a widget's value takes away what someone is typing into it.
+    """
+    state = st.session_state
+    if state.tokens > patches():
+        state.tokens = patches()
+    if state.percent != percent_of(state.tokens):
+        state.percent = percent_of(state.tokens)
 
 
 def _stop_running() -> None:
