@@ -139,5 +139,7 @@ def ask(page: Page, question: str) -> None:
 def wait_for_answers(page: Page, question: str | re.Pattern[str]) -> None:
     """Wait until the answers on screen are finished and belong to this question."""
     expect(page.get_by_test_id("question")).to_have_text(question, timeout=ANSWER_SECONDS * 1000)
-    expect(page.get_by_test_id("answers")).to_be_visible(timeout=ANSWER_SECONDS * 1000)
+    idle(page)  # before that, the last answers may still be there beside the new question
+    expect(page.get_by_test_id("growing-answers")).to_have_count(0, timeout=ANSWER_SECONDS * 1000)
     idle(page)
+    expect(page.get_by_test_id("answers")).to_be_visible()

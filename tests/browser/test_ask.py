@@ -110,10 +110,13 @@ def test_an_uploaded_picture_of_odd_aspect(visit: Visit, size: tuple[int, int]) 
     expect(layer_slider(page)).to_be_visible()
 
 
-@pytest.mark.parametrize(("name", "content"), [("words.png", b"only words"), ("cut.png", png((300, 300), "red")[:80])])
-def test_a_bad_picture_keeps_the_last_good_answers(visit: Visit, name: str, content: bytes) -> None:
+BAD = {"words.png": b"only words", "cut.png": png((300, 300), "red")[:80]}
+
+
+@pytest.mark.parametrize("name", sorted(BAD))
+def test_a_bad_picture_keeps_the_last_good_answers(visit: Visit, name: str) -> None:
     page = visit()
-    upload(page, name, content)
+    upload(page, name, BAD[name])
     expect(page.get_by_test_id("stAlert")).to_be_visible()
     expect(card(page, "cut")).to_be_visible()
     expect(page.get_by_test_id("question")).to_have_text(gallery.entries()[0].question)
@@ -144,7 +147,7 @@ def test_what_people_write_is_never_markup(visit: Visit) -> None:
 def test_a_new_scene_is_marked_right_or_wrong(visit: Visit) -> None:
     page = visit()
     page.get_by_role("button", name="New scene").click()
-    expect(page.get_by_text(re.compile("drawn scene [0-9]{7,}"))).to_be_visible(timeout=ANSWER_SECONDS * 1000)
+    expect(page.get_by_text("stored answers")).to_have_count(0)
     wait_for_answers(page, ANY)
     for lane in LANES:
         expect(card(page, lane).locator(".verdict")).to_have_text(re.compile("right|wrong"))
