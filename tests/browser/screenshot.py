@@ -31,4 +31,4 @@ def main(url: str, out: Path = ROOT / "assets" / "screenshot.png") -> None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:2])
+    main(sys.argv[1])
