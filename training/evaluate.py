@@ -16,6 +16,7 @@ import json
 import time
 from collections import defaultdict
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -77,19 +78,22 @@ class Examiner:
 
     def kept(self, pixels: Tensor, rows: list[Row]) -> Iterator[tuple[Row, Tensor, np.ndarray]]:
         """For each way: the kept tokens at the feature layer [1, T, D] and their ids. One-shot ways share a run."""
-        with record(self.tower) as recording:
+        looks = any(row.method == "cls-attention" for row in rows)  # recording costs; only this way needs it
+        with record(self.tower) if looks else nullcontext() as recording:
             whole = self.tower(pixels, output_hidden_states=True).hidden_states[-2][:, 1:]
-        layer = recording.record.layers[recording.record.feature_layer]
-        attention = layer.cls_row.mean(axis=1, dtype=np.float64)[:, 1:]
+        attention = None
+        if recording is not None:
+            layer = recording.record.layers[recording.record.feature_layer]
+            attention = layer.cls_row.mean(axis=1, dtype=np.float64)[:, 1:]
         evidence = Evidence(1, whole.shape[1], attention)
         for row in rows:
             if row.method == "full":
                 yield row, whole, np.arange(whole.shape[1])
             elif row.method.startswith("flowcut"):
                 cut = flowcut.FlowCut(tokens=row.tokens, variant=row.method.split()[1])
-                with record(self.tower, cut=cut, flows=False) as recording:
+                with record(self.tower, cut=cut, flows=False) as cutting:
                     out = self.tower(pixels, output_hidden_states=True).hidden_states[-2][:, 1:]
-                yield row, out, recording.record.kept_patch_ids[0]
+                yield row, out, cutting.record.kept_patch_ids[0]
             else:
                 select = METHODS[row.method].select
                 assert select is not None
@@ -139,7 +143,7 @@ class Examiner:
                 right = self.answer(tokens, asked)
                 row.right += right
                 for question, is_right in zip(asked, right, strict=True):
-                    if question["type"] == "describe":
+                    if question["type"] == "describe" and not row.seed:  # one seed of random is decoded: it is slow
                         self.mark_description(row, tokens, question["question"], question["answer"])
                     elif check and row.method == "full":
                         decoded = scenes.matches(self.decode(tokens, question["question"]), question["answer"])
