@@ -52,7 +52,7 @@ Value = TypeVar("Value")
 class Generation:
     """How the answer is written; the settings of transformers' `generate`."""
 
-    max_new_tokens: int = 64
+    max_new_tokens: int = 128
     do_sample: bool = False
     temperature: float = 1.0
     """Used when sampling only."""

@@ -24,7 +24,7 @@ DEFAULTS: dict[str, Any] = {
     "tokens": 64,
     "variant": "official",
     "control_seed": 0,
-    "max_new_tokens": 64,
+    "max_new_tokens": 128,
     "do_sample": False,
     "temperature": 1.0,
     "sampling_seed": 0,

@@ -58,7 +58,7 @@ def _parser() -> argparse.ArgumentParser:
     ask.add_argument("--variant", default="official", help=f"FlowCut's: {' or '.join(VARIANTS)}")
     ask.add_argument("--layer", type=int, help="the layer that cls-attention reads (default: the feature layer)")
     ask.add_argument("--seed", type=int, default=0, help="seed of the random method and of --sample (default 0)")
-    ask.add_argument("--max-new-tokens", type=int, default=64, help="longest answer, in tokens (default 64)")
+    ask.add_argument("--max-new-tokens", type=int, default=128, help="longest answer, in tokens (default 128)")
     ask.add_argument("--sample", action="store_true", help="sample the answer instead of taking the likeliest")
     ask.add_argument("--temperature", type=float, help="of --sample")
     ask.add_argument("--system", help="a system prompt, if the model takes one")

@@ -39,7 +39,7 @@ _sampling_lock = threading.Lock()  # torch.multinomial draws from one generator 
 class Settings:
     """How to generate, as transformers names it; None leaves the model's own setting."""
 
-    max_new_tokens: int = 64
+    max_new_tokens: int = 128
     do_sample: bool = False
     temperature: float | None = None
     top_p: float | None = None
@@ -72,7 +72,7 @@ def ask(
     question: str,
     cut: CutConfig | None = None,
     *,
-    max_new_tokens: int = 64,
+    max_new_tokens: int = 128,
     do_sample: bool = False,
     temperature: float | None = None,
     top_p: float | None = None,

@@ -69,6 +69,8 @@ def save_folder(
     processor(tokenizer).save_pretrained(partial)
     (partial / "README.md").write_text(CARD)
     (partial / "training.json").write_text(json.dumps(facts, indent=2) + "\n")
+    for file in partial.iterdir():
+        file.chmod(0o644)  # safetensors writes for its owner alone; the container runs as somebody else
     if out.exists():
         shutil.rmtree(out)
     partial.rename(out)
