@@ -18,7 +18,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import LlavaForConditionalGeneration
+from transformers import LlavaForConditionalGeneration, PreTrainedTokenizerFast
 
 from training import loop
 from training.build import EMBEDDED, empty_llava, save_folder
@@ -97,7 +97,8 @@ def imitate(llava: LlavaForConditionalGeneration, language: Path, sampler: Sampl
 def train(arguments: argparse.Namespace) -> None:
     torch.manual_seed(arguments.seed)
     torch.set_num_threads(arguments.threads)
-    tokenizer = load_tokenizer(arguments.run)
+    goes_on = not (arguments.run / "tokenizer").exists()  # nothing earlier here: the shipped model trains on
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(EMBEDDED) if goes_on else load_tokenizer(arguments.run)
     llava = empty_llava(tokenizer)
     rest = nn.ModuleList([llava.model.multi_modal_projector, llava.model.language_model])
     read_outs = ReadOuts(VISION.hidden_size, llava.model.multi_modal_projector.linear_2.out_features)
