@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import io
 import re
 from collections.abc import Callable
@@ -162,22 +161,6 @@ def test_the_gallery_by_mouse_and_by_keyboard(visit: Visit) -> None:
     page.keyboard.press("Enter")
     wait_for_answers(page, third.question)
     expect(page.get_by_role("button", name=third.note, exact=True)).to_have_attribute("aria-pressed", "true")
-
-
-def test_a_pasted_picture(visit: Visit) -> None:
-    page = visit()
-    content = base64.b64encode(png((200, 100), "green")).decode()
-    page.evaluate(
-        """async (content) => {
-          const blob = await (await fetch(`data:image/png;base64,${content}`)).blob();
-          const clipboard = new DataTransfer();
-          clipboard.items.add(new File([blob], "copied.png", { type: "image/png" }));
-          document.dispatchEvent(new ClipboardEvent("paste", { clipboardData: clipboard, cancelable: true }));
-        }""",
-        content,
-    )
-    expect(page.get_by_role("img", name="pasted picture")).to_be_visible()
-    expect(page.get_by_text("knows drawn scenes only")).to_be_visible()
 
 
 def test_two_people_at_once_do_not_see_each_others_pictures(visit: Visit) -> None:
