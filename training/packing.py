@@ -24,6 +24,9 @@ from training.text import PROMPT_END, PROMPT_START, as_people_type
 
 PREFIX, PADDING = 0, -1
 
+KIND_WEIGHTS = {"relation": 3.0, "counting": 2.5, "comparison": 1.5, "logic": 1.5}
+"""How often a kind of question is drawn; others count 1. These need the most practice: two objects at once, or all."""
+
 
 @dataclass(frozen=True)
 class Segment:
@@ -76,6 +79,9 @@ class Packer:
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast, seed: int) -> None:
         self.tokenizer, self.rng = tokenizer, np.random.default_rng(seed)
+        self.kinds = [kind for kind in KINDS if kind != "describe"]
+        weights = np.array([KIND_WEIGHTS.get(kind, 1.0) for kind in self.kinds])
+        self.odds = weights / weights.sum()
         self.prefix = self._ids(PROMPT_START, first=True)
         self.end = self._ids(PROMPT_END)
 
@@ -84,8 +90,8 @@ class Packer:
         return [self.tokenizer.bos_token_id, *ids] if first else ids
 
     def segments(self, objects: list[SceneObject], count: int) -> list[Segment]:
-        """One description and `count` - 1 questions of random kinds."""
-        chosen = ["describe", *(KINDS[int(self.rng.integers(len(KINDS) - 1))] for _ in range(count - 1))]
+        """One description and `count` - 1 questions of other kinds, by KIND_WEIGHTS."""
+        chosen = ["describe", *self.rng.choice(self.kinds, count - 1, p=self.odds).tolist()]
         found = [question for kind in chosen if (question := sample(objects, kind, self.rng)) is not None]
         return [self.segment(as_people_type(one.text, self.rng), one.answer, one.kind, one.mentions) for one in found]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import re
 from collections.abc import Callable
@@ -161,6 +162,23 @@ def test_the_gallery_by_mouse_and_by_keyboard(visit: Visit) -> None:
     page.keyboard.press("Enter")
     wait_for_answers(page, third.question)
     expect(page.get_by_role("button", name=third.note, exact=True)).to_have_attribute("aria-pressed", "true")
+
+
+PASTE = """(content) => {
+  const bytes = Uint8Array.from(atob(content), (one) => one.charCodeAt(0));
+  const clipboardData = new DataTransfer();
+  clipboardData.items.add(new File([bytes], "copied.png", { type: "image/png" }));
+  return !document.dispatchEvent(new ClipboardEvent("paste", { clipboardData, cancelable: true }));
+}"""
+
+
+def test_a_pasted_picture(visit: Visit) -> None:
+    page = visit()
+    content = base64.b64encode(png((200, 100), "green")).decode()
+    # The listener's script arrives a moment after the page: press Ctrl+V until the page takes it.
+    page.wait_for_function(PASTE, arg=content, polling=200)
+    expect(page.get_by_role("img", name="pasted picture")).to_be_visible()
+    expect(page.get_by_text("knows drawn scenes only")).to_be_visible()
 
 
 def test_two_people_at_once_do_not_see_each_others_pictures(visit: Visit) -> None:
