@@ -25,7 +25,7 @@ from flowcut.schedule import CutConfig
 CLS_ID = -1
 PADDING_ID = -2
 FORMAT = "flowcut-record"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 LAYER_KEY = "layer.{layer:03d}.{field}"
 
 
@@ -117,12 +117,17 @@ class Geometry:
     """Left edge of the encoder's input in the resized picture, px; negative: that much padding."""
     crop_top: int
     """Top edge, likewise."""
-    input_size: int
-    """Side of the encoder's square input, px."""
+    input_width: int
+    """Width of the encoder's input, px."""
+    input_height: int
     patch: int
     """Side of a patch, px of the encoder's input."""
     grid_rows: int
     grid_cols: int
+    part: str = "picture"
+    """What the encoder saw of it, in words: `picture`, or a tile's or frame's name."""
+    picture: int = 0
+    """Which picture of the prompt, from 0."""
 
     def box(self, patch_id: int) -> tuple[float, float, float, float]:
         """Left, top, right, bottom of a patch in original pixels; outside the picture where it shows padding.
@@ -185,8 +190,13 @@ class FlowRecord:
     """Library name to version."""
     notes: tuple[str, ...] = ()
     """What a reader must know, one sentence each."""
-    geometry: Geometry | None = None
-    """From patches to the original picture, where the picture is known."""
+    geometries: tuple[Geometry, ...] = ()
+    """From patches to the original picture, one for each of the B rows; empty where the picture is not known."""
+
+    @property
+    def geometry(self) -> Geometry | None:
+        """That of the first row: all there is for a record of one picture."""
+        return self.geometries[0] if self.geometries else None
 
     @property
     def batch(self) -> int:
@@ -208,7 +218,8 @@ class FlowRecord:
         reached = {step.layer: step for step in steps}
         layers = tuple(_layer_of_image(layer, rows, reached.get(layer.layer)) for layer in self.layers)
         kept, died = self.kept_patch_ids[rows], self.died_at_layer[rows]
-        return replace(self, layers=layers, steps=steps, kept_patch_ids=kept, died_at_layer=died)
+        geometries = self.geometries[rows]
+        return replace(self, layers=layers, steps=steps, kept_patch_ids=kept, died_at_layer=died, geometries=geometries)
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write the record to one file, whole or not at all; returns its path."""
@@ -308,7 +319,7 @@ def _facts(record: FlowRecord) -> dict[str, Any]:
         "versions": record.versions,
         "notes": list(record.notes),
         "cut": None if record.cut is None else record.cut.as_dict(),
-        "geometry": None if record.geometry is None else asdict(record.geometry),
+        "geometries": [asdict(geometry) for geometry in record.geometries],
         "layers": [{"layer": layer.layer, "scored": layer.scored} for layer in record.layers],
         "steps": [_step_facts(step) for step in record.steps],
     }
@@ -369,14 +380,14 @@ def _from_facts(facts: dict[str, Any], tensors: dict[str, np.ndarray]) -> FlowRe
         LayerFlow(**{**entry, **_layer_arrays(entry["layer"], tensors), "step": step_after.get(entry["layer"])})
         for entry in facts.pop("layers")
     )
-    cut, geometry, notes = facts.pop("cut"), facts.pop("geometry"), tuple(facts.pop("notes"))
+    cut, geometries, notes = facts.pop("cut"), facts.pop("geometries"), tuple(facts.pop("notes"))
     return FlowRecord(
         layers=layers,
         steps=steps,
         kept_patch_ids=tensors["kept_patch_ids"],
         died_at_layer=tensors["died_at_layer"],
         cut=None if cut is None else CutConfig(**cut),
-        geometry=None if geometry is None else Geometry(**geometry),
+        geometries=tuple(Geometry(**geometry) for geometry in geometries),
         notes=notes,
         **{name: value for name, value in facts.items() if name not in ("format", "version")},
     )

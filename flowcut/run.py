@@ -201,7 +201,7 @@ class _Work:
         session.recording.describe(
             model_id=self.model.id,
             revision=self.model.revision,
-            geometry=geometry,
+            geometries=(geometry,),
             notes=(*picture.notes, *notes),
         )
 

@@ -17,14 +17,16 @@ import flowcut
 from flowcut.record import FlowRecord, Geometry
 from tests import tiny
 
-GEOMETRY = Geometry(600, 400, 504, 336, 84, 0, 336, 14, 24, 24)
+GEOMETRY = Geometry(600, 400, 504, 336, 84, 0, 336, 336, 14, 24, 24)
 
 
 def record(cut: flowcut.CutConfig | None = None, batch: int = 2) -> FlowRecord:
     with torch.no_grad(), flowcut.record(tiny.clip(), cut or flowcut.FlowCut(tokens=9)) as rec:
         tiny_out = rec.encoder.model(tiny.pixels(batch))
     assert tiny_out is not None
-    return replace(rec.record, geometry=GEOMETRY, model_id="tiny", revision="abc", notes=("größer als 1 & \u200f",))
+    return replace(
+        rec.record, geometries=(GEOMETRY,) * batch, model_id="tiny", revision="abc", notes=("größer als 1 & \u200f",)
+    )
 
 
 def same(one: object, two: object) -> None:
@@ -109,7 +111,7 @@ def test_another_version_is_refused_by_its_number(tmp_path: Path) -> None:
     path = tmp_path / "a.safetensors"
     facts = json.dumps({"format": "flowcut-record", "version": 7})
     save_file({"x": np.zeros(1)}, path, metadata={"record": facts, "checksum": ""})
-    with pytest.raises(flowcut.InvalidRecord, match=r"version 7, this flowcut reads version 1"):
+    with pytest.raises(flowcut.InvalidRecord, match=r"version 7, this flowcut reads version 2"):
         FlowRecord.load(path)
 
 
@@ -150,7 +152,7 @@ def test_boxes_lie_on_the_original_picture() -> None:
 
 
 def test_padding_is_not_seen_picture() -> None:
-    padded = Geometry(100, 50, 336, 168, 0, -84, 336, 14, 24, 24)
+    padded = Geometry(100, 50, 336, 168, 0, -84, 336, 336, 14, 24, 24)
     assert padded.box(0)[1] < 0
     assert padded.seen_box() == pytest.approx((0, 0, 100, 50))
 

@@ -66,7 +66,7 @@ def square_geometry(width: int, height: int, grid: int = 24, patch: int = 14) ->
     short = min(width, height)
     resized = int(size * width / short), int(size * height / short)
     left, top = (resized[0] - size) // 2, (resized[1] - size) // 2
-    return Geometry(width, height, *resized, left, top, size, patch, grid, grid)
+    return Geometry(width, height, *resized, left, top, size, size, patch, grid, grid)
 
 
 def flow_record(encoder: Encoder, cut: CutConfig | None = None, geometry: Geometry | None = None) -> FlowRecord:
@@ -96,7 +96,8 @@ def flow_record(encoder: Encoder, cut: CutConfig | None = None, geometry: Geomet
         layers.append(flow)
     return FlowRecord(
         tuple(layers), tuple(steps), ids[None], died[None], encoder.n_patches, encoder.n_layers, encoder.n_heads,
-        feature_layer, cut, "synthetic", None, "test", "float32", "cpu", geometry=geometry,
+        feature_layer, cut, "synthetic", None, "test", "float32", "cpu",
+        geometries=(geometry,) if geometry else (),
     )  # fmt: skip
 
 

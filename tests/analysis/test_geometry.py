@@ -18,13 +18,15 @@ def padded_geometry(width: int, height: int) -> Geometry:
     size = 336
     scale = size / max(width, height)
     resized = max(1, round(width * scale)), max(1, round(height * scale))
-    return Geometry(width, height, *resized, -((size - resized[0]) // 2), -((size - resized[1]) // 2), size, 14, 24, 24)
+    return Geometry(
+        width, height, *resized, -((size - resized[0]) // 2), -((size - resized[1]) // 2), size, size, 14, 24, 24
+    )
 
 
 def seen_by_model(picture: Image.Image, geometry: Geometry) -> np.ndarray:
     """[rows, cols, 14 * 14], what each patch of the encoder's input shows."""
     resized = picture.resize((geometry.resized_width, geometry.resized_height), Image.Resampling.BOX)
-    left, top, size = geometry.crop_left, geometry.crop_top, geometry.input_size
+    left, top, size = geometry.crop_left, geometry.crop_top, geometry.input_width
     pixels = np.asarray(resized.crop((left, top, left + size, top + size)))  # crop pads with zeros outside
     return pixels.reshape(24, 14, 24, 14).transpose(0, 2, 1, 3).reshape(24, 24, -1)
 
