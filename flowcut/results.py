@@ -83,7 +83,8 @@ class Run:
     kv_bytes: tuple[int, ...]
     """Bytes of keys and values that each decoder layer held when the answer ended."""
     peak_memory_bytes: int | None
-    """Peak device memory while the question was answered; None where the device does not count it (CPU)."""
+    """Peak memory while the question was answered: on CUDA what torch had allocated, on a CPU what the process had
+    resident, weights included; None where the system does not count it (MPS; a CPU without Linux)."""
     flops: Flops
     image_hash: str
     """SHA-256 of the picture's size and RGB pixels."""

@@ -21,6 +21,7 @@ from flowcut.flops import count_flops
 from flowcut.images import Picture, open_picture
 from flowcut.inputs import Session
 from flowcut.listening import Listener
+from flowcut.memory import reset_peak, resident_peak
 from flowcut.models import VisionLanguageModel
 from flowcut.questions import clean_text
 from flowcut.record import FlowRecord
@@ -315,13 +316,16 @@ def _stopwatch(module: nn.Module, device: torch.device) -> Iterator[list[float]]
 
 @contextmanager
 def _peak_memory(device: torch.device) -> Iterator[list[int | None]]:
-    """One entry, filled on leaving: the device's peak of allocated bytes while inside; None but on CUDA."""
+    """One entry, filled on leaving: the peak of bytes in use while inside, None where nobody counts them."""
     peak: list[int | None] = [None]
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
-    yield peak
-    if device.type == "cuda":
+        yield peak
         peak[0] = torch.cuda.max_memory_allocated(device)
+    else:
+        counted = device.type == "cpu" and reset_peak()
+        yield peak
+        peak[0] = resident_peak() if counted else None
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from pathlib import Path
 from typing import Any
@@ -71,7 +72,7 @@ def test_the_numbers_of_a_run(model: VisionLanguageModel) -> None:
     assert text_tokens == ask(model).prompt_tokens - tiny.N_PATCHES
     cached = run.prompt_tokens + len(run.tokens) - 1
     assert run.kv_bytes == (cached * 2 * 2 * 8 * 4,) * 2  # keys and values, 2 heads of width 8, float32, 2 layers
-    assert run.peak_memory_bytes is None
+    assert (run.peak_memory_bytes is not None) == (sys.platform == "linux")
     assert all(seconds >= 0 for seconds in vars(run.times).values())
     assert run.times.vision > 0
     assert run.times.prefill > 0

@@ -181,6 +181,14 @@ def test_a_pasted_picture(visit: Visit) -> None:
     expect(page.get_by_text("knows drawn scenes only")).to_be_visible()
 
 
+def test_a_photograph_by_camera(visit: Visit) -> None:
+    page = visit(permissions=["camera"])
+    page.get_by_role("button", name="Camera").click()
+    page.get_by_role("button", name="Take Photo").click()
+    expect(page.get_by_role("img", name="your photograph")).to_be_visible()
+    expect(page.get_by_text("knows drawn scenes only")).to_be_visible()
+
+
 def test_two_people_at_once_do_not_see_each_others_pictures(visit: Visit) -> None:
     one, other = visit(), visit()
     upload(one, "mine.png", png((300, 200), "purple"))

@@ -166,6 +166,14 @@ def test_arrow_keys_reach_every_patch_of_the_picture(page: Page) -> None:
     expect(stage(page)).to_have_attribute("data-layer", "0")
 
 
+def test_it_opens_where_the_mask_is_whole(browser: Browser, server: str) -> None:
+    page = browser.new_page()
+    page.goto(server)
+    expect(stage(page)).to_have_attribute("data-layer", "10")
+    expect(page.locator(".status")).to_contain_text("64 of 576 patches enter layer 10")
+    page.close()
+
+
 def test_panels_fit_their_boxes_in_the_dark_on_a_large_dense_display(browser: Browser, server: str) -> None:
     page = browser.new_page(viewport={"width": 1920, "height": 1080}, color_scheme="dark", device_scale_factor=2)
     page.goto(server)

@@ -4,13 +4,16 @@ const STEP_MS = 800;
 const GLIDE_MS = 180;
 const WIDE_PICTURE = 1.7;
 
+/** The first layer at which every patch that goes is gone, so that the mask is whole; 0 where none goes. */
+const firstView = (data) => data.runs.pruned.removed.findLastIndex((count) => count > 0) + 1;
+
 const between = (least, value, most) => Math.round(Math.max(least, Math.min(most, value)));
 
 class Stage {
   constructor(root) {
     this.root = root;
     this.find = (selector) => root.querySelector(selector);
-    this.state = { layer: 0, focus: 0, run: "pruned", metric: 0, byLayer: false, hover: null, patch: null };
+    this.state = { layer: null, focus: 0, run: "pruned", metric: 0, byLayer: false, hover: null, patch: null };
     this.mask = new MaskPanel(this.find(".mask canvas"));
     this.relay = new RelayPanel(this.find(".relay canvas"), this.mask);
     this.chart = new ChartPanel(this.find(".chart canvas"));
@@ -40,8 +43,8 @@ class Stage {
     this.stop();
     this.data = data;
     for (const panel of [this.mask, this.relay, this.chart]) panel.load(data, picture);
-    const last = data.layers - 1;
-    Object.assign(this.state, { layer: Math.min(this.state.layer, last), hover: null, patch: null });
+    const layer = this.state.layer ?? firstView(data);
+    Object.assign(this.state, { layer: Math.min(layer, data.layers - 1), hover: null, patch: null });
     this.state.focus = this.state.layer;
     this.fillIn();
     this.observer.observe(this.root);
