@@ -111,9 +111,14 @@ class Job:
     ended: threading.Event = field(default_factory=threading.Event)
 
     @property
+    def answers(self) -> list[Run]:
+        """The answers that are there, in the order of the page."""
+        return [lane.run for lane in self.lanes.values() if lane.run is not None]
+
+    @property
     def complete(self) -> bool:
         """Whether all three answers are there."""
-        return all(lane.run is not None for lane in self.lanes.values())
+        return len(self.answers) == len(self.lanes)
 
     def report(self, phase: str, fraction: float | None = None) -> None:
         """Say what is being done now."""

@@ -135,8 +135,8 @@ def collect() -> None:
         return
     state.job = None
     if ended.complete:
-        full, cut, control = (lane.run for lane in ended.lanes.values())
-        state.comparison = Comparison(state.asked_about, full, cut, control)  # type: ignore[arg-type]
+        full, cut, control = ended.answers
+        state.comparison = Comparison(state.asked_about, full, cut, control)
         state.model_in_use = ended.order.model
         _fit_budget()
     elif ended.stop.is_set():

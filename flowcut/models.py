@@ -182,7 +182,7 @@ def _hub_answers(name: str) -> bool:
 
 def _telling_bar(tell: Progress) -> type:
     """A progress bar for the hub's client that draws nothing and tells instead."""
-    from tqdm.std import tqdm  # type: ignore[import-untyped]
+    from tqdm.std import tqdm
 
     class TellingBar(tqdm):
         def __init__(self, *args: Any, **options: Any) -> None:

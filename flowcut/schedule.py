@@ -123,7 +123,7 @@ def feature_layer_index(hidden_state: int | list[int] | tuple[int, ...], n_layer
     Raises:
         InvalidCut: the index is outside the encoder, or no layer comes before the feature layer.
     """
-    wanted = [hidden_state] if isinstance(hidden_state, Integral) else list(hidden_state)  # type: ignore[arg-type]
+    wanted = hidden_state if isinstance(hidden_state, list | tuple) else (hidden_state,)
     indices = [index - 1 if index >= 0 else n_layers + index for index in wanted]
     if not indices or min(indices) < MIN_SCORED_LAYERS or max(indices) >= n_layers:
         raise InvalidCut(
