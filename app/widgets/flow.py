@@ -30,8 +30,9 @@ SAME_FOR_ANY_QUESTION = (
 )
 
 
+@st.fragment
 def flow() -> None:
-    """The stage for the last good answers."""
+    """The stage for the last good answers; a click in it runs this part of the page again, not the rest."""
     shown = session.comparison()
     if shown is None:
         return
