@@ -112,23 +112,29 @@ class Examiner:
     def _segment(self, row: dict[str, Any]) -> Segment:
         return self.packer.segment(row["question"], row["answer"], row["type"])
 
-    def decode(self, tokens: Tensor, question: str) -> str:
-        """The answer that stock `generate` gives when the language model reads these tokens."""
+    def decode(self, tokens: Tensor, question: str) -> list[str]:
+        """The answers that stock `generate` gives to one question when it reads each of these tokens [ways, T, D]."""
         chat = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": question}]}]
         prompt = self.processor.apply_chat_template(chat, add_generation_prompt=True)
         prompt = prompt.replace("<image>", "<image>" * tokens.shape[1])
-        inputs = self.processor.tokenizer(prompt, return_tensors="pt")
+        inputs = self.processor.tokenizer([prompt] * len(tokens), return_tensors="pt")
         projected: Any = list(self.model.model.multi_modal_projector(tokens))  # a list, as get_image_features gives
         features = BaseModelOutputWithPooling(pooler_output=projected)
         ids = self.model.generate(**inputs, mm_encoder_outputs={"image": features}, max_new_tokens=160, do_sample=False)
-        text: str = self.processor.tokenizer.decode(ids[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
-        return text
+        answers = ids[:, inputs["input_ids"].shape[1] :]
+        texts: list[str] = self.processor.tokenizer.batch_decode(answers, skip_special_tokens=True)
+        return texts
 
-    def mark_description(self, row: Row, tokens: Tensor, question: str, right_answer: str) -> None:
-        stated, present = scenes.facts(self.decode(tokens, question)), scenes.facts(right_answer)
-        row.stated += stated.total()
-        row.present += present.total()
-        row.true += (stated & present).total()
+    def mark_descriptions(self, seen: list[tuple[Row, Tensor]], question: str, right_answer: str) -> None:
+        """Descriptions from every way to prune, those of one budget decoded together; facts counted in their rows."""
+        for count in {tokens.shape[1] for _, tokens in seen}:
+            alike = [(row, tokens) for row, tokens in seen if tokens.shape[1] == count]
+            answers = self.decode(torch.cat([tokens for _, tokens in alike]), question)
+            for (row, _), answer in zip(alike, answers, strict=True):
+                stated, present = scenes.facts(answer), scenes.facts(right_answer)
+                row.stated += stated.total()
+                row.present += present.total()
+                row.true += (stated & present).total()
 
     @torch.no_grad()
     def run(self, rows: list[Row], limit: int | None, check: bool) -> dict[str, Any]:
@@ -138,16 +144,16 @@ class Examiner:
             pixels = self.processor.image_processor(images=scene.image, return_tensors="pt")["pixel_values"]
             shows = scene.object_patches(coverage=0.1)
             kinds += [question["type"] for question in asked]
+            seen = []
             for row, tokens, ids in self.kept(pixels, rows):
                 row.on_objects.append(float(shows[ids].mean()))
-                right = self.answer(tokens, asked)
-                row.right += right
-                for question, is_right in zip(asked, right, strict=True):
-                    if question["type"] == "describe" and not row.seed:  # one seed of random is decoded: it is slow
-                        self.mark_description(row, tokens, question["question"], question["answer"])
-                    elif check and row.method == "full":
-                        decoded = scenes.matches(self.decode(tokens, question["question"]), question["answer"])
-                        disagreements += int(decoded != bool(is_right))
+                row.right += self.answer(tokens, asked)
+                seen.append((row, tokens))
+            for question in asked:
+                if question["type"] == "describe":
+                    self.mark_descriptions(seen, question["question"], question["answer"])
+            if check:
+                disagreements += self.disagreements(*seen[0], asked)
             if number % 50 == 49:
                 print(f"{number + 1} scenes, {time.time() - started:.0f} s", flush=True)
         return {
@@ -156,6 +162,12 @@ class Examiner:
             "disagreements": disagreements if check else None,
             "seconds": round(time.time() - started),
         }
+
+    def disagreements(self, whole: Row, tokens: Tensor, asked: list[dict[str, Any]]) -> int:
+        """On how many of a scene's questions real decoding and the packed pass come to different verdicts."""
+        packed = whole.right[-len(asked) :]
+        decoded = [scenes.matches(self.decode(tokens, one["question"])[0], one["answer"]) for one in asked]
+        return sum(a != bool(b) for a, b in zip(decoded, packed, strict=True))
 
 
 def interval(differences: np.ndarray, resamples: int = 2000) -> tuple[float, float]:
