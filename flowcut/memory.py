@@ -1,4 +1,4 @@
-"""The peak of this process's resident memory, as Linux counts it."""
+"""Memory in bytes: the peak of what this process has resident, and what is free; as Linux counts them."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from pathlib import Path
 
 _RESET = Path("/proc/self/clear_refs")
 _STATUS = Path("/proc/self/status")
+_FREE = Path("/proc/meminfo")
 _FORGET_THE_PEAK = "5"
 """proc(5), clear_refs: set the peak of resident memory to what is resident now."""
 
@@ -21,8 +22,18 @@ def reset_peak() -> bool:
 
 def resident_peak() -> int | None:
     """Bytes at the peak since `reset_peak` (the whole process, all its threads), or None where it is not counted."""
+    return _kilobytes(_STATUS, "VmHWM")
+
+
+def free() -> int | None:
+    """Bytes of main memory that a program can still have without swapping, or None where the system does not say."""
+    return _kilobytes(_FREE, "MemAvailable")
+
+
+def _kilobytes(path: Path, name: str) -> int | None:
+    """The bytes in a line `name:  1234 kB`."""
     try:
-        lines = _STATUS.read_text().splitlines()
+        lines = path.read_text().splitlines()
     except OSError:
         return None
-    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM")), None)
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith(name)), None)

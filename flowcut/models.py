@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import math
 import os
 import threading
 from collections.abc import Callable
@@ -22,6 +23,7 @@ from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, HFValidationE
 from safetensors import SafetensorError, safe_open
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, PreTrainedModel
 
+from flowcut import memory
 from flowcut.errors import ModelNotLoaded
 from flowcut.families import FAMILIES, family_of, unsupported
 from flowcut.families.llava import Llava
@@ -31,6 +33,10 @@ EMBEDDED_VARIABLE = "FLOWCUT_EMBEDDED"
 WANTED_FILES = ["*.json", "*.safetensors", "*.jinja", "*.model", "*.txt"]
 HUB_SECONDS = 10
 HASHED_BYTES = 200_000_000
+SHARE_FOR_WEIGHTS = 0.7
+"""Of the free memory, where float32 is chosen: activations and the cache need the rest."""
+ASSUMED_FREE = 8_000_000_000
+"""Bytes, where the system does not say."""
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 Progress = Callable[[float | None, str], None]
@@ -100,7 +106,9 @@ def load(
     config = _config(folder, str(name))
     family = family_of(config)
     weights = _weight_files(folder, str(name))
-    chosen_dtype = _dtype(dtype, chosen_device, weights)
+    parameters = _parameters(weights)
+    chosen_dtype = _dtype(dtype, chosen_device, parameters)
+    _check_memory(str(name), parameters, chosen_dtype, chosen_device)
     tell(None, "Reading the processor")
     processor = _processor(folder, str(name))
     tell(None, f"Reading {_gigabytes(weights)} of weights")
@@ -285,7 +293,34 @@ def _device(wanted: str | None) -> torch.device:
     return device
 
 
-def _dtype(wanted: str | torch.dtype | None, device: torch.device, weights: list[Path]) -> torch.dtype:
+def _parameters(weights: list[Path]) -> int:
+    """How many numbers the weights are, from the headers of their files."""
+    count = 0
+    for file in weights:
+        with safe_open(file, framework="np") as opened:
+            count += sum(math.prod(opened.get_slice(name).get_shape()) for name in opened.keys())  # noqa: SIM118
+    return count
+
+
+def _check_memory(name: str, parameters: int, dtype: torch.dtype, device: torch.device) -> None:
+    """Refuse, before anything is read, what would drive the machine into swapping or the device out of memory."""
+    needed, free = parameters * dtype.itemsize, _free_memory(device)
+    if free is not None and needed > free:
+        kind = str(dtype).removeprefix("torch.")
+        raise ModelNotLoaded(
+            f"{name} needs {needed / 1e9:.1f} GB in {kind}, and {free / 1e9:.1f} GB are free on {device}: choose a "
+            "smaller model or another device, or free memory first."
+        )
+
+
+def _free_memory(device: torch.device) -> int | None:
+    """Bytes that weights may still take on the device; None where nobody says."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    return memory.free() if device.type == "cpu" else None
+
+
+def _dtype(wanted: str | torch.dtype | None, device: torch.device, parameters: int) -> torch.dtype:
     if isinstance(wanted, torch.dtype):
         return wanted
     if wanted is not None:
@@ -296,16 +331,8 @@ def _dtype(wanted: str | torch.dtype | None, device: torch.device, weights: list
         return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
     if device.type == "mps":
         return torch.float16
-    # Published weights come in 16 bits: in float32 they take twice their size on disk.
-    return torch.float32 if 2 * sum(file.stat().st_size for file in weights) < _spare_memory() else torch.bfloat16
-
-
-def _spare_memory() -> float:
-    """Bytes of main memory that weights may take: 0.7 of what is there; where the system does not say, 8 GB."""
-    try:
-        return 0.7 * os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (AttributeError, ValueError, OSError):
-        return 8e9
+    free = memory.free() or ASSUMED_FREE
+    return torch.float32 if parameters * torch.float32.itemsize < SHARE_FOR_WEIGHTS * free else torch.bfloat16
 
 
 def _weights_hash(weights: list[Path]) -> str | None:

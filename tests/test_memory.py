@@ -34,5 +34,13 @@ def test_the_peak_sees_what_is_gone_again(size: int) -> None:
 def test_a_system_that_does_not_count(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(memory, "_RESET", tmp_path / "nowhere" / "clear_refs")
     monkeypatch.setattr(memory, "_STATUS", tmp_path / "status")
+    monkeypatch.setattr(memory, "_FREE", tmp_path / "meminfo")
     assert not memory.reset_peak()
     assert memory.resident_peak() is None
+    assert memory.free() is None
+
+
+def test_what_is_free_is_less_than_what_there_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "meminfo").write_text("MemTotal:  2000 kB\nMemAvailable:   1000 kB\n")
+    monkeypatch.setattr(memory, "_FREE", tmp_path / "meminfo")
+    assert memory.free() == 1_024_000

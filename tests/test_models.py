@@ -65,8 +65,17 @@ def test_dtypes_and_devices_that_are_not_there(whole: Path) -> None:
 
 
 def test_memory_decides_on_a_cpu(whole: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(models, "_spare_memory", lambda: 10.0)
+    parameters = sum(weight.numel() for weight in flowcut.load(whole).model.parameters())
+    monkeypatch.setattr(models.memory, "free", lambda: 4 * parameters)
     assert flowcut.load(whole, device="cpu").dtype == "bfloat16"
+    assert flowcut.load(whole, device="cpu", dtype="float32").dtype == "float32"
+
+
+def test_what_does_not_fit_is_said_before_it_is_read(whole: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(models.memory, "free", lambda: 1000)
+    monkeypatch.setattr(models, "_model", lambda *_: pytest.fail("The weights were read."))
+    with pytest.raises(flowcut.ModelNotLoaded, match=r"needs 0\.0 GB in float16, and 0\.0 GB are free on cpu"):
+        flowcut.load(whole, device="cpu", dtype="float16")
 
 
 def test_processors_that_forgot_what_they_need_are_told(folder: Path) -> None:
