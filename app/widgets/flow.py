@@ -18,6 +18,7 @@ from app.comparison import Comparison
 from app.runtime import runtime
 from app.widgets.answers import escape_markdown
 from app.widgets.stage import stage
+from app.widgets.why import why
 
 PATIENCE = 1.0
 """Seconds that the page waits for figures before it shows that they are on their way."""
@@ -41,7 +42,7 @@ def flow() -> None:
     compute = partial(stage_payload, shown.full, pruned, shown.picture.image, mass=mass)
     figures = runtime().figures(f"{shown.full.id}-{pruned.id}-{mass}", compute)
     if _ready(figures):
-        _stage(figures)
+        why(pruned, _stage(figures))
     else:
         _wait(figures)
     st.caption(SAME_FOR_ANY_QUESTION)
@@ -70,12 +71,13 @@ def _ready(figures: Future[dict[str, Any]]) -> bool:
     return True
 
 
-def _stage(figures: Future[dict[str, Any]]) -> None:
+def _stage(figures: Future[dict[str, Any]]) -> int | None:
+    """Show the stage; the patch that is chosen on it."""
     error = figures.exception()
     if error is None:
-        stage(figures.result(), key="stage")
-    else:
-        st.warning(f"The figures could not be made: {escape_markdown(str(error))}")
+        return stage(figures.result(), key="stage")["patch"]
+    st.warning(f"The figures could not be made: {escape_markdown(str(error))}")
+    return None
 
 
 @st.fragment(run_every=LOOK_EVERY)

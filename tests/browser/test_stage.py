@@ -132,6 +132,18 @@ def test_a_click_keeps_a_patch_and_names_its_heads_strongest_first(page: Page) -
     assert sum(values) == pytest.approx(100, abs=3)
 
 
+def test_a_chosen_patch_is_followed_through_the_layers_until_escape(page: Page) -> None:
+    panel = page.get_by_test_id("why")
+    expect(panel).to_contain_text("Click a patch")
+    canvas(page, "mask").click(position={"x": 4, "y": 4})
+    expect(panel).to_contain_text(re.compile(r"Patch 0 \(row 0, column 0\) (went after layer|stayed to the end)"))
+    rows = panel.locator("tbody tr").count()
+    assert 1 <= rows <= 12
+    stage(page).focus()
+    page.keyboard.press("Escape")
+    expect(panel).to_contain_text("Click a patch")
+
+
 def test_the_chart_takes_a_layer_and_another_metric(page: Page) -> None:
     box = canvas(page, "chart").bounding_box()
     assert box

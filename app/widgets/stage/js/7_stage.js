@@ -44,7 +44,8 @@ class Stage {
     this.data = data;
     for (const panel of [this.mask, this.relay, this.chart]) panel.load(data, picture);
     const layer = this.state.layer ?? firstView(data);
-    Object.assign(this.state, { layer: Math.min(layer, data.layers - 1), hover: null, patch: null });
+    const patch = this.state.patch < data.picture.grid.rows * data.picture.grid.cols ? this.state.patch : null;
+    Object.assign(this.state, { layer: Math.min(layer, data.layers - 1), hover: null, patch });
     this.state.focus = this.state.layer;
     this.fillIn();
     this.observer.observe(this.root);
@@ -172,10 +173,13 @@ class Stage {
 
   /** Keep a patch, or let it go when it is chosen again; the page on the server is told. */
   choose(patch, layer = this.state.layer) {
-    const chosen = patch === this.state.patch ? null : patch;
     if (layer !== this.state.layer) this.goTo(layer);
-    this.change({ patch: chosen, hover: null });
-    this.report("selection", { layer: this.state.layer, patch: chosen, run: this.state.run });
+    this.select(patch === this.state.patch ? null : patch);
+  }
+
+  select(patch) {
+    this.change({ patch, hover: null });
+    this.report("selection", { layer: this.state.layer, patch, run: this.state.run });
   }
 
   point(patch) {
@@ -233,7 +237,7 @@ class Stage {
     const step = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
     if (step) { this.stop(); this.goTo(this.state.layer + step); }
     else if (event.key === " ") this.toggle();
-    else if (event.key === "Escape") this.change({ patch: null, hover: null });
+    else if (event.key === "Escape") this.select(null);
     else return;
     event.preventDefault();
   }
