@@ -11,7 +11,7 @@ from typing import Any
 
 import streamlit as st
 
-from app import gallery
+from app import gallery, link
 from app.comparison import Comparison, Picture
 from app.runtime import EMBEDDED, Generation, Job, Order, runtime
 from flowcut.criteria import METHODS
@@ -45,8 +45,29 @@ def begin() -> None:
     if "picture" in state:
         return
     state.update({"comparison": None, "job": None, "problem": None, "model_in_use": EMBEDDED, **DEFAULTS})
+    opened = link.read()
+    state.method, state.variant = opened.method or state.method, opened.variant or state.variant
+    state.tokens = min(opened.tokens or state.tokens, USUAL_PATCHES)
     state.percent = percent_of(state.tokens)
-    show_entry(gallery.entries()[0].seed)
+    show_scene(gallery.entries()[0].seed if opened.scene is None else opened.scene, opened.question)
+
+
+def address() -> link.Link | None:
+    """What the page's address must say for a link to show these answers again; None: they have no address.
+
+    What a bare address shows too is left out.
+    """
+    shown = comparison()
+    if shown is None or shown.picture.seed is None or shown.cut.cut is None or shown.full.model_id != EMBEDDED:
+        return None
+    seed, cut, question = shown.picture.seed, shown.cut.cut, shown.full.question
+    return link.Link(
+        scene=None if seed == gallery.entries()[0].seed else seed,
+        question=None if question == gallery.suggested_questions(seed)[0] else question,
+        method=None if cut.method == DEFAULTS["method"] else cut.method,
+        tokens=None if cut.tokens == DEFAULTS["tokens"] else cut.tokens,
+        variant=None if cut.variant == DEFAULTS["variant"] else cut.variant,
+    )
 
 
 def picture() -> Picture:
@@ -86,10 +107,9 @@ def percent_of(tokens: int) -> float:
     return max(LEAST_PERCENT, round(100.0 * tokens / patches(), 1))
 
 
-def show_entry(seed: int) -> None:
-    """Choose a scene of the gallery: its stored answers appear at once; without any, its question is asked."""
-    entry = next(entry for entry in gallery.entries() if entry.seed == seed)
-    choose(gallery.drawn_picture(seed), entry.question)
+def show_scene(seed: int, question: str | None = None) -> None:
+    """Choose a drawn scene: its stored answers appear at once; without any, its (or this) question is asked."""
+    choose(gallery.drawn_picture(seed), question or gallery.suggested_questions(seed)[0])
     example = gallery.stored_example(seed)
     if example is not None and _matches_settings(example):
         st.session_state.update({"comparison": example, "picture": example.picture})
@@ -99,9 +119,7 @@ def show_entry(seed: int) -> None:
 
 def show_new_scene() -> None:
     """Draw a scene nobody has seen, and ask about it."""
-    seed = random.randrange(*DRAWN_SEEDS)
-    choose(gallery.drawn_picture(seed), gallery.suggested_questions(seed)[0])
-    ask_if_quick()
+    show_scene(random.randrange(*DRAWN_SEEDS))
 
 
 def choose(chosen: Picture, question: str) -> None:
@@ -209,4 +227,5 @@ def _matches_settings(example: Comparison) -> bool:
     """Whether the stored answers are those that the settings on screen would give."""
     order = _order()
     same_cuts = (example.cut.cut, example.control.cut) == (order.cut, order.control)
-    return order.model == EMBEDDED and same_cuts and order.generation == Generation()
+    same_question = order.question == example.full.question
+    return order.model == EMBEDDED and same_question and same_cuts and order.generation == Generation()

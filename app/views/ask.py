@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import streamlit as st
 
-from app import session
+from app import link, session
 from app.runtime import EMBEDDED, runtime
 from app.widgets import answers, controls, flow, progress
 from app.widgets.source import choose_picture
@@ -26,4 +26,5 @@ def page() -> None:
     answers.what_the_model_knows()
     progress.answers_or_progress()
     flow.flow()
+    link.write(session.address())
     runtime().warm_up(EMBEDDED)

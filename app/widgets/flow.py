@@ -13,7 +13,7 @@ from typing import Any
 import streamlit as st
 
 from analysis.graph import MASS, stage_payload
-from app import session
+from app import link, session
 from app.comparison import Comparison
 from app.runtime import runtime
 from app.widgets.answers import escape_markdown
@@ -75,7 +75,7 @@ def _stage(figures: Future[dict[str, Any]]) -> int | None:
     """Show the stage; the patch that is chosen on it."""
     error = figures.exception()
     if error is None:
-        return stage(figures.result(), key="stage")["patch"]
+        return stage(figures.result(), key="stage", linked_patch=link.read().patch)["patch"]
     st.warning(f"The figures could not be made: {escape_markdown(str(error))}")
     return None
 

@@ -28,7 +28,7 @@ def choose_picture() -> None:
         _ways_in()
     for note in shown.notes:
         st.caption(note)
-    thumbnails(_thumbnails(), shown.seed, "Gallery of drawn scenes", "gallery", session.show_entry)
+    thumbnails(_thumbnails(), shown.seed, "Gallery of drawn scenes", "gallery", session.show_scene)
     paste("paste", lambda content: take_in(content, "pasted picture"))
 
 

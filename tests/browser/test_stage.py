@@ -178,6 +178,20 @@ def test_arrow_keys_reach_every_patch_of_the_picture(page: Page) -> None:
     expect(stage(page)).to_have_attribute("data-layer", "0")
 
 
+def test_a_link_opens_the_same_view(page: Page, browser: Browser, server: str) -> None:
+    go_to(page, 5)
+    canvas(page, "mask").click(position={"x": 40, "y": 40})
+    expect(page.get_by_test_id("why")).to_contain_text("Patch")
+    page.wait_for_url(re.compile(r"layer=5.*patch=\d+"))
+    other = browser.new_page()
+    other.goto(page.url)
+    expect(stage(other)).to_have_attribute("data-layer", "5")
+    expect(other.get_by_test_id("why").locator("p").first).to_have_text(
+        page.get_by_test_id("why").locator("p").first.inner_text()
+    )
+    other.close()
+
+
 def test_it_opens_where_the_mask_is_whole(browser: Browser, server: str) -> None:
     page = browser.new_page()
     page.goto(server)

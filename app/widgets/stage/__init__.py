@@ -35,14 +35,17 @@ class Selection(TypedDict):
     """The chosen patch, on the grid from 0."""
 
 
-def stage(payload: dict[str, Any], key: str, height: int | Literal["content"] = "content") -> Selection:
+def stage(
+    payload: dict[str, Any], key: str, linked_patch: int | None = None, height: int | Literal["content"] = "content"
+) -> Selection:
     """Show the stage.
 
     Args:
         payload: what `analysis.graph.stage_payload` made of two runs.
         key: the widget's key; layer, run and metric keep their place as long as it stays the same.
+        linked_patch: the patch in the page's address, which the stage reads too; chosen until a person chooses.
         height: in pixels, or as high as it needs to be.
     """
     result = _component(key=key, data=payload, height=height, on_selection_change=lambda: None)
-    chosen = result.selection or {}
-    return {"layer": chosen.get("layer"), "patch": chosen.get("patch")}
+    chosen = result.selection or {"layer": None, "patch": linked_patch}
+    return {"layer": chosen["layer"], "patch": chosen["patch"]}

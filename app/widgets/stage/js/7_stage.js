@@ -2,7 +2,24 @@
 
 const STEP_MS = 800;
 const GLIDE_MS = 180;
+const ADDRESS_MS = 300;
 const WIDE_PICTURE = 1.7;
+
+/** A whole number that the page's address gives by this name, or null. */
+function fromAddress(name) {
+  const text = new URLSearchParams(location.search).get(name);
+  return /^\d{1,6}$/.test(text ?? "") ? Number(text) : null;
+}
+
+/** Keep these in the page's address, so that a link opens the same view; null leaves the name out. */
+function toAddress(values) {
+  const url = new URL(location.href);
+  for (const [name, value] of Object.entries(values)) {
+    if (value === null) url.searchParams.delete(name);
+    else url.searchParams.set(name, value);
+  }
+  history.replaceState(history.state, "", url);
+}
 
 /** The first layer at which every patch that goes is gone, so that the mask is whole; 0 where none goes. */
 const firstView = (data) => data.runs.pruned.removed.findLastIndex((count) => count > 0) + 1;
@@ -13,7 +30,7 @@ class Stage {
   constructor(root) {
     this.root = root;
     this.find = (selector) => root.querySelector(selector);
-    this.state = { layer: null, focus: 0, run: "pruned", metric: 0, byLayer: false, hover: null, patch: null };
+    this.state = { layer: fromAddress("layer"), focus: 0, run: "pruned", metric: 0, byLayer: false, hover: null, patch: fromAddress("patch") };
     this.mask = new MaskPanel(this.find(".mask canvas"));
     this.relay = new RelayPanel(this.find(".relay canvas"), this.mask);
     this.chart = new ChartPanel(this.find(".chart canvas"));
@@ -44,7 +61,8 @@ class Stage {
     this.data = data;
     for (const panel of [this.mask, this.relay, this.chart]) panel.load(data, picture);
     const layer = this.state.layer ?? firstView(data);
-    const patch = this.state.patch < data.picture.grid.rows * data.picture.grid.cols ? this.state.patch : null;
+    const patches = data.picture.grid.rows * data.picture.grid.cols;
+    const patch = this.state.patch !== null && this.state.patch < patches ? this.state.patch : null;
     Object.assign(this.state, { layer: Math.min(layer, data.layers - 1), hover: null, patch });
     this.state.focus = this.state.layer;
     this.fillIn();
@@ -132,6 +150,7 @@ class Stage {
     this.draw(this.mask, this.chart);
     this.renderWords();
     this.glide();
+    this.tellAddress();
   }
 
   /** Move the graph's wide gap to the new layer; at once for those who asked for less motion. */
@@ -180,6 +199,13 @@ class Stage {
   select(patch) {
     this.change({ patch, hover: null });
     this.report("selection", { layer: this.state.layer, patch, run: this.state.run });
+    this.tellAddress();
+  }
+
+  /** After the last of several quick steps: browsers allow so many changes of the address only. */
+  tellAddress() {
+    clearTimeout(this.telling);
+    this.telling = setTimeout(() => toAddress({ layer: this.state.layer, patch: this.state.patch }), ADDRESS_MS);
   }
 
   point(patch) {
@@ -259,6 +285,7 @@ class Stage {
   destroy() {
     this.stop();
     cancelAnimationFrame(this.frame);
+    clearTimeout(this.telling);
     this.listeners.abort();
     this.observer.disconnect();
     stages.delete(this.root);

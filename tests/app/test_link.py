@@ -1,0 +1,73 @@
+"""Links: what they open, what is left out of them, and addresses that ask for what cannot be."""
+
+from __future__ import annotations
+
+import pytest
+from streamlit.testing.v1 import AppTest
+
+from app import gallery
+from tests.app.test_ask import MAIN, SECONDS, run, settled, shown
+
+
+def opened(**address: str) -> AppTest:
+    page = AppTest.from_file(str(MAIN), default_timeout=SECONDS)
+    for name, value in address.items():
+        page.query_params[name] = value
+    return settled(page.run())
+
+
+def address(page: AppTest) -> dict[str, str]:
+    """The query of the page's address; what the test set comes back in lists, what the page set does not."""
+    return {name: value if isinstance(value, str) else value[-1] for name, value in page.query_params.items()}
+
+
+def test_a_stored_scene_opens_without_a_model() -> None:
+    second = next(entry for entry in gallery.entries()[1:] if entry.stored)
+    page = opened(scene=str(second.seed))
+    assert shown(page).stored
+    assert shown(page).picture.seed == second.seed
+
+
+def test_a_question_with_its_settings_is_asked_again() -> None:
+    page = opened(scene="1234567", question="How many stars are there?", tokens="32", variant="paper")
+    run_shown = shown(page)
+    assert not run_shown.stored
+    assert run_shown.picture.seed == 1234567
+    assert run_shown.full.question == "How many stars are there?"
+    assert run_shown.cut.cut is not None
+    assert (run_shown.cut.cut.tokens, run_shown.cut.cut.variant) == (32, "paper")
+    assert address(page) == {
+        "scene": "1234567", "question": "How many stars are there?", "tokens": "32", "variant": "paper",
+    }  # fmt: skip
+
+
+def test_the_first_screen_needs_no_address_and_a_question_gets_one() -> None:
+    page = opened()
+    assert address(page) == {}
+    page.text_area("question").set_value("Is there a star?").run()
+    run(page)
+    assert address(page) == {"question": "Is there a star?"}
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"scene": "-5"},
+        {"scene": "1e3"},
+        {"scene": "9" * 30},
+        {"scene": "²"},
+        {"tokens": "0"},
+        {"tokens": "many"},
+        {"method": "<script>"},
+        {"variant": "mine", "question": ""},
+    ],
+)
+def test_an_address_that_asks_for_nonsense_opens_the_first_screen(asked: dict[str, str]) -> None:
+    page = opened(**asked)
+    assert shown(page).stored
+    assert shown(page).picture.seed == gallery.entries()[0].seed
+    assert page.session_state.tokens == 64
+
+
+def test_more_tokens_than_there_are_patches() -> None:
+    assert opened(tokens="99999").session_state.tokens == 576
