@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     )
     from flowcut.images import Picture, open_picture
     from flowcut.inputs import prune
+    from flowcut.language import LanguageRecording, record_language
+    from flowcut.language_record import LanguageRecord
     from flowcut.models import VisionLanguageModel, load
     from flowcut.results import AnswerToken, Flops, Run, Times
     from flowcut.run import ask
@@ -43,6 +45,8 @@ _HOMES = {
     "images": "Picture open_picture",
     "vision": "Recording",
     "inputs": "prune",
+    "language": "LanguageRecording record_language",
+    "language_record": "LanguageRecord",
     "models": "VisionLanguageModel load",
     "run": "ask",
 }
@@ -61,6 +65,8 @@ __all__ = [
     "InvalidPicture",
     "InvalidQuestion",
     "InvalidRecord",
+    "LanguageRecord",
+    "LanguageRecording",
     "LayerFlow",
     "ModelNotLoaded",
     "Picture",
@@ -77,6 +83,7 @@ __all__ = [
     "open_picture",
     "prune",
     "record",
+    "record_language",
     "save_run",
 ]
 

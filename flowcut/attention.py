@@ -1,7 +1,8 @@
 """Seeing the attention without holding it: our attention function, the probes it reports to, streamed statistics.
 
-`flow_sdpa` calls the attention that the model had, unchanged, and then shows query, key and value to the probe that
-watches this module in this thread. The N x N matrix of a head is never held: statistics are gathered over 128 queries
+`flow_attention`, registered beside each attention function of transformers as `flow_sdpa`, `flow_eager`, ..., calls the
+attention that the model had, unchanged, and shows query, key and value to the probes that watch this module in this
+thread. The N x N matrix of a head is never held: statistics are gathered over 128 queries
 at a time.
 """
 
@@ -14,17 +15,19 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
-from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
+from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, AttentionMaskInterface
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, AttentionInterface
 
 from flowcut.record import CLS_ID, PADDING_ID
 
-NAME = "flow_sdpa"
+NAME = "flow_{stock}"
+"""Our attention's name beside each of transformers' own: a name with "flash" in it takes the flash code path."""
 QUERY_BLOCK = 128
 STRONGEST = 4
 
@@ -61,7 +64,7 @@ class _Switch:
     users: int = 0
 
 
-def flow_sdpa(
+def flow_attention(
     module: nn.Module,
     query: Tensor,
     key: Tensor,
@@ -70,10 +73,10 @@ def flow_sdpa(
     scaling: float | None = None,
     **options: Any,
 ) -> tuple[Tensor, Tensor | None]:
-    """The model's own attention, shown to the probe of this thread, if one watches this module."""
+    """The model's own attention, shown to the probes of this thread that watch this module."""
     stock = _stock_attention(module)
-    probe = next((probe for probe in _probes.get() if probe.watches(module)), None)
-    if probe is None:
+    probes = [probe for probe in _probes.get() if probe.watches(module)]
+    if not probes:
         return stock(module, query, key, value, attention_mask, scaling=scaling, **options)
     weights: list[Tensor | None] = []
 
@@ -83,12 +86,25 @@ def flow_sdpa(
         return output
 
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    output = probe.attend(module, query, key, value, scale, attention)
+    for probe in reversed(probes):  # each calls the next, the last one the model's own
+        attention = partial(_attend, probe, module, scale, attention)
+    output = attention(query, key, value)
     return output, weights[0] if len(weights) == 1 else None
 
 
-AttentionInterface.register(NAME, flow_sdpa)
-AttentionMaskInterface.register(NAME, sdpa_mask)  # without it a language model would lose its padding masks in silence
+def _attend(
+    probe: Probe, module: nn.Module, scaling: float, attention: Attention, query: Tensor, key: Tensor, value: Tensor
+) -> Tensor:
+    return probe.attend(module, query, key, value, scaling, attention)
+
+
+def _register(stock: str) -> str:
+    """Our name beside one of transformers' attention functions; its masks stay those of the stock one."""
+    name = NAME.format(stock=stock)
+    AttentionInterface.register(name, flow_attention)
+    if stock in ALL_MASK_ATTENTION_FUNCTIONS:  # else a language model would lose its padding masks in silence
+        AttentionMaskInterface.register(name, ALL_MASK_ATTENTION_FUNCTIONS[stock])
+    return name
 
 
 def _stock_attention(module: nn.Module) -> Stock:
@@ -123,9 +139,9 @@ def watching(model: PreTrainedModel, modules: list[nn.Module], probe: Probe) -> 
 def _switch_on(model: PreTrainedModel, modules: list[nn.Module]) -> None:
     with _switch_lock:
         switch = _switches.setdefault(model, _Switch(model.config._attn_implementation))
+        _own_attention.update(dict.fromkeys(modules, switch.original))
         if switch.users == 0:
-            _own_attention.update(dict.fromkeys(modules, switch.original))
-            model.set_attn_implementation(NAME)
+            model.set_attn_implementation(_register(switch.original))
         switch.users += 1
 
 
