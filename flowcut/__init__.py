@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, Any
 from flowcut.record import FlowRecord, Geometry, LayerFlow, PruneStep
 
 if TYPE_CHECKING:
+    from flowcut.answer_attention import AnswerAttention
     from flowcut.criteria import methods
+    from flowcut.decoding import AnswerRecording
     from flowcut.errors import (
         FlowCutError,
         InvalidCut,
@@ -40,6 +42,8 @@ _HOMES = {
     "errors": "FlowCutError InvalidCut InvalidPicture InvalidQuestion InvalidRecord ModelNotLoaded",
     "schedule": "Cut CutConfig FlowCut",
     "criteria": "methods",
+    "answer_attention": "AnswerAttention",
+    "decoding": "AnswerRecording",
     "results": "AnswerToken Flops Run Times",
     "store": "load_run save_run",
     "images": "Picture open_picture",
@@ -53,6 +57,8 @@ _HOMES = {
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names.split()}
 
 __all__ = [
+    "AnswerAttention",
+    "AnswerRecording",
     "AnswerToken",
     "Cut",
     "CutConfig",

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor, nn
@@ -26,8 +26,8 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, AttentionInterf
 
 from flowcut.record import CLS_ID, PADDING_ID
 
-NAME = "flow_{stock}"
-"""Our attention's name beside each of transformers' own: a name with "flash" in it takes the flash code path."""
+PREFIX = "flow_"
+"""Our attention's name is this and that of the stock one: a name with "flash" in it takes the flash code path."""
 QUERY_BLOCK = 128
 STRONGEST = 4
 
@@ -55,7 +55,6 @@ class Probe(Protocol):
 _probes: ContextVar[tuple[Probe, ...]] = ContextVar("flowcut_probes", default=())
 _switch_lock = threading.Lock()
 _switches: weakref.WeakKeyDictionary[nn.Module, _Switch] = weakref.WeakKeyDictionary()
-_own_attention: weakref.WeakKeyDictionary[nn.Module, str] = weakref.WeakKeyDictionary()
 
 
 @dataclass
@@ -100,7 +99,7 @@ def _attend(
 
 def _register(stock: str) -> str:
     """Our name beside one of transformers' attention functions; its masks stay those of the stock one."""
-    name = NAME.format(stock=stock)
+    name = PREFIX + stock
     AttentionInterface.register(name, flow_attention)
     if stock in ALL_MASK_ATTENTION_FUNCTIONS:  # else a language model would lose its padding masks in silence
         AttentionMaskInterface.register(name, ALL_MASK_ATTENTION_FUNCTIONS[stock])
@@ -110,7 +109,8 @@ def _register(stock: str) -> str:
 def _stock_attention(module: nn.Module) -> Stock:
     """The attention function that this module used before ours was switched on."""
     eager: Stock = sys.modules[type(module).__module__].eager_attention_forward
-    stock: Stock = ALL_ATTENTION_FUNCTIONS.get_interface(_own_attention.get(module, "sdpa"), eager)
+    name = str(cast(Any, module).config._attn_implementation).removeprefix(PREFIX)
+    stock: Stock = ALL_ATTENTION_FUNCTIONS.get_interface(name, eager)
     return stock
 
 
@@ -125,9 +125,9 @@ def is_watching(probe: Probe) -> bool:
 
 
 @contextmanager
-def watching(model: PreTrainedModel, modules: list[nn.Module], probe: Probe) -> Iterator[None]:
-    """While inside, `probe` sees the attention of `modules`, parts of `model`, in this thread; undone on leaving."""
-    _switch_on(model, modules)
+def watching(model: PreTrainedModel, probe: Probe) -> Iterator[None]:
+    """While inside, `probe` sees the attention of the parts of `model` that it watches, in this thread."""
+    _switch_on(model)
     token = _probes.set((probe, *_probes.get()))
     try:
         yield
@@ -136,10 +136,9 @@ def watching(model: PreTrainedModel, modules: list[nn.Module], probe: Probe) -> 
         _switch_off(model)
 
 
-def _switch_on(model: PreTrainedModel, modules: list[nn.Module]) -> None:
+def _switch_on(model: PreTrainedModel) -> None:
     with _switch_lock:
         switch = _switches.setdefault(model, _Switch(model.config._attn_implementation))
-        _own_attention.update(dict.fromkeys(modules, switch.original))
         if switch.users == 0:
             model.set_attn_implementation(_register(switch.original))
         switch.users += 1

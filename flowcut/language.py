@@ -96,8 +96,10 @@ class _Survivors:
         times = batch // len(self.rows)
         if times == 1:
             return self
-        parts = (self.rows, self.live, self.shift, self.removed)
-        return _Survivors(*(part.repeat_interleave(times, dim=0) for part in parts), self.prompt_length)
+        rows, live, shift, removed = (
+            part.repeat_interleave(times, dim=0) for part in (self.rows, self.live, self.shift, self.removed)
+        )
+        return _Survivors(rows, live, shift, removed, self.prompt_length)
 
     def renumbered(self, positions: Tensor) -> Tensor:
         """int64 [B, L'], from the prompt's positions [B, L]: less the tokens removed before each."""
@@ -165,7 +167,7 @@ class LanguageRecording:
 
     def __enter__(self) -> LanguageRecording:
         with ExitStack() as undo:  # undoes what was done so far, should one of the next lines fail
-            undo.enter_context(watching(self.decoder.model, [self._scorer], self))
+            undo.enter_context(watching(self.decoder.model, self))
             door = self.decoder.model.register_forward_pre_hook(self._at_the_door, with_kwargs=True)
             undo.callback(door.remove)
             # First in line, so that transformers' own hooks see the pruned state.
@@ -206,6 +208,13 @@ class LanguageRecording:
     def describe(self, **facts: Any) -> None:
         """Add to the record what only the caller knows: model_id, revision, notes."""
         self.facts.update(facts)
+
+    def rows_at(self, layer: int) -> Tensor | None:
+        """int64 [B, L'], rows of the prompt that a layer of the pass now running reads; None: all of them."""
+        current = self._pass
+        if current is None or current.survivors is None or layer <= self.layer:
+            return None
+        return current.survivors.rows
 
     def watches(self, module: nn.Module) -> bool:
         """Whether this is the attention module of the pruning layer."""
@@ -479,8 +488,8 @@ def _survivors(spans: list[tuple[int, int, int]], kept: list[Tensor], live: Tens
     filled = torch.stack([nn.functional.pad(row, (longest - len(row), 0)) for row in rows])
     alive = torch.arange(longest) >= torch.tensor([[longest - len(row)] for row in rows])
     before = gone.cumsum(dim=1)
-    parts = (filled, alive, before.gather(1, filled), before[:, -1])
-    return _Survivors(*(part.to(device) for part in parts), prompt_length=live.shape[1])
+    shift, removed = before.gather(1, filled).to(device), before[:, -1].to(device)
+    return _Survivors(filled.to(device), alive.to(device), shift, removed, prompt_length=live.shape[1])
 
 
 def _score_fields(criteria: list[Criteria | None], kept: list[Tensor]) -> dict[str, np.ndarray | None]:
@@ -492,9 +501,8 @@ def _score_fields(criteria: list[Criteria | None], kept: list[Tensor]) -> dict[s
     for scored, ids in zip(criteria, kept, strict=True):
         for name, row in _score_rows(scored, ids).items():
             rows[name].append(row)
-    return {name: _stacked(parts, np.nan) for name, parts in rows.items() if name != "cutoff"} | {
-        "cutoff": torch.stack(rows["cutoff"]).numpy()
-    }
+    cutoffs = torch.stack(rows.pop("cutoff")).numpy()
+    return {"cutoff": cutoffs, **{name: _stacked(parts, np.nan) for name, parts in rows.items()}}
 
 
 def _score_rows(scored: Criteria | None, kept: Tensor) -> dict[str, Tensor]:
