@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, Any
 from flowcut.record import FlowRecord, Geometry, LayerFlow, PruneStep
 
 if TYPE_CHECKING:
+    from flowcut.answer_attention import AnswerAttention
     from flowcut.criteria import methods
+    from flowcut.decoding import AnswerRecording
     from flowcut.errors import (
         FlowCutError,
         InvalidCut,
@@ -25,6 +27,8 @@ if TYPE_CHECKING:
     )
     from flowcut.images import Picture, open_picture
     from flowcut.inputs import prune
+    from flowcut.language import LanguageRecording, record_language
+    from flowcut.language_record import LanguageRecord
     from flowcut.models import VisionLanguageModel, load
     from flowcut.results import AnswerToken, Flops, Run, Times
     from flowcut.run import ask
@@ -38,17 +42,23 @@ _HOMES = {
     "errors": "FlowCutError InvalidCut InvalidPicture InvalidQuestion InvalidRecord ModelNotLoaded",
     "schedule": "Cut CutConfig FlowCut",
     "criteria": "methods",
+    "answer_attention": "AnswerAttention",
+    "decoding": "AnswerRecording",
     "results": "AnswerToken Flops Run Times",
     "store": "load_run save_run",
     "images": "Picture open_picture",
     "vision": "Recording",
     "inputs": "prune",
+    "language": "LanguageRecording record_language",
+    "language_record": "LanguageRecord",
     "models": "VisionLanguageModel load",
     "run": "ask",
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names.split()}
 
 __all__ = [
+    "AnswerAttention",
+    "AnswerRecording",
     "AnswerToken",
     "Cut",
     "CutConfig",
@@ -61,6 +71,8 @@ __all__ = [
     "InvalidPicture",
     "InvalidQuestion",
     "InvalidRecord",
+    "LanguageRecord",
+    "LanguageRecording",
     "LayerFlow",
     "ModelNotLoaded",
     "Picture",
@@ -77,6 +89,7 @@ __all__ = [
     "open_picture",
     "prune",
     "record",
+    "record_language",
     "save_run",
 ]
 

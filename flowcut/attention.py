@@ -1,7 +1,8 @@
 """Seeing the attention without holding it: our attention function, the probes it reports to, streamed statistics.
 
-`flow_sdpa` calls the attention that the model had, unchanged, and then shows query, key and value to the probe that
-watches this module in this thread. The N x N matrix of a head is never held: statistics are gathered over 128 queries
+`flow_attention`, registered beside each attention function of transformers as `flow_sdpa`, `flow_eager`, ..., calls the
+attention that the model had, unchanged, and shows query, key and value to the probes that watch this module in this
+thread. The N x N matrix of a head is never held: statistics are gathered over 128 queries
 at a time.
 """
 
@@ -14,17 +15,19 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Any, Protocol
+from functools import partial
+from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
-from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
+from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, AttentionMaskInterface
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, AttentionInterface
 
 from flowcut.record import CLS_ID, PADDING_ID
 
-NAME = "flow_sdpa"
+PREFIX = "flow_"
+"""Our attention's name is this and that of the stock one: a name with "flash" in it takes the flash code path."""
 QUERY_BLOCK = 128
 STRONGEST = 4
 
@@ -52,7 +55,6 @@ class Probe(Protocol):
 _probes: ContextVar[tuple[Probe, ...]] = ContextVar("flowcut_probes", default=())
 _switch_lock = threading.Lock()
 _switches: weakref.WeakKeyDictionary[nn.Module, _Switch] = weakref.WeakKeyDictionary()
-_own_attention: weakref.WeakKeyDictionary[nn.Module, str] = weakref.WeakKeyDictionary()
 
 
 @dataclass
@@ -61,7 +63,7 @@ class _Switch:
     users: int = 0
 
 
-def flow_sdpa(
+def flow_attention(
     module: nn.Module,
     query: Tensor,
     key: Tensor,
@@ -70,10 +72,10 @@ def flow_sdpa(
     scaling: float | None = None,
     **options: Any,
 ) -> tuple[Tensor, Tensor | None]:
-    """The model's own attention, shown to the probe of this thread, if one watches this module."""
+    """The model's own attention, shown to the probes of this thread that watch this module."""
     stock = _stock_attention(module)
-    probe = next((probe for probe in _probes.get() if probe.watches(module)), None)
-    if probe is None:
+    probes = [probe for probe in _probes.get() if probe.watches(module)]
+    if not probes:
         return stock(module, query, key, value, attention_mask, scaling=scaling, **options)
     weights: list[Tensor | None] = []
 
@@ -83,18 +85,32 @@ def flow_sdpa(
         return output
 
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    output = probe.attend(module, query, key, value, scale, attention)
+    for probe in reversed(probes):  # each calls the next, the last one the model's own
+        attention = partial(_attend, probe, module, scale, attention)
+    output = attention(query, key, value)
     return output, weights[0] if len(weights) == 1 else None
 
 
-AttentionInterface.register(NAME, flow_sdpa)
-AttentionMaskInterface.register(NAME, sdpa_mask)  # without it a language model would lose its padding masks in silence
+def _attend(
+    probe: Probe, module: nn.Module, scaling: float, attention: Attention, query: Tensor, key: Tensor, value: Tensor
+) -> Tensor:
+    return probe.attend(module, query, key, value, scaling, attention)
+
+
+def _register(stock: str) -> str:
+    """Our name beside one of transformers' attention functions; its masks stay those of the stock one."""
+    name = PREFIX + stock
+    AttentionInterface.register(name, flow_attention)
+    if stock in ALL_MASK_ATTENTION_FUNCTIONS:  # else a language model would lose its padding masks in silence
+        AttentionMaskInterface.register(name, ALL_MASK_ATTENTION_FUNCTIONS[stock])
+    return name
 
 
 def _stock_attention(module: nn.Module) -> Stock:
     """The attention function that this module used before ours was switched on."""
     eager: Stock = sys.modules[type(module).__module__].eager_attention_forward
-    stock: Stock = ALL_ATTENTION_FUNCTIONS.get_interface(_own_attention.get(module, "sdpa"), eager)
+    name = str(cast(Any, module).config._attn_implementation).removeprefix(PREFIX)
+    stock: Stock = ALL_ATTENTION_FUNCTIONS.get_interface(name, eager)
     return stock
 
 
@@ -109,9 +125,9 @@ def is_watching(probe: Probe) -> bool:
 
 
 @contextmanager
-def watching(model: PreTrainedModel, modules: list[nn.Module], probe: Probe) -> Iterator[None]:
-    """While inside, `probe` sees the attention of `modules`, parts of `model`, in this thread; undone on leaving."""
-    _switch_on(model, modules)
+def watching(model: PreTrainedModel, probe: Probe) -> Iterator[None]:
+    """While inside, `probe` sees the attention of the parts of `model` that it watches, in this thread."""
+    _switch_on(model)
     token = _probes.set((probe, *_probes.get()))
     try:
         yield
@@ -120,12 +136,11 @@ def watching(model: PreTrainedModel, modules: list[nn.Module], probe: Probe) -> 
         _switch_off(model)
 
 
-def _switch_on(model: PreTrainedModel, modules: list[nn.Module]) -> None:
+def _switch_on(model: PreTrainedModel) -> None:
     with _switch_lock:
         switch = _switches.setdefault(model, _Switch(model.config._attn_implementation))
         if switch.users == 0:
-            _own_attention.update(dict.fromkeys(modules, switch.original))
-            model.set_attn_implementation(NAME)
+            model.set_attn_implementation(_register(switch.original))
         switch.users += 1
 
 

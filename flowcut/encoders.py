@@ -34,14 +34,7 @@ class VisionEncoder:
 
     def facts(self) -> dict[str, Any]:
         """What a record says about the encoder and the libraries it ran on."""
-        weight = next(self.model.parameters())
-        return {
-            "model_id": self.model.name_or_path or None,
-            "family": self.model.config.model_type,
-            "dtype": str(self.model.dtype).removeprefix("torch."),
-            "device": str(weight.device),
-            "versions": library_versions(),
-        }
+        return model_facts(self.model)
 
 
 def find_encoder(model: nn.Module) -> VisionEncoder:
@@ -63,6 +56,17 @@ def find_encoder(model: nn.Module) -> VisionEncoder:
     kinds = [_model_type(candidate) for candidate in candidates] or [type(model).__name__]
     supported = ", ".join(SUPPORTED.values())
     raise FlowCutError(f"No supported vision encoder in {' / '.join(kinds)}: flowcut reads {supported}.")
+
+
+def model_facts(model: PreTrainedModel) -> dict[str, Any]:
+    """What a record says about the model it comes from, and the libraries it ran on."""
+    return {
+        "model_id": model.name_or_path or None,
+        "family": model.config.model_type,
+        "dtype": str(model.dtype).removeprefix("torch."),
+        "device": str(next(model.parameters()).device),
+        "versions": library_versions(),
+    }
 
 
 def library_versions() -> dict[str, str]:

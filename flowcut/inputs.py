@@ -13,6 +13,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from flowcut.errors import FlowCutError
 from flowcut.families import family_of
+from flowcut.language import LanguageRecording
 from flowcut.record import FlowRecord
 from flowcut.schedule import CutConfig
 from flowcut.vision import record as record_encoder
@@ -49,6 +50,8 @@ class Session:
         tower = self.family.vision_tower(hf_model)
         layer = self.family.feature_layer(hf_model)
         self.recording = record_encoder(tower, cut, layer, flows=record, facts=facts)
+        self.language: LanguageRecording | None = None
+        """The cut inside the language model, for families that have one."""
 
     def __enter__(self) -> Session:
         self.recording.__enter__()

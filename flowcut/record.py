@@ -8,19 +8,15 @@ gives one image alone, without padding.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save as pack_tensors
 
-from flowcut.errors import InvalidRecord
 from flowcut.schedule import CutConfig
+from flowcut.tensorfile import json_numbers, read_file, write_file
 
 CLS_ID = -1
 PADDING_ID = -2
@@ -190,6 +186,8 @@ class FlowRecord:
     """Library name to version."""
     notes: tuple[str, ...] = ()
     """What a reader must know, one sentence each."""
+    differs_from_release: tuple[str, ...] = ()
+    """Where this run did something else than the released FlowCut code would have, and why, one sentence each."""
     geometries: tuple[Geometry, ...] = ()
     """From patches to the original picture, one for each of the B rows; empty where the picture is not known."""
 
@@ -213,7 +211,7 @@ class FlowRecord:
             raise IndexError(f"Picture {batch_index} is not in this record of {self.batch}.")
         rows = slice(batch_index, batch_index + 1)
         # A picture that had reached its target before its neighbours met no more prune points.
-        target = self.cut.tokens if self.cut is not None else 0
+        target = int((self.kept_patch_ids[batch_index] != PADDING_ID).sum())
         steps = tuple(_step_of_image(s, rows) for s in self.steps if s.alive_before_per_image[batch_index] > target)
         reached = {step.layer: step for step in steps}
         layers = tuple(_layer_of_image(layer, rows, reached.get(layer.layer)) for layer in self.layers)
@@ -223,15 +221,7 @@ class FlowRecord:
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write the record to one file, whole or not at all; returns its path."""
-        path = Path(path)
-        content = _to_bytes(self)
-        scratch = path.with_name(f".{path.name}.{os.getpid()}.part")
-        try:
-            scratch.write_bytes(content)
-            os.replace(scratch, path)
-        finally:
-            scratch.unlink(missing_ok=True)
-        return path
+        return write_file(Path(path), FORMAT, FORMAT_VERSION, _facts(self), _arrays(self))
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> FlowRecord:
@@ -240,7 +230,7 @@ class FlowRecord:
         Raises:
             InvalidRecord: one sentence where the file is missing, is no record, is damaged or of another version.
         """
-        return _from_file(Path(path))
+        return _from_facts(*read_file(Path(path), FORMAT, FORMAT_VERSION))
 
 
 def _layer_of_image(layer: LayerFlow, rows: slice, step: PruneStep | None) -> LayerFlow:
@@ -293,22 +283,12 @@ def _array_fields(item: Any) -> list[str]:
     return [f.name for f in fields(item) if isinstance(getattr(item, f.name), np.ndarray)]
 
 
-def _to_bytes(record: FlowRecord) -> bytes:
-    tensors = {"kept_patch_ids": record.kept_patch_ids, "died_at_layer": record.died_at_layer}
+def _arrays(record: FlowRecord) -> dict[str, np.ndarray]:
+    arrays = {"kept_patch_ids": record.kept_patch_ids, "died_at_layer": record.died_at_layer}
     for layer in record.layers:
         for name in _array_fields(layer):
-            tensors[LAYER_KEY.format(layer=layer.layer, field=name)] = getattr(layer, name)
-    tensors = {name: np.ascontiguousarray(_narrow(array)) for name, array in tensors.items()}
-    facts = {"format": FORMAT, "version": FORMAT_VERSION, **_facts(record)}
-    text = json.dumps(facts, sort_keys=True)
-    return bytes(pack_tensors(tensors, metadata={"record": text, "checksum": _checksum(text, tensors)}))
-
-
-def _narrow(array: np.ndarray) -> np.ndarray:
-    """Ids need 16 of their 64 bits on disk wherever they fit; loading widens them again."""
-    if array.dtype == np.int64 and array.size and np.abs(array).max() < 2**15:
-        return array.astype(np.int16)
-    return array
+            arrays[LAYER_KEY.format(layer=layer.layer, field=name)] = getattr(layer, name)
+    return arrays
 
 
 def _facts(record: FlowRecord) -> dict[str, Any]:
@@ -318,6 +298,7 @@ def _facts(record: FlowRecord) -> dict[str, Any]:
         **{name: getattr(record, name) for name in plain},
         "versions": record.versions,
         "notes": list(record.notes),
+        "differs_from_release": list(record.differs_from_release),
         "cut": None if record.cut is None else record.cut.as_dict(),
         "geometries": [asdict(geometry) for geometry in record.geometries],
         "layers": [{"layer": layer.layer, "scored": layer.scored} for layer in record.layers],
@@ -326,51 +307,9 @@ def _facts(record: FlowRecord) -> dict[str, Any]:
 
 
 def _step_facts(step: PruneStep) -> dict[str, Any]:
-    arrays = {name: _json_numbers(getattr(step, name)) for name in _array_fields(step)}
+    arrays = {name: json_numbers(getattr(step, name)) for name in _array_fields(step)}
     plain = ("layer", "alive_before", "alive_after", "asked", "forced")
     return {**{name: getattr(step, name) for name in plain}, **arrays}
-
-
-def _json_numbers(array: np.ndarray) -> list[Any]:
-    """Numbers as JSON has them: NaN, which JSON lacks, becomes null."""
-    return [None if value != value else value for value in array.tolist()]
-
-
-def _checksum(text: str, tensors: dict[str, np.ndarray]) -> str:
-    digest = hashlib.sha256(text.encode())
-    for name in sorted(tensors):
-        array = tensors[name]
-        digest.update(f"|{name}|{array.dtype.str}|{array.shape}|".encode())
-        digest.update(array.tobytes())
-    return digest.hexdigest()
-
-
-def _from_file(path: Path) -> FlowRecord:
-    if not path.is_file():
-        raise InvalidRecord(f"There is no record at {path}: give the path of a file that flowcut saved.")
-    try:
-        with safe_open(path, framework="np") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
-        text, checksum = metadata["record"], metadata["checksum"]
-        facts = json.loads(text)
-        version = facts["version"] if facts["format"] == FORMAT else None
-    except (SafetensorError, KeyError, ValueError, TypeError) as error:
-        raise InvalidRecord(
-            f"{path.name} is not a flowcut record, or is damaged: save or download it again."
-        ) from error
-    if version != FORMAT_VERSION:
-        raise InvalidRecord(
-            f"{path.name} is a flowcut record of version {version}, this flowcut reads version {FORMAT_VERSION}: "
-            "open it with the flowcut that wrote it, or run the question again."
-        )
-    if _checksum(text, tensors) != checksum:
-        raise InvalidRecord(f"{path.name} is damaged (its checksum does not match): save or download it again.")
-    return _from_facts(facts, {name: _widen(array) for name, array in tensors.items()})
-
-
-def _widen(array: np.ndarray) -> np.ndarray:
-    return array.astype(np.int64) if array.dtype == np.int16 else array
 
 
 def _from_facts(facts: dict[str, Any], tensors: dict[str, np.ndarray]) -> FlowRecord:
@@ -381,6 +320,7 @@ def _from_facts(facts: dict[str, Any], tensors: dict[str, np.ndarray]) -> FlowRe
         for entry in facts.pop("layers")
     )
     cut, geometries, notes = facts.pop("cut"), facts.pop("geometries"), tuple(facts.pop("notes"))
+    differs = tuple(facts.pop("differs_from_release", ()))  # records written before there was any have none
     return FlowRecord(
         layers=layers,
         steps=steps,
@@ -389,7 +329,8 @@ def _from_facts(facts: dict[str, Any], tensors: dict[str, np.ndarray]) -> FlowRe
         cut=None if cut is None else CutConfig(**cut),
         geometries=tuple(Geometry(**geometry) for geometry in geometries),
         notes=notes,
-        **{name: value for name, value in facts.items() if name not in ("format", "version")},
+        differs_from_release=differs,
+        **facts,
     )
 
 

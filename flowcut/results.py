@@ -7,6 +7,8 @@ import json
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from flowcut.answer_attention import AnswerAttention
+from flowcut.language_record import LanguageRecord
 from flowcut.record import FlowRecord
 from flowcut.schedule import CutConfig
 
@@ -104,6 +106,10 @@ class Run:
     """UTC time, ISO 8601."""
     notes: tuple[str, ...] = ()
     """What was done to the picture or the question, one sentence each."""
+    language_record: LanguageRecord | None = None
+    """What the cut inside the language model did, for families and cuts that have one."""
+    answer_attention: AnswerAttention | None = None
+    """Where each answer token looked; only where it was asked for."""
 
     @property
     def title(self) -> str:
@@ -128,7 +134,7 @@ class Run:
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
     def facts(self) -> dict[str, Any]:
-        """Everything but the record, as JSON can hold it; `Run.from_facts` reads it back."""
+        """Everything but records and attention, as JSON can hold it; `Run.from_facts` reads it back."""
         kept = {name: getattr(self, name) for name in self.__dataclass_fields__ if name not in NESTED}
         return {
             **kept,
@@ -139,8 +145,14 @@ class Run:
         }
 
     @classmethod
-    def from_facts(cls, facts: dict[str, Any], record: FlowRecord | None) -> Run:
-        """The run that `facts()` described, with its record put back."""
+    def from_facts(
+        cls,
+        facts: dict[str, Any],
+        record: FlowRecord | None,
+        language_record: LanguageRecord | None = None,
+        answer_attention: AnswerAttention | None = None,
+    ) -> Run:
+        """The run that `facts()` described, with its records put back."""
         cut = facts["cut"]
         nested = {
             "tokens": tuple(_token(token) for token in facts["tokens"]),
@@ -151,10 +163,11 @@ class Run:
             "image_size": tuple(facts["image_size"]),
             "notes": tuple(facts["notes"]),
         }
-        return cls(**{**facts, **nested, "record": record})
+        files = {"record": record, "language_record": language_record, "answer_attention": answer_attention}
+        return cls(**{**facts, **nested, **files})
 
 
-NESTED = {"tokens", "times", "flops", "cut", "record"}
+NESTED = {"tokens", "times", "flops", "cut", "record", "language_record", "answer_attention"}
 
 
 def _token(facts: dict[str, Any]) -> AnswerToken:

@@ -6,7 +6,7 @@ import math
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, TypeVar
@@ -15,6 +15,7 @@ import torch
 from torch import nn
 from transformers import BatchFeature
 
+from flowcut.decoding import AnswerRecording
 from flowcut.encoders import find_encoder
 from flowcut.errors import FlowCutError, InvalidCut, InvalidQuestion
 from flowcut.flops import count_flops
@@ -83,6 +84,7 @@ def ask(
     on_progress: OnProgress | None = None,
     stop: Stop | None = None,
     record: bool = True,
+    answer_attention: bool = False,
 ) -> Run:
     """Ask a question about a picture; with `cut=None`, token for token what the stock `generate` answers.
 
@@ -97,13 +99,14 @@ def ask(
         on_progress: called with a stage (picture, vision, prefill, decode) and how much of it is done, 0 to 1.
         stop: an event, or a function that says True; looked at before the language model starts and after each token.
         record: False prunes only, and pays for nothing else; the run's record is then None.
+        answer_attention: True also records where each answer token looked (`Run.answer_attention`; its size is there).
 
     Raises:
         FlowCutError: (a ValueError) one sentence: picture, question, cut or settings cannot be used.
     """
     settings = Settings(max_new_tokens, do_sample, temperature, top_p, system, seed)
     _check_cut(model, cut)
-    work = _Work(model, cut, settings, on_text, on_progress, _stop_function(stop), record)
+    work = _Work(model, cut, settings, on_text, on_progress, _stop_function(stop), record, answer_attention)
     picture, preprocess = _timed(lambda: open_picture(image))
     with model.lock:
         return work.run(picture, question, preprocess)
@@ -121,6 +124,7 @@ class _Work:
         on_progress: OnProgress | None,
         stop: Callable[[], bool],
         record: bool,
+        answer_attention: bool,
     ) -> None:
         self.model = model
         self.cut = cut
@@ -128,6 +132,8 @@ class _Work:
         self.tell = on_progress or (lambda stage, fraction: None)
         self.stop = stop
         self.record = record
+        self.answer_attention = answer_attention
+        self.looks: AnswerRecording | None = None
         self.listener = Listener(model.processor.tokenizer, settings.max_new_tokens, on_text, self.tell, stop)
 
     def run(self, picture: Picture, question: str, opening_seconds: float) -> Run:
@@ -142,7 +148,7 @@ class _Work:
             listening_started = time.perf_counter()
             if not self.stop():
                 self.tell("prefill", 0.0)
-                with self.listener.listening(hf_model, door):
+                with self.listener.listening(hf_model, door), self._looking(session, prepared):
                     self._generate(prepared)
             synchronise(hf_model.device)
             ended = time.perf_counter()
@@ -186,6 +192,16 @@ class _Work:
             whole = time.perf_counter() - started
         spent = {**session.recording.seconds, "projector": sum(projector)}
         return prepared, {"vision": whole - sum(spent.values()), **spent}
+
+    def _looking(self, session: Session, prepared: BatchFeature) -> AbstractContextManager[Any]:
+        """Records where the answer's tokens look, where that was asked for."""
+        if not self.answer_attention:
+            return nullcontext()
+        hf_model, family = self.model.model, self.model.family
+        input_ids = prepared["input_ids"][0]
+        visual_rows = (input_ids == family.image_token_id(hf_model)).nonzero()[:, 0]
+        self.looks = AnswerRecording(family.language_model(hf_model), visual_rows, len(input_ids), session.language)
+        return self.looks
 
     def _generate(self, prepared: BatchFeature) -> None:
         options = {**self.settings.for_generate(), "stopping_criteria": [self.listener]}
@@ -249,6 +265,7 @@ class _Work:
             record=record if self.record else None,
             created=datetime.now(UTC).isoformat(timespec="seconds"),
             notes=(*picture.notes, *notes),
+            answer_attention=self.looks.attention if self.looks is not None and listener.heard else None,
         )
 
     def _flops(self, record: FlowRecord, visual_tokens: int, prompt_tokens: int) -> Flops:

@@ -3,6 +3,8 @@
 In FOLDER/<run id>/:
 - run.json, the answer and all its numbers;
 - record.safetensors, what the vision encoder showed (where it was recorded);
+- language.safetensors, what the cut inside the language model did (where there was one);
+- attention.safetensors, where each answer token looked (where it was asked for);
 - picture.png, the original picture (where it was given).
 """
 
@@ -16,7 +18,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from flowcut.answer_attention import AnswerAttention
 from flowcut.errors import InvalidRecord
+from flowcut.language_record import LanguageRecord
 from flowcut.record import FlowRecord
 from flowcut.results import Run
 
@@ -27,6 +31,8 @@ FORMAT = "flowcut-run"
 FORMAT_VERSION = 1
 RUN_FILE = "run.json"
 RECORD_FILE = "record.safetensors"
+LANGUAGE_FILE = "language.safetensors"
+ATTENTION_FILE = "attention.safetensors"
 PICTURE_FILE = "picture.png"
 
 
@@ -65,10 +71,12 @@ def load_run(folder: str | os.PathLike[str]) -> Run:
     """
     folder = Path(folder)
     facts = _read_facts(folder)
-    recorded = facts.pop("recorded")
+    recorded, files = _pop_files(facts)
     record = FlowRecord.load(folder / RECORD_FILE) if recorded else None
+    language = LanguageRecord.load(folder / LANGUAGE_FILE) if LANGUAGE_FILE in files else None
+    attention = AnswerAttention.load(folder / ATTENTION_FILE) if ATTENTION_FILE in files else None
     try:
-        return Run.from_facts(facts, record)
+        return Run.from_facts(facts, record, language, attention)
     except (KeyError, TypeError, ValueError) as error:
         raise InvalidRecord(f"{folder / RUN_FILE} is damaged: delete the run, or save it again.") from error
 
@@ -106,9 +114,15 @@ def delete(folder: str | os.PathLike[str]) -> None:
 
 def write_run(run: Run, image: Image | None, folder: Path) -> None:
     """Write a run's files into a folder that is there; run.json last, since it marks a run as whole."""
-    facts = {"format": FORMAT, "version": FORMAT_VERSION, "recorded": run.record is not None, **run.facts()}
+    more = {LANGUAGE_FILE: run.language_record, ATTENTION_FILE: run.answer_attention}
+    files = [name for name, part in more.items() if part is not None]
+    facts = {"format": FORMAT, "version": FORMAT_VERSION, "recorded": run.record is not None, "files": files}
+    facts.update(run.facts())
     if run.record is not None:
         run.record.save(folder / RECORD_FILE)
+    for name, part in more.items():
+        if part is not None:
+            part.save(folder / name)
     if image is not None:
         image.save(folder / PICTURE_FILE)
     (folder / RUN_FILE).write_text(json.dumps(facts, indent=1), encoding="utf-8")
@@ -140,9 +154,14 @@ def _read_facts(folder: Path) -> dict[str, Any]:
     return dict(facts)
 
 
+def _pop_files(facts: dict[str, Any]) -> tuple[bool, list[str]]:
+    """Whether a run has a record, and the other files that it names; runs kept by earlier versions name none."""
+    return bool(facts.pop("recorded", False)), list(facts.pop("files", ()))
+
+
 def _summary(folder: Path) -> StoredRun:
     facts = _read_facts(folder)
-    facts.pop("recorded", None)
+    _pop_files(facts)
     try:
         run = Run.from_facts(facts, record=None)
     except (KeyError, TypeError, ValueError) as error:

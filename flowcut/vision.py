@@ -75,12 +75,11 @@ class Recording:
 
     def __enter__(self) -> Recording:
         with ExitStack() as undo:  # undoes what was done so far, should one of the next lines fail
-            modules = list(self._layer_of)
-            if watched(modules[0]):
+            if watched(next(iter(self._layer_of))):
                 raise FlowCutError(
                     "This vision encoder is already being recorded in this thread: leave that with first."
                 )
-            undo.enter_context(watching(self.encoder.model, modules, self))
+            undo.enter_context(watching(self.encoder.model, self))
             undo.callback(self.encoder.patch_embedding.register_forward_hook(self._start).remove)
             for index, layer in enumerate(self.encoder.layers):
                 undo.callback(layer.register_forward_pre_hook(self._entering).remove)

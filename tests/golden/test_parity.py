@@ -7,15 +7,17 @@ Ids, counts, steps and tokens must be identical; scores within 1e-4 of the array
 from __future__ import annotations
 
 import os
+from contextlib import ExitStack
 from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from transformers import CLIPVisionModel, LlavaForConditionalGeneration
+from transformers import CLIPVisionModel, LlamaForCausalLM, LlavaForConditionalGeneration
 
 import flowcut
+from flowcut.language_record import LanguageRecord
 from flowcut.record import FlowRecord, PruneStep
 
 HERE = Path(__file__).resolve().parent / "vectors"
@@ -149,6 +151,59 @@ def test_unpruned_llava(folder: Path) -> None:
     close(out.logits.numpy(), golden["logits"], relative=False)
 
 
+@lru_cache(maxsize=2)
+def llama(folder: Path) -> LlamaForCausalLM:
+    return LlamaForCausalLM.from_pretrained(folder).eval()
+
+
+def check_language_scores(record: LanguageRecord, golden: np.lib.npyio.NpzFile) -> None:
+    if "rel" not in golden:
+        assert record.relation is record.semantic is record.value_norm is record.score is None
+        return
+    for found, name in ((record.relation, "rel"), (record.semantic, "sem"), (record.score, "score")):
+        close(found, golden[name])
+    close(record.value_norm, golden["w"])
+
+
+@pytest.mark.parametrize("path", cases("language"), ids=name_of)
+def test_language(path: Path) -> None:
+    golden, model = np.load(path), llama(path.parent)
+    cut = flowcut.FlowCut(tokens=int(golden["target"]), variant="official")
+    embeds = torch.from_numpy(golden["inputs_embeds"])
+    layer = int(golden["prune_layer"])
+    with torch.no_grad(), flowcut.record_language(model.model, golden["span"], cut, layer) as rec:
+        out = model.model(inputs_embeds=embeds, use_cache=True)
+    np.testing.assert_array_equal(rec.record.kept_visual_ids, golden["keep"])
+    np.testing.assert_array_equal(rec.record.rows_after, golden["rows_after"])
+    np.testing.assert_array_equal(rec.record.positions_before, golden["positions_before"])
+    np.testing.assert_array_equal(rec.record.positions_after, golden["positions_after"])
+    lengths = [out.past_key_values.get_seq_length(index) for index in range(len(model.model.layers))]
+    assert lengths == golden["kv_len"].tolist()
+    check_language_scores(rec.record, golden)
+    close(out.last_hidden_state.numpy(), golden["hidden_final"], relative=False)
+    close(model.lm_head(out.last_hidden_state[:, -1]).detach().numpy(), golden["logits_last"], relative=False)
+
+
+@pytest.mark.parametrize("path", [path for path in cases("language") if path.stem.endswith("b1")], ids=name_of)
+def test_language_while_decoding(path: Path) -> None:
+    golden, model = np.load(path), llama(path.parent)
+    positions: list[list[int]] = []
+    cut = flowcut.FlowCut(tokens=int(golden["target"]))
+    with flowcut.record_language(model, golden["span"], cut), ExitStack() as undo:
+        for layer in model.model.layers:
+            note = lambda module, args, kwargs: positions.append(kwargs["position_ids"][0].tolist())  # noqa: E731
+            undo.callback(layer.register_forward_pre_hook(note, with_kwargs=True).remove)
+        out = model.generate(
+            inputs_embeds=torch.from_numpy(golden["inputs_embeds"]), max_new_tokens=5, do_sample=False,
+            eos_token_id=None, pad_token_id=0, return_dict_in_generate=True, output_logits=True,
+        )  # fmt: skip
+    np.testing.assert_array_equal(out.sequences.numpy(), golden["tokens"])
+    close(torch.stack(out.logits, dim=1).numpy(), golden["step_logits"], relative=False)
+    steps = np.array(positions[len(model.model.layers) :]).reshape(golden["decode_positions"].shape)
+    np.testing.assert_array_equal(steps, golden["decode_positions"])
+
+
 def test_there_is_something_to_compare_with() -> None:
     assert len(cases("vision")) >= 12
+    assert len(cases("language")) >= 2
     assert len(cases("end_to_end", "llava15_*")) >= 1

@@ -1,0 +1,88 @@
+"""Where the parts of a language model are: its layers, their attention, its rotary embedding."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, cast
+
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers.masking_utils import create_causal_mask, create_sliding_window_causal_mask
+
+from flowcut.errors import FlowCutError
+
+SUPPORTED = {"llama": "Llama", "mistral": "Mistral", "qwen2": "Qwen2"}
+"""Decoders with rotary positions and grouped keys, by transformers' model_type."""
+
+
+@dataclass(frozen=True, eq=False)
+class LanguageDecoder:
+    """The parts of one decoder that recording and pruning hook into."""
+
+    model: PreTrainedModel
+    """The decoder without its head, whose `forward` takes input ids or embeddings."""
+    layers: list[nn.Module]
+    n_heads: int
+
+    def attention(self, layer: int) -> nn.Module:
+        """The module of a layer that calls the attention function."""
+        return cast(nn.Module, self.layers[layer].self_attn)
+
+    def rotary(self, hidden: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
+        """Cosine and sine for int64 [B, q] positions, in the dtype of `hidden`."""
+        return cast(Any, self.model).rotary_emb(hidden, position_ids=positions)
+
+    def slides(self, layer: int) -> bool:
+        """Whether a layer's attention reaches back a window only."""
+        config = self.model.config
+        kinds = getattr(config, "layer_types", None)
+        if kinds is not None:
+            return bool(kinds[layer] == "sliding_attention")
+        return getattr(config, "sliding_window", None) is not None
+
+    def mask(self, layer: int, hidden: Tensor, live: Tensor | None, cache: Any, positions: Tensor) -> Any:
+        """The mask that transformers would make for this layer, sized to what the layer's own cache holds.
+
+        Args:
+            hidden: [B, q, width], the layer's input.
+            live: [B, keys], 0 where a key is padding; None: nothing is.
+            positions: int64 [B, q].
+        """
+        make = create_sliding_window_causal_mask if self.slides(layer) else create_causal_mask
+        return make(
+            config=self.model.config,
+            inputs_embeds=hidden,
+            attention_mask=live,
+            past_key_values=cache,
+            position_ids=positions,
+            layer_idx=layer,
+        )
+
+
+def find_decoder(model: nn.Module) -> LanguageDecoder:
+    """The decoder that `model` is or holds.
+
+    Raises:
+        FlowCutError: none is found, or only one of a kind that is not supported.
+    """
+    for candidate in _candidates(model):
+        if hasattr(candidate, "layers") and _model_type(candidate) in SUPPORTED:
+            parts = cast(Any, candidate)
+            return LanguageDecoder(parts, list(parts.layers), int(parts.config.num_attention_heads))
+    raise FlowCutError(
+        f"There is no supported language model in this {_model_type(model)!r} model: give a decoder of the kinds "
+        f"{', '.join(SUPPORTED.values())}, with its head or without."
+    )
+
+
+def _candidates(model: nn.Module) -> Iterator[nn.Module]:
+    """The model itself, then the places where a causal or a composite model keeps its decoder."""
+    inner = getattr(model, "model", None)
+    for place in (model, inner, getattr(model, "language_model", None), getattr(inner, "language_model", None)):
+        if isinstance(place, nn.Module):
+            yield place
+
+
+def _model_type(model: nn.Module) -> str:
+    return str(getattr(getattr(model, "config", None), "model_type", type(model).__name__))
