@@ -29,7 +29,7 @@ def make(model: VisionLanguageModel, entry: gallery.Entry) -> None:
     image = gallery.scene(entry.seed).image
     cuts = (None, flowcut.FlowCut(tokens=TOKENS), flowcut.Cut("random", tokens=TOKENS, seed=0))
     for lane, cut in zip(LANES, cuts, strict=True):
-        run = flowcut.ask(model, image, entry.question, cut=cut)
+        run = flowcut.ask(model, image, entry.question, cut=cut, answer_attention=True)
         save_run(run, image if lane == "full" else None, gallery.examples_folder(entry.seed) / lane)
         print(f"scene {entry.seed}, {run.title}: {entry.question} {run.answer}")
 

@@ -33,8 +33,12 @@ EMBEDDED = "embedded"
 LANES = ("full", "cut", "control")
 """The three answers to one question: nothing pruned, the chosen method, and chance at the same budget."""
 
-KEPT_RUNS = 96
-"""Finished runs held in memory (about 1 MB each for the embedded model, 3 MB for CLIP-L)."""
+KEPT_RUNS = 48
+"""Finished runs held in memory (about 1 MB each for the embedded model, 3 MB for CLIP-L; with where each answer token
+looked up to MOST_ATTENTION_BYTES more)."""
+
+MOST_ATTENTION_BYTES = 32 * 2**20
+"""Of one run: where each answer token looked is recorded for models and answer lengths that stay below."""
 
 KEPT_FIGURES = 24
 """Prepared figures held in memory, each one comparison's."""
@@ -298,8 +302,16 @@ class Runtime:
             on_text=partial(setattr, shown, "text"),
             on_progress=lambda stage, fraction: job.report(f"{LANE_WORDS[lane]}: {stage}", fraction),
             stop=lambda: job.stop.is_set() or self._closing.is_set(),
+            answer_attention=attention_bytes(model, order.generation.max_new_tokens) <= MOST_ATTENTION_BYTES,
             **order.generation.as_arguments(),
         )
+
+
+def attention_bytes(model: VisionLanguageModel, max_new_tokens: int) -> int:
+    """Memory that the attention of a longest answer to all visual tokens takes, raw and weighed, in float32."""
+    text = model.model.config.text_config
+    per_token = text.num_hidden_layers * text.num_attention_heads * model.n_patches
+    return 2 * 4 * max_new_tokens * per_token
 
 
 def warm(model: VisionLanguageModel) -> None:

@@ -1,4 +1,4 @@
-"""The mask as a picture: what was kept in full, what was cut dimmed, what the model never saw crossed out."""
+"""The mask as a picture, and numbers on patches as one: on the ORIGINAL picture, whatever its aspect."""
 
 from __future__ import annotations
 
@@ -9,6 +9,9 @@ from flowcut.record import Geometry
 
 CUT_BRIGHTNESS = 0.25
 """How much of a cut patch shows through; the rest is white."""
+HEAT = (255, 120, 0)
+HEAT_COVERS = 0.85
+"""How much of the picture the strongest heat covers."""
 HATCH_PERIOD = 12
 """Original pixels between the lines over what the model never saw."""
 
@@ -28,6 +31,27 @@ def mask_picture(image: Image.Image, geometry: Geometry, kept_patch_ids: np.ndar
     row, column = np.indices(patch_of_pixel.shape)
     lines = (row + column) % HATCH_PERIOD < HATCH_PERIOD // 4
     shown[(patch_of_pixel < 0) & lines] = 96
+    return Image.fromarray(shown.round().astype(np.uint8))
+
+
+def heat_picture(
+    image: Image.Image, geometry: Geometry, patch_ids: np.ndarray, values: np.ndarray, peak: float
+) -> Image.Image:
+    """The picture in grey, each patch the more orange the higher its value; patches without a value faded to white.
+
+    Args:
+        image: RGB, in the original size that `geometry` knows.
+        patch_ids: int64 [T], the patches that have a value.
+        values: [T], at least 0.
+        peak: the value that is shown as full orange.
+    """
+    strength = np.full(geometry.grid_rows * geometry.grid_cols + 1, np.nan)  # the last entry: no patch there
+    strength[patch_ids] = np.clip(values / peak, 0, 1) if peak > 0 else 0.0
+    of_pixel = strength[patch_at_each_pixel(geometry)][..., None]
+    grey = np.asarray(image.convert("L"), dtype=np.float64)[..., None]
+    heated = grey + (np.array(HEAT) - grey) * HEAT_COVERS * of_pixel
+    faded = 255 - (255 - grey) * CUT_BRIGHTNESS
+    shown = np.where(np.isnan(of_pixel), faded, heated)
     return Image.fromarray(shown.round().astype(np.uint8))
 
 

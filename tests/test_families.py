@@ -9,7 +9,7 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 
 import flowcut
 from flowcut.families.llava import Llava
-from flowcut.maskpicture import mask_picture, patch_at_each_pixel
+from flowcut.maskpicture import HEAT, heat_picture, mask_picture, patch_at_each_pixel
 from tests import tiny
 
 LIST_TEMPLATE = (
@@ -94,3 +94,19 @@ def test_the_mask_picture_shows_kept_cut_and_unseen() -> None:
     assert (patches[:, :168] == -1).all()
     assert patches[0, 168] == 0
     assert patches[335, 503] == 575
+
+
+def test_the_heat_picture_is_hottest_where_the_value_is_highest() -> None:
+    image_processor = CLIPImageProcessorPil(size={"shortest_edge": 336}, crop_size={"height": 336, "width": 336})
+    geometry = Llava().geometry(image_processor, (336, 336), 14)
+    image = Image.new("RGB", (336, 336), "navy")
+    columns = geometry.grid_cols
+    shown = np.asarray(heat_picture(image, geometry, np.array([0, 1, columns]), np.array([0.0, 0.5, 2.0]), peak=2.0))
+    side = 336 // columns
+    cold, warm, hot, cut = (shown[y * side + 5, x * side + 5].astype(int) for x, y in ((0, 0), (1, 0), (0, 1), (3, 3)))
+    assert len(set(cold.tolist())) == 1  # grey
+    assert cold[0] < warm[0] < hot[0]
+    assert np.abs(hot - np.array(HEAT)).max() < 40
+    assert (cut > cold).all()
+    nothing = np.asarray(heat_picture(image, geometry, np.array([0]), np.array([0.0]), peak=0.0))
+    assert (nothing[5, 5] == cold).all()

@@ -6,7 +6,7 @@ import streamlit as st
 
 from app import link, session
 from app.runtime import EMBEDDED, runtime
-from app.widgets import answers, controls, flow, progress
+from app.widgets import answers, controls, flow, progress, words
 from app.widgets.source import choose_picture
 
 
@@ -26,5 +26,6 @@ def page() -> None:
     answers.what_the_model_knows()
     progress.answers_or_progress()
     flow.flow()
+    words.words()
     link.write(session.address())
     runtime().warm_up(EMBEDDED)

@@ -3,54 +3,14 @@
 from __future__ import annotations
 
 import io
-import time
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from PIL import Image
 from streamlit.testing.v1 import AppTest
 
 from app import gallery, session
-from app.comparison import Comparison
 from app.widgets.controls import PUBLISHED
-
-MAIN = Path(__file__).resolve().parents[2] / "app" / "main.py"
-SECONDS = 120
-
-
-@pytest.fixture
-def page() -> Iterator[AppTest]:
-    """A new visitor's page."""
-    test = AppTest.from_file(str(MAIN), default_timeout=SECONDS).run()
-    yield settled(test)
-    assert not test.exception
-
-
-def settled(page: AppTest) -> AppTest:
-    """Look again, as the page does by itself, until nothing is being answered."""
-    deadline = time.monotonic() + SECONDS
-    while page.session_state.job is not None:
-        assert time.monotonic() < deadline, page.session_state.job.phase
-        time.sleep(0.1)
-        page.run()
-    assert not page.exception
-    return page
-
-
-def shown(page: AppTest) -> Comparison:
-    found = page.session_state.comparison
-    assert isinstance(found, Comparison)
-    return found
-
-
-def run(page: AppTest) -> AppTest:
-    page.button("run").click().run()
-    return settled(page)
-
-
-def errors(page: AppTest) -> list[str]:
-    return [box.value for box in page.error]
+from tests.app.conftest import MAIN, SECONDS, errors, run, settled, shown
 
 
 def test_the_first_screen_shows_stored_answers(page: AppTest) -> None:

@@ -6,7 +6,7 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from app import gallery
-from tests.app.test_ask import MAIN, SECONDS, run, settled, shown
+from tests.app.conftest import MAIN, SECONDS, run, settled, shown
 
 
 def opened(**address: str) -> AppTest:

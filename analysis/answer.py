@@ -1,0 +1,90 @@
+"""The words of an answer, and where in the picture the language model looked when it chose each of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from flowcut.answer_attention import AnswerAttention
+from flowcut.results import Run
+
+
+@dataclass(frozen=True)
+class AnswerWord:
+    """One word of an answer, of one token or several."""
+
+    text: str
+    tokens: tuple[int, ...]
+    """Places of its tokens in the answer, from 0."""
+
+
+@dataclass(frozen=True)
+class Masses:
+    """Where the attention of a word went, as shares that sum to 1."""
+
+    picture: float
+    prompt: float
+    """The prompt's text but for its first token."""
+    first: float
+    """The prompt's first token: where attention with nowhere to go sinks."""
+    answer: float
+    """The answer so far."""
+
+
+def answer_words(run: Run) -> tuple[AnswerWord, ...]:
+    """The answer's tokens put together to words: a new one begins where a token begins with a space."""
+    words: list[tuple[str, list[int]]] = []
+    for place, token in enumerate(run.tokens):
+        if not token.text.strip():
+            continue  # an end that is not shown
+        if words and not token.text[:1].isspace():
+            words[-1] = words[-1][0] + token.text, [*words[-1][1], place]
+        else:
+            words.append((token.text, [place]))
+    return tuple(AnswerWord(text.strip(), tuple(places)) for text, places in words)
+
+
+def same_word(words: tuple[AnswerWord, ...], wanted: tuple[AnswerWord, ...], at: int) -> int | None:
+    """Where the word `wanted[at]` stands in another answer: the occurrence nearest to its own place, or nowhere."""
+    places = [place for place, word in enumerate(words) if word.text == wanted[at].text]
+    return min(places, key=lambda place: abs(place - at), default=None)
+
+
+def look(
+    attention: AnswerAttention,
+    word: AnswerWord,
+    layer: int | None = None,
+    head: int | None = None,
+    weighted: bool = False,
+) -> np.ndarray:
+    """float64 [V], attention of a word to each visual token; mean over its tokens, and over layers and heads if None.
+
+    Args:
+        weighted: the norm of attention times value instead of the attention itself.
+    """
+    whole = attention.weighted_norm if weighted else attention.visual
+    part = whole[list(word.tokens)][:, _only(layer)][:, :, _only(head)].astype(np.float64)
+    seen = ~np.isnan(part)  # a token that was cut inside the decoder is not seen by the layers after
+    total = np.where(seen, part, 0).sum(axis=(0, 1, 2))
+    mean: np.ndarray = total / np.maximum(seen.sum(axis=(0, 1, 2)), 1)
+    return mean
+
+
+def masses(attention: AnswerAttention, word: AnswerWord, layer: int | None = None, head: int | None = None) -> Masses:
+    """How a word's attention divides between picture and text; means as in `look`."""
+    kinds = (attention.visual_mass, attention.prompt_text, attention.first, attention.answer_text)
+    picture, prompt, first, answer = (
+        float(kind[list(word.tokens)][:, _only(layer)][:, :, _only(head)].mean()) for kind in kinds
+    )
+    return Masses(picture, prompt, 0.0 if attention.first_is_visual else first, answer)
+
+
+def heads_by_mass(attention: AnswerAttention, word: AnswerWord, layer: int | None = None) -> list[tuple[int, float]]:
+    """Every head with the share of its attention that goes to the picture, the most first; mean over layers if None."""
+    mass = attention.visual_mass[list(word.tokens)][:, _only(layer)].mean(axis=(0, 1))
+    return [(int(head), float(mass[head])) for head in np.argsort(-mass, kind="stable")]
+
+
+def _only(index: int | None) -> slice:
+    return slice(None) if index is None else slice(index, index + 1)
