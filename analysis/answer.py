@@ -45,10 +45,11 @@ def answer_words(run: Run) -> tuple[AnswerWord, ...]:
     return tuple(AnswerWord(text.strip(), tuple(places)) for text, places in words)
 
 
-def same_word(words: tuple[AnswerWord, ...], wanted: tuple[AnswerWord, ...], at: int) -> int | None:
-    """Where the word `wanted[at]` stands in another answer: the occurrence nearest to its own place, or nowhere."""
+def same_word(words: tuple[AnswerWord, ...], wanted: tuple[AnswerWord, ...], at: int) -> AnswerWord | None:
+    """The word `wanted[at]` in another answer, nearest to its own place; else what stands there in its stead, if any."""
     places = [place for place, word in enumerate(words) if word.text == wanted[at].text]
-    return min(places, key=lambda place: abs(place - at), default=None)
+    nearest = min(places, key=lambda place: abs(place - at), default=at)
+    return words[nearest] if nearest < len(words) else None
 
 
 def look(

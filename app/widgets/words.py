@@ -15,7 +15,7 @@ from flowcut.results import Run
 
 ALL = -1
 """The choice of all layers, or all heads."""
-SIDE = 560
+SIDE = 420
 """Longest side of a heat picture, pixels."""
 KINDS = (("picture", "picture"), ("prompt", "prompt text"), ("first", "first token"), ("answer", "answer so far"))
 HOW_TO_READ = (
@@ -56,16 +56,15 @@ def _panel(shown: Comparison, spoken: tuple[AnswerWord, ...]) -> None:
     attention = shown.full.answer_attention
     assert attention is not None
     layer, head, weighted = _choices(attention, spoken[at])
-    own = answer_words(shown.cut)
-    other = same_word(own, spoken, at)
+    other = same_word(answer_words(shown.cut), spoken, at)
     left, right = st.columns(2)
     with left:
         _one(shown.full, spoken[at], shown.picture.image, layer, head, weighted)
     with right:
         if other is None:
-            st.caption(escape_markdown(f"{shown.cut.title} answers without the word “{spoken[at].text}”."))
+            st.caption(escape_markdown(f"{shown.cut.title}: its answer ends before this word."))
         else:
-            _one(shown.cut, own[other], shown.picture.image, layer, head, weighted)
+            _one(shown.cut, other, shown.picture.image, layer, head, weighted)
     st.caption(HOW_TO_READ)
     st.caption(escape_markdown(_facts(shown, layer, head)))
 
@@ -96,7 +95,7 @@ def _one(run: Run, word: AnswerWord, picture: Image, layer: int | None, head: in
     if record is not None and record.geometry is not None and len(values) == record.kept_patch_ids.shape[1]:
         heat = heat_picture(picture, record.geometry, record.kept_patch_ids[0], values, float(values.max()))
         heat.thumbnail((SIDE, SIDE))
-        st.image(heat, alt=f"Where {run.title} looked for the word {word.text}", width="stretch")
+        st.image(heat, alt=f"Where {run.title} looked for the word {word.text}", width="content")
     st.html(_bar(masses(attention, word, layer, head)))
 
 
