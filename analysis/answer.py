@@ -46,7 +46,7 @@ def answer_words(run: Run) -> tuple[AnswerWord, ...]:
 
 
 def same_word(words: tuple[AnswerWord, ...], wanted: tuple[AnswerWord, ...], at: int) -> AnswerWord | None:
-    """The word `wanted[at]` in another answer, nearest to its own place; else what stands there in its stead, if any."""
+    """The word `wanted[at]` in another answer, nearest to its own place; else what stands in that place, if any."""
     places = [place for place, word in enumerate(words) if word.text == wanted[at].text]
     nearest = min(places, key=lambda place: abs(place - at), default=at)
     return words[nearest] if nearest < len(words) else None
