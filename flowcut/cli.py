@@ -124,22 +124,23 @@ def _quiet_libraries() -> None:
 
 
 def _keep(run: Run, picture: Picture, folder: Path) -> None:
-    """run.json, record.safetensors, picture.png and mask.png in the folder itself."""
-    from flowcut.maskpicture import mask_picture
+    """run.json, record.safetensors, picture.png and mask.png (of tiles also mask-base.png) in the folder itself."""
+    from flowcut.maskpicture import record_masks
 
     assert run.record is not None
-    assert run.record.geometry is not None
     try:
         folder.mkdir(parents=True, exist_ok=True)
         write_run(run, picture.image, folder)
-        mask_picture(picture.image, run.record.geometry, run.record.kept_patch_ids[0]).save(folder / "mask.png")
+        for name, mask in record_masks(picture.image, run.record).items():
+            mask.save(folder / f"{name}.png")
     except OSError as error:
         raise FlowCutError(f"The run cannot be written to {folder} ({error.strerror}): give another --out.") from error
 
 
 def _facts(run: Run) -> dict[str, Any]:
     steps = run.record.steps if run.record is not None else ()
-    kept = run.record.kept_patch_ids[0].tolist() if run.record is not None else None
+    rows = run.record.kept_patch_ids.tolist() if run.record is not None else None
+    kept = rows[0] if rows is not None and len(rows) == 1 else rows  # several rows: one list for each tile
     cuts = [{"layer": s.layer, "before": s.alive_before, "after": s.alive_after, "forced": s.forced} for s in steps]
     return {"id": run.id, "title": run.title, **run.facts(), "kept_patch_ids": kept, "steps": cuts}
 

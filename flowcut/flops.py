@@ -6,11 +6,12 @@ attention (causal in the decoder: half the square). Left out, being small: norms
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from torch import nn
 
-from flowcut.record import FlowRecord
+from flowcut.record import PADDING_ID, FlowRecord
 from flowcut.results import Flops
 
 
@@ -23,7 +24,7 @@ def count_flops(
     config: Any,
     record: FlowRecord,
     visual_tokens: int,
-    prompt_tokens: int,
+    layer_tokens: Sequence[int],
     answer_tokens: int,
 ) -> Flops:
     """One run's operations, by stage.
@@ -31,19 +32,21 @@ def count_flops(
     Args:
         config: the whole model's configuration.
         record: what the encoder did with the picture; its steps suffice.
-        visual_tokens, prompt_tokens: at the language model's door; the prompt includes the visual tokens.
+        visual_tokens: at the language model's door.
+        layer_tokens: tokens of the prompt, visual ones included, that each decoder layer read.
         answer_tokens: tokens generated; the first of them is prefill's.
     """
     text = config.text_config
     width = text.num_attention_heads * (getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads)
-    per_token = linear_flops(language_model)
-    lengths = range(prompt_tokens + 1, prompt_tokens + answer_tokens)  # keys that each decoding step attends to
-    per_key = 4.0 * width * text.num_hidden_layers
+    per_layer = linear_flops(language_model) / text.num_hidden_layers
+    per_key, to_words = 4.0 * width, linear_flops(head)
+    steps = range(1, answer_tokens)  # each attends to the prompt, the answer so far and itself
+    projected = max(visual_tokens, int((record.kept_patch_ids != PADDING_ID).sum()))
     return Flops(
-        vision=_vision(encoder_layers, patch_embedding, config.vision_config.hidden_size, record),
-        projector=visual_tokens * linear_flops(projector),
-        prefill=prompt_tokens * per_token + per_key * prompt_tokens * (prompt_tokens + 1) / 2 + linear_flops(head),
-        decode=sum(per_token + per_key * length + linear_flops(head) for length in lengths),
+        vision=record.batch * _vision(encoder_layers, patch_embedding, config.vision_config.hidden_size, record),
+        projector=projected * linear_flops(projector),
+        prefill=sum(n * per_layer + per_key * n * (n + 1) / 2 for n in layer_tokens) + to_words,
+        decode=sum(per_layer + per_key * (n + step) for step in steps for n in layer_tokens) + to_words * len(steps),
     )
 
 

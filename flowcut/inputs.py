@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import ExitStack
 from types import TracebackType
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import BatchFeature, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from flowcut.errors import FlowCutError
 from flowcut.families import family_of
-from flowcut.language import LanguageRecording
-from flowcut.record import FlowRecord
+from flowcut.families.family import EncodedPicture
+from flowcut.language import LanguageRecording, record_language
+from flowcut.language_record import LanguageRecord
+from flowcut.record import PADDING_ID, FlowRecord
 from flowcut.schedule import CutConfig
 from flowcut.vision import record as record_encoder
 
 
 def prune(hf_model: PreTrainedModel, cut: CutConfig | None = None, *, record: bool = True) -> Session:
-    """Prune the pictures of a stock LLaVA, for the length of a `with`; `generate` stays the stock one.
+    """Prune the pictures of a stock LLaVA or LLaVA-NeXT, for the length of a `with`; `generate` stays the stock one.
 
     ```python
     with flowcut.prune(hf_model, cut=flowcut.FlowCut(tokens=64)) as session:
@@ -30,7 +33,7 @@ def prune(hf_model: PreTrainedModel, cut: CutConfig | None = None, *, record: bo
     ```
 
     Args:
-        hf_model: a `LlavaForConditionalGeneration` with a CLIP tower.
+        hf_model: a `LlavaForConditionalGeneration` or `LlavaNextForConditionalGeneration` with a CLIP tower.
         cut: which patches to keep; None records only.
         record: False prunes only, and pays for nothing else.
 
@@ -45,27 +48,50 @@ class Session:
 
     def __init__(self, hf_model: PreTrainedModel, cut: CutConfig | None, record: bool) -> None:
         self.model = hf_model
+        self.cut = cut
         self.family = family_of(hf_model.config)
-        facts = {"model_id": hf_model.name_or_path or None, "family": self.family.name}
+        facts = {"model_id": hf_model.name_or_path or None, "family": self.family.name, "notes": self.family.notes(cut)}
         tower = self.family.vision_tower(hf_model)
         layer = self.family.feature_layer(hf_model)
         self.recording = record_encoder(tower, cut, layer, flows=record, facts=facts)
         self.language: LanguageRecording | None = None
-        """The cut inside the language model, for families that have one."""
+        """The cut inside the language model, for families and methods that have one."""
+        if cut is not None and cut.method == "flowcut" and self.family.language_layer is not None:
+            decoder = self.family.language_model(hf_model)
+            self.language = record_language(decoder, None, cut, self.family.language_layer, facts=dict(facts))
+        self.pictures: list[EncodedPicture] = []
+        """What the last `prepare` made of each picture, in the order of the prompts."""
+        self._undo = ExitStack()
 
     def __enter__(self) -> Session:
-        self.recording.__enter__()
+        with ExitStack() as undo:
+            undo.enter_context(self.recording)
+            if self.language is not None:
+                undo.enter_context(self.language)
+            self._undo = undo.pop_all()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.recording.__exit__(kind, error, trace)
+        self._undo.close()
 
     @property
     def record(self) -> FlowRecord:
         """What the last `prepare` showed; with several pictures, they are its batch, in the order of the prompt."""
         return self.recording.record
+
+    @property
+    def language_record(self) -> LanguageRecord | None:
+        """What the last prompt showed inside the language model; None where nothing is cut there, or nothing ran."""
+        return self.language.record if self.language is not None and self.language.recorded else None
+
+    def describe(self, **facts: Any) -> None:
+        """Add to all records what only the caller knows; `notes` come after those of the family."""
+        facts["notes"] = (*self.family.notes(self.cut), *facts.get("notes", ()))
+        self.recording.describe(**facts)
+        if self.language is not None:
+            self.language.describe(**{name: fact for name, fact in facts.items() if name != "geometries"})
 
     def prepare(self, inputs: Mapping[str, Any]) -> BatchFeature:
         """Encode the pictures, cut the placeholders to match, and put all on the model's device.
@@ -80,18 +106,41 @@ class Session:
             FlowCutError: placeholders and pictures do not match, before or after the cut.
         """
         prepared = {name: self._to_device(value) for name, value in inputs.items()}
-        pixel_values = prepared.pop("pixel_values", None)
-        if pixel_values is None:
-            return BatchFeature(prepared)
-        before = self.family.n_patches(self.model) + self.family.cls_tokens(self.model)
-        pictures = len(pixel_values)
-        self._check_placeholders(prepared["input_ids"], pictures, before)
-        model: Any = self.model
-        with torch.no_grad():
-            features = model.get_image_features(pixel_values=pixel_values, return_dict=True).pooler_output
-        prepared = self._cut_placeholders(prepared, pictures, before, after=len(features[0]))
-        prepared["mm_encoder_outputs"] = {"image": BaseModelOutputWithPooling(pooler_output=features)}
+        pictures = {name: prepared.pop(name) for name in self.family.picture_inputs if name in prepared}
+        self.pictures = []
+        if pictures.get("pixel_values") is not None:
+            before = self.family.placeholders(self.model, pictures)
+            self._check_placeholders(prepared["input_ids"], before)
+            with torch.no_grad():
+                self.pictures = self.family.encode(self.model, self.recording, pictures, self.cut)
+            prepared = self._cut_placeholders(prepared, before, [len(picture.features) for picture in self.pictures])
+            features: Any = [picture.features for picture in self.pictures]
+            prepared["mm_encoder_outputs"] = {"image": BaseModelOutputWithPooling(pooler_output=features)}
+        self._aim(prepared)
         return BatchFeature(prepared)
+
+    def _aim(self, prepared: Mapping[str, Any]) -> None:
+        """Tell the cut inside the language model where each picture's tokens are, and where each prompt ends."""
+        if self.language is None:
+            return
+        if not self.pictures:
+            self.language.aim(None)
+            return
+        input_ids, mask = prepared["input_ids"], prepared.get("attention_mask")
+        is_image = input_ids == self.family.image_token_id(self.model)
+        places, begin = is_image.nonzero().tolist(), 0
+        spans: list[list[tuple[int, int]]] = [[] for _ in input_ids]
+        for picture in self.pictures:
+            if len(picture.features):
+                prompt, start = places[begin]
+                spans[prompt].append((start, len(picture.features)))
+            begin += len(picture.features)
+        live = torch.ones_like(input_ids) if mask is None else mask
+        ends = [int(row.nonzero()[-1]) + 1 for row in live]
+        self.language.aim(spans, ends)
+        sources = [picture.sources.cpu() for picture in self.pictures if len(picture.features)]
+        padded = nn.utils.rnn.pad_sequence(sources, batch_first=True, padding_value=PADDING_ID)
+        self.language.describe(sources=padded.numpy())
 
     def _to_device(self, value: Any) -> Any:
         if not isinstance(value, Tensor):
@@ -99,22 +148,24 @@ class Session:
         value = value.to(self.model.device)
         return value.to(self.model.dtype) if value.is_floating_point() else value
 
-    def _check_placeholders(self, input_ids: Tensor, pictures: int, per_picture: int) -> None:
+    def _check_placeholders(self, input_ids: Tensor, per_picture: list[int]) -> None:
         found = int((input_ids == self.family.image_token_id(self.model)).sum())
-        if found != pictures * per_picture:
+        if found != sum(per_picture):
+            each = " + ".join(str(count) for count in per_picture)
             raise FlowCutError(
-                f"The prompt holds {found} image placeholders, and {pictures} picture(s) of {per_picture} need "
-                f"{pictures * per_picture}: write <image> once per picture and let the model's own processor expand it."
+                f"The prompt holds {found} image placeholders, and {len(per_picture)} picture(s) need {each} = "
+                f"{sum(per_picture)}: write <image> once per picture and let the model's own processor expand it."
             )
 
-    def _cut_placeholders(self, inputs: dict[str, Any], pictures: int, before: int, after: int) -> dict[str, Any]:
-        """Of each picture's run of `before` placeholders keep the first `after`: features fill them in order."""
+    def _cut_placeholders(self, inputs: dict[str, Any], before: list[int], after: list[int]) -> dict[str, Any]:
+        """Of each picture's run of placeholders keep as many as it has features, the first: they fill them in order."""
         if after == before:
             return inputs
         input_ids: Tensor = inputs["input_ids"]
         is_image = input_ids == self.family.image_token_id(self.model)
-        place_in_picture = (is_image.flatten().cumsum(0).view_as(input_ids) - 1) % before
-        stays = ~is_image | (place_in_picture < after)
+        runs = [torch.arange(run) < left for run, left in zip(before, after, strict=True)]
+        stays = ~is_image
+        stays[is_image] = torch.cat(runs).to(stays.device)
         pad_id = self._pad_id(inputs)
         per_token = {
             name: value

@@ -56,6 +56,9 @@ class LanguageRecord:
     """float32 [S], score of the weakest visual token that was kept; NaN for a span that lost none."""
     margin: np.ndarray | None = None
     """float32 [S, N], score - cutoff: negative for what went, by how much it lost."""
+    sources: np.ndarray | None = None
+    """int64 [S, N, 2], row of the vision record (tile or frame) and patch that each visual token comes from; (-1, -1)
+    is a separator such as a newline token. None where only the decoder is known."""
     model_id: str | None = None
     revision: str | None = None
     family: str | None = None

@@ -43,6 +43,7 @@ class Listener(StoppingCriteria):
         """`time.perf_counter()` when the first token's logits were there."""
         self.prompt_tokens = 0
         self.visual_tokens = 0
+        self._layer_tokens: list[int] = []
         self._ids: list[int] = []
         self._texts: list[str] = []
         self._logprobs: list[float] = []
@@ -56,6 +57,8 @@ class Listener(StoppingCriteria):
         with ExitStack() as undo:
             hook = language_model.register_forward_pre_hook(self._at_the_door, with_kwargs=True)
             undo.callback(hook.remove)
+            for layer in getattr(language_model, "layers", ()):
+                undo.callback(layer.register_forward_pre_hook(self._at_a_layer).remove)
             undo.callback(model.register_forward_hook(self._after_step).remove)
             yield
 
@@ -87,6 +90,11 @@ class Listener(StoppingCriteria):
             for i, text, logprob, others in heard
         )
 
+    @property
+    def layer_tokens(self) -> tuple[int, ...]:
+        """Tokens of the prompt that each decoder layer read."""
+        return tuple(self._layer_tokens)
+
     def kv_bytes(self) -> tuple[int, ...]:
         """Bytes of keys and values in the cache, per decoder layer."""
         layers = getattr(self._cache, "layers", ())
@@ -100,6 +108,11 @@ class Listener(StoppingCriteria):
         if not self.heard:
             self.heard = True
             self.prompt_tokens = int(kwargs["inputs_embeds"].shape[1])
+
+    def _at_a_layer(self, module: nn.Module, args: tuple[Any, ...]) -> None:
+        """What enters a decoder layer, [1, tokens, width], of the prompt alone: before the first logits."""
+        if self.first_token_at is None:
+            self._layer_tokens.append(int(args[0].shape[1]))
 
     def _after_step(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         """One forward pass of the whole model: raw logits [1, L, vocabulary] before any temperature."""

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from PIL import Image
 
-from flowcut.record import Geometry
+from flowcut.record import FlowRecord, Geometry
 
 CUT_BRIGHTNESS = 0.25
 """How much of a cut patch shows through; the rest is white."""
@@ -23,14 +25,33 @@ def mask_picture(image: Image.Image, geometry: Geometry, kept_patch_ids: np.ndar
         image: RGB, in the original size that `geometry` knows.
         kept_patch_ids: int64 [T], patches of this one picture.
     """
-    patch_of_pixel = patch_at_each_pixel(geometry)
-    kept = np.isin(patch_of_pixel, kept_patch_ids)
+    return assembled_mask(image, [geometry], [kept_patch_ids])
+
+
+def record_masks(image: Image.Image, record: FlowRecord) -> dict[str, Image.Image]:
+    """The masks of a record of one picture by name: `mask`, and where it has a base tile beside crops, `mask-base`."""
+    base = np.array([geometry.part == "base" for geometry in record.geometries])
+    rows = {"mask": ~base, "mask-base": base}
+    masks = {}
+    for name, chosen in rows.items():
+        places = np.flatnonzero(chosen)
+        if len(places):
+            geometries = [record.geometries[place] for place in places]
+            masks[name] = assembled_mask(image, geometries, list(record.kept_patch_ids[places]))
+    return masks
+
+
+def assembled_mask(image: Image.Image, geometries: Sequence[Geometry], kept: Sequence[np.ndarray]) -> Image.Image:
+    """`mask_picture` of several tiles of one picture: what any of them kept is kept, what none saw is unseen."""
+    patches = [patch_at_each_pixel(geometry) for geometry in geometries]
+    kept_pixels = np.any([np.isin(patch, ids) for patch, ids in zip(patches, kept, strict=True)], axis=0)
+    unseen = np.all([patch < 0 for patch in patches], axis=0)
     pixels = np.asarray(image.convert("RGB"), dtype=np.float64)
     faded = 255 - (255 - pixels) * CUT_BRIGHTNESS
-    shown = np.where(kept[..., None], pixels, faded)
-    row, column = np.indices(patch_of_pixel.shape)
+    shown = np.where((kept_pixels & ~unseen)[..., None], pixels, faded)
+    row, column = np.indices(unseen.shape)
     lines = (row + column) % HATCH_PERIOD < HATCH_PERIOD // 4
-    shown[(patch_of_pixel < 0) & lines] = 96
+    shown[unseen & lines] = 96
     return Image.fromarray(shown.round().astype(np.uint8))
 
 

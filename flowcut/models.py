@@ -26,7 +26,7 @@ from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor,
 from flowcut import memory
 from flowcut.errors import ModelNotLoaded
 from flowcut.families import FAMILIES, family_of, unsupported
-from flowcut.families.llava import Llava
+from flowcut.families.family import Family
 
 EMBEDDED = "embedded"
 EMBEDDED_VARIABLE = "FLOWCUT_EMBEDDED"
@@ -49,7 +49,7 @@ class VisionLanguageModel:
 
     model: PreTrainedModel
     processor: Any
-    family: Llava
+    family: Family
     id: str
     """The name it was loaded by: `embedded`, a folder, or a hub id."""
     revision: str | None

@@ -106,6 +106,12 @@ class Run:
     """UTC time, ISO 8601."""
     notes: tuple[str, ...] = ()
     """What was done to the picture or the question, one sentence each."""
+    tower_tokens: int = 0
+    """Patches that left the vision encoder, over all tiles; 0 in runs kept before this was counted."""
+    separator_tokens: int = 0
+    """Visual tokens that are no patch, such as newline tokens; they are counted in `visual_tokens`."""
+    layer_tokens: tuple[int, ...] = ()
+    """Tokens of the prompt that each decoder layer read, counted at its door; empty where the decoder did not run."""
     language_record: LanguageRecord | None = None
     """What the cut inside the language model did, for families and cuts that have one."""
     answer_attention: AnswerAttention | None = None
@@ -162,6 +168,7 @@ class Run:
             "kv_bytes": tuple(facts["kv_bytes"]),
             "image_size": tuple(facts["image_size"]),
             "notes": tuple(facts["notes"]),
+            "layer_tokens": tuple(facts.get("layer_tokens", ())),
         }
         files = {"record": record, "language_record": language_record, "answer_attention": answer_attention}
         return cls(**{**facts, **nested, **files})

@@ -25,7 +25,7 @@ from flowcut.listening import Listener
 from flowcut.memory import reset_peak, resident_peak
 from flowcut.models import VisionLanguageModel
 from flowcut.questions import clean_text
-from flowcut.record import FlowRecord
+from flowcut.record import PADDING_ID, FlowRecord
 from flowcut.results import Flops, Run, Times
 from flowcut.schedule import CutConfig
 from flowcut.vision import synchronise
@@ -154,7 +154,7 @@ class _Work:
             ended = time.perf_counter()
         self._describe(session, picture, notes)
         times = self._times(opening_seconds + preparing_seconds, vision, listening_started, ended)
-        return self._result(picture, question, prompt, notes, times, session.record, prepared, peak[0])
+        return self._result(picture, question, prompt, notes, times, session, prepared, peak[0])
 
     def _inputs(self, picture: Picture, question: str) -> tuple[str, BatchFeature, tuple[str, ...]]:
         """The prompt, what the processor makes of it, and the notes on question and system prompt."""
@@ -213,12 +213,11 @@ class _Work:
             hf_model.generate(**prepared, **options)
 
     def _describe(self, session: Session, picture: Picture, notes: tuple[str, ...]) -> None:
-        patch = self.model.model.config.vision_config.patch_size
-        geometry = self.model.family.geometry(self.model.processor.image_processor, picture.size, patch)
-        session.recording.describe(
-            model_id=self.model.id,
-            revision=self.model.revision,
-            geometries=(geometry,),
+        model = self.model
+        session.describe(
+            model_id=model.id,
+            revision=model.revision,
+            geometries=model.family.geometries(model.model, model.processor.image_processor, picture.size),
             notes=(*picture.notes, *notes),
         )
 
@@ -233,7 +232,7 @@ class _Work:
         prompt: str,
         notes: tuple[str, ...],
         times: Times,
-        record: FlowRecord,
+        session: Session,
         prepared: BatchFeature,
         peak: int | None,
     ) -> Run:
@@ -241,6 +240,8 @@ class _Work:
         is_image = prepared["input_ids"] == model.family.image_token_id(model.model)
         visual = listener.visual_tokens if listener.heard else int(is_image.sum())
         prompt_tokens = listener.prompt_tokens if listener.heard else int(is_image.numel())
+        record = session.record
+        layer_tokens = listener.layer_tokens or (prompt_tokens,) * model.model.config.text_config.num_hidden_layers
         return Run(
             question=question,
             prompt=prompt,
@@ -252,7 +253,7 @@ class _Work:
             prompt_tokens=prompt_tokens,
             kv_bytes=listener.kv_bytes(),
             peak_memory_bytes=peak,
-            flops=self._flops(record, visual, prompt_tokens),
+            flops=self._flops(record, visual, layer_tokens),
             image_hash=picture.hash,
             image_size=picture.size,
             model_id=model.id,
@@ -265,10 +266,14 @@ class _Work:
             record=record if self.record else None,
             created=datetime.now(UTC).isoformat(timespec="seconds"),
             notes=(*picture.notes, *notes),
+            tower_tokens=int((record.kept_patch_ids != PADDING_ID).sum()),
+            separator_tokens=sum(encoded.separators for encoded in session.pictures),
+            layer_tokens=listener.layer_tokens,
+            language_record=session.language_record if self.record else None,
             answer_attention=self.looks.attention if self.looks is not None and listener.heard else None,
         )
 
-    def _flops(self, record: FlowRecord, visual_tokens: int, prompt_tokens: int) -> Flops:
+    def _flops(self, record: FlowRecord, visual_tokens: int, layer_tokens: tuple[int, ...]) -> Flops:
         hf_model, family = self.model.model, self.model.family
         encoder = find_encoder(family.vision_tower(hf_model))
         return count_flops(
@@ -280,7 +285,7 @@ class _Work:
             hf_model.config,
             record,
             visual_tokens,
-            prompt_tokens,
+            layer_tokens,
             answer_tokens=len(self.listener.tokens()),
         )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from types import TracebackType
 from typing import Any
 
@@ -69,6 +70,8 @@ class Recording:
         """Spent in all passes on scores and selection, and on recording the flow."""
         self._layer_of = {encoder.attention(layer): index for index, layer in enumerate(encoder.layers)}
         self._finished: list[Lane] = []
+        self._last: list[Lane] = []
+        self._gathered: list[Lane] | None = None
         self._record: FlowRecord | None = None
         self._pass: _Pass | None = None
         self._undo = ExitStack()
@@ -109,6 +112,24 @@ class Recording:
             notes = (*self._notes(), *self.facts.get("notes", ()))
             self._record = assemble(self._finished, {**self.encoder.facts(), **self.facts, "notes": notes})
         return self._record
+
+    @property
+    def kept_patch_ids(self) -> Tensor:
+        """int64 [B, T], patches that the last pass kept; where its pictures were cut apart, to the same number each."""
+        return torch.cat([lane.alive_ids for lane in self._last])
+
+    def recut(self, cut: CutConfig | None) -> None:
+        """Another cut for the passes to come: budgets of tiles depend on how many a picture has."""
+        self.plan = replace(self.plan, cut=cut)
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """The passes inside make one record, the pictures of each pass below those of the one before."""
+        self._gathered = []
+        try:
+            yield
+        finally:
+            self._gathered = None
 
     def describe(self, **facts: Any) -> None:
         """Add to the record what only the caller knows: geometry, notes, model_id."""
@@ -156,12 +177,20 @@ class Recording:
             hidden = output[0] if isinstance(output, tuple) else output
             shorter = self._pass.cut_after(layer, hidden)
             if layer == self.plan.n_layers - 1:
-                self._finished, self._record, self._pass = self._pass.lanes, None, None
+                self._finish(self._pass.lanes)
             if shorter is None:
                 return None
             return (shorter, *output[1:]) if isinstance(output, tuple) else shorter
 
         return cut
+
+    def _finish(self, lanes: list[Lane]) -> None:
+        """A pass came to its end."""
+        if self._gathered is not None:
+            self._gathered.extend(lanes)
+        self._last = lanes
+        self._finished = lanes if self._gathered is None else list(self._gathered)
+        self._record, self._pass = None, None
 
 
 def _check_evidence_layer(cut: CutConfig | None, n_layers: int) -> None:

@@ -5,13 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 from flowcut.errors import ModelNotLoaded
+from flowcut.families.family import Family
 from flowcut.families.llava import Llava
+from flowcut.families.llava_next import LlavaNext
 
-FAMILIES: dict[str, Llava] = {"llava": Llava()}
+FAMILIES: dict[str, Family] = {"llava": Llava(), "llava_next": LlavaNext()}
 """By transformers' model_type. A new family is one adapter and one line here."""
 
 
-def family_of(config: Any) -> Llava:
+def family_of(config: Any) -> Family:
     """The family that a model's configuration belongs to.
 
     Raises:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
+import torch
 from jinja2 import TemplateError
 from torch import nn
 from transformers import PreTrainedModel
 
 from flowcut.errors import FlowCutError, InvalidQuestion
+from flowcut.families.family import SEPARATOR, EncodedPicture
 from flowcut.record import Geometry
+from flowcut.schedule import CutConfig
+from flowcut.vision import Recording
 
 
 class Llava:
@@ -17,8 +22,10 @@ class Llava:
 
     name = "LLaVA-1.5"
     model_class = "LlavaForConditionalGeneration"
-    towers = ("clip_vision_model",)
+    towers: tuple[str, ...] = ("clip_vision_model",)
     description = "LLaVA-1.5 and models of its build (LlavaForConditionalGeneration with a CLIP vision tower)"
+    picture_inputs: tuple[str, ...] = ("pixel_values",)
+    language_layer: int | None = None
     default_prompt = "USER: {picture}\n{question} ASSISTANT:"
 
     def vision_tower(self, model: PreTrainedModel) -> nn.Module:
@@ -75,6 +82,28 @@ class Llava:
         if system is not None and system not in text:
             raise InvalidQuestion("This model's chat template has no place for a system prompt: leave it out.")
         return text
+
+    def placeholders(self, model: PreTrainedModel, pictures: Mapping[str, Any]) -> list[int]:
+        """The same for every picture."""
+        return [self.n_patches(model) + self.cls_tokens(model)] * len(pictures["pixel_values"])
+
+    def encode(
+        self, model: PreTrainedModel, recording: Recording, pictures: Mapping[str, Any], cut: CutConfig | None
+    ) -> list[EncodedPicture]:
+        """Every picture through tower and projector in one batch; a CLS token, where it is read, is a separator."""
+        parts: Any = model
+        features = parts.get_image_features(pixel_values=pictures["pixel_values"], return_dict=True).pooler_output
+        kept = torch.nn.functional.pad(recording.kept_patch_ids, (self.cls_tokens(model), 0), value=SEPARATOR)
+        rows = torch.arange(len(kept), device=kept.device)[:, None].expand_as(kept).where(kept != SEPARATOR, SEPARATOR)
+        return [EncodedPicture(*pair) for pair in zip(features, torch.stack([rows, kept], dim=-1), strict=True)]
+
+    def geometries(self, model: PreTrainedModel, image_processor: Any, size: tuple[int, int]) -> tuple[Geometry, ...]:
+        """One row per picture."""
+        return (self.geometry(image_processor, size, model.config.vision_config.patch_size),)
+
+    def notes(self, cut: CutConfig | None) -> tuple[str, ...]:
+        """Nothing but what the cut itself says."""
+        return ()
 
     def geometry(self, image_processor: Any, size: tuple[int, int], patch: int) -> Geometry:
         """How the processor lays a picture of (width, height) on the encoder's square input: resize, then crop.

@@ -14,7 +14,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from transformers import CLIPVisionModel, LlamaForCausalLM, LlavaForConditionalGeneration
+from transformers import (
+    CLIPVisionModel,
+    LlamaForCausalLM,
+    LlavaForConditionalGeneration,
+    LlavaNextForConditionalGeneration,
+)
 
 import flowcut
 from flowcut.language_record import LanguageRecord
@@ -203,7 +208,65 @@ def test_language_while_decoding(path: Path) -> None:
     np.testing.assert_array_equal(steps, golden["decode_positions"])
 
 
+@lru_cache(maxsize=2)
+def llava_next(folder: Path) -> LlavaNextForConditionalGeneration:
+    return LlavaNextForConditionalGeneration.from_pretrained(folder).eval()
+
+
+def next_inputs(model: LlavaNextForConditionalGeneration, golden: np.lib.npyio.NpzFile) -> dict[str, torch.Tensor]:
+    """As the stock processor gives them: every placeholder of the uncut picture."""
+    start, length = golden["span"][0]
+    sizes = torch.from_numpy(golden["image_size_wh"][::-1].copy())[None]
+    pixels = torch.from_numpy(golden["pixel_values"])
+    with torch.no_grad():
+        whole = model.get_image_features(pixel_values=pixels, image_sizes=sizes).pooler_output
+    pruned = torch.from_numpy(golden["input_ids_pruned"])
+    image = torch.full((1, len(whole[0])), model.config.image_token_id)
+    ids = torch.cat([pruned[:, :start], image, pruned[:, start + length :]], dim=1)
+    return {
+        "input_ids": ids,
+        "attention_mask": torch.ones_like(ids),
+        "pixel_values": pixels[None],
+        "image_sizes": sizes,
+    }
+
+
+@pytest.mark.parametrize("path", cases("end_to_end", "next_*"), ids=name_of)
+def test_llava_next_from_prompt_to_tokens(path: Path) -> None:
+    golden, model = np.load(path), llava_next(path.parent)
+    wanted = golden["tokens"]
+    inputs = next_inputs(model, golden)
+    with flowcut.prune(model, cut=flowcut.FlowCut(tokens=int(golden["target_num"]))) as session:
+        prepared = session.prepare(inputs)
+        out = model.generate(
+            **prepared, max_new_tokens=wanted.shape[1], do_sample=False, eos_token_id=None, pad_token_id=0,
+            return_dict_in_generate=True, output_logits=True,
+        )  # fmt: skip
+    np.testing.assert_array_equal(prepared["input_ids"].numpy(), golden["input_ids_pruned"])
+    np.testing.assert_array_equal(session.record.kept_patch_ids, golden["kept_ids"])
+    assert [as_row(step) for step in session.record.steps] == golden["vision_steps"].tolist()
+    np.testing.assert_array_equal(session.pictures[0].sources.numpy(), golden["visual_source"])
+    np.testing.assert_array_equal(session.language_record.spans, golden["span"])
+    check_language_scores(session.language_record, golden)
+    if "keep" in golden:
+        np.testing.assert_array_equal(session.language_record.kept_visual_ids, golden["keep"])
+    np.testing.assert_array_equal(out.sequences[:, -wanted.shape[1] :].numpy(), wanted)
+    close(torch.stack(out.logits, dim=1).numpy(), golden["step_logits"], relative=False)
+    close(embeddings(model, prepared), golden["inputs_embeds"], relative=False)
+
+
+@pytest.mark.parametrize("folder", sorted({p.parent for p in cases("end_to_end", "next_*")}), ids=lambda p: p.name)
+def test_unpruned_llava_next(folder: Path) -> None:
+    golden, model = np.load(folder / "unpruned.npz"), llava_next(folder)
+    inputs = {name: torch.from_numpy(golden[name]) for name in ("input_ids", "pixel_values")}
+    inputs["image_sizes"] = torch.from_numpy(golden["image_size_wh"][::-1].copy())[None]
+    with flowcut.prune(model) as session, torch.no_grad():
+        out = model(**session.prepare(inputs))
+    close(out.logits[:, -1].numpy(), golden["logits_last"], relative=False)
+
+
 def test_there_is_something_to_compare_with() -> None:
     assert len(cases("vision")) >= 12
     assert len(cases("language")) >= 2
     assert len(cases("end_to_end", "llava15_*")) >= 1
+    assert len(cases("end_to_end", "next_*")) >= 3

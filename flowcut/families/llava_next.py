@@ -1,0 +1,200 @@
+"""LLaVA-NeXT: a picture is a base tile and a grid of crops; FlowCut prunes each tile, then once more in the decoder."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers.image_processing_utils import get_patch_output_size, select_best_resolution
+from transformers.image_utils import ChannelDimension
+from transformers.models.llava_next.modeling_llava_next import image_size_to_num_patches
+
+from flowcut.errors import FlowCutError, InvalidCut
+from flowcut.families.family import SEPARATOR, EncodedPicture
+from flowcut.families.llava import Llava
+from flowcut.record import Geometry
+from flowcut.schedule import CutConfig
+from flowcut.vision import Recording
+
+
+class LlavaNext(Llava):
+    """The family of `LlavaNextForConditionalGeneration`."""
+
+    name = "LLaVA-NeXT"
+    model_class = "LlavaNextForConditionalGeneration"
+    description = "LLaVA-NeXT (LlavaNextForConditionalGeneration with a CLIP vision tower)"
+    picture_inputs = ("pixel_values", "image_sizes")
+    language_layer = 1
+
+    def n_patches(self, model: PreTrainedModel) -> int:
+        """Patches of the base tile and of as many crops as the widest grid has."""
+        side = model.config.vision_config.image_size
+        crops = max((height // side) * (width // side) for height, width in model.config.image_grid_pinpoints)
+        return (1 + crops) * super().n_patches(model)
+
+    def placeholders(self, model: PreTrainedModel, pictures: Mapping[str, Any]) -> list[int]:
+        """As many as the stock layout makes of a picture of this size."""
+        self._check_tiles(model, pictures)
+        return [len(layout) for layout in self._layout(model, torch.as_tensor(pictures["image_sizes"]))]
+
+    def encode(
+        self, model: PreTrainedModel, recording: Recording, pictures: Mapping[str, Any], cut: CutConfig | None
+    ) -> list[EncodedPicture]:
+        """Every tile through the tower: those of all pictures in one batch, as released, or picture by picture."""
+        sizes = torch.as_tensor(pictures["image_sizes"])
+        tiles = _tiles(model, sizes)
+        pixels = _tile_pixels(pictures["pixel_values"], tiles)
+        coupled = cut is None or (cut.variant == "official" and cut.method == "flowcut" and not cut.per_image)
+        everything = list(range(len(tiles)))
+        groups = [everything] if coupled else [[index] for index in everything]
+        encoded: list[EncodedPicture] = []
+        with recording.together():
+            for group in groups:
+                recording.recut(_tile_cut(cut, max(tiles[index] for index in group)))
+                row = sum(tiles[: group[0]])
+                taken = torch.cat([pixels[index] for index in group])
+                encoded += self._encode_group(model, recording, taken, sizes[group], cut, row)
+        return encoded
+
+    def geometries(self, model: PreTrainedModel, image_processor: Any, size: tuple[int, int]) -> tuple[Geometry, ...]:
+        """The base tile, then the crops row by row: the picture is scaled into its grid, and padded around."""
+        width, height = size
+        side, patch = model.config.vision_config.image_size, model.config.vision_config.patch_size
+        grid_height, grid_width = select_best_resolution((height, width), image_processor.image_grid_pinpoints)
+        shape = torch.empty(0).new_empty((1, 1, 1)).expand(1, height, width)  # only its shape is looked at
+        scaled_height, scaled_width = get_patch_output_size(shape, (grid_height, grid_width), ChannelDimension.FIRST)
+        tile = partial(
+            Geometry,
+            original_width=width,
+            original_height=height,
+            input_width=side,
+            input_height=side,
+            patch=patch,
+            grid_rows=side // patch,
+            grid_cols=side // patch,
+        )
+        base = tile(resized_width=side, resized_height=side, crop_left=0, crop_top=0, part="base")
+        crops = [
+            tile(
+                resized_width=scaled_width,
+                resized_height=scaled_height,
+                crop_left=column * side - (grid_width - scaled_width) // 2,
+                crop_top=row * side - (grid_height - scaled_height) // 2,
+                part=f"crop row {row + 1}, column {column + 1}",
+            )
+            for row in range(grid_height // side)
+            for column in range(grid_width // side)
+        ]
+        return (base, *crops)
+
+    def notes(self, cut: CutConfig | None) -> tuple[str, ...]:
+        """How a budget is shared out between the stages."""
+        if cut is None:
+            return ()
+        if cut.method != "flowcut":
+            return ("The budget is shared evenly by a picture's tiles; padding and newline tokens take no part in it.",)
+        share = "half the budget" if cut.variant == "official" else "an even share of twice the budget"
+        newlines = "newline tokens are left out" if cut.variant == "official" else "newline tokens stay"
+        return (f"Each tile keeps {share}, {newlines}; the decoder's layer 1 then keeps the budget.",)
+
+    def _check_tiles(self, model: PreTrainedModel, pictures: Mapping[str, Any]) -> None:
+        if pictures.get("image_sizes") is None:
+            raise FlowCutError("image_sizes is missing beside pixel_values: hand over all that the processor gave.")
+        wanted, pixels = _tiles(model, torch.as_tensor(pictures["image_sizes"])), pictures["pixel_values"]
+        fits = len(pixels) == sum(wanted) if pixels.ndim == 4 else len(pixels) == len(wanted)
+        if not fits or (pixels.ndim == 5 and pixels.shape[1] < max(wanted)):
+            raise FlowCutError(
+                f"pixel_values has the shape {tuple(pixels.shape)} and pictures of these sizes need {wanted} tiles: "
+                "take both from one processor, with the model's own image_grid_pinpoints."
+            )
+
+    def _encode_group(
+        self,
+        model: PreTrainedModel,
+        recording: Recording,
+        pixels: Tensor,
+        sizes: Tensor,
+        cut: CutConfig | None,
+        first_row: int,
+    ) -> list[EncodedPicture]:
+        """One pass: survivors scattered on whole tiles, laid out by the stock code, and the live places read off."""
+        n_patches = super().n_patches(model)
+        parts: Any = model
+
+        def on_whole_tiles(module: nn.Module, args: Any, features: Tensor) -> Tensor | None:
+            kept = recording.kept_patch_ids
+            if kept.shape[1] == n_patches:
+                return None
+            whole = features.new_zeros(len(features), n_patches, features.shape[-1])
+            return whole.scatter(1, kept[..., None].expand_as(features), features)
+
+        hook = self.projector(model).register_forward_hook(on_whole_tiles)
+        try:
+            laid_out = parts.get_image_features(pixel_values=pixels, image_sizes=sizes, return_dict=True).pooler_output
+        finally:
+            hook.remove()
+        kept = recording.kept_patch_ids
+        kept_places = (kept + torch.arange(len(kept), device=kept.device)[:, None] * n_patches).flatten()
+        tiles, start, encoded = _tiles(model, sizes), 0, []
+        for features, layout, count in zip(laid_out, self._layout(model, sizes), tiles, strict=True):
+            layout = torch.where(layout == SEPARATOR, SEPARATOR, layout + start * n_patches).to(kept.device)
+            separator = layout == SEPARATOR
+            live = torch.isin(layout, kept_places) | (separator & _keeps_separators(cut, count, n_patches))
+            source = torch.stack([layout // n_patches + first_row, layout % n_patches], dim=-1)
+            source[separator] = SEPARATOR
+            encoded.append(EncodedPicture(features[live], source[live]))
+            start += count
+        return encoded
+
+    def _layout(self, model: PreTrainedModel, sizes: Tensor) -> list[Tensor]:
+        """Per picture int64 [n]: the patch, counted through its tiles, that the stock code packs at each place."""
+        n_patches = super().n_patches(model)
+        numbers = [torch.arange(count * n_patches).view(count, n_patches, 1) for count in _tiles(model, sizes)]
+        strategy = model.config.vision_feature_select_strategy
+        pack: Any = model.pack_image_features
+        packed, _ = pack(numbers, sizes, strategy, image_newline=torch.tensor([SEPARATOR]))
+        return [places[:, 0] for places in packed]
+
+
+def _tiles(model: PreTrainedModel, sizes: Tensor) -> list[int]:
+    """Tiles of each picture of (height, width), the base among them."""
+    config = model.config
+    side = config.vision_config.image_size
+    return [image_size_to_num_patches(size, config.image_grid_pinpoints, side) for size in sizes]
+
+
+def _tile_pixels(pixels: Tensor, tiles: list[int]) -> list[Tensor]:
+    """Per picture [tiles, 3, H, W], from all tiles in one row or from pictures padded to the most tiles."""
+    if pixels.ndim == 4:
+        return list(pixels.split(tiles))
+    return [picture[:count] for picture, count in zip(pixels, tiles, strict=True)]
+
+
+def _tile_cut(cut: CutConfig | None, tiles: int) -> CutConfig | None:
+    """What each tile of a picture keeps in the tower."""
+    if cut is None:
+        return None
+    if cut.method != "flowcut":
+        each, least = cut.tokens // tiles, tiles
+    elif cut.variant == "official":
+        each, least = cut.tokens // 2, 2
+    else:
+        each, least = 2 * cut.tokens // tiles, (tiles + 1) // 2
+    if each < 1:
+        raise InvalidCut(
+            f"tokens is {cut.tokens}, which leaves nothing for each of a picture's {tiles} tiles: choose at least "
+            f"{least}."
+        )
+    return replace(cut, tokens=each, per_image=False)
+
+
+def _keeps_separators(cut: CutConfig | None, tiles: int, n_patches: int) -> bool:
+    """Newline tokens go with a cut as released and with the controls; a budget that cuts nothing leaves them."""
+    if cut is None or cut.tokens >= tiles * n_patches or tiles == 1:
+        return True
+    return cut.method == "flowcut" and cut.variant == "paper"
