@@ -21,7 +21,7 @@ MAY_OPEN = {
     "training": {"flowcut", "scenes"},
     "benchmarks": {"flowcut", "analysis", "scenes"},
 }
-RECORDS = {"flowcut.record", "flowcut.results", "flowcut.schedule"}
+RECORDS = {"flowcut.record", "flowcut.results", "flowcut.schedule", "flowcut.answer_attention"}
 """What analysis may know of the library: records and results, never a model."""
 
 HOMES = {
@@ -30,7 +30,7 @@ HOMES = {
     "plotly": ("analysis/figures", "app"),
     "matplotlib": ("analysis/figures", "app"),
 }
-LIGHT = ("record", "results", "schedule", "criteria", "store", "errors")
+LIGHT = ("record", "results", "answer_attention", "language_record", "schedule", "criteria", "store", "errors")
 NO_TORCH = ("flowcut", *(f"flowcut.{name}" for name in LIGHT), "analysis.graph", "scenes", "app.views.ask")
 
 
