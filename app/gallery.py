@@ -27,6 +27,8 @@ class Entry:
     seed: int
     question: str
     """The question that makes it interesting."""
+    kind: str
+    """Its kind, one of `scenes.KINDS`."""
     note: str
     """What it shows, a few words."""
     stored: bool = False
@@ -61,10 +63,10 @@ def suggested_questions(seed: int | None) -> list[str]:
     """A few questions worth asking, the gallery's own first, each of another kind."""
     if seed is None:
         return list(PHOTOGRAPH_QUESTIONS)
-    first = [entry.question for entry in entries() if entry.seed == seed]
-    by_kind = {question.kind: question.text for question in questions(scene(seed), seed=seed)}
-    others = [text for text in by_kind.values() if text not in first]
-    return (first + others)[:SUGGESTIONS]
+    by_kind = {entry.kind: entry.question for entry in entries() if entry.seed == seed}
+    for question in questions(scene(seed), seed=seed):
+        by_kind.setdefault(question.kind, question.text)
+    return list(by_kind.values())[:SUGGESTIONS]
 
 
 def examples_folder(seed: int) -> Path:
