@@ -21,7 +21,9 @@ MAY_OPEN = {
     "training": {"flowcut", "scenes"},
     "benchmarks": {"flowcut", "analysis", "scenes"},
 }
-RECORDS = {"flowcut.record", "flowcut.results", "flowcut.schedule", "flowcut.answer_attention"}
+RECORDS = {
+    "flowcut.record", "flowcut.language_record", "flowcut.answer_attention", "flowcut.results", "flowcut.schedule",
+}  # fmt: skip
 """What analysis may know of the library: records and results, never a model."""
 
 HOMES = {
@@ -30,7 +32,9 @@ HOMES = {
     "plotly": ("analysis/figures", "app"),
     "matplotlib": ("analysis/figures", "app"),
 }
-LIGHT = ("record", "results", "answer_attention", "language_record", "schedule", "criteria", "store", "errors")
+LIGHT = (
+    "record", "language_record", "answer_attention", "tensorfile", "results", "schedule", "criteria", "store", "errors",
+)  # fmt: skip
 NO_TORCH = ("flowcut", *(f"flowcut.{name}" for name in LIGHT), "analysis.graph", "scenes", "app.views.ask")
 
 

@@ -1,4 +1,4 @@
-"""Tiny models with random weights, made in memory, for tests: a CLIP tower, a LLaVA, its processor."""
+"""Tiny models with random weights, made in memory, for tests: a CLIP tower, a LLaVA, a LLaVA-NeXT, processors."""
 
 from __future__ import annotations
 
@@ -15,10 +15,14 @@ from transformers import (
     LlamaConfig,
     LlavaConfig,
     LlavaForConditionalGeneration,
+    LlavaNextConfig,
+    LlavaNextForConditionalGeneration,
+    LlavaNextProcessor,
     LlavaProcessor,
     PreTrainedTokenizerFast,
 )
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+from transformers.models.llava_next.image_processing_pil_llava_next import LlavaNextImageProcessorPil
 
 SIDE, PATCH = 48, 6
 N_PATCHES = (SIDE // PATCH) ** 2
@@ -75,22 +79,61 @@ def llava(seed: int = 0, **overrides: Any) -> LlavaForConditionalGeneration:
     return model
 
 
-def processor(chat_template: str | None = None) -> LlavaProcessor:
-    """A byte-level tokenizer, so that any script is text to it, and CLIP's image processor at the tower's size."""
+def tokenizer() -> PreTrainedTokenizerFast:
+    """Byte by byte, so that any script is text to it."""
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())
     vocabulary = {token: i for i, token in enumerate([*SPECIAL, *letters])}
-    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    fast = PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, pad_token="<pad>", bos_token="<s>", eos_token="</s>", padding_side="left",
+    bytewise = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
+    bytewise.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bytewise.decoder = decoders.ByteLevel()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=bytewise, pad_token="<pad>", bos_token="<s>", eos_token="</s>", padding_side="left",
         additional_special_tokens=["<image>"],
     )  # fmt: skip
+
+
+def processor(chat_template: str | None = None) -> LlavaProcessor:
+    """The tokenizer above, and CLIP's image processor at the tower's size."""
     return LlavaProcessor(
         image_processor=CLIPImageProcessorPil(size={"shortest_edge": SIDE}, crop_size={"height": SIDE, "width": SIDE}),
-        tokenizer=fast, patch_size=PATCH, vision_feature_select_strategy="default", num_additional_image_tokens=1,
-        chat_template=chat_template,
+        tokenizer=tokenizer(), patch_size=PATCH, vision_feature_select_strategy="default",
+        num_additional_image_tokens=1, chat_template=chat_template,
     )  # fmt: skip
+
+
+PINPOINTS = [[48, 96], [96, 48], [96, 96], [144, 48], [48, 144]]
+
+
+def llava_next(seed: int = 0) -> LlavaNextForConditionalGeneration:
+    torch.manual_seed(seed)
+    text = LlamaConfig(
+        vocab_size=256 + len(SPECIAL), hidden_size=32, intermediate_size=48, num_hidden_layers=4,
+        num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=2048,
+        bos_token_id=1, eos_token_id=2, pad_token_id=0, initializer_range=0.1,
+    )  # fmt: skip
+    config = LlavaNextConfig(
+        vision_config=vision_config(), text_config=text, image_token_index=SPECIAL.index("<image>"),
+        image_grid_pinpoints=PINPOINTS, image_seq_length=N_PATCHES,
+    )  # fmt: skip
+    model = LlavaNextForConditionalGeneration(config).eval()
+    sharpen(model.model.vision_tower)
+    model.generation_config.bos_token_id, model.generation_config.eos_token_id = 1, 2
+    model.generation_config.pad_token_id = 0
+    return model
+
+
+def next_processor(**image_settings: Any) -> LlavaNextProcessor:
+    settings = {"size": {"shortest_edge": SIDE}, "crop_size": {"height": SIDE, "width": SIDE}, **image_settings}
+    return LlavaNextProcessor(
+        image_processor=LlavaNextImageProcessorPil(image_grid_pinpoints=PINPOINTS, **settings), tokenizer=tokenizer(),
+        patch_size=PATCH, vision_feature_select_strategy="default", num_additional_image_tokens=1,
+    )  # fmt: skip
+
+
+def next_checkpoint(folder: Path) -> Path:
+    llava_next().save_pretrained(folder)
+    next_processor().save_pretrained(folder)
+    return folder
 
 
 def checkpoint(folder: Path) -> Path:

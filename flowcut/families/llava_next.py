@@ -28,8 +28,8 @@ class LlavaNext(Llava):
     name = "LLaVA-NeXT"
     model_class = "LlavaNextForConditionalGeneration"
     description = "LLaVA-NeXT (LlavaNextForConditionalGeneration with a CLIP vision tower)"
-    picture_inputs = ("pixel_values", "image_sizes")
-    language_layer = 1
+    picture_inputs: tuple[str, ...] = ("pixel_values", "image_sizes")
+    language_layer: int | None = 1
 
     def n_patches(self, model: PreTrainedModel) -> int:
         """Patches of the base tile and of as many crops as the widest grid has."""
@@ -49,7 +49,8 @@ class LlavaNext(Llava):
         sizes = torch.as_tensor(pictures["image_sizes"])
         tiles = _tiles(model, sizes)
         pixels = _tile_pixels(pictures["pixel_values"], tiles)
-        coupled = cut is None or (cut.variant == "official" and cut.method == "flowcut" and not cut.per_image)
+        as_released = cut is None or (cut.variant == "official" and cut.method == "flowcut" and not cut.per_image)
+        coupled = as_released or _cuts_nothing(cut, max(tiles), super().n_patches(model))
         everything = list(range(len(tiles)))
         groups = [everything] if coupled else [[index] for index in everything]
         encoded: list[EncodedPicture] = []
@@ -193,8 +194,13 @@ def _tile_cut(cut: CutConfig | None, tiles: int) -> CutConfig | None:
     return replace(cut, tokens=each, per_image=False)
 
 
+def _cuts_nothing(cut: CutConfig | None, tiles: int, n_patches: int) -> bool:
+    """Whether a picture of so many tiles has no more patches than the budget."""
+    return cut is None or cut.tokens >= tiles * n_patches
+
+
 def _keeps_separators(cut: CutConfig | None, tiles: int, n_patches: int) -> bool:
     """Newline tokens go with a cut as released and with the controls; a budget that cuts nothing leaves them."""
-    if cut is None or cut.tokens >= tiles * n_patches or tiles == 1:
+    if cut is None or tiles == 1 or _cuts_nothing(cut, tiles, n_patches):
         return True
     return cut.method == "flowcut" and cut.variant == "paper"
