@@ -9,12 +9,17 @@ from app.runtime import EMBEDDED
 from flowcut.criteria import METHODS
 from flowcut.schedule import VARIANTS
 
-PUBLISHED = ("llava-hf/llava-1.5-7b-hf", "xtuner/llava-phi-3-mini-hf", "Intel/llava-gemma-2b")
+PUBLISHED = (
+    "llava-hf/llava-1.5-7b-hf",
+    "llava-hf/llava-v1.6-mistral-7b-hf",
+    "xtuner/llava-phi-3-mini-hf",
+    "Intel/llava-gemma-2b",
+)
 """Models that people will try on photographs: large to small."""
 
 MODEL_HELP = (
     "“embedded” comes with the program and knows drawn scenes only. Type a folder or a hub name to load any other "
-    "LLaVA-1.5 model; a published one is downloaded once, by the machine that runs this page."
+    "LLaVA-1.5 or LLaVA-NeXT model; a published one is downloaded once, by the machine that runs this page."
 )
 BUDGET_HELP = "How many visual tokens the language model reads; the paper's budgets are 192, 128 and 64."
 

@@ -7,6 +7,7 @@ asked meanwhile does not wait for them.
 from __future__ import annotations
 
 from concurrent.futures import Future, TimeoutError
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -19,6 +20,7 @@ from app.runtime import runtime
 from app.widgets.answers import escape_markdown
 from app.widgets.stage import stage
 from app.widgets.why import why
+from flowcut.results import Run
 
 PATIENCE = 1.0
 """Seconds that the page waits for figures before it shows that they are on their way."""
@@ -37,10 +39,10 @@ def flow() -> None:
     shown = session.comparison()
     if shown is None:
         return
-    lane, mass = _controls(shown)
-    pruned = {"cut": shown.cut, "control": shown.control}[lane]
-    compute = partial(stage_payload, shown.full, pruned, shown.picture.image, mass=mass)
-    figures = runtime().figures(f"{shown.full.id}-{pruned.id}-{mass}", compute)
+    lane, mass, part = _controls(shown)
+    full, pruned = (_part_of(run, part) for run in (shown.full, {"cut": shown.cut, "control": shown.control}[lane]))
+    compute = partial(stage_payload, full, pruned, shown.picture.image, mass=mass)
+    figures = runtime().figures(f"{full.id}-{pruned.id}-{mass}-{part}", compute)
     if _ready(figures):
         why(pruned, _stage(figures))
     else:
@@ -48,8 +50,13 @@ def flow() -> None:
     st.caption(SAME_FOR_ANY_QUESTION)
 
 
-def _controls(shown: Comparison) -> tuple[str, float]:
-    """Which of the pruned runs stands beside the whole picture, and how much of the flow is drawn."""
+def _part_of(run: Run, part: int) -> Run:
+    """The run as one tile of its picture shows it; most models see the picture in one."""
+    return run if run.record is None or run.record.batch == 1 else replace(run, record=run.record.image(part))
+
+
+def _controls(shown: Comparison) -> tuple[str, float, int]:
+    """Which of the pruned runs stands beside the whole picture, how much of the flow is drawn, and of which tile."""
     titles = {"cut": shown.cut.title, "control": shown.control.title}
     with st.container(horizontal=True, gap="medium", vertical_alignment="bottom", key="flow-controls"):
         lane = st.segmented_control(
@@ -60,7 +67,13 @@ def _controls(shown: Comparison) -> tuple[str, float]:
             help="The strongest edges that together carry this share of each layer's flow; what is really shown is "
             "written at the graph, as there is a limit to the number of edges.",
         )  # fmt: skip
-    return lane or "cut", mass or MASS
+        parts = [] if shown.full.record is None else [geometry.part for geometry in shown.full.record.geometries]
+        part = 0
+        if len(parts) > 1:
+            part = st.selectbox(
+                "Tile", range(len(parts)), format_func=parts.__getitem__, key=f"tile-{len(parts)}", width=260
+            )
+    return lane or "cut", mass or MASS, part
 
 
 def _ready(figures: Future[dict[str, Any]]) -> bool:
