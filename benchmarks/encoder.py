@@ -1,7 +1,8 @@
 """What looking costs: the vision encoder plain, pruned, recorded, both, and as eager attention would do it.
 
 Each way runs in a process of its own, so that its peak memory is its own; times are medians, and stated as a
-ratio to the plain SDPA run of the same round. Weights are random: cost does not depend on them.
+ratio to the plain SDPA run of the same round. Weights are random: attention is then nearly even, entropy asks for
+little, and most patches go at the last, forced step. So the pruned rows are FlowCut's dearest case, not its usual one.
 
     python -m benchmarks.encoder                        # writes benchmarks/encoder.md and .json
 """
@@ -129,7 +130,8 @@ def main() -> None:
     facts = (
         f"One picture of 336 x 336, batch 1, float32, one thread, medians of {arguments.repeats} rounds. "
         f"torch {torch.__version__}, transformers {transformers.__version__}, Python {platform.python_version()}, "
-        f"{platform.machine()} CPU. Written by `python -m benchmarks.encoder`."
+        f"{platform.machine()} CPU. Random weights: attention is nearly even, so most patches go only at "
+        "the last, forced step, which is FlowCut's dearest case. Written by `python -m benchmarks.encoder`."
     )
     folder = Path(__file__).parent
     (folder / "encoder.json").write_text(json.dumps(results, indent=1) + "\n")
