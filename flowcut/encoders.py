@@ -21,6 +21,15 @@ SUPPORTED = {
     "qwen2_5_vl_vision": "the encoder of Qwen2.5-VL",
 }
 """Encoders by transformers' model_type."""
+QWEN_DIFFERS = (
+    "The released Qwen code scores attention times value norm alone; this run adds the value similarity to the mean "
+    "value, as for encoders with a CLS token.",
+    "The released Qwen code prunes single patches before the 2 x 2 merger, which then joins strangers; this run cuts "
+    "whole merge groups, scored by the mean of their patches.",
+    "The released Qwen code leaves the borders of attention (cu_seqlens) as they were before the cut; this run moves "
+    "them, so that each picture and window attends within itself.",
+    "The released Qwen code gives the survivors the first positions of the picture; this run leaves each its own.",
+)
 LIBRARIES = ("torch", "transformers", "numpy", "flowcut-lens")
 
 
@@ -37,6 +46,8 @@ class VisionEncoder:
     """Whether it has a CLS token; else a proxy stands in for it."""
     read_layer: int = -2
     """The hidden state that language models read of it, as in `hidden_states[read_layer]`."""
+    differs: tuple[str, ...] = ()
+    """What FlowCut does here in another way than its released code, one sentence each."""
 
     def attention(self, layer: nn.Module) -> nn.Module:
         """The module of a layer that calls the attention function."""
@@ -123,6 +134,7 @@ def _packed_encoder(parts: Any) -> PackedEncoder:
         n_heads=config.num_heads,
         has_cls=False,
         read_layer=-1,
+        differs=QWEN_DIFFERS,
         merge_side=config.spatial_merge_size,
         window_side=None if window is None else window // config.patch_size // config.spatial_merge_size,
     )

@@ -6,6 +6,7 @@ attention (causal in the decoder: half the square). Left out, being small: norms
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from torch import nn
@@ -25,6 +26,7 @@ def count_flops(
     visual_tokens: int,
     prompt_tokens: int,
     answer_tokens: int,
+    attended_pairs: Sequence[int],
 ) -> Flops:
     """One run's operations, by stage.
 
@@ -33,6 +35,7 @@ def count_flops(
         record: what the encoder did with the picture; its steps suffice.
         visual_tokens, prompt_tokens: at the language model's door; the prompt includes the visual tokens.
         answer_tokens: tokens generated; the first of them is prefill's.
+        attended_pairs: pairs of query and key in each vision layer, over all its windows.
     """
     text = config.text_config
     width = text.num_attention_heads * (getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads)
@@ -40,7 +43,7 @@ def count_flops(
     lengths = range(prompt_tokens + 1, prompt_tokens + answer_tokens)  # keys that each decoding step attends to
     per_key = 4.0 * width * text.num_hidden_layers
     return Flops(
-        vision=_vision(encoder_layers, patch_embedding, config.vision_config.hidden_size, record),
+        vision=_vision(encoder_layers, patch_embedding, _encoder_width(config.vision_config), record, attended_pairs),
         projector=visual_tokens * linear_flops(projector),
         prefill=prompt_tokens * per_token + per_key * prompt_tokens * (prompt_tokens + 1) / 2 + linear_flops(head),
         decode=sum(per_token + per_key * length + linear_flops(head) for length in lengths),
@@ -54,20 +57,28 @@ def linear_flops(module: nn.Module) -> float:
 
 
 def tokens_by_layer(record: FlowRecord) -> list[int]:
-    """Tokens, CLS included, that entered each vision layer; cut per image: the most of any image."""
+    """Tokens, CLS included where there is one, that entered each vision layer; cut per image: the most of any image."""
+    cls = 1 if record.relay == "cls" else 0
     after = {step.layer: step.alive_after for step in record.steps}
     alive, counts = record.n_patches, []
     for layer in range(record.n_layers):
-        counts.append(alive + 1)
+        counts.append(alive + cls)
         alive = after.get(layer, alive)
     return counts
 
 
-def _vision(layers: list[nn.Module], patch_embedding: Any, width: int, record: FlowRecord) -> float:
+def _encoder_width(vision_config: Any) -> int:
+    """Qwen2-VL calls its language model's width hidden_size here, and its encoder's own embed_dim."""
+    return int(getattr(vision_config, "embed_dim", vision_config.hidden_size))
+
+
+def _vision(
+    layers: list[nn.Module], patch_embedding: Any, width: int, record: FlowRecord, attended_pairs: Sequence[int]
+) -> float:
     embedding = 2.0 * patch_embedding.weight.numel() * record.n_patches
     encoder = sum(
-        tokens * linear_flops(layer) + 4.0 * width * tokens**2
-        for layer, tokens in zip(layers, tokens_by_layer(record), strict=True)
+        tokens * linear_flops(layer) + 4.0 * width * pairs
+        for layer, tokens, pairs in zip(layers, tokens_by_layer(record), attended_pairs, strict=True)
     )
     return embedding + encoder + _scouting(layers, width, record)
 

@@ -13,13 +13,14 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from flowcut.errors import FlowCutError
 from flowcut.families import family_of
+from flowcut.prompts import OwnPrompts, drop_tokens
 from flowcut.record import FlowRecord
 from flowcut.schedule import CutConfig
 from flowcut.vision import record as record_encoder
 
 
 def prune(hf_model: PreTrainedModel, cut: CutConfig | None = None, *, record: bool = True) -> Session:
-    """Prune the pictures of a stock LLaVA, for the length of a `with`; `generate` stays the stock one.
+    """Prune the pictures of a stock model, for the length of a `with`; `generate` stays the stock one.
 
     ```python
     with flowcut.prune(hf_model, cut=flowcut.FlowCut(tokens=64)) as session:
@@ -29,7 +30,8 @@ def prune(hf_model: PreTrainedModel, cut: CutConfig | None = None, *, record: bo
     ```
 
     Args:
-        hf_model: a `LlavaForConditionalGeneration` with a CLIP tower.
+        hf_model: a model of one of the families in `flowcut/families`, such as `LlavaForConditionalGeneration` with a
+            CLIP tower or `Qwen2_5_VLForConditionalGeneration`.
         cut: which patches to keep; None records only.
         record: False prunes only, and pays for nothing else.
 
@@ -77,6 +79,8 @@ class Session:
             FlowCutError: placeholders and pictures do not match, before or after the cut.
         """
         prepared = {name: self._to_device(value) for name, value in inputs.items()}
+        if isinstance(self.family, OwnPrompts):
+            return self.family.prepare(self.model, self.recording, prepared)
         pixel_values = prepared.pop("pixel_values", None)
         if pixel_values is None:
             return BatchFeature(prepared)
@@ -94,7 +98,8 @@ class Session:
         if not isinstance(value, Tensor):
             return value
         value = value.to(self.model.device)
-        return value.to(self.model.dtype) if value.is_floating_point() else value
+        # Pixels take the model's dtype; a list of numbers, such as seconds, would lose digits by it.
+        return value.to(self.model.dtype) if value.is_floating_point() and value.ndim > 1 else value
 
     def _check_placeholders(self, input_ids: Tensor, pictures: int, per_picture: int) -> None:
         found = int((input_ids == self.family.image_token_id(self.model)).sum())
@@ -112,41 +117,4 @@ class Session:
         is_image = input_ids == self.family.image_token_id(self.model)
         place_in_picture = (is_image.flatten().cumsum(0).view_as(input_ids) - 1) % before
         stays = ~is_image | (place_in_picture < after)
-        pad_id = self._pad_id(inputs)
-        per_token = {
-            name: value
-            for name, value in inputs.items()
-            if isinstance(value, Tensor) and value.shape[:2] == input_ids.shape and value.ndim == 2
-        }
-        if len(set(stays.sum(dim=1).tolist())) > 1 and "attention_mask" not in per_token:
-            per_token["attention_mask"] = torch.ones_like(input_ids)
-        shorter = {
-            name: drop_columns(value, stays, filler=pad_id if name == "input_ids" else 0, pad_left=_pads_left(inputs))
-            for name, value in per_token.items()
-        }
-        return {**inputs, **shorter}
-
-    def _pad_id(self, inputs: dict[str, Any]) -> int:
-        """What fills a row that lost more than its neighbour: as the processor padded, else as the model says."""
-        mask = inputs.get("attention_mask")
-        if mask is not None and bool((mask == 0).any()):
-            return int(inputs["input_ids"][mask == 0][0])
-        pad_id = self.model.generation_config.pad_token_id if self.model.generation_config else None
-        return 0 if pad_id is None else int(pad_id)
-
-
-def drop_columns(values: Tensor, stays: Tensor, filler: int, pad_left: bool) -> Tensor:
-    """Each row of [batch, length] without the entries that do not stay; shorter rows are filled on one side."""
-    rows = [row[keep] for row, keep in zip(values, stays, strict=True)]
-    longest = max(len(row) for row in rows)
-    padded = []
-    for row in rows:
-        missing = row.new_full((longest - len(row),), filler)
-        padded.append(torch.cat([missing, row] if pad_left else [row, missing]))
-    return torch.stack(padded)
-
-
-def _pads_left(inputs: Mapping[str, Any]) -> bool:
-    """The side on which the processor padded; left where it did not, as generation needs it."""
-    mask = inputs.get("attention_mask")
-    return mask is None or not bool((mask[:, -1] == 0).any())
+        return drop_tokens(self.model, inputs, stays)

@@ -127,7 +127,10 @@ class Recording:
             )
         if self._record is None:
             notes = (*self._notes(), *self.facts.get("notes", ()))
-            self._record = assemble(self._finished, {**self.encoder.facts(), **self.facts, "notes": notes})
+            by_us = self.plan.cut is not None and self.plan.cut.method == "flowcut"
+            differs = (*(self.encoder.differs if by_us else ()), *self.facts.get("differs_from_release", ()))
+            facts = {**self.encoder.facts(), **self.facts, "notes": notes, "differs_from_release": differs}
+            self._record = assemble(self._finished, facts)
         return self._record
 
     def describe(self, **facts: Any) -> None:

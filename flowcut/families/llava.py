@@ -17,8 +17,12 @@ class Llava:
 
     name = "LLaVA-1.5"
     model_class = "LlavaForConditionalGeneration"
-    towers = ("clip_vision_model",)
+    towers: tuple[str, ...] = ("clip_vision_model",)
     description = "LLaVA-1.5 and models of its build (LlavaForConditionalGeneration with a CLIP vision tower)"
+    processor_class: str | None = None
+    """transformers' processor, where it cannot be loaded by itself without torchvision."""
+    counts_by_picture = False
+    """Whether the number of a picture's tokens depends on its size."""
     default_prompt = "USER: {picture}\n{question} ASSISTANT:"
 
     def vision_tower(self, model: PreTrainedModel) -> nn.Module:
@@ -63,7 +67,7 @@ class Llava:
         Raises:
             InvalidQuestion: the template has no place for a system prompt.
         """
-        picture = processor.image_token
+        picture = self.picture_text(processor)
         if getattr(processor, "chat_template", None):
             content = [{"type": "image"}, {"type": "text", "text": question}]
             text = self._fill_template(processor, content, system, wrap=True)
@@ -75,6 +79,10 @@ class Llava:
         if system is not None and system not in text:
             raise InvalidQuestion("This model's chat template has no place for a system prompt: leave it out.")
         return text
+
+    def picture_text(self, processor: Any) -> str:
+        """A picture's place in a prompt."""
+        return str(processor.image_token)
 
     def geometry(self, image_processor: Any, size: tuple[int, int], patch: int) -> Geometry:
         """How the processor lays a picture of (width, height) on the encoder's square input: resize, then crop.
