@@ -89,16 +89,22 @@ class BatchPass(Pass):
         plan: Plan,
         seconds: dict[str, float],
         embedded: Tensor,
+        budgets: list[int] | None = None,
     ) -> None:
-        """`embedded` is the patch embedding's output, [B, width, rows, columns]: it knows the batch and the grid."""
+        """`embedded` is the patch embedding's output, [B, width, rows, columns]: it knows the batch and the grid.
+
+        With `budgets`, patches to keep in each row, rows are cut apart from each other.
+        """
         super().__init__(encoder, plan, seconds, embedded.device)
         self.cls = 0 if plan.proxy else 1
         self.scouting = False
         batch, _, grid_rows, grid_cols = embedded.shape
-        per_image = plan.cut is not None and plan.cut.per_image
+        per_image = budgets is not None or (plan.cut is not None and plan.cut.per_image)
         rows = [slice(b, b + 1) for b in range(batch)] if per_image else [slice(0, batch)]
         patch_ids = torch.arange(grid_rows * grid_cols, device=embedded.device).expand(batch, -1)
-        self.lanes = [Lane(plan, row, patch_ids[row].clone(), grid_cols) for row in rows]
+        targets = budgets if budgets is not None and plan.cut is not None else [None] * len(rows)
+        pairs = zip(rows, targets, strict=True)
+        self.lanes = [Lane(plan, row, patch_ids[row].clone(), grid_cols, target) for row, target in pairs]
 
     def entering(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call | None:
         """Layers take no mask and no positions: nothing becomes stale."""

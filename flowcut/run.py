@@ -207,12 +207,11 @@ class _Work:
             hf_model.generate(**prepared, **options)
 
     def _describe(self, session: Session, picture: Picture, notes: tuple[str, ...]) -> None:
-        patch = self.model.model.config.vision_config.patch_size
-        geometry = self.model.family.geometry(self.model.processor.image_processor, picture.size, patch)
+        model = self.model
         session.recording.describe(
             model_id=self.model.id,
             revision=self.model.revision,
-            geometries=(geometry,),
+            geometries=model.family.geometries(model.model, model.processor.image_processor, picture.size),
             notes=(*picture.notes, *notes),
         )
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from types import TracebackType
 from typing import Any
 
@@ -90,6 +90,11 @@ class Recording:
         """Of the last pass: per layer, the pairs of query and key over all pictures."""
         self.kept_tokens: tuple[Tensor, ...] = ()
         """Of the last pass through a packed encoder: per picture int64 [tokens], which of its tokens were kept."""
+        self.token_sources: tuple[Any, ...] = ()
+        """Of families that pool patches into tokens: per picture of the last pass, what its tokens are made of."""
+        self.remarks: tuple[str, ...] = ()
+        """Notes of the family on the last pass."""
+        self._row_budgets: list[int] | None = None
         self._undo = ExitStack()
 
     def __enter__(self) -> Recording:
@@ -133,6 +138,20 @@ class Recording:
             self._record = assemble(self._finished, facts)
         return self._record
 
+    @property
+    def lanes(self) -> list[Lane]:
+        """The last pass, picture by picture or tile by tile as they were cut."""
+        return self._finished
+
+    @contextmanager
+    def budgets(self, rows: list[int]) -> Iterator[None]:
+        """While inside, each row of a batch is cut apart from the others, to its own number of patches."""
+        self._row_budgets, self.remarks = rows, ()
+        try:
+            yield
+        finally:
+            self._row_budgets = None
+
     def describe(self, **facts: Any) -> None:
         """Add to the record what only the caller knows: geometry, notes, model_id."""
         self.facts.update(facts)
@@ -151,7 +170,7 @@ class Recording:
             notes.append(f"Nothing was cut: {cut.tokens} tokens were asked for and there are {most} {kind}.")
         elif cut is not None and isinstance(self.encoder, PackedEncoder):
             notes += [f"Row {row} was left whole: its budget is no smaller than its tokens." for row in whole]
-        return tuple(notes)
+        return (*notes, *self.remarks)
 
     def _in_force(self) -> bool:
         return is_watching(self)
@@ -182,7 +201,7 @@ class Recording:
     def _start(self, module: nn.Module, args: Any, output: Tensor) -> None:
         """The patch embedding opens a pass over a batch."""
         if self._in_force():
-            self._pass = BatchPass(self.encoder, self.plan, self.seconds, output)
+            self._pass = BatchPass(self.encoder, self.plan, self.seconds, output, self._row_budgets)
 
     def _start_packed(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """The encoder itself opens a pass over a sequence: its patches and the grids of its pictures, [pictures, 3]."""

@@ -64,6 +64,7 @@ def filmed(processor: Any, slices: int = 3) -> dict[str, Any]:
 
 def generate(model: Any, inputs: Any, **options: Any) -> Any:
     wanted = {"max_new_tokens": 6, "do_sample": False, "eos_token_id": None, "pad_token_id": 0, **options}
+    wanted["suppress_tokens"] = [5, 6]  # an answer with a placeholder in it would want another picture
     out = model.generate(**inputs, **wanted, return_dict_in_generate=True, output_logits=True)
     out.new = out.sequences[:, inputs["input_ids"].shape[1] :]
     return out

@@ -6,10 +6,12 @@ from typing import Any
 
 from flowcut.errors import ModelNotLoaded
 from flowcut.families.llava import Llava
+from flowcut.families.llava_onevision import LlavaOnevision
 from flowcut.families.qwen_vl import QwenVL
 
 FAMILIES: dict[str, Llava] = {
     "llava": Llava(),
+    "llava_onevision": LlavaOnevision(),
     "qwen2_vl": QwenVL("Qwen2-VL", "Qwen2VLForConditionalGeneration", "qwen2_vl_vision", "Qwen2VLProcessor"),
     "qwen2_5_vl": QwenVL(
         "Qwen2.5-VL", "Qwen2_5_VLForConditionalGeneration", "qwen2_5_vl_vision", "Qwen2_5_VLProcessor"

@@ -80,6 +80,10 @@ class Llava:
             raise InvalidQuestion("This model's chat template has no place for a system prompt: leave it out.")
         return text
 
+    def geometries(self, model: PreTrainedModel, image_processor: Any, size: tuple[int, int]) -> tuple[Geometry, ...]:
+        """One row per picture."""
+        return (self.geometry(image_processor, size, model.config.vision_config.patch_size),)
+
     def picture_text(self, processor: Any) -> str:
         """A picture's place in a prompt."""
         return str(processor.image_token)
