@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -452,3 +453,42 @@ def test_inputs_that_do_not_belong_together(model: Any, processor: Any) -> None:
             session.prepare({**inputs, "pixel_values": inputs["pixel_values"][4:]})
         with pytest.raises(flowcut.FlowCutError, match="one kind at a time"):
             session.prepare({**film, "pixel_values": inputs["pixel_values"]})
+
+
+def test_a_thread_that_does_not_record_is_not_cut(model: Any, processor: Any) -> None:
+    inputs, visual, results = asked(processor, "@ @"), model.model.visual, {}
+    ready = threading.Barrier(2)
+
+    def encode() -> torch.Tensor:
+        with torch.no_grad():
+            return visual(inputs["pixel_values"], grid_thw=inputs["image_grid_thw"]).pooler_output
+
+    def work(name: str) -> None:
+        ready.wait()
+        if name == "whole":
+            results[name] = [encode() for _ in range(5)]
+            return
+        with flowcut.record(visual, CUT):
+            results[name] = [encode() for _ in range(5)]
+
+    whole = encode()
+    with flowcut.record(visual, CUT):
+        cut = encode()
+    threads = [threading.Thread(target=work, args=(name,)) for name in ("whole", "cut")]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert all(torch.equal(found, whole) for found in results["whole"])
+    assert all(torch.equal(found, cut) for found in results["cut"])
+    assert not torch.equal(whole, cut)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_is_scored_in_float32(kind: str, processor: Any, dtype: torch.dtype) -> None:
+    half = tiny_qwen.model(kind).to(dtype)
+    with flowcut.prune(half, CUT) as session:
+        answer = generate(half, session.prepare(asked(processor, "@ what?")))
+    assert answer.new.shape == (1, 6)
+    assert session.record.kept_patch_ids.shape == (1, 28)
+    assert all(np.isfinite(flow.cumulative).all() for flow in session.record.layers if flow.scored)
