@@ -113,4 +113,5 @@ def _strongest(ids: np.ndarray, attention: np.ndarray, mass: float, max_edges: i
     # The last partial sum and mean.sum() may differ in the last digit: compare with what was accumulated.
     needed = int(np.searchsorted(reached, mass * reached[-1] * (1 - 1e-12))) + 1
     chosen = strongest_first[: min(needed, max_edges, len(ids))]
+    chosen = chosen[mean[chosen] > 0]  # nothing reads a proxy: no edge at all
     return Flow(ids[chosen], mean[chosen], attention[:, chosen].T, float(reached[-1]))

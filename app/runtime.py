@@ -302,16 +302,19 @@ class Runtime:
             on_text=partial(setattr, shown, "text"),
             on_progress=lambda stage, fraction: job.report(f"{LANE_WORDS[lane]}: {stage}", fraction),
             stop=lambda: job.stop.is_set() or self._closing.is_set(),
-            answer_attention=attention_bytes(model, order.generation.max_new_tokens) <= MOST_ATTENTION_BYTES,
+            answer_attention=shows_answer_attention(model, order.generation.max_new_tokens),
             **order.generation.as_arguments(),
         )
 
 
-def attention_bytes(model: VisionLanguageModel, max_new_tokens: int) -> int:
-    """Memory that the attention of a longest answer to all visual tokens takes, raw and weighed, in float32."""
+def shows_answer_attention(model: VisionLanguageModel, max_new_tokens: int) -> bool:
+    """Whether the decoder can be read, and the attention of a longest answer to all visual tokens takes little."""
+    from flowcut.decoders import READABLE
+
     text = model.model.config.text_config
     per_token = text.num_hidden_layers * text.num_attention_heads * model.n_patches
-    return 2 * 4 * max_new_tokens * per_token
+    raw_and_weighed = 2 * 4 * max_new_tokens * per_token  # float32
+    return text.model_type in READABLE and raw_and_weighed <= MOST_ATTENTION_BYTES
 
 
 def warm(model: VisionLanguageModel) -> None:

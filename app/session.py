@@ -95,11 +95,9 @@ def problem() -> str | None:
 
 
 def patches() -> int:
-    """How many patches the model in use has, as its last run showed."""
+    """How many visual tokens the model in use reads of a whole picture, as its last run showed."""
     last = comparison()
-    if last is not None and last.full.record is not None:
-        return last.full.record.n_patches
-    return USUAL_PATCHES
+    return USUAL_PATCHES if last is None else last.full.visual_tokens
 
 
 def percent_of(tokens: int) -> float:

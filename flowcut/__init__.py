@@ -97,7 +97,7 @@ __all__ = [
 def record(
     vision_model: Any,
     cut: CutConfig | None = None,
-    feature_layer: int | list[int] = -2,
+    feature_layer: int | list[int] | None = None,
     *,
     flows: bool = True,
     matrices: bool = False,

@@ -23,11 +23,13 @@ def assemble(lanes: Sequence[Lane], facts: dict[str, Any]) -> FlowRecord:
         steps=steps,
         kept_patch_ids=_merge([_numpy(lane.alive_ids) for lane in lanes]),
         died_at_layer=_merge([_numpy(lane.died_at) for lane in lanes]),
-        n_patches=int(lanes[0].died_at.shape[1]),
+        n_patches=max(int(lane.died_at.shape[1]) for lane in lanes),
         n_layers=plan.n_layers,
         n_heads=plan.n_heads,
         feature_layer=plan.feature_layer,
         cut=plan.cut,
+        relay="proxy" if plan.proxy else "cls",
+        patches_per_token=plan.patches_per_token,
         **facts,
     )
 

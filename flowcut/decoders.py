@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -13,7 +13,9 @@ from transformers.masking_utils import create_causal_mask, create_sliding_window
 from flowcut.errors import FlowCutError
 
 SUPPORTED = {"llama": "Llama", "mistral": "Mistral", "qwen2": "Qwen2"}
-"""Decoders with rotary positions and grouped keys, by transformers' model_type."""
+"""Decoders with rotary positions and grouped keys, by transformers' model_type; these can be cut."""
+READABLE = {**SUPPORTED, "qwen2_vl_text": "Qwen2-VL", "qwen2_5_vl_text": "Qwen2.5-VL"}
+"""Decoders whose attention can be read; those of Qwen-VL have positions in three axes, which no cut here renumbers."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,19 +62,19 @@ class LanguageDecoder:
         )
 
 
-def find_decoder(model: nn.Module) -> LanguageDecoder:
-    """The decoder that `model` is or holds.
+def find_decoder(model: nn.Module, kinds: Mapping[str, str] = SUPPORTED) -> LanguageDecoder:
+    """The decoder that `model` is or holds, of one of these kinds.
 
     Raises:
         FlowCutError: none is found, or only one of a kind that is not supported.
     """
     for candidate in _candidates(model):
-        if hasattr(candidate, "layers") and _model_type(candidate) in SUPPORTED:
+        if hasattr(candidate, "layers") and _model_type(candidate) in kinds:
             parts = cast(Any, candidate)
             return LanguageDecoder(parts, list(parts.layers), int(parts.config.num_attention_heads))
     raise FlowCutError(
         f"There is no supported language model in this {_model_type(model)!r} model: give a decoder of the kinds "
-        f"{', '.join(SUPPORTED.values())}, with its head or without."
+        f"{', '.join(kinds.values())}, with its head or without."
     )
 
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from flowcut.answer_attention import AnswerAttention
 from flowcut.attention import Attention, watching
-from flowcut.decoders import LanguageDecoder, find_decoder
+from flowcut.decoders import READABLE, LanguageDecoder, find_decoder
 from flowcut.errors import FlowCutError
 from flowcut.language import LanguageRecording
 
@@ -55,7 +55,7 @@ class AnswerRecording:
         prompt_length: int,
         cut: LanguageRecording | None = None,
     ) -> None:
-        self.decoder: LanguageDecoder = find_decoder(language_model)
+        self.decoder: LanguageDecoder = find_decoder(language_model, READABLE)
         self.cut = cut
         self.visual_rows = visual_rows
         self.prompt_length = prompt_length

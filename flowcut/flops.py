@@ -26,6 +26,7 @@ def count_flops(
     visual_tokens: int,
     layer_tokens: Sequence[int],
     answer_tokens: int,
+    attended_pairs: Sequence[int],
 ) -> Flops:
     """One run's operations, by stage.
 
@@ -35,15 +36,17 @@ def count_flops(
         visual_tokens: at the language model's door.
         layer_tokens: tokens of the prompt, visual ones included, that each decoder layer read.
         answer_tokens: tokens generated; the first of them is prefill's.
+        attended_pairs: pairs of query and key in each vision layer, over all its windows.
     """
     text = config.text_config
     width = text.num_attention_heads * (getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads)
     per_layer = linear_flops(language_model) / text.num_hidden_layers
     per_key, to_words = 4.0 * width, linear_flops(head)
     steps = range(1, answer_tokens)  # each attends to the prompt, the answer so far and itself
-    projected = max(visual_tokens, int((record.kept_patch_ids != PADDING_ID).sum()))
+    left = int((record.kept_patch_ids != PADDING_ID).sum())
+    projected = max(visual_tokens, left // record.patches_per_token)
     return Flops(
-        vision=record.batch * _vision(encoder_layers, patch_embedding, config.vision_config.hidden_size, record),
+        vision=_vision(encoder_layers, patch_embedding, _encoder_width(config.vision_config), record, attended_pairs),
         projector=projected * linear_flops(projector),
         prefill=sum(n * per_layer + per_key * n * (n + 1) / 2 for n in layer_tokens) + to_words,
         decode=sum(per_layer + per_key * (n + step) for step in steps for n in layer_tokens) + to_words * len(steps),
@@ -57,20 +60,33 @@ def linear_flops(module: nn.Module) -> float:
 
 
 def tokens_by_layer(record: FlowRecord) -> list[int]:
-    """Tokens, CLS included, that entered each vision layer; cut per image: the most of any image."""
-    after = {step.layer: step.alive_after for step in record.steps}
-    alive, counts = record.n_patches, []
+    """Tokens, CLS included where there is one, that entered each vision layer, over all rows of the record."""
+    cls = record.batch if record.relay == "cls" else 0
+    after = {step.layer: int(step.alive_after_per_image.sum()) for step in record.steps}
+    alive, counts = _patches(record), []
     for layer in range(record.n_layers):
-        counts.append(alive + 1)
+        counts.append(alive + cls)
         alive = after.get(layer, alive)
     return counts
 
 
-def _vision(layers: list[nn.Module], patch_embedding: Any, width: int, record: FlowRecord) -> float:
-    embedding = 2.0 * patch_embedding.weight.numel() * record.n_patches
+def _patches(record: FlowRecord) -> int:
+    """Patches that entered the encoder, over all rows."""
+    return int((record.died_at_layer != PADDING_ID).sum())
+
+
+def _encoder_width(vision_config: Any) -> int:
+    """Qwen2-VL calls its language model's width hidden_size here, and its encoder's own embed_dim."""
+    return int(getattr(vision_config, "embed_dim", vision_config.hidden_size))
+
+
+def _vision(
+    layers: list[nn.Module], patch_embedding: Any, width: int, record: FlowRecord, attended_pairs: Sequence[int]
+) -> float:
+    embedding = 2.0 * patch_embedding.weight.numel() * _patches(record)
     encoder = sum(
-        tokens * linear_flops(layer) + 4.0 * width * tokens**2
-        for layer, tokens in zip(layers, tokens_by_layer(record), strict=True)
+        tokens * linear_flops(layer) + 4.0 * width * pairs
+        for layer, tokens, pairs in zip(layers, tokens_by_layer(record), attended_pairs, strict=True)
     )
     return embedding + encoder + _scouting(layers, width, record)
 
@@ -82,4 +98,4 @@ def _scouting(layers: list[nn.Module], width: int, record: FlowRecord) -> float:
     last = record.cut.layer % record.n_layers
     tokens = record.n_patches + 1
     ahead = layers[record.feature_layer + 1 : last + 1]
-    return sum(tokens * linear_flops(layer) + 4.0 * width * tokens**2 for layer in ahead)
+    return record.batch * sum(tokens * linear_flops(layer) + 4.0 * width * tokens**2 for layer in ahead)

@@ -17,13 +17,14 @@ from flowcut.families import family_of
 from flowcut.families.family import EncodedPicture
 from flowcut.language import LanguageRecording, record_language
 from flowcut.language_record import LanguageRecord
+from flowcut.prompts import OwnPrompts, drop_tokens
 from flowcut.record import PADDING_ID, FlowRecord
 from flowcut.schedule import CutConfig
 from flowcut.vision import record as record_encoder
 
 
 def prune(hf_model: PreTrainedModel, cut: CutConfig | None = None, *, record: bool = True) -> Session:
-    """Prune the pictures of a stock LLaVA or LLaVA-NeXT, for the length of a `with`; `generate` stays the stock one.
+    """Prune the pictures of a stock model, for the length of a `with`; `generate` stays the stock one.
 
     ```python
     with flowcut.prune(hf_model, cut=flowcut.FlowCut(tokens=64)) as session:
@@ -33,7 +34,8 @@ def prune(hf_model: PreTrainedModel, cut: CutConfig | None = None, *, record: bo
     ```
 
     Args:
-        hf_model: a `LlavaForConditionalGeneration` or `LlavaNextForConditionalGeneration` with a CLIP tower.
+        hf_model: a model of one of the families in `flowcut/families`, such as `LlavaForConditionalGeneration` or
+            `LlavaNextForConditionalGeneration` with a CLIP tower, or `Qwen2_5_VLForConditionalGeneration`.
         cut: which patches to keep; None records only.
         record: False prunes only, and pays for nothing else.
 
@@ -86,6 +88,11 @@ class Session:
         """What the last prompt showed inside the language model; None where nothing is cut there, or nothing ran."""
         return self.language.record if self.language is not None and self.language.recorded else None
 
+    @property
+    def separator_tokens(self) -> int:
+        """Visual tokens of the last prompt that are no patch, such as newline tokens."""
+        return sum(part.separators for part in (*self.pictures, *self.recording.token_sources))
+
     def describe(self, **facts: Any) -> None:
         """Add to all records what only the caller knows; `notes` come after those of the family."""
         facts["notes"] = (*self.family.notes(self.cut), *facts.get("notes", ()))
@@ -106,8 +113,10 @@ class Session:
             FlowCutError: placeholders and pictures do not match, before or after the cut.
         """
         prepared = {name: self._to_device(value) for name, value in inputs.items()}
-        pictures = {name: prepared.pop(name) for name in self.family.picture_inputs if name in prepared}
         self.pictures = []
+        if isinstance(self.family, OwnPrompts):
+            return self.family.prepare(self.model, self.recording, prepared)
+        pictures = {name: prepared.pop(name) for name in self.family.picture_inputs if name in prepared}
         if pictures.get("pixel_values") is not None:
             before = self.family.placeholders(self.model, pictures)
             self._check_placeholders(prepared["input_ids"], before)
@@ -146,7 +155,8 @@ class Session:
         if not isinstance(value, Tensor):
             return value
         value = value.to(self.model.device)
-        return value.to(self.model.dtype) if value.is_floating_point() else value
+        # Pixels take the model's dtype; a list of numbers, such as seconds, would lose digits by it.
+        return value.to(self.model.dtype) if value.is_floating_point() and value.ndim > 1 else value
 
     def _check_placeholders(self, input_ids: Tensor, per_picture: list[int]) -> None:
         found = int((input_ids == self.family.image_token_id(self.model)).sum())
@@ -166,41 +176,4 @@ class Session:
         runs = [torch.arange(run) < left for run, left in zip(before, after, strict=True)]
         stays = ~is_image
         stays[is_image] = torch.cat(runs).to(stays.device)
-        pad_id = self._pad_id(inputs)
-        per_token = {
-            name: value
-            for name, value in inputs.items()
-            if isinstance(value, Tensor) and value.shape[:2] == input_ids.shape and value.ndim == 2
-        }
-        if len(set(stays.sum(dim=1).tolist())) > 1 and "attention_mask" not in per_token:
-            per_token["attention_mask"] = torch.ones_like(input_ids)
-        shorter = {
-            name: drop_columns(value, stays, filler=pad_id if name == "input_ids" else 0, pad_left=_pads_left(inputs))
-            for name, value in per_token.items()
-        }
-        return {**inputs, **shorter}
-
-    def _pad_id(self, inputs: dict[str, Any]) -> int:
-        """What fills a row that lost more than its neighbour: as the processor padded, else as the model says."""
-        mask = inputs.get("attention_mask")
-        if mask is not None and bool((mask == 0).any()):
-            return int(inputs["input_ids"][mask == 0][0])
-        pad_id = self.model.generation_config.pad_token_id if self.model.generation_config else None
-        return 0 if pad_id is None else int(pad_id)
-
-
-def drop_columns(values: Tensor, stays: Tensor, filler: int, pad_left: bool) -> Tensor:
-    """Each row of [batch, length] without the entries that do not stay; shorter rows are filled on one side."""
-    rows = [row[keep] for row, keep in zip(values, stays, strict=True)]
-    longest = max(len(row) for row in rows)
-    padded = []
-    for row in rows:
-        missing = row.new_full((longest - len(row),), filler)
-        padded.append(torch.cat([missing, row] if pad_left else [row, missing]))
-    return torch.stack(padded)
-
-
-def _pads_left(inputs: Mapping[str, Any]) -> bool:
-    """The side on which the processor padded; left where it did not, as generation needs it."""
-    mask = inputs.get("attention_mask")
-    return mask is None or not bool((mask[:, -1] == 0).any())
+        return drop_tokens(self.model, inputs, stays)

@@ -1,12 +1,14 @@
 """A lane: pictures of a batch that are pruned together, from the first vision layer to the last.
 
-As released, a batch is one lane: its pictures lose the same number of patches. Cut per image, each picture is a lane of
-its own. A lane looks into each layer, decides after it, and drafts what the record will hold.
+As released, a batch is one lane: its pictures lose the same number of patches. Cut per image, or of unequal size, each
+picture is a lane of its own. Patches that become one token of the language model together (a merge group) live and die
+together: counts and budgets are then of groups, and a group's score is the mean of its patches'. A lane looks into each
+layer, decides after it, and drafts what the record will hold.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -16,7 +18,18 @@ from flowcut.attention import stream_statistics
 from flowcut.criteria import METHODS, Evidence
 from flowcut.errors import FlowCutError
 from flowcut.schedule import CutConfig, alive_after, asked_count, prunes_after
-from flowcut.scores import accumulate, cls_logits, criteria, entropy_ratio, highest, value_norm
+from flowcut.scores import (
+    accumulate,
+    cls_logits,
+    criteria,
+    entropy_ratio,
+    group_mean,
+    group_positions,
+    highest,
+    ungroup,
+    value_norm,
+    with_proxy,
+)
 
 
 @dataclass(frozen=True)
@@ -31,6 +44,15 @@ class Plan:
     """Whether to record every layer's flow; pruning alone needs none of it."""
     matrices: bool = False
     """Whether the flow holds the head-mean attention matrices too."""
+    proxy: bool = False
+    """Whether a proxy stands in for CLS, the encoder having none."""
+    merge_side: int = 1
+    """Side of the squares of patches that become one token of the language model."""
+
+    @property
+    def patches_per_token(self) -> int:
+        """Patches that live and die together."""
+        return self.merge_side**2
 
     @property
     def evidence_layer(self) -> int | None:
@@ -54,6 +76,13 @@ class View:
     key: Tensor
     value: Tensor
     scaling: float
+    windows: Tensor | None = None
+    """int64 [b, N], the window within which each patch attends; None: one for all."""
+
+    def with_proxy(self) -> View:
+        """The view of patches alone, N tokens on every axis, with a proxy as token 0; its key is never looked at."""
+        hidden, query, key, value = (with_proxy(part) for part in (self.hidden, self.query, self.key, self.value))
+        return replace(self, hidden=hidden, query=query, key=key, value=value)
 
 
 @dataclass(frozen=True)
@@ -80,11 +109,13 @@ class LayerDraft:
 class Lane:
     """State of one lane through one pass of the encoder."""
 
-    def __init__(self, plan: Plan, rows: slice, patch_ids: Tensor, grid_cols: int) -> None:
+    def __init__(self, plan: Plan, rows: slice, patch_ids: Tensor, grid_cols: int, target: int | None = None) -> None:
         self.plan = plan
         self.rows = rows
         self.alive_ids = patch_ids
         self.grid_cols = grid_cols
+        self.target = plan.cut.tokens if target is None and plan.cut is not None else target
+        """Tokens to keep in each picture of the lane; None: all."""
         self.cumulative: Tensor | None = None
         self.shares: Tensor | None = None
         self.evidence: Tensor | None = None
@@ -98,9 +129,24 @@ class Lane:
         return int(self.alive_ids.shape[1])
 
     @property
+    def tokens(self) -> int:
+        """Tokens of the language model that the patches alive would become; the patches themselves, if not merged."""
+        return self.alive // self.plan.patches_per_token
+
+    @property
     def above_target(self) -> bool:
         """Whether there is anything to cut."""
-        return self.plan.cut is not None and self.alive > self.plan.cut.tokens
+        return self.target is not None and self.tokens > self.target
+
+    def token_ids(self) -> Tensor:
+        """int64 [b, tokens], the merge groups alive by their place in reading order; patch ids, if not merged."""
+        side, first = self.plan.merge_side, self.alive_ids.gather(1, self._groups()[..., 0])
+        row, column = first // self.grid_cols // side, first % self.grid_cols // side
+        return row * (self.grid_cols // side) + column
+
+    def _groups(self) -> Tensor:
+        """int64 [b, tokens, patches per token], which of the patches alive become one token."""
+        return group_positions(self.alive_ids, self.grid_cols, self.plan.merge_side)
 
     def weigh(self, view: View) -> None:
         """Take from inside a layer what the cut needs."""
@@ -117,8 +163,8 @@ class Lane:
 
     def gather_evidence(self, view: View) -> None:
         """Keep the head-mean CLS row over the patches, for a one-shot method."""
-        row = cls_logits(view.query, view.key, view.scaling).softmax(dim=-1)
-        self.evidence = row.mean(dim=1)[:, 1:]
+        row = cls_logits(view.query, view.key, view.scaling, self.plan.proxy).softmax(dim=-1)
+        self.evidence = group_mean(row.mean(dim=1)[:, 1:], self._groups())
 
     def cut_after(self, layer: int) -> Tensor | None:
         """Cut after this layer, if it is time: int64 [b, N'], positions among the alive that stay; None: all stay."""
@@ -137,19 +183,22 @@ class Lane:
 
     def _score(self, view: View) -> dict[str, Tensor]:
         assert self.plan.cut is not None
-        weighed = criteria(view.query, view.key, view.value, view.scaling, self.plan.cut.variant)
-        self.shares, score = weighed.relation, weighed.score
-        self.cumulative = accumulate(self.cumulative, score)
+        variant, groups = self.plan.cut.variant, self._groups()
+        weighed = criteria(view.query, view.key, view.value, view.scaling, variant, self.plan.proxy)
+        self.shares = group_mean(weighed.relation, groups) * self.plan.patches_per_token
+        self.cumulative = accumulate(self.cumulative, group_mean(weighed.score, groups))
         shares = {"relation": weighed.relation, "semantic": weighed.semantic}
-        return {**shares, "score": score, "cumulative": self.cumulative}
+        return {**shares, "score": weighed.score, "cumulative": ungroup(self.cumulative, groups)}
 
     def _flow(self, view: View) -> dict[str, Tensor]:
-        places = (self.alive_ids, self.grid_cols)
-        statistics = stream_statistics(view.query, view.key, view.scaling, *places, self.plan.matrices)
-        similarity = cls_logits(view.value, view.value, 1.0).softmax(dim=-1).mean(dim=1)
+        places, proxy = (self.alive_ids, self.grid_cols), self.plan.proxy
+        statistics = stream_statistics(
+            view.query, view.key, view.scaling, *places, self.plan.matrices, proxy=proxy, windows=view.windows
+        )
+        similarity = cls_logits(view.value, view.value, 1.0, proxy).softmax(dim=-1).mean(dim=1)
         return {
             **{name: tensor for name, tensor in vars(statistics).items() if tensor is not None},
-            "cls_row": cls_logits(view.query, view.key, view.scaling).softmax(dim=-1),
+            "cls_row": cls_logits(view.query, view.key, view.scaling, proxy).softmax(dim=-1),
             "value_norm": value_norm(view.value),
             "similarity": similarity,
             "hidden_norm": view.hidden.float().norm(dim=-1),
@@ -157,9 +206,9 @@ class Lane:
 
     def _step(self, layer: int) -> Tensor:
         """One of FlowCut's prune points: how many by entropy, which by the cumulative score."""
-        assert self.plan.cut is not None
+        assert self.target is not None
         assert self.cumulative is not None
-        target, before = self.plan.cut.tokens, self.alive
+        target, before, size = self.target, self.tokens, self.plan.patches_per_token
         remaining = self.plan.feature_layer - 1 - layer
         ratio = asked = np.full(len(self.alive_ids), np.nan)
         after = target
@@ -167,7 +216,7 @@ class Lane:
             ratio = self._entropy_ratio(layer)
             asked = np.array([asked_count(float(e), before, target, remaining) for e in ratio])
             after = alive_after(float(asked.max()), before, target)
-        self.steps.append(StepDraft(layer, before, after, remaining == 0, ratio, asked))
+        self.steps.append(StepDraft(layer, before * size, after * size, remaining == 0, ratio, asked))
         return self._keep(layer, highest(self.cumulative, after))
 
     def _entropy_ratio(self, layer: int) -> np.ndarray:
@@ -181,29 +230,33 @@ class Lane:
         return ratio
 
     def _keep(self, layer: int, kept: Tensor) -> Tensor:
-        """Follow a cut by score: C goes with its patches, the draft learns cut-off and margins."""
+        """Follow a cut by score: C goes with its tokens, the draft learns cut-off and margins."""
         assert self.cumulative is not None
         surviving = self.cumulative.gather(1, kept)
         cutoff = surviving.amin(dim=1)
-        self.layers[-1].tensors.update(cutoff=cutoff, margin=self.cumulative - cutoff[:, None])
+        margin = ungroup(self.cumulative - cutoff[:, None], self._groups())
+        self.layers[-1].tensors.update(cutoff=cutoff, margin=margin)
         self.cumulative = surviving
         return self._bury(layer, kept)
 
     def _cut_at_once(self, layer: int) -> Tensor:
         """A one-shot method's cut, at the feature layer."""
-        cut = self.plan.cut
+        cut, size = self.plan.cut, self.plan.patches_per_token
         assert cut is not None
+        assert self.target is not None
         select = METHODS[cut.method].select
         assert select is not None
-        batch, before = self.alive_ids.shape
+        batch, before = len(self.alive_ids), self.tokens
         attention = None if self.evidence is None else self.evidence.cpu().double().numpy()
-        kept = select(Evidence(batch, before, attention), cut)
+        kept = select(Evidence(batch, before, attention), replace(cut, tokens=self.target))
         nothing = np.full(batch, np.nan)
-        self.steps.append(StepDraft(layer, before, cut.tokens, True, nothing, nothing))
+        self.steps.append(StepDraft(layer, before * size, self.target * size, True, nothing, nothing))
         return self._bury(layer, torch.from_numpy(kept).to(self.alive_ids.device))
 
-    def _bury(self, layer: int, kept: Tensor) -> Tensor:
-        kept = kept.to(self.alive_ids.device)
+    def _bury(self, layer: int, kept_tokens: Tensor) -> Tensor:
+        """Date the dead; the kept tokens' patches by their places among the alive, in spatial order."""
+        groups, chosen = self._groups(), kept_tokens.to(self.alive_ids.device)[..., None]
+        kept = groups.gather(1, chosen.expand(-1, -1, groups.shape[-1])).flatten(1).sort(dim=1).values
         still_alive = self.alive_ids.gather(1, kept)
         survives = torch.zeros_like(self.died_at, dtype=torch.bool).scatter_(1, still_alive, True)
         self.died_at[~survives & (self.died_at < 0)] = layer

@@ -59,7 +59,7 @@ class Listener(StoppingCriteria):
             undo.callback(hook.remove)
             for layer in getattr(language_model, "layers", ()):
                 undo.callback(layer.register_forward_pre_hook(self._at_a_layer).remove)
-            undo.callback(model.register_forward_hook(self._after_step).remove)
+            undo.callback(model.register_forward_hook(self._after_step, with_kwargs=True).remove)
             yield
 
     def __call__(self, input_ids: Tensor, scores: Any, **kwargs: Any) -> Tensor:
@@ -114,15 +114,15 @@ class Listener(StoppingCriteria):
         if self.first_token_at is None:
             self._layer_tokens.append(int(args[0].shape[1]))
 
-    def _after_step(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+    def _after_step(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
         """One forward pass of the whole model: raw logits [1, L, vocabulary] before any temperature."""
         self._log_probabilities = output.logits[0, -1].float().log_softmax(dim=-1)
         self._cache = output.past_key_values
         if self.first_token_at is None:
             synchronise(output.logits.device)
             self.first_token_at = time.perf_counter()
-            if output.image_hidden_states is not None:
-                self.visual_tokens = int(output.image_hidden_states.shape[0])
+            encoded = (kwargs.get("mm_encoder_outputs") or {}).values()  # put in place of as many placeholders
+            self.visual_tokens = sum(len(tokens) for features in encoded for tokens in features.pooler_output)
 
     def _note_probability(self, token_id: int) -> None:
         assert self._log_probabilities is not None

@@ -27,6 +27,7 @@ from flowcut import memory
 from flowcut.errors import ModelNotLoaded
 from flowcut.families import FAMILIES, family_of, unsupported
 from flowcut.families.family import Family
+from flowcut.processors import processor_class
 
 EMBEDDED = "embedded"
 EMBEDDED_VARIABLE = "FLOWCUT_EMBEDDED"
@@ -110,7 +111,7 @@ def load(
     chosen_dtype = _dtype(dtype, chosen_device, parameters)
     _check_memory(str(name), parameters, chosen_dtype, chosen_device)
     tell(None, "Reading the processor")
-    processor = _processor(folder, str(name))
+    processor = _processor(folder, str(name), family)
     tell(None, f"Reading {_gigabytes(weights)} of weights")
     model = _model(folder, str(name), chosen_dtype)
     tell(0.9, f"Moving the model to {chosen_device}")
@@ -236,9 +237,10 @@ def _weight_files(folder: Path, name: str) -> list[Path]:
     return files
 
 
-def _processor(folder: Path, name: str) -> Any:
+def _processor(folder: Path, name: str, family: Family) -> Any:
     try:
-        processor = AutoProcessor.from_pretrained(folder, trust_remote_code=False)
+        loader = AutoProcessor if family.processor_class is None else processor_class(family.processor_class)
+        processor = loader.from_pretrained(folder, trust_remote_code=False)
     except Exception as error:  # tokenizers, image processors and their files fail in many ways
         raise ModelNotLoaded(
             f"{name} has no usable processor ({_reason(error)}): add its tokenizer and preprocessor files."

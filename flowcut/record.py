@@ -4,6 +4,13 @@ Index spaces: *patch ids* count from 0 on the patch grid in reading order, CLS n
 The *token axis* (length N+1) has CLS first, then the N patches alive, in spatial order. Where a batch was cut per
 image, rows may be of unequal length: shorter ones are padded at the end with id -2 and NaN; `FlowRecord.image(b)`
 gives one image alone, without padding.
+
+An encoder without a CLS token has a *proxy* in CLS's place (`FlowRecord.relay` says which): per head, the mean over
+patches of the query (after rotary embedding) and of the value. It is token 0 and id -1 all the same. It has no key, so
+that nothing can attend to it: its own entry in `cls_row`, all of `cls_column`, its `received_mass` and `similarity` are
+0, and nobody is its destination (id -2). Its query is our own and not the model's, so that `received_mass`,
+`row_entropy`, `attention_distance` and the destinations are those of the N patches' queries. Where a layer attends
+within windows, patches do so in the record too; the proxy always looks at the whole picture.
 """
 
 from __future__ import annotations
@@ -32,11 +39,12 @@ class PruneStep:
     layer: int
     """Vision layer (from 0) after which patches went."""
     alive_before: int
-    """Patches alive before, CLS not counted; cut per image: the most of any image."""
+    """Patches alive before, CLS not counted; where images are cut apart: the most of any image."""
     alive_after: int
-    """Patches alive after; cut per image: the most of any image."""
+    """Patches alive after; where images are cut apart: the most of any image."""
     asked: int | None
-    """Patches that entropy asked to remove, rounded; the largest of the batch, as released. None where forced."""
+    """Patches (or groups of `patches_per_token`) that entropy asked to remove, rounded; the largest of the batch, as
+    released. None where forced."""
     forced: bool
     """True where the count was set to the target, not asked for by entropy."""
     entropy_ratio: np.ndarray
@@ -62,7 +70,8 @@ class LayerFlow:
     cls_column: np.ndarray
     """float32 [B, H, N+1], attention that each token pays to CLS: what the relay hands back."""
     received_mass: np.ndarray
-    """float32 [B, N+1], head-mean attention that a token receives, summed over all N+1 queries. Sums to N+1."""
+    """float32 [B, N+1], head-mean attention that a token receives, summed over all N+1 queries, so that it sums to N+1
+    (with a proxy: over N queries, to N)."""
     row_entropy: np.ndarray
     """float32 [B, H], entropy of a query's attention over the N+1 tokens in nats, mean over queries."""
     attention_distance: np.ndarray
@@ -74,11 +83,12 @@ class LayerFlow:
     hidden_norm: np.ndarray
     """float32 [B, N+1], L2 norm of each token at the layer's input; outliers are registers."""
     top_source_ids: np.ndarray
-    """int64 [B, N+1, 4], the tokens that each token attends to most (head mean), strongest first; -1 is CLS."""
+    """int64 [B, N+1, 4], the tokens that each token attends to most (head mean), strongest first; -1 is CLS, -2 that
+    there is none."""
     top_source_weights: np.ndarray
     """float32 [B, N+1, 4], head-mean attention paid to them."""
     top_destination_id: np.ndarray
-    """int64 [B, N+1], the token that attends to this one most (head mean); -1 is CLS."""
+    """int64 [B, N+1], the token that attends to this one most (head mean); -1 is CLS, -2 none."""
     top_destination_weight: np.ndarray
     """float32 [B, N+1], the head-mean attention it pays."""
     scored: bool
@@ -90,7 +100,8 @@ class LayerFlow:
     score: np.ndarray | None = None
     """float32 [B, N], S = (a^ + s^) w of this layer alone."""
     cumulative: np.ndarray | None = None
-    """float32 [B, N], C: S at the first scored layer, then 0.5 C + 0.5 S; before the cut of this layer."""
+    """float32 [B, N], C: S at the first scored layer, then 0.5 C + 0.5 S; before the cut of this layer. Patches that
+    are cut as a group share the mean of its scores."""
     cutoff: np.ndarray | None = None
     """float32 [B], C of the weakest patch that was kept, where this layer was a prune point."""
     margin: np.ndarray | None = None
@@ -165,11 +176,11 @@ class FlowRecord:
     steps: tuple[PruneStep, ...]
     """Every prune point reached, in order."""
     kept_patch_ids: np.ndarray
-    """int64 [B, T], patches that left the encoder, in spatial order."""
+    """int64 [B, T * patches_per_token], patches that left the encoder, in spatial order."""
     died_at_layer: np.ndarray
     """int64 [B, N0], the layer after which each patch of the grid went; -1: kept."""
     n_patches: int
-    """N0, patches that entered the encoder."""
+    """N0, patches that entered the encoder; of pictures of unequal size, those of the largest."""
     n_layers: int
     n_heads: int
     feature_layer: int
@@ -188,6 +199,10 @@ class FlowRecord:
     """What a reader must know, one sentence each."""
     differs_from_release: tuple[str, ...] = ()
     """Where this run did something else than the released FlowCut code would have, and why, one sentence each."""
+    relay: str = "cls"
+    """What stands at token 0: `cls`, the encoder's own token, or `proxy`, the mean query and value of its patches."""
+    patches_per_token: int = 1
+    """Patches that are kept or cut together and become one token of the language model; the budget counts these."""
     geometries: tuple[Geometry, ...] = ()
     """From patches to the original picture, one for each of the B rows; empty where the picture is not known."""
 
@@ -195,6 +210,11 @@ class FlowRecord:
     def geometry(self) -> Geometry | None:
         """That of the first row: all there is for a record of one picture."""
         return self.geometries[0] if self.geometries else None
+
+    @property
+    def relay_name(self) -> str:
+        """What titles and legends call token 0: `CLS`, or `CLS proxy` where the encoder has no such token."""
+        return "CLS" if self.relay == "cls" else "CLS proxy"
 
     @property
     def batch(self) -> int:
@@ -215,9 +235,17 @@ class FlowRecord:
         steps = tuple(_step_of_image(s, rows) for s in self.steps if s.alive_before_per_image[batch_index] > target)
         reached = {step.layer: step for step in steps}
         layers = tuple(_layer_of_image(layer, rows, reached.get(layer.layer)) for layer in self.layers)
-        kept, died = self.kept_patch_ids[rows], self.died_at_layer[rows]
-        geometries = self.geometries[rows]
-        return replace(self, layers=layers, steps=steps, kept_patch_ids=kept, died_at_layer=died, geometries=geometries)
+        kept, died = self.kept_patch_ids[rows, :target], self.died_at_layer[rows]
+        died = died[:, died[0] != PADDING_ID]
+        return replace(
+            self,
+            layers=layers,
+            steps=steps,
+            kept_patch_ids=kept,
+            died_at_layer=died,
+            n_patches=died.shape[1],
+            geometries=self.geometries[rows],
+        )
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write the record to one file, whole or not at all; returns its path."""
@@ -294,8 +322,9 @@ def _arrays(record: FlowRecord) -> dict[str, np.ndarray]:
 def _facts(record: FlowRecord) -> dict[str, Any]:
     """Everything but the arrays, as JSON can hold it."""
     plain = ("n_patches", "n_layers", "n_heads", "feature_layer", "model_id", "revision", "family", "dtype", "device")
+    tokens = ("relay", "patches_per_token")
     return {
-        **{name: getattr(record, name) for name in plain},
+        **{name: getattr(record, name) for name in (*plain, *tokens)},
         "versions": record.versions,
         "notes": list(record.notes),
         "differs_from_release": list(record.differs_from_release),

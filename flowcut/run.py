@@ -154,7 +154,8 @@ class _Work:
             ended = time.perf_counter()
         self._describe(session, picture, notes)
         times = self._times(opening_seconds + preparing_seconds, vision, listening_started, ended)
-        return self._result(picture, question, prompt, notes, times, session, prepared, peak[0])
+        pairs = session.recording.attended_pairs
+        return self._result(picture, question, prompt, notes, times, session, prepared, peak[0], pairs)
 
     def _inputs(self, picture: Picture, question: str) -> tuple[str, BatchFeature, tuple[str, ...]]:
         """The prompt, what the processor makes of it, and the notes on question and system prompt."""
@@ -169,6 +170,7 @@ class _Work:
         special = not (bos and prompt.startswith(bos))
         inputs = processor(images=picture.image, text=prompt, return_tensors="pt", add_special_tokens=special)
         self._check_length(inputs["input_ids"].shape[1])
+        self._check_budget(inputs["input_ids"])
         return prompt, inputs, (*asked.notes, *(told.notes if told else ()))
 
     def _check_length(self, prompt_tokens: int) -> None:
@@ -179,6 +181,15 @@ class _Work:
             raise InvalidQuestion(
                 f"Prompt and answer need {needed} tokens ({prompt_tokens} + {self.settings.max_new_tokens}), and this "
                 f"model takes {limit}: shorten the question, or ask for fewer new tokens."
+            )
+
+    def _check_budget(self, input_ids: torch.Tensor) -> None:
+        """Where the number of a picture's tokens depends on its size, it is known only now."""
+        found = int((input_ids == self.model.family.image_token_id(self.model.model)).sum())
+        if self.cut is not None and self.model.family.counts_by_picture and self.cut.tokens > found:
+            raise InvalidCut(
+                f"tokens is {self.cut.tokens}, and {self.model.id} sees this picture as {found} tokens: "
+                f"choose 1 to {found}."
             )
 
     def _see(self, session: Session, inputs: BatchFeature) -> tuple[BatchFeature, dict[str, float]]:
@@ -235,6 +246,7 @@ class _Work:
         session: Session,
         prepared: BatchFeature,
         peak: int | None,
+        attended_pairs: tuple[int, ...],
     ) -> Run:
         model, listener = self.model, self.listener
         is_image = prepared["input_ids"] == model.family.image_token_id(model.model)
@@ -253,7 +265,7 @@ class _Work:
             prompt_tokens=prompt_tokens,
             kv_bytes=listener.kv_bytes(),
             peak_memory_bytes=peak,
-            flops=self._flops(record, visual, layer_tokens),
+            flops=self._flops(record, visual, layer_tokens, attended_pairs),
             image_hash=picture.hash,
             image_size=picture.size,
             model_id=model.id,
@@ -266,14 +278,16 @@ class _Work:
             record=record if self.record else None,
             created=datetime.now(UTC).isoformat(timespec="seconds"),
             notes=(*picture.notes, *notes),
-            tower_tokens=int((record.kept_patch_ids != PADDING_ID).sum()),
-            separator_tokens=sum(encoded.separators for encoded in session.pictures),
+            tower_tokens=int((record.kept_patch_ids != PADDING_ID).sum()) // record.patches_per_token,
+            separator_tokens=session.separator_tokens,
             layer_tokens=listener.layer_tokens,
             language_record=session.language_record if self.record else None,
             answer_attention=self.looks.attention if self.looks is not None and listener.heard else None,
         )
 
-    def _flops(self, record: FlowRecord, visual_tokens: int, layer_tokens: tuple[int, ...]) -> Flops:
+    def _flops(
+        self, record: FlowRecord, visual_tokens: int, layer_tokens: tuple[int, ...], attended_pairs: tuple[int, ...]
+    ) -> Flops:
         hf_model, family = self.model.model, self.model.family
         encoder = find_encoder(family.vision_tower(hf_model))
         return count_flops(
@@ -287,6 +301,7 @@ class _Work:
             visual_tokens,
             layer_tokens,
             answer_tokens=len(self.listener.tokens()),
+            attended_pairs=attended_pairs,
         )
 
 

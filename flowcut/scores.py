@@ -1,7 +1,9 @@
 """FlowCut's three criteria and their score, as pure tensor functions on one vision layer's queries, keys and values.
 
-B batch, H heads, d head width, token axis N+1 = CLS first, then N patches. Everything is computed in float32 whatever
-the model's dtype, and in the log domain, so that a weight that underflows stops nothing (the released code turns NaN).
+B batch, H heads, d head width, token axis N+1 = CLS first, then N patches. Where an encoder has no CLS token, a proxy
+stands at its place (`with_proxy`): it asks, but has no key and is no candidate. Everything is computed in float32
+whatever the model's dtype, and in the log domain, so that a weight that underflows stops nothing (the released code
+turns NaN).
 """
 
 from __future__ import annotations
@@ -10,7 +12,7 @@ import math
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 
 @dataclass(frozen=True)
@@ -30,19 +32,56 @@ class Criteria:
         return (self.relation + self.semantic) * self.norm
 
 
-def criteria(query: Tensor, key: Tensor, value: Tensor, scaling: float, variant: str) -> Criteria:
-    """The three criteria of one layer, from [B, H, N+1, d] each; `scaling` is the attention's own, 1/sqrt(d)."""
+def criteria(query: Tensor, key: Tensor, value: Tensor, scaling: float, variant: str, proxy: bool = False) -> Criteria:
+    """The three criteria of one layer, from [B, H, N+1, d] each; `scaling` is the attention's own, 1/sqrt(d).
+
+    With `proxy`, token 0 is that of `with_proxy`, and both variants' softmaxes run over the patches alone.
+    """
     similarity_scaling = 1.0 if variant == "official" else value.shape[-1] ** -0.5
     return Criteria(
-        relation=patch_shares(cls_logits(query, key, scaling), variant),
-        semantic=patch_shares(cls_logits(value, value, similarity_scaling), variant),
+        relation=patch_shares(cls_logits(query, key, scaling, proxy), variant),
+        semantic=patch_shares(cls_logits(value, value, similarity_scaling, proxy), variant),
         norm=value_norm(value)[:, 1:],
     )
 
 
-def cls_logits(query: Tensor, key: Tensor, scaling: float) -> Tensor:
-    """float32 [B, H, N+1], the logits of the CLS row: q_cls . k times `scaling`. With values for both: similarity."""
-    return torch.einsum("bhd,bhnd->bhn", query[:, :, 0].float(), key.float()) * scaling
+def cls_logits(query: Tensor, key: Tensor, scaling: float, proxy: bool = False) -> Tensor:
+    """float32 [B, H, N+1], the logits of the CLS row: q_cls . k times `scaling`. With values for both: similarity.
+
+    A proxy cannot be attended to, nor be like itself: its own logit is -inf.
+    """
+    logits = torch.einsum("bhd,bhnd->bhn", query[:, :, 0].float(), key.float()) * scaling
+    return nn.functional.pad(logits[..., 1:], (1, 0), value=-math.inf) if proxy else logits
+
+
+def with_proxy(tokens: Tensor) -> Tensor:
+    """float32 [..., N+1, d]: the mean of the N patches' vectors [..., N, d] put before them, as a CLS token would be.
+
+    Of the queries (after rotary embedding) and of the values it is the global query that stands in for CLS.
+    """
+    tokens = tokens.float()
+    return torch.cat([tokens.mean(dim=-2, keepdim=True), tokens], dim=-2)
+
+
+def group_positions(patch_ids: Tensor, grid_cols: int, side: int) -> Tensor:
+    """int64 [B, N / side^2, side^2]: where among the alive, [B, N], each square of patches lies, in reading order.
+
+    Squares of `side` x `side` patches are whole: all of their patches are alive, or none.
+    """
+    row, column = patch_ids // grid_cols, patch_ids % grid_cols
+    square = row // side * (grid_cols // side) + column // side
+    return square.argsort(dim=1, stable=True).view(len(patch_ids), -1, side * side)
+
+
+def group_mean(values: Tensor, positions: Tensor) -> Tensor:
+    """[B, groups], the mean over each group of values [B, N]; `positions` as from `group_positions`."""
+    return values.gather(1, positions.flatten(1)).view(positions.shape).mean(dim=-1)
+
+
+def ungroup(values: Tensor, positions: Tensor) -> Tensor:
+    """[B, N], each patch with its group's value of [B, groups]."""
+    spread = values[..., None].expand(positions.shape).flatten(1)
+    return torch.empty_like(spread).scatter(1, positions.flatten(1), spread)
 
 
 def patch_shares(logits: Tensor, variant: str) -> Tensor:

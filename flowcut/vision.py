@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
@@ -14,17 +13,23 @@ from torch import Tensor, nn
 
 from flowcut.assemble import assemble
 from flowcut.attention import Attention, is_watching, watched, watching
-from flowcut.encoders import VisionEncoder, find_encoder
+from flowcut.encoders import PackedEncoder, VisionEncoder, find_encoder
 from flowcut.errors import FlowCutError, InvalidCut
-from flowcut.lanes import Lane, Plan, View
+from flowcut.lanes import Lane, Plan
+from flowcut.passes import BatchPass, Call, PackedPass, Pass, synchronise
 from flowcut.record import FlowRecord
 from flowcut.schedule import CutConfig, feature_layer_index
+
+PROXY_NOTE = (
+    "This encoder has no CLS token: what is shown as CLS is a proxy, the mean of all patches' queries and values."
+)
+__all__ = ["PROXY_NOTE", "Recording", "record", "synchronise"]
 
 
 def record(
     vision_model: nn.Module,
     cut: CutConfig | None = None,
-    feature_layer: int | list[int] = -2,
+    feature_layer: int | list[int] | None = None,
     *,
     flows: bool = True,
     matrices: bool = False,
@@ -39,21 +44,32 @@ def record(
     ```
 
     Args:
-        vision_model: a CLIPVisionModel (bare, with projection, or the one in a LLaVA), or a LLaVA itself.
+        vision_model: a CLIPVisionModel (bare, with projection, or the one in a LLaVA), a SiglipVisionModel, the
+            encoder of a Qwen2-VL or Qwen2.5-VL, or a model that holds one of them.
         cut: which patches to keep; None records only.
-        feature_layer: the hidden state that is read from the encoder, as in `hidden_states[feature_layer]`.
+        feature_layer: the hidden state that is read from the encoder, as in `hidden_states[feature_layer]`; None: the
+            one that language models read of this encoder, -2 for CLIP and the last for the others.
         flows: False prunes only: the record then holds steps and ids, no layers, and none of their cost.
         matrices: True also keeps each layer's head-mean attention matrix (CLIP-L at 336 px: 16 MB a picture).
         facts: fields of FlowRecord that only the caller knows (model_id, revision, family, notes, geometry).
 
     Raises:
-        FlowCutError: (a ValueError) an encoder without a CLS token or layers that we know, or a cut it cannot do.
+        FlowCutError: (a ValueError) an encoder that is not supported, or a cut it cannot do.
     """
     encoder = find_encoder(vision_model)
     n_layers = len(encoder.layers)
     _check_evidence_layer(cut, n_layers)
-    feature = feature_layer_index(feature_layer, n_layers)
-    return Recording(encoder, Plan(cut, n_layers, encoder.n_heads, feature, flows, flows and matrices), facts or {})
+    plan = Plan(
+        cut=cut,
+        n_layers=n_layers,
+        n_heads=encoder.n_heads,
+        feature_layer=feature_layer_index(encoder.read_layer if feature_layer is None else feature_layer, n_layers),
+        flows=flows,
+        matrices=flows and matrices,
+        proxy=not encoder.has_cls,
+        merge_side=encoder.merge_side if isinstance(encoder, PackedEncoder) else 1,
+    )
+    return Recording(encoder, plan, facts or {})
 
 
 class Recording:
@@ -73,7 +89,16 @@ class Recording:
         self._last: list[Lane] = []
         self._gathered: list[Lane] | None = None
         self._record: FlowRecord | None = None
-        self._pass: _Pass | None = None
+        self._pass: Pass | None = None
+        self.attended_pairs: tuple[int, ...] = ()
+        """Of the last pass: per layer, the pairs of query and key over all pictures."""
+        self.kept_tokens: tuple[Tensor, ...] = ()
+        """Of the last pass through a packed encoder: per picture int64 [tokens], which of its tokens were kept."""
+        self.token_sources: tuple[Any, ...] = ()
+        """Of families that pool patches into tokens: per picture of the last pass, what its tokens are made of."""
+        self.remarks: tuple[str, ...] = ()
+        """Notes of the family on the last pass."""
+        self._row_budgets: list[int] | None = None
         self._undo = ExitStack()
 
     def __enter__(self) -> Recording:
@@ -83,9 +108,9 @@ class Recording:
                     "This vision encoder is already being recorded in this thread: leave that with first."
                 )
             undo.enter_context(watching(self.encoder.model, self))
-            undo.callback(self.encoder.patch_embedding.register_forward_hook(self._start).remove)
+            undo.enter_context(self._opening_hooks())
             for index, layer in enumerate(self.encoder.layers):
-                undo.callback(layer.register_forward_pre_hook(self._entering).remove)
+                undo.callback(layer.register_forward_pre_hook(self._entering, with_kwargs=True).remove)
                 # First in line, so that transformers' own hooks see the pruned state at the feature layer.
                 undo.callback(layer.register_forward_hook(self._leaving(index), prepend=True).remove)
             self._undo = undo.pop_all()
@@ -110,13 +135,21 @@ class Recording:
             )
         if self._record is None:
             notes = (*self._notes(), *self.facts.get("notes", ()))
-            self._record = assemble(self._finished, {**self.encoder.facts(), **self.facts, "notes": notes})
+            by_us = self.plan.cut is not None and self.plan.cut.method == "flowcut"
+            differs = (*(self.encoder.differs if by_us else ()), *self.facts.get("differs_from_release", ()))
+            facts = {**self.encoder.facts(), **self.facts, "notes": notes, "differs_from_release": differs}
+            self._record = assemble(self._finished, facts)
         return self._record
 
     @property
     def kept_patch_ids(self) -> Tensor:
         """int64 [B, T], patches that the last pass kept; where its pictures were cut apart, to the same number each."""
         return torch.cat([lane.alive_ids for lane in self._last])
+
+    @property
+    def lanes(self) -> list[Lane]:
+        """The last pass, picture by picture or tile by tile as they were cut."""
+        return self._finished
 
     def recut(self, cut: CutConfig | None) -> None:
         """Another cut for the passes to come: budgets of tiles depend on how many a picture has."""
@@ -131,18 +164,34 @@ class Recording:
         finally:
             self._gathered = None
 
+    @contextmanager
+    def budgets(self, rows: list[int]) -> Iterator[None]:
+        """While inside, each row of a batch is cut apart from the others, to its own number of patches."""
+        self._row_budgets, self.remarks = rows, ()
+        try:
+            yield
+        finally:
+            self._row_budgets = None
+
     def describe(self, **facts: Any) -> None:
         """Add to the record what only the caller knows: geometry, notes, model_id."""
         self.facts.update(facts)
         self._record = None
 
     def _notes(self) -> tuple[str, ...]:
-        cut, n_patches = self.plan.cut, self._finished[0].died_at.shape[1]
+        cut = self.plan.cut
         scored = any(lane.cumulative is not None for lane in self._finished)
         notes = ["Scores are taken in float32, whatever the model's dtype."] if scored else []
-        if cut is not None and cut.tokens >= n_patches:
-            notes.append(f"Nothing was cut: {cut.tokens} tokens were asked for and there are {n_patches} patches.")
-        return tuple(notes)
+        if self.plan.proxy:
+            notes.append(PROXY_NOTE)
+        whole = [index for index, lane in enumerate(self._finished) if not lane.steps]
+        if cut is not None and len(whole) == len(self._finished):
+            kind = "patches" if self.plan.merge_side == 1 else "tokens"
+            most = max(lane.tokens for lane in self._finished)
+            notes.append(f"Nothing was cut: {cut.tokens} tokens were asked for and there are {most} {kind}.")
+        elif cut is not None and isinstance(self.encoder, PackedEncoder):
+            notes += [f"Row {row} was left whole: its budget is no smaller than its tokens." for row in whole]
+        return (*notes, *self.remarks)
 
     def _in_force(self) -> bool:
         return is_watching(self)
@@ -157,18 +206,54 @@ class Recording:
         """The model's own attention, lane by lane where their lengths differ, with a look inside."""
         if self._pass is None:
             return attention(query, key, value)
-        with torch.no_grad():
-            self._pass.look(self._layer_of[module], query, key, value, scaling)
-        return self._pass.attention(query, key, value, attention)
+        return self._pass.attend(self._layer_of[module], query, key, value, scaling, attention)
+
+    def _opening_hooks(self) -> ExitStack:
+        """The hooks that open a pass, and for packed encoders the one that ends it."""
+        hooks = ExitStack()
+        if isinstance(self.encoder, PackedEncoder):
+            start = self.encoder.model.register_forward_pre_hook(self._start_packed, with_kwargs=True)
+            hooks.callback(self.encoder.merger.register_forward_hook(self._merged).remove)
+        else:
+            start = self.encoder.patch_embedding.register_forward_hook(self._start)
+        hooks.callback(start.remove)
+        return hooks
 
     def _start(self, module: nn.Module, args: Any, output: Tensor) -> None:
-        """The patch embedding, [B, width, rows, columns], opens a pass: it knows the batch and the grid."""
+        """The patch embedding opens a pass over a batch."""
         if self._in_force():
-            self._pass = _Pass(self, len(output), (int(output.shape[2]), int(output.shape[3])), output.device)
+            self._pass = BatchPass(self.encoder, self.plan, self.seconds, output, self._row_budgets)
 
-    def _entering(self, module: nn.Module, args: tuple[Any, ...]) -> None:
-        if self._pass is not None and self._in_force():
-            self._pass.hidden = args[0].detach()
+    def _start_packed(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """The encoder itself opens a pass over a sequence: its patches and the grids of its pictures, [pictures, 3]."""
+        if self._in_force() and isinstance(self.encoder, PackedEncoder):
+            grids = (kwargs["grid_thw"] if "grid_thw" in kwargs else args[1]).tolist()
+            self._pass = PackedPass(self.encoder, self.plan, self.seconds, grids, self.encoder.model.device)
+
+    def _merged(self, module: nn.Module, args: Any, tokens: Tensor) -> Tensor | None:
+        """The merger ends a pass over a sequence."""
+        if not isinstance(self._pass, PackedPass) or not self._in_force():
+            return None
+        ended = self._pass
+        self.kept_tokens = tuple(ended.token_places())
+        self._finish(ended)
+        return ended.on_full_grid(tokens)
+
+    def _finish(self, ended: Pass) -> None:
+        """A pass came to its end."""
+        pairs = tuple(ended.attended_pairs)
+        if self._gathered is None:
+            self._finished, self.attended_pairs = ended.lanes, pairs
+        else:
+            before = self.attended_pairs if self._gathered else (0,) * len(pairs)
+            self._gathered.extend(ended.lanes)
+            self._finished = list(self._gathered)
+            self.attended_pairs = tuple(a + b for a, b in zip(before, pairs, strict=True))
+        self._last = ended.lanes
+        self._record, self._pass = None, None
+
+    def _entering(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call | None:
+        return self._pass.entering(args, kwargs) if self._pass is not None and self._in_force() else None
 
     def _leaving(self, layer: int) -> Callable[..., Any]:
         def cut(module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
@@ -176,21 +261,13 @@ class Recording:
                 return None
             hidden = output[0] if isinstance(output, tuple) else output
             shorter = self._pass.cut_after(layer, hidden)
-            if layer == self.plan.n_layers - 1:
-                self._finish(self._pass.lanes)
+            if layer == self.plan.n_layers - 1 and isinstance(self._pass, BatchPass):
+                self._finish(self._pass)
             if shorter is None:
                 return None
             return (shorter, *output[1:]) if isinstance(output, tuple) else shorter
 
         return cut
-
-    def _finish(self, lanes: list[Lane]) -> None:
-        """A pass came to its end."""
-        if self._gathered is not None:
-            self._gathered.extend(lanes)
-        self._last = lanes
-        self._finished = lanes if self._gathered is None else list(self._gathered)
-        self._record, self._pass = None, None
 
 
 def _check_evidence_layer(cut: CutConfig | None, n_layers: int) -> None:
@@ -199,103 +276,3 @@ def _check_evidence_layer(cut: CutConfig | None, n_layers: int) -> None:
             f"layer is {cut.layer} and the vision encoder has {n_layers} layers: choose 0 to {n_layers - 1}, "
             f"or {-n_layers} to -1 counting from the end."
         )
-
-
-class _Pass:
-    """One batch on its way through the encoder: its lanes, and the hidden state that entered the current layer."""
-
-    def __init__(self, recording: Recording, batch: int, grid: tuple[int, int], device: torch.device) -> None:
-        self.recording = recording
-        self.plan = recording.plan
-        self.hidden: Tensor | None = None
-        self.scouting = False
-        per_image = self.plan.cut is not None and self.plan.cut.per_image
-        rows = [slice(b, b + 1) for b in range(batch)] if per_image else [slice(0, batch)]
-        patch_ids = torch.arange(grid[0] * grid[1], device=device).expand(batch, -1)
-        self.lanes = [Lane(self.plan, row, patch_ids[row].clone(), grid[1]) for row in rows]
-        self.device = device
-
-    @contextmanager
-    def clock(self, kind: str) -> Iterator[None]:
-        """Count the time spent inside; waits for the device, so that its work is not counted elsewhere."""
-        synchronise(self.device)
-        started = time.perf_counter()
-        yield
-        synchronise(self.device)
-        self.recording.seconds[kind] += time.perf_counter() - started
-
-    def look(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> None:
-        """Show each lane its own part of a layer: queries, keys and values are [B, H, longest N+1, d]."""
-        assert self.hidden is not None
-        for lane in self.lanes:
-            live = slice(0, lane.alive + 1)
-            q, k, v = (part.detach()[lane.rows, :, live] for part in (query, key, value))
-            view = View(layer, self.hidden[lane.rows, live], q, k, v, scaling)
-            if self.scouting:
-                self._scout_in(lane, view)
-                continue
-            with self.clock("scoring"):
-                lane.weigh(view)
-            if self.plan.flows:
-                with self.clock("recording"):
-                    lane.observe(view)
-
-    def attention(self, query: Tensor, key: Tensor, value: Tensor, attention: Attention) -> Tensor:
-        """[B, L, H, d]; where lanes differ in length each attends within itself, and padding stays zero."""
-        lengths = [lane.alive + 1 for lane in self.lanes]
-        if min(lengths) == query.shape[2]:
-            return attention(query, key, value)
-        output = query.new_zeros(query.shape).transpose(1, 2).contiguous()
-        for lane, length in zip(self.lanes, lengths, strict=True):
-            parts = [part[lane.rows, :, :length] for part in (query, key, value)]
-            output[lane.rows, :length] = attention(*parts)
-        return output
-
-    def cut_after(self, layer: int, hidden: Tensor) -> Tensor | None:
-        """The layer's output, [B, N+1, width], without the patches that go here; None if all stay."""
-        before = [lane.alive for lane in self.lanes]
-        with torch.no_grad(), self.clock("scoring"):
-            if layer == self.plan.feature_layer:
-                self._scout(hidden)
-            kept = [lane.cut_after(layer) for lane in self.lanes]
-        if all(lane.alive == count for lane, count in zip(self.lanes, before, strict=True)):
-            return None
-        rows = [
-            _keep_rows(hidden[lane.rows], count, positions)
-            for lane, count, positions in zip(self.lanes, before, kept, strict=True)
-        ]
-        longest = max(lane.alive for lane in self.lanes) + 1
-        return torch.cat([nn.functional.pad(row, (0, 0, 0, longest - row.shape[1])) for row in rows])
-
-    def _scout_in(self, lane: Lane, view: View) -> None:
-        if view.layer == self.plan.evidence_layer:
-            lane.gather_evidence(view)
-
-    def _scout(self, hidden: Tensor) -> None:
-        """Run ahead, uncut and unseen by anyone else, to a deeper layer whose CLS row a method asks for."""
-        last = self.plan.evidence_layer
-        if last is None or last <= self.plan.feature_layer or not self.lanes[0].above_target:
-            return
-        self.scouting = True
-        try:
-            for layer in self.recording.encoder.layers[self.plan.feature_layer + 1 : last + 1]:
-                # forward, not the module itself: no hook of ours or of transformers may see this second run
-                hidden = layer.forward(hidden, None)
-        finally:
-            self.scouting = False
-
-
-def _keep_rows(hidden: Tensor, alive: int, kept: Tensor | None) -> Tensor:
-    """CLS and the kept of one lane's patches: [b, longest N+1, width] -> [b, N'+1, width]."""
-    if kept is None:
-        return hidden[:, : alive + 1]
-    tokens = nn.functional.pad(kept.to(hidden.device) + 1, (1, 0))  # CLS, token 0, always stays
-    return hidden.gather(1, tokens[..., None].expand(-1, -1, hidden.shape[-1]))
-
-
-def synchronise(device: torch.device) -> None:
-    """Wait until the device has done what it was given; the CPU always has."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    elif device.type == "mps":
-        torch.mps.synchronize()

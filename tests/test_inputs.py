@@ -10,7 +10,7 @@ import torch
 from transformers import LlavaForConditionalGeneration, SiglipVisionConfig
 
 import flowcut
-from flowcut.inputs import drop_columns
+from flowcut.prompts import drop_columns
 from tests import tiny
 
 IMAGE = tiny.SPECIAL.index("<image>")

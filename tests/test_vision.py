@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection, SiglipVisionConfig, SiglipVisionModel
+from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection, ViTConfig, ViTModel
 
 import flowcut
 from flowcut.record import FlowRecord
@@ -351,12 +351,12 @@ def test_towers_are_found_where_composite_models_keep_them() -> None:
     assert rec.record.n_patches == tiny.N_PATCHES
 
 
-def test_encoders_without_cls_are_refused_by_name() -> None:
-    config = SiglipVisionConfig(
+def test_encoders_that_are_not_known_are_refused_by_name() -> None:
+    config = ViTConfig(
         hidden_size=32, intermediate_size=32, num_hidden_layers=3, num_attention_heads=2, image_size=48, patch_size=6
     )
-    with pytest.raises(flowcut.FlowCutError, match=r"siglip_vision_model.*CLIP vision towers"):
-        flowcut.record(SiglipVisionModel(config))
+    with pytest.raises(flowcut.FlowCutError, match=r"in vit: flowcut reads CLIP vision towers"):
+        flowcut.record(ViTModel(config))
     with pytest.raises(flowcut.FlowCutError, match=r"Linear.*CLIP vision towers"):
         flowcut.record(torch.nn.Linear(2, 2))
 

@@ -69,7 +69,8 @@ def facts(run: Run, record: FlowRecord, layer: int | None = None) -> str:
     """What a figure shows, in one line: model, cut (method, budget, variant, seed), layers and heads, precision."""
     layers = f"layer {layer} of 0–{record.n_layers - 1}" if layer is not None else f"layers 0–{record.layers[-1].layer}"
     heads = f"mean of {record.n_heads} heads"
-    return " · ".join([f"model {run.model_id}", run.title, layers, heads, run.dtype])
+    relay = [] if record.relay == "cls" else [f"{record.relay_name}: the mean query and value of the patches"]
+    return " · ".join([f"model {run.model_id}", run.title, layers, heads, *relay, run.dtype])
 
 
 def recorded(run: Run) -> FlowRecord:

@@ -12,6 +12,7 @@ from flowcut.schedule import VARIANTS
 PUBLISHED = (
     "llava-hf/llava-1.5-7b-hf",
     "llava-hf/llava-v1.6-mistral-7b-hf",
+    "Qwen/Qwen2.5-VL-3B-Instruct",
     "xtuner/llava-phi-3-mini-hf",
     "Intel/llava-gemma-2b",
 )
@@ -19,7 +20,7 @@ PUBLISHED = (
 
 MODEL_HELP = (
     "“embedded” comes with the program and knows drawn scenes only. Type a folder or a hub name to load any other "
-    "LLaVA-1.5 or LLaVA-NeXT model; a published one is downloaded once, by the machine that runs this page."
+    "model of the families LLaVA-1.5, LLaVA-NeXT, LLaVA-OneVision, Qwen2-VL and Qwen2.5-VL; a published one is downloaded once, by the machine that runs this page."
 )
 BUDGET_HELP = "How many visual tokens the language model reads; the paper's budgets are 192, 128 and 64."
 

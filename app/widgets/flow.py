@@ -27,6 +27,10 @@ PATIENCE = 1.0
 
 LOOK_EVERY = 0.4
 MASSES = (0.5, MASS, 0.95)
+PROXY = (
+    "This vision encoder has no CLS token. What is called CLS in these figures is a proxy: the mean of all patches' "
+    "queries and values. Nothing reads a proxy, so the graph has no outflow."
+)
 SAME_FOR_ANY_QUESTION = (
     "All of this happens in the vision encoder, which never sees the question: ask something else about the same "
     "picture, and the answers change, but not the attention, the scores or the mask."
@@ -43,6 +47,8 @@ def flow() -> None:
     full, pruned = (_part_of(run, part) for run in (shown.full, {"cut": shown.cut, "control": shown.control}[lane]))
     compute = partial(stage_payload, full, pruned, shown.picture.image, mass=mass)
     figures = runtime().figures(f"{full.id}-{pruned.id}-{mass}-{part}", compute)
+    if full.record is not None and full.record.relay == "proxy":
+        st.info(PROXY, icon=":material/info:")
     if _ready(figures):
         why(pruned, _stage(figures))
     else:

@@ -25,8 +25,8 @@ HOW_TO_READ = (
     "not use what it sees."
 )
 NOT_RECORDED = (
-    "Where each word looked was not recorded for this model, as it would take too much memory: "
-    "flowcut.ask(..., answer_attention=True) does it for one question."
+    "Where each word looked was not recorded: this model's decoder cannot be read yet, or its attention over so long "
+    "an answer would take too much memory here; flowcut.ask(..., answer_attention=True) has no such limit."
 )
 
 

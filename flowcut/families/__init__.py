@@ -8,8 +8,18 @@ from flowcut.errors import ModelNotLoaded
 from flowcut.families.family import Family
 from flowcut.families.llava import Llava
 from flowcut.families.llava_next import LlavaNext
+from flowcut.families.llava_onevision import LlavaOnevision
+from flowcut.families.qwen_vl import QwenVL
 
-FAMILIES: dict[str, Family] = {"llava": Llava(), "llava_next": LlavaNext()}
+FAMILIES: dict[str, Family] = {
+    "llava": Llava(),
+    "llava_next": LlavaNext(),
+    "llava_onevision": LlavaOnevision(),
+    "qwen2_vl": QwenVL("Qwen2-VL", "Qwen2VLForConditionalGeneration", "qwen2_vl_vision", "Qwen2VLProcessor"),
+    "qwen2_5_vl": QwenVL(
+        "Qwen2.5-VL", "Qwen2_5_VLForConditionalGeneration", "qwen2_5_vl_vision", "Qwen2_5_VLProcessor"
+    ),
+}
 """By transformers' model_type. A new family is one adapter and one line here."""
 
 

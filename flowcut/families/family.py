@@ -44,6 +44,10 @@ class Family(Protocol):
     """What the processor gives that is about pictures, `pixel_values` first."""
     language_layer: int | None
     """The decoder layer after which FlowCut prunes once more; None: it does not."""
+    processor_class: str | None
+    """transformers' processor, where it cannot be loaded by itself without torchvision."""
+    counts_by_picture: bool
+    """Whether the number of a picture's tokens depends on its size."""
 
     def vision_tower(self, model: PreTrainedModel) -> nn.Module:
         """The vision encoder inside the model."""

@@ -26,6 +26,8 @@ class Llava:
     description = "LLaVA-1.5 and models of its build (LlavaForConditionalGeneration with a CLIP vision tower)"
     picture_inputs: tuple[str, ...] = ("pixel_values",)
     language_layer: int | None = None
+    processor_class: str | None = None
+    counts_by_picture = False
     default_prompt = "USER: {picture}\n{question} ASSISTANT:"
 
     def vision_tower(self, model: PreTrainedModel) -> nn.Module:
@@ -70,7 +72,7 @@ class Llava:
         Raises:
             InvalidQuestion: the template has no place for a system prompt.
         """
-        picture = processor.image_token
+        picture = self.picture_text(processor)
         if getattr(processor, "chat_template", None):
             content = [{"type": "image"}, {"type": "text", "text": question}]
             text = self._fill_template(processor, content, system, wrap=True)
@@ -104,6 +106,10 @@ class Llava:
     def notes(self, cut: CutConfig | None) -> tuple[str, ...]:
         """Nothing but what the cut itself says."""
         return ()
+
+    def picture_text(self, processor: Any) -> str:
+        """A picture's place in a prompt."""
+        return str(processor.image_token)
 
     def geometry(self, image_processor: Any, size: tuple[int, int], patch: int) -> Geometry:
         """How the processor lays a picture of (width, height) on the encoder's square input: resize, then crop.

@@ -1,4 +1,4 @@
-"""Other families on the page: a tiny random model of each, from its folder, tile by tile."""
+"""Other families on the page: a tiny random model of each, from its folder; tiles, merge groups, proxies."""
 
 from __future__ import annotations
 
@@ -10,24 +10,26 @@ from streamlit.testing.v1 import AppTest
 
 from app.comparison import Picture
 from app.widgets import controls
-from tests import tiny
+from app.widgets.flow import PROXY
+from tests import tiny, tiny_qwen
 from tests.app.conftest import MAIN, SECONDS, errors, run, settled, shown
 
 
-@pytest.fixture(scope="module")
-def next_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny.next_checkpoint(tmp_path_factory.mktemp("next"))
-
-
-def test_llava_next_tile_by_tile(next_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def asked(folder: Path, tokens: int, monkeypatch: pytest.MonkeyPatch) -> AppTest:
+    """The page after a wide picture of noise was put to the model in a folder."""
     # AppTest cannot type a new name into the box: let the folder be one of its names.
-    monkeypatch.setattr(controls, "PUBLISHED", (str(next_folder),))
+    monkeypatch.setattr(controls, "PUBLISHED", (str(folder),))
     page = settled(AppTest.from_file(str(MAIN), default_timeout=SECONDS).run())
     page.session_state.picture = Picture(Image.effect_noise((300, 120), 80).convert("RGB"), "your picture")
-    page.number_input("tokens").set_value(9).run()
-    page.selectbox("model").select(str(next_folder)).run()
+    page.number_input("tokens").set_value(tokens).run()
+    page.selectbox("model").select(str(folder)).run()
     run(page)
     assert not errors(page)
+    return page
+
+
+def test_llava_next_tile_by_tile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = asked(tiny.next_checkpoint(tmp_path), 9, monkeypatch)
     answered = shown(page)
     assert answered.full.family == "LLaVA-NeXT"
     assert answered.cut.visual_tokens <= 2 * 9  # at the decoder's door; its second cut follows inside
@@ -38,5 +40,18 @@ def test_llava_next_tile_by_tile(next_folder: Path, monkeypatch: pytest.MonkeyPa
     tiles = page.selectbox(f"tile-{record.batch}")
     assert tiles.options[0] == record.geometries[0].part
     tiles.set_value(record.batch - 1).run()
+    assert not page.exception
+    assert not page.warning
+
+
+@pytest.mark.parametrize("kind", tiny_qwen.KINDS)
+def test_qwen_with_its_proxy(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = asked(tiny_qwen.checkpoint(kind, tmp_path), 6, monkeypatch)
+    answered = shown(page)
+    assert answered.cut.visual_tokens == answered.control.visual_tokens == 6
+    assert answered.full.visual_tokens > 6
+    assert answered.cut.record is not None
+    assert answered.cut.record.relay == "proxy"
+    assert PROXY in [box.value for box in page.info]
     assert not page.exception
     assert not page.warning

@@ -1,0 +1,336 @@
+"""LLaVA-OneVision: a SigLIP tower over a base tile and crops, whose grid is unpadded, pooled, and ends its rows with
+newline tokens.
+
+A pooled token is a bilinear mix of up to four patches. A budget counts what the language model reads: tokens made of
+patches, newline tokens aside. Where a share q of them is asked for, each tile keeps sqrt(q) of its patches in the
+tower; of the tokens laid out from these, the T of highest score stay. There is no released code for this family.
+
+The stock layout code does all laying out: run on the features with the dead at zero it gives the tokens, run on numbers
+that say which patch is where it tells what each token is made of.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import BatchFeature, PreTrainedModel
+from transformers.image_processing_utils import get_patch_output_size, select_best_resolution
+from transformers.image_utils import ChannelDimension
+from transformers.modeling_outputs import BaseModelOutputWithPooling
+from transformers.models.llava_onevision.modeling_llava_onevision import image_size_to_num_patches
+
+from flowcut.errors import FlowCutError
+from flowcut.families.llava import Llava
+from flowcut.lanes import Lane
+from flowcut.prompts import drop_tokens
+from flowcut.record import Geometry
+from flowcut.schedule import CutConfig
+from flowcut.vision import Recording
+
+ALIVE, SCORE, ROW, COLUMN, BASE = range(5)
+"""The numbers laid out beside the features: alive (1 or 0), score, place on the grid of all crops, of the base tile."""
+NEWLINE = -1.0
+NEGLIGIBLE = 1e-4
+"""A patch with no more than this weight in a pooled token is no part of it."""
+
+
+@dataclass(frozen=True, eq=False)
+class TokenSources:
+    """What the tokens of one picture, as the language model reads them, are made of."""
+
+    patches: Tensor
+    """int64 [n, 4, 2], row of the record (tile) and patch of each part of a token, the largest first; -1: none, all -1:
+    a newline."""
+    weights: Tensor
+    """float32 [n, 4], the share of each part; they sum to 1, or to 0 for a newline."""
+
+    @property
+    def separators(self) -> int:
+        """Tokens that are made of no patch: newlines."""
+        return int((self.weights.sum(dim=-1) == 0).sum())
+
+
+class LlavaOnevision(Llava):
+    """The family of `LlavaOnevisionForConditionalGeneration`."""
+
+    name = "LLaVA-OneVision"
+    model_class = "LlavaOnevisionForConditionalGeneration"
+    towers: tuple[str, ...] = ("siglip_vision_model",)
+    description = "LLaVA-OneVision (LlavaOnevisionForConditionalGeneration with a SigLIP vision tower)"
+    processor_class: str | None = "LlavaOnevisionProcessor"
+    counts_by_picture = True
+
+    def complete_processor(self, processor: Any, model: PreTrainedModel) -> None:
+        """Tell a processor what it needs to count placeholders."""
+        processor.num_image_tokens = self._tile_patches(model)
+        processor.vision_feature_select_strategy = model.config.vision_feature_select_strategy
+        processor.vision_aspect_ratio = model.config.vision_aspect_ratio
+
+    def n_patches(self, model: PreTrainedModel) -> int:
+        """The most tokens that a picture could be: the prompt must fit."""
+        return int(model.config.text_config.max_position_embeddings)
+
+    def geometries(self, model: PreTrainedModel, image_processor: Any, size: tuple[int, int]) -> tuple[Geometry, ...]:
+        """The base tile, then the crops row by row: the picture is scaled into their grid, and padded around."""
+        vision = model.config.vision_config
+        side, patch = vision.image_size, vision.patch_size
+        width, height = size
+        grid = select_best_resolution((height, width), image_processor.image_grid_pinpoints)
+        shape = torch.empty(1).expand(1, height, width)  # only its shape is looked at
+        scaled_height, scaled_width = get_patch_output_size(shape, grid, ChannelDimension.FIRST)
+        tiles = [("base", side, side, 0, 0)]
+        for top in range(0, grid[0], side):
+            for left in range(0, grid[1], side):
+                part = f"crop row {top // side + 1}, column {left // side + 1}"
+                offsets = (left - (grid[1] - scaled_width) // 2, top - (grid[0] - scaled_height) // 2)
+                tiles.append((part, scaled_width, scaled_height, *offsets))
+        return tuple(
+            Geometry(
+                original_width=width,
+                original_height=height,
+                resized_width=resized_width,
+                resized_height=resized_height,
+                crop_left=crop_left,
+                crop_top=crop_top,
+                input_width=side,
+                input_height=side,
+                patch=patch,
+                grid_rows=side // patch,
+                grid_cols=side // patch,
+                part=part,
+            )
+            for part, resized_width, resized_height, crop_left, crop_top in tiles
+        )
+
+    def prepare(self, model: PreTrainedModel, recording: Recording, inputs: Mapping[str, Any]) -> BatchFeature:
+        """Encode the pictures inside `recording`, which is in force, and cut the placeholders to match.
+
+        Raises:
+            FlowCutError: placeholders and pictures do not match, or there is a video.
+        """
+        prepared = dict(inputs)
+        if prepared.get("pixel_values_videos") is not None:
+            raise FlowCutError("Videos of LLaVA-OneVision cannot be pruned: hand over pictures.")
+        if prepared.get("pixel_values") is None:
+            return BatchFeature(prepared)
+        if prepared.get("image_sizes") is None:
+            raise FlowCutError("image_sizes is missing beside pixel_values: hand over all that the processor gave.")
+        pixels, sizes = prepared.pop("pixel_values"), prepared.pop("image_sizes")
+        batch_num_images = prepared.pop("batch_num_images", None)
+        tiles = self._tiles(model, sizes, batch_num_images)
+        everything = torch.ones(sum(tiles), self._tile_patches(model))
+        whole = self._layout(model, sizes, tiles, everything, everything)
+        is_image = prepared["input_ids"] == self.image_token_id(model)
+        self._check_placeholders(model, int(is_image.sum()), [len(layout) for layout in whole])
+        with torch.no_grad():
+            counts = [int((layout[:, ALIVE] != NEWLINE).sum()) for layout in whole]
+            features, live = self._encode(model, recording, pixels, sizes, batch_num_images, tiles, counts)
+        stays = ~is_image
+        stays[is_image] = torch.cat(live).to(stays.device)
+        prepared = drop_tokens(model, prepared, stays)
+        prepared["mm_encoder_outputs"] = {"image": BaseModelOutputWithPooling(pooler_output=features)}
+        return BatchFeature(prepared)
+
+    def _encode(
+        self,
+        model: PreTrainedModel,
+        recording: Recording,
+        pixels: Tensor,
+        sizes: Tensor,
+        batch_num_images: Any,
+        tiles: list[int],
+        counts: list[int],
+    ) -> tuple[Any, list[Tensor]]:
+        """Per picture its tokens that are left, [n, width], and which of all its tokens these are, bool."""
+        parts: Any = model
+        cut = recording.plan.cut
+        n_patches = self._tile_patches(model)
+        shares = [_tile_share(cut, count, n_patches) for count in counts]
+
+        def on_whole_tiles(module: nn.Module, args: Any, output: Tensor) -> Tensor | None:
+            kept = [lane.alive_ids[0] for lane in recording.lanes]
+            if all(len(ids) == n_patches for ids in kept):
+                return None
+            canvas = output.new_zeros(len(output), n_patches, output.shape[-1])
+            for row, ids in enumerate(kept):
+                canvas[row, ids] = output[row, : len(ids)]
+            return canvas
+
+        hook = self.projector(model).register_forward_hook(on_whole_tiles)
+        try:
+            with recording.budgets([share for share, count in zip(shares, tiles, strict=True) for _ in range(count)]):
+                laid_out = parts.get_image_features(
+                    pixel_values=pixels, image_sizes=sizes, batch_num_images=batch_num_images, return_dict=True
+                ).pooler_output
+        finally:
+            hook.remove()
+        alive, score = _survivors(recording.lanes, n_patches)
+        layouts = self._layout(model, sizes, tiles, alive, alive if score is None else score)
+        chosen = [
+            torch.ones(len(layout), dtype=torch.bool)
+            if cut is None or cut.tokens >= count
+            else _chosen(layout, cut.tokens, score is not None)
+            for layout, count in zip(layouts, counts, strict=True)
+        ]
+        self._tell(model, recording, sizes, tiles, alive, layouts, chosen)
+        tokens = [
+            _mended(found, layout)[keep.to(found.device)]
+            for found, layout, keep in zip(laid_out, layouts, chosen, strict=True)
+        ]
+        return tokens, chosen
+
+    def _layout(
+        self, model: PreTrainedModel, sizes: Tensor, tiles: list[int], alive: Tensor, score: Tensor
+    ) -> list[Tensor]:
+        """Per picture float32 [n, 5], the numbers of `ALIVE` ... `BASE` as the stock code packs and pools them.
+
+        Args:
+            alive, score: float32 [tiles of all pictures, patches of a tile]; a dead patch's score does not count.
+        """
+        side = self._side(model)
+        numbers, first = [], 0
+        for count, size in zip(tiles, sizes, strict=True):
+            across = self._crop_columns(model, size)
+            tile, row, column = torch.meshgrid(*(torch.arange(n) for n in (count, side, side)), indexing="ij")
+            base = tile == 0
+            row = torch.where(base, row, row + (tile - 1) // across * side)
+            column = torch.where(base, column, column + (tile - 1) % across * side)
+            here = slice(first, first + count)
+            columns = [alive[here], alive[here] * score[here], *(part.flatten(1) for part in (row, column, base))]
+            numbers.append(torch.stack([part.float() for part in columns], dim=-1))
+            first += count
+        pack: Any = model.model.pack_image_features
+        newline = torch.full((5,), NEWLINE)
+        ratio = model.config.vision_aspect_ratio
+        packed: list[Tensor] = pack(numbers, sizes.cpu(), image_newline=newline, vision_aspect_ratio=ratio)[0]
+        return packed
+
+    def _tell(
+        self,
+        model: PreTrainedModel,
+        recording: Recording,
+        sizes: Tensor,
+        tiles: list[int],
+        alive: Tensor,
+        layouts: list[Tensor],
+        chosen: list[Tensor],
+    ) -> None:
+        """Leave with the recording what each token is made of, and what a reader must know."""
+        sources, first = [], 0
+        for layout, keep, count, size in zip(layouts, chosen, tiles, sizes, strict=True):
+            sources.append(_sources(layout[keep], alive, first, self._side(model), self._crop_columns(model, size)))
+            first += count
+        recording.token_sources = tuple(sources)
+        if not all(bool(keep.all()) for keep in chosen):
+            recording.remarks = (
+                "The patches kept are those that left the tower; of the tokens laid out and pooled from them, those of "
+                "the highest score went to the language model, and newline tokens between rows were left out.",
+            )
+
+    def _tiles(self, model: PreTrainedModel, sizes: Tensor, batch_num_images: Any) -> list[int]:
+        """Tiles of each picture, the base among them; pictures that share a prompt have that alone."""
+        if batch_num_images is None:
+            alone = [True] * len(sizes)
+        else:
+            alone = [int(count) == 1 for count in batch_num_images for _ in range(int(count))]
+        config = model.config
+        side = config.vision_config.image_size
+        pinpoints = config.image_grid_pinpoints
+        pairs = zip(sizes.tolist(), alone, strict=True)
+        return [image_size_to_num_patches(size, pinpoints, side) if single else 1 for size, single in pairs]
+
+    def _crop_columns(self, model: PreTrainedModel, size: Tensor) -> int:
+        """Crops in a row of a picture of (height, width)."""
+        _, width = select_best_resolution(tuple(size.tolist()), model.config.image_grid_pinpoints)
+        return int(width // model.config.vision_config.image_size)
+
+    def _side(self, model: PreTrainedModel) -> int:
+        """Patches along a side of a tile."""
+        vision = model.config.vision_config
+        return int(vision.image_size // vision.patch_size)
+
+    def _tile_patches(self, model: PreTrainedModel) -> int:
+        return self._side(model) ** 2
+
+    def _check_placeholders(self, model: PreTrainedModel, found: int, wanted: list[int]) -> None:
+        if model.config.vision_feature_select_strategy != "full":
+            raise FlowCutError(
+                "This model's vision_feature_select_strategy drops a patch as if it were CLS, which SigLIP towers do "
+                "not have: set it to 'full' in config.json."
+            )
+        if found != sum(wanted):
+            each = " + ".join(str(count) for count in wanted)
+            raise FlowCutError(
+                f"The prompt holds {found} image placeholders, and {len(wanted)} picture(s) need {each}: write <image> "
+                "once per picture and let the model's own processor expand it."
+            )
+
+
+def _tile_share(cut: CutConfig | None, count: int, n_patches: int) -> int:
+    """Patches that each tile of a picture of `count` tokens keeps in the tower: between all and the budget's share."""
+    if cut is None or cut.tokens >= count:
+        return n_patches
+    return max(int(n_patches * math.sqrt(cut.tokens / count)), 1)
+
+
+def _survivors(lanes: list[Lane], n_patches: int) -> tuple[Tensor, Tensor | None]:
+    """float32 [tiles, patches]: 1 where alive, and the tower's last score; None where the method has none."""
+    alive, score = (torch.zeros(len(lanes), n_patches) for _ in range(2))
+    scored = True
+    for row, lane in enumerate(lanes):
+        ids = lane.alive_ids[0].cpu()
+        alive[row, ids] = 1.0
+        if lane.cumulative is not None:
+            score[row, ids] = lane.cumulative[0].float().cpu()
+        elif lane.evidence is not None:
+            score[row, ids] = lane.evidence[0].float().cpu()[ids]
+        else:
+            scored = scored and not lane.steps  # a tile that was left whole needs no score
+    return alive, score if scored else None
+
+
+def _chosen(layout: Tensor, tokens: int, scored: bool) -> Tensor:
+    """bool [n]: a picture's best live tokens, or evenly strided ones; a newline stays after a single tile only."""
+    newline = layout[:, ALIVE] == NEWLINE
+    places = (layout[:, ALIVE] > NEGLIGIBLE).nonzero()[:, 0]
+    if scored:
+        value = layout[places, SCORE] / layout[places, ALIVE]
+        places = places[value.argsort(descending=True, stable=True)[:tokens]]
+    elif len(places) > tokens:
+        places = places[torch.arange(tokens) * len(places) // tokens]
+    single = bool((layout[~newline, BASE] == 1).all())
+    chosen = newline.clone() if single else torch.zeros_like(newline)
+    chosen[places] = True
+    return chosen
+
+
+def _mended(features: Tensor, layout: Tensor) -> Tensor:
+    """Pooled tokens as the mean of their live patches: the dead ones had been put in as zeros."""
+    alive = layout[:, ALIVE].to(features.device)
+    mixed = (alive > NEGLIGIBLE) & (alive < 1 - NEGLIGIBLE)
+    return torch.where(mixed[:, None], features / alive.clamp_min(NEGLIGIBLE)[:, None].to(features.dtype), features)
+
+
+def _sources(layout: Tensor, alive: Tensor, first_row: int, side: int, across: int) -> TokenSources:
+    """Where each token was sampled says which four patches it mixes, and by how much."""
+    row, column = layout[:, ROW], layout[:, COLUMN]
+    patches, weights = [], []
+    for down, right in ((0, 0), (0, 1), (1, 0), (1, 1)):
+        y, x = row.floor() + down, column.floor() + right
+        weight = (1 - (row - y).abs()).clamp_min(0) * (1 - (column - x).abs()).clamp_min(0)
+        y, x = y.long(), x.long()
+        base = layout[:, BASE] == 1
+        tile = torch.where(base, first_row, first_row + 1 + y // side * across + x // side)
+        patch = y % side * side + x % side
+        real = (layout[:, ALIVE] != NEWLINE) & (weight > NEGLIGIBLE)
+        seen = alive[tile.clamp(0, len(alive) - 1), patch] > 0
+        weights.append(torch.where(real & seen, weight, 0.0))
+        patches.append(torch.stack([tile, patch], dim=-1).masked_fill(~(real & seen)[:, None], -1))
+    share, order = torch.stack(weights, dim=1).sort(dim=1, descending=True, stable=True)
+    largest_first = torch.stack(patches, dim=1).gather(1, order[..., None].expand(-1, -1, 2))
+    return TokenSources(largest_first, share / share.sum(dim=1, keepdim=True).clamp_min(NEGLIGIBLE))
