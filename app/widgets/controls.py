@@ -19,8 +19,9 @@ PUBLISHED = (
 """Models that people will try on photographs: large to small."""
 
 MODEL_HELP = (
-    "“embedded” comes with the program and knows drawn scenes only. Type a folder or a hub name to load any other "
-    "model of the families LLaVA-1.5, LLaVA-NeXT, LLaVA-OneVision, Qwen2-VL and Qwen2.5-VL; a published one is downloaded once, by the machine that runs this page."
+    "“embedded” comes with the program and knows drawn scenes only. Type a folder or a hub name to load another model "
+    "of the families LLaVA-1.5, LLaVA-NeXT, LLaVA-OneVision, Qwen2-VL or Qwen2.5-VL; a published one is downloaded "
+    "once, by the machine that runs this page."
 )
 BUDGET_HELP = "How many visual tokens the language model reads; the paper's budgets are 192, 128 and 64."
 
