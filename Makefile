@@ -25,7 +25,7 @@ setup: $(READY)
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "Python 3.11 or newer is needed; $(PYTHON) is `$(PYTHON) --version`. Say 'make setup PYTHON=python3.12'."; exit 1; }
-	@$(PYTHON) -m venv .venv || { echo "No virtual environment could be made: sudo apt-get install python3-venv"; exit 1; }
+	@$(PYTHON) -m venv .venv || { rm -rf .venv; echo "No virtual environment could be made: sudo apt-get install python3-venv"; exit 1; }
 
 # torch first: a CPU wheel that pip is already pointed to, otherwise the one on TORCH_INDEX.
 $(READY): requirements.txt pyproject.toml | $(BIN)/python

@@ -129,11 +129,12 @@ def is_watching(probe: Probe) -> bool:
 def watching(model: PreTrainedModel, probe: Probe) -> Iterator[None]:
     """While inside, `probe` sees the attention of the parts of `model` that it watches, in this thread."""
     _switch_on(model)
-    token = _probes.set((probe, *_probes.get()))
+    _probes.set((probe, *_probes.get()))
     try:
         yield
     finally:
-        _probes.reset(token)
+        # Not a reset to what was before: another thread may leave, or an outer one leave first.
+        _probes.set(tuple(other for other in _probes.get() if other is not probe))
         _switch_off(model)
 
 

@@ -109,8 +109,11 @@ def _cut(wanted: argparse.Namespace) -> CutConfig | None:
 
 
 def _check_folder(folder: Path | None) -> None:
-    if folder is not None and folder.exists() and not folder.is_dir():
-        raise FlowCutError(f"--out is {folder}, which is a file: give a folder, new or old.")
+    try:
+        if folder is not None and folder.exists() and not folder.is_dir():
+            raise FlowCutError(f"--out is {folder}, which is a file: give a folder, new or old.")
+    except OSError as error:  # a name that no file system takes
+        raise FlowCutError(f"--out cannot be used ({error.strerror}): give a folder, new or old.") from error
 
 
 def _quiet_libraries() -> None:

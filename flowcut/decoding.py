@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from types import TracebackType
@@ -15,6 +16,7 @@ from flowcut.attention import Attention, watching
 from flowcut.decoders import READABLE, LanguageDecoder, find_decoder
 from flowcut.errors import FlowCutError
 from flowcut.language import LanguageRecording
+from flowcut.passes import synchronise
 
 
 @dataclass
@@ -60,6 +62,8 @@ class AnswerRecording:
         self.visual_rows = visual_rows
         self.prompt_length = prompt_length
         self._layer_of = {self.decoder.attention(index): index for index in range(len(self.decoder.layers))}
+        self.seconds = {"prefill": 0.0, "decode": 0.0}
+        """Spent on recording, in each stage."""
         self._layers: dict[int, _Layer] = {}
         self._undo = ExitStack()
 
@@ -103,10 +107,15 @@ class AnswerRecording:
         if len(query) != 1:
             raise FlowCutError(f"The attention of answers is recorded for one prompt at a time, not for {len(query)}.")
         index = self._layer_of[module]
+        synchronise(query.device)
+        started = time.perf_counter()
         with torch.no_grad():
             if index not in self._layers:
                 self._layers[index] = self._first_look(index, value, heads=query.shape[1])
-            self._layers[index].weights.append(last_row(query, key, scaling, self._window(index)))
+            weights = self._layers[index].weights
+            weights.append(last_row(query, key, scaling, self._window(index)))
+        synchronise(query.device)
+        self.seconds["prefill" if len(weights) == 1 else "decode"] += time.perf_counter() - started
         return attention(query, key, value)
 
     def _window(self, layer: int) -> int | None:

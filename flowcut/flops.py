@@ -96,6 +96,6 @@ def _scouting(layers: list[nn.Module], width: int, record: FlowRecord) -> float:
     if record.cut is None or record.cut.layer is None or not record.steps:
         return 0.0
     last = record.cut.layer % record.n_layers
-    tokens = record.n_patches + 1
+    tokens = record.n_patches + (1 if record.relay == "cls" else 0)
     ahead = layers[record.feature_layer + 1 : last + 1]
     return record.batch * sum(tokens * linear_flops(layer) + 4.0 * width * tokens**2 for layer in ahead)

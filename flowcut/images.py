@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import io
 import os
+import struct
 import warnings
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,9 +22,14 @@ MAX_PIXELS = 80_000_000
 MAX_ASPECT = 50
 """The encoder's resize makes the shorter side 336 px: at 50 to 1 the longer one is then 16,800 px."""
 FORMATS = "PNG, JPEG, WebP, GIF, BMP or TIFF"
+DECODERS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
+"""Pillow's names for them. No other decoder is let near a stranger's file."""
 EXIF_ORIENTATION = 0x0112
 # Everything that Pillow's decoders are known to raise on damaged files.
-DAMAGED = (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError, OverflowError, MemoryError)
+DAMAGED = (
+    OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError, OverflowError, MemoryError,
+    RuntimeError, struct.error, zlib.error,
+)  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,14 +84,20 @@ def _read(source: Any) -> tuple[str, bytes]:
         try:
             return path.name or str(path), path.read_bytes()
         except (OSError, ValueError) as error:
-            reason = "it is a folder" if path.is_dir() else "there is no such file"
-            if path.is_file():
-                reason = "it cannot be read"
-            raise InvalidPicture(f"No picture at {path}: {reason}; give the path of a {FORMATS} file.") from error
+            raise InvalidPicture(
+                f"No picture at {path}: {_why_not(path)}; give the path of a {FORMATS} file."
+            ) from error
     if hasattr(source, "read"):
         return str(getattr(source, "name", "The picture")), bytes(source.read())
     kind = type(source).__name__
     raise InvalidPicture(f"The picture is a {kind}: give a path, bytes, an open file, a PIL image or an array.")
+
+
+def _why_not(path: Path) -> str:
+    try:
+        return "it is a folder" if path.is_dir() else "it cannot be read" if path.is_file() else "there is no such file"
+    except (OSError, ValueError):  # a name that no file system takes
+        return "there is no such file"
 
 
 def _identify(content: bytes, name: str) -> Image.Image:
@@ -92,7 +105,7 @@ def _identify(content: bytes, name: str) -> Image.Image:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # _check_size has its own limit and sentence
         try:
-            return Image.open(io.BytesIO(content))
+            return Image.open(io.BytesIO(content), formats=DECODERS)
         except Image.DecompressionBombError as error:
             raise InvalidPicture(_too_many_pixels(name, "far too many")) from error
         except UnidentifiedImageError as error:
@@ -110,15 +123,24 @@ def _upright_rgb(image: Image.Image, name: str) -> Picture:
             image.seek(0)
             notes.append(f"The picture is an animation of {frames} frames: the first one was used.")
         image.load()
-        if image.getexif().get(EXIF_ORIENTATION, 1) not in (0, 1):
-            image = ImageOps.exif_transpose(image)
-            notes.append("The picture was turned upright as its EXIF orientation says.")
+        image, turned = _upright(image)
+        notes += turned
         rgb, note = _to_rgb(image)
     except Image.DecompressionBombError as error:
         raise InvalidPicture(_too_many_pixels(name, "far too many")) from error
     except DAMAGED as error:
         raise InvalidPicture(_is_damaged(name)) from error
     return Picture(rgb, (*notes, *([note] if note else [])))
+
+
+def _upright(image: Image.Image) -> tuple[Image.Image, list[str]]:
+    """The picture turned as its EXIF says; one whose EXIF cannot be read stays as it is."""
+    try:
+        if image.getexif().get(EXIF_ORIENTATION, 1) in (0, 1):
+            return image, []
+        return ImageOps.exif_transpose(image), ["The picture was turned upright as its EXIF orientation says."]
+    except DAMAGED:
+        return image, ["The picture's EXIF data cannot be read: it was taken as it is, not turned."]
 
 
 def _check_size(image: Image.Image, name: str) -> None:

@@ -36,6 +36,10 @@ HUB_SECONDS = 10
 HASHED_BYTES = 200_000_000
 SHARE_FOR_WEIGHTS = 0.7
 """Of the free memory, where float32 is chosen: activations and the cache need the rest."""
+LONGEST_NAME = 250
+"""Characters of a model's name: the longest that every file system takes."""
+LEAST_SHARE_OF_WEIGHTS = 0.5
+"""Of the numbers that config.json asks for; a checkpoint with fewer is not loaded at all."""
 ASSUMED_FREE = 8_000_000_000
 """Bytes, where the system does not say."""
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -107,7 +111,7 @@ def load(
     config = _config(folder, str(name))
     family = family_of(config)
     weights = _weight_files(folder, str(name))
-    parameters = _parameters(weights)
+    parameters = _needed_parameters(config, weights, str(name))
     chosen_dtype = _dtype(dtype, chosen_device, parameters)
     _check_memory(str(name), parameters, chosen_dtype, chosen_device)
     tell(None, "Reading the processor")
@@ -143,6 +147,8 @@ def _folder(name: str, tell: Progress) -> tuple[Path, str | None]:
     """The local folder of a model, fetched first if need be, and the hub's commit."""
     if name == EMBEDDED:
         return embedded_folder(), None
+    if len(name) > LONGEST_NAME:
+        raise ModelNotLoaded(f"The model's name has {len(name)} characters: give a folder, a hub id, or '{EMBEDDED}'.")
     if name and Path(name).is_dir():
         return Path(name), None
     if not name.strip() or Path(name).exists() or name.startswith((".", "/", "~")) or name.count("/") > 1:
@@ -302,6 +308,28 @@ def _parameters(weights: list[Path]) -> int:
         with safe_open(file, framework="np") as opened:
             count += sum(math.prod(opened.get_slice(name).get_shape()) for name in opened.keys())  # noqa: SIM118
     return count
+
+
+def _needed_parameters(config: Any, weights: list[Path], name: str) -> int:
+    """How many numbers the model of this configuration has; its weights must hold most of them.
+
+    A few missing ones are named after loading; where most are missing, the rest would fill the memory with noise first.
+    """
+    try:
+        with torch.device("meta"):
+            skeleton: Any = AutoModelForImageTextToText.from_config(config)
+        skeleton.tie_weights()
+    except Exception as error:  # transformers has many kinds for values that it cannot build a model from
+        raise ModelNotLoaded(
+            f"{name} has a config.json that cannot be used ({_reason(error)}): copy it again."
+        ) from error
+    needed, found = sum(weight.numel() for weight in skeleton.parameters()), _parameters(weights)
+    if found < LEAST_SHARE_OF_WEIGHTS * needed:
+        raise ModelNotLoaded(
+            f"{name} is incomplete: its weights hold {found / 1e6:.1f} M numbers and its config.json asks for "
+            f"{needed / 1e6:.1f} M; copy it again."
+        )
+    return needed
 
 
 def _check_memory(name: str, parameters: int, dtype: torch.dtype, device: torch.device) -> None:

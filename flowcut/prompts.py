@@ -41,7 +41,7 @@ def drop_tokens(model: PreTrainedModel, inputs: Mapping[str, Any], stays: Tensor
     shorter = {
         name: drop_columns(value, stays, filler=filler.get(name, 0), pad_left=left) for name, value in per_token.items()
     }
-    if "position_ids" in inputs:
+    if "position_ids" in inputs and "position_ids" not in shorter:  # [3, batch, length], one axis each
         axes = [drop_columns(axis, stays, filler=0, pad_left=left) for axis in inputs["position_ids"]]
         shorter["position_ids"] = torch.stack(axes)
     return {**inputs, **shorter}

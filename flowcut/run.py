@@ -49,14 +49,13 @@ class Settings:
     seed: int | None = None
 
     def __post_init__(self) -> None:
-        whole = isinstance(self.max_new_tokens, int) and not isinstance(self.max_new_tokens, bool)
-        if not whole or self.max_new_tokens < 1:
+        if not _is_whole(self.max_new_tokens) or self.max_new_tokens < 1:
             raise FlowCutError(f"max_new_tokens is {self.max_new_tokens!r}: it must be a whole number of at least 1.")
         if self.temperature is not None and not 0 < _number(self.temperature) < math.inf:
             raise FlowCutError(f"temperature is {self.temperature!r}: it must be a number above 0.")
         if self.top_p is not None and not 0 < _number(self.top_p) <= 1:
             raise FlowCutError(f"top_p is {self.top_p!r}: it must be a number above 0 and at most 1.")
-        if self.seed is not None and not 0 <= _number(self.seed) < 2**63:
+        if self.seed is not None and not (_is_whole(self.seed) and 0 <= self.seed < 2**63):
             raise FlowCutError(f"seed is {self.seed!r}: it must be a whole number from 0.")
 
     def for_generate(self) -> dict[str, Any]:
@@ -160,7 +159,9 @@ class _Work:
     def _inputs(self, picture: Picture, question: str) -> tuple[str, BatchFeature, tuple[str, ...]]:
         """The prompt, what the processor makes of it, and the notes on question and system prompt."""
         processor = self.model.processor
-        reserved = [*processor.tokenizer.all_special_tokens, processor.image_token]
+        added = processor.tokenizer.added_tokens_decoder.values()  # some tokenizers name their chat tokens only here
+        commands = [token.content for token in added if token.special]
+        reserved = [*processor.tokenizer.all_special_tokens, *commands, processor.image_token]
         asked = clean_text(question, reserved)
         system = self.settings.system
         told = None if system is None else clean_text(system, reserved, what="system prompt")
@@ -234,7 +235,10 @@ class _Work:
 
     def _times(self, preprocess: float, vision: dict[str, float], started: float, ended: float) -> Times:
         first = min(self.listener.first_token_at or ended, ended)
-        return Times(preprocess=preprocess, **vision, prefill=first - started, decode=ended - first)
+        looking = {"prefill": 0.0, "decode": 0.0} if self.looks is None else self.looks.seconds
+        spent = {**vision, "recording": vision["recording"] + sum(looking.values())}
+        prefill, decode = first - started - looking["prefill"], ended - first - looking["decode"]
+        return Times(preprocess=preprocess, **spent, prefill=prefill, decode=decode)
 
     def _result(
         self,
@@ -255,7 +259,7 @@ class _Work:
         record = session.record
         layer_tokens = listener.layer_tokens or (prompt_tokens,) * model.model.config.text_config.num_hidden_layers
         return Run(
-            question=question,
+            question=question.encode("utf-8", "replace").decode("utf-8"),  # lone surrogates fit into no file
             prompt=prompt,
             answer=listener.answer,
             tokens=listener.tokens(),
@@ -313,6 +317,10 @@ def _check_cut(model: VisionLanguageModel, cut: CutConfig | None) -> None:
             f"tokens is {cut.tokens}, and {model.id} sees a picture as {model.n_patches} patches: "
             f"choose 1 to {model.n_patches}."
         )
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def _number(value: Any) -> float:

@@ -71,7 +71,7 @@ def load_run(folder: str | os.PathLike[str]) -> Run:
     """
     folder = Path(folder)
     facts = _read_facts(folder)
-    recorded, files = _pop_files(facts)
+    recorded, files = _pop_files(facts, folder)
     record = FlowRecord.load(folder / RECORD_FILE) if recorded else None
     language = LanguageRecord.load(folder / LANGUAGE_FILE) if LANGUAGE_FILE in files else None
     attention = AnswerAttention.load(folder / ATTENTION_FILE) if ATTENTION_FILE in files else None
@@ -154,14 +154,17 @@ def _read_facts(folder: Path) -> dict[str, Any]:
     return dict(facts)
 
 
-def _pop_files(facts: dict[str, Any]) -> tuple[bool, list[str]]:
+def _pop_files(facts: dict[str, Any], folder: Path) -> tuple[bool, list[str]]:
     """Whether a run has a record, and the other files that it names; runs kept by earlier versions name none."""
-    return bool(facts.pop("recorded", False)), list(facts.pop("files", ()))
+    recorded, files = facts.pop("recorded", False), facts.pop("files", [])
+    if not isinstance(files, list):
+        raise InvalidRecord(f"{folder / RUN_FILE} is damaged: delete the run, or save it again.")
+    return bool(recorded), files
 
 
 def _summary(folder: Path) -> StoredRun:
     facts = _read_facts(folder)
-    _pop_files(facts)
+    _pop_files(facts, folder)
     try:
         run = Run.from_facts(facts, record=None)
     except (KeyError, TypeError, ValueError) as error:

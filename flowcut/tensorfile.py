@@ -36,7 +36,7 @@ def read_file(path: Path, kind: str, version: int) -> tuple[dict[str, Any], dict
         InvalidRecord: one sentence where the file is missing, is no record of this kind, is damaged or of another
             version.
     """
-    if not path.is_file():
+    if not _is_file(path):
         raise InvalidRecord(f"There is no record at {path}: give the path of a file that flowcut saved.")
     try:
         with safe_open(path, framework="np") as file:
@@ -45,7 +45,7 @@ def read_file(path: Path, kind: str, version: int) -> tuple[dict[str, Any], dict
         text, checksum = metadata["record"], metadata["checksum"]
         facts = json.loads(text)
         found_kind, found_version = facts.pop("format"), facts.pop("version")
-    except (SafetensorError, KeyError, ValueError, TypeError, AttributeError) as error:
+    except (OSError, SafetensorError, KeyError, ValueError, TypeError, AttributeError) as error:
         raise InvalidRecord(
             f"{path.name} is not a flowcut record, or is damaged: save or download it again."
         ) from error
@@ -53,6 +53,13 @@ def read_file(path: Path, kind: str, version: int) -> tuple[dict[str, Any], dict
     if _checksum(text, tensors) != checksum:
         raise InvalidRecord(f"{path.name} is damaged (its checksum does not match): save or download it again.")
     return facts, {name: _widen(array) for name, array in tensors.items()}
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except (OSError, ValueError):  # a name that no file system takes
+        return False
 
 
 def json_numbers(array: np.ndarray) -> list[Any]:

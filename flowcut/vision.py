@@ -99,6 +99,8 @@ class Recording:
         self.remarks: tuple[str, ...] = ()
         """Notes of the family on the last pass."""
         self._row_budgets: list[int] | None = None
+        self._open = False
+        """Not left yet, in whatever thread."""
         self._undo = ExitStack()
 
     def __enter__(self) -> Recording:
@@ -114,12 +116,13 @@ class Recording:
                 # First in line, so that transformers' own hooks see the pruned state at the feature layer.
                 undo.callback(layer.register_forward_hook(self._leaving(index), prepend=True).remove)
             self._undo = undo.pop_all()
+        self._open = True
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._pass = None
+        self._pass, self._open = None, False
         self._undo.close()
 
     @property
@@ -197,8 +200,8 @@ class Recording:
         return is_watching(self)
 
     def watches(self, module: nn.Module) -> bool:
-        """Whether this is an attention module of the encoder."""
-        return module in self._layer_of
+        """Whether this is an attention module of the encoder, while the `with` is in force."""
+        return self._open and module in self._layer_of
 
     def attend(
         self, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, scaling: float, attention: Attention

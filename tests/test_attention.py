@@ -1,5 +1,7 @@
 """The streamed statistics against the attention matrices that eager attention gives."""
 
+import threading
+
 import numpy as np
 import pytest
 import torch
@@ -119,3 +121,23 @@ def test_the_models_own_attention_is_called(attention: str) -> None:
     assert all(torch.equal(a, b) for a, b in zip(before.hidden_states, inside.hidden_states, strict=True))
     if attention == "eager":
         assert all(torch.equal(a, b) for a, b in zip(before.attentions, inside.attentions, strict=True))
+
+
+def test_leaving_in_another_thread_or_out_of_order_leaves_nothing() -> None:
+    model, other = tiny.clip(), tiny.clip(seed=1)
+    own = model.config._attn_implementation
+    recording = flowcut.record(model)
+    recording.__enter__()
+    thread = threading.Thread(target=recording.__exit__, args=(None, None, None))
+    thread.start()
+    thread.join()
+    assert model.config._attn_implementation == own
+    first, second = flowcut.record(model), flowcut.record(other)
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    second.__exit__(None, None, None)
+    assert model.config._attn_implementation == other.config._attn_implementation == own
+    with torch.no_grad(), flowcut.record(other) as again:
+        other(tiny.pixels())
+    assert again.record.batch == 1

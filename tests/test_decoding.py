@@ -123,3 +123,10 @@ def test_a_run_holds_it_on_request(llava: VisionLanguageModel, tmp_path: Path, c
 def test_a_run_stopped_before_its_first_token_has_none(llava: VisionLanguageModel) -> None:
     run = flowcut.ask(llava, tiny.picture(), "What?", answer_attention=True, stop=lambda: True)
     assert run.answer_attention is None
+
+
+def test_the_time_it_takes_is_counted_as_recording(llava: VisionLanguageModel) -> None:
+    plain = flowcut.ask(llava, tiny.picture(), "what?", max_new_tokens=6, record=False)
+    looked = flowcut.ask(llava, tiny.picture(), "what?", max_new_tokens=6, record=False, answer_attention=True)
+    assert plain.times.recording == 0
+    assert looked.times.recording > 0

@@ -205,3 +205,39 @@ def test_arrays() -> None:
 )
 def test_arrays_that_are_no_pictures(array: np.ndarray, sentence: str) -> None:
     refused(array, sentence)
+
+
+@pytest.mark.parametrize("exif", [b"Exif\0\0II", b"II*\0", b"x"])
+def test_exif_that_cannot_be_read_leaves_the_picture_as_it_is(exif: bytes) -> None:
+    buffer = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(buffer, "PNG", exif=exif)
+    (note,) = open_picture(buffer.getvalue()).notes
+    assert "EXIF data cannot be read" in note
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_a_flipped_byte_in_a_header_is_opened_or_refused_in_one_sentence() -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    buffer = io.BytesIO()
+    Image.new("RGB", (40, 30), "red").save(buffer, "JPEG", exif=exif)
+    content, refused = buffer.getvalue(), 0
+    for at in range(20, 90):
+        for value in range(0, 256, 5):
+            try:
+                open_picture(content[:at] + bytes([value]) + content[at + 1 :])
+            except flowcut.InvalidPicture:
+                refused += 1
+    assert refused
+
+
+def test_other_decoders_are_not_let_near_it() -> None:
+    buffer = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(buffer, "PPM")
+    with pytest.raises(flowcut.InvalidPicture, match="not a picture that can be read"):
+        open_picture(buffer.getvalue())
+
+
+def test_a_path_that_no_file_system_takes() -> None:
+    with pytest.raises(flowcut.InvalidPicture, match="there is no such file"):
+        open_picture("x" * 5000)

@@ -221,3 +221,18 @@ def _raises(error: Exception) -> Callable[..., None]:
         raise error
 
     return fail
+
+
+def test_weights_of_a_much_smaller_model_are_refused_before_loading(
+    whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = shutil.copytree(whole, tmp_path / "grown")
+    (folder / "config.json").write_text('{"model_type": "llava"}')  # transformers' defaults: 7B
+    monkeypatch.setattr(models, "_model", lambda *_: pytest.fail("The weights were read."))
+    with pytest.raises(flowcut.ModelNotLoaded, match=r"is incomplete: its weights hold 0\.\d M numbers"):
+        flowcut.load(folder)
+
+
+def test_a_name_that_no_file_system_takes() -> None:
+    with pytest.raises(flowcut.ModelNotLoaded, match="300 characters"):
+        flowcut.load("x" * 300)

@@ -66,4 +66,6 @@ def take_in(source: Any, name: str) -> None:
     except FlowCutError as error:
         st.session_state.problem = str(error)
         return
-    session.choose(Picture(opened.image, name, None, opened.notes), gallery.PHOTOGRAPH_QUESTIONS[0])
+    typed = st.session_state.question.strip()
+    own = typed and typed not in gallery.suggested_questions(session.picture().seed)
+    session.choose(Picture(opened.image, name, None, opened.notes), typed if own else gallery.PHOTOGRAPH_QUESTIONS[0])

@@ -65,6 +65,8 @@ def _verdict(run: Run, story: tuple[Chapter, ...]) -> str:
     last = story[-1]
     if run.cut is None:
         return "was never up for a cut: this is the run with all tokens."
+    if run.record is not None and not run.record.steps:
+        return "stayed: nothing had to go."
     if all(chapter.rank is None for chapter in story):
         method = METHODS[run.cut.method].label
         fate = f"went after layer {last.layer}" if last.died else "stayed to the end"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import streamlit as st
 from PIL.Image import Image
 
@@ -24,6 +26,7 @@ HOW_TO_READ = (
     "head's output. Attention that goes nowhere sinks into the prompt's first token. A head that looks somewhere need "
     "not use what it sees."
 )
+NO_PICTURE = "No picture: this model's visual tokens are not its kept patches one by one."
 NOT_RECORDED = (
     "Where each word looked was not recorded: this model's decoder cannot be read yet, or its attention over so long "
     "an answer would take too much memory here; flowcut.ask(..., answer_attention=True) has no such limit."
@@ -93,9 +96,13 @@ def _one(run: Run, word: AnswerWord, picture: Image, layer: int | None, head: in
     values = look(attention, word, layer, head, weighted)
     st.caption(f"{escape_markdown(run.title)}, “{escape_markdown(word.text)}”")
     if record is not None and record.geometry is not None and len(values) == record.kept_patch_ids.shape[1]:
-        heat = heat_picture(picture, record.geometry, record.kept_patch_ids[0], values, float(values.max()))
-        heat.thumbnail((SIDE, SIDE))
+        small = picture.copy()
+        small.thumbnail((SIDE, SIDE))  # first: a photograph in full size would take seconds
+        geometry = replace(record.geometry, original_width=small.width, original_height=small.height)
+        heat = heat_picture(small, geometry, record.kept_patch_ids[0], values, float(values.max()))
         st.image(heat, alt=f"Where {run.title} looked for the word {word.text}", width="content")
+    else:
+        st.caption(NO_PICTURE)
     st.html(_bar(masses(attention, word, layer, head)))
 
 

@@ -148,3 +148,12 @@ def test_bad_pictures_keep_the_last_good_answers(page: AppTest, name: str, conte
     assert shown(page) is before
     run(page)
     assert not errors(page)
+
+
+def test_a_typed_question_stays_when_a_picture_is_uploaded(page: AppTest) -> None:
+    page.text_area("question").set_value("Is there a purple ring in my own picture?").run()
+    upload(page, "mine.png", png((60, 40)))
+    assert page.text_area("question").value == "Is there a purple ring in my own picture?"
+    page.text_area("question").set_value("").run()
+    upload(page, "other.png", png((40, 60)))
+    assert page.text_area("question").value == gallery.PHOTOGRAPH_QUESTIONS[0]

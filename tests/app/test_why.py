@@ -52,3 +52,11 @@ def test_without_a_patch_there_is_a_hint(shown: Comparison, patch_id: int | None
 
 def test_without_a_record_there_is_a_hint(shown: Comparison) -> None:
     assert HINT in panel(replace(shown.cut, record=None), 5)
+
+
+def test_where_nothing_had_to_go_nothing_is_said_about_scores(shown: Comparison) -> None:
+    record = shown.cut.record
+    assert record is not None
+    whole = replace(record, steps=(), died_at_layer=np.full_like(record.died_at_layer, -1))
+    whole = replace(whole, layers=tuple(layer for layer in record.layers if layer.layer == 0))
+    assert "nothing had to go" in panel(replace(shown.cut, record=whole), 5)

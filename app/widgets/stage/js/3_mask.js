@@ -11,6 +11,7 @@ class MaskPanel {
   load(data, picture) {
     this.data = data;
     this.picture = picture;
+    this.colours = this.sprites = null; // another model may have more layers
     this.cells = document.createElement("canvas");
     this.cells.width = data.picture.grid.cols;
     this.cells.height = data.picture.grid.rows;

@@ -21,6 +21,9 @@ function toAddress(values) {
   history.replaceState(history.state, "", url);
 }
 
+/** Alt, Ctrl and Command belong to the browser: Alt and the left arrow go back a page. */
+const withModifier = (event) => event.altKey || event.ctrlKey || event.metaKey;
+
 /** The first layer at which every patch that goes is gone, so that the mask is whole; 0 where none goes. */
 const firstView = (data) => data.runs.pruned.removed.findLastIndex((count) => count > 0) + 1;
 
@@ -58,6 +61,7 @@ class Stage {
     await picture.decode();
     if (this.payload.picture.url !== data.picture.url) return;
     this.stop();
+    cancelAnimationFrame(this.frame);
     this.data = data;
     for (const panel of [this.mask, this.relay, this.chart]) panel.load(data, picture);
     const layer = this.state.layer ?? firstView(data);
@@ -259,7 +263,7 @@ class Stage {
   }
 
   onKey(event) {
-    if (event.defaultPrevented || event.target.matches("input, select, button")) return;
+    if (event.defaultPrevented || withModifier(event) || event.target.matches("input, select, button")) return;
     const step = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
     if (step) { this.stop(); this.goTo(this.state.layer + step); }
     else if (event.key === " ") this.toggle();
@@ -270,6 +274,7 @@ class Stage {
 
   /** On the picture the arrow keys move from patch to patch. */
   onPatchKey(event) {
+    if (withModifier(event)) return;
     const { rows, cols } = this.data.picture.grid;
     const move = { ArrowLeft: [0, -1], ArrowRight: [0, 1], ArrowUp: [-1, 0], ArrowDown: [1, 0] }[event.key];
     const at = this.state.hover ?? this.state.patch ?? Math.floor(rows / 2) * cols + Math.floor(cols / 2);
