@@ -13,7 +13,7 @@ import numpy as np
 from analysis import geometry as places
 from analysis.figures import style
 from analysis.measures import METRICS, Concentration, Metric, concentration, concentration_claim
-from analysis.relay import DIRECTIONS, MASS, MAX_EDGES, Direction, Flow, Relay, RelayLayer, relay
+from analysis.relay import DIRECTIONS, MASS, MAX_EDGES, Direction, RelayLayer, relay
 from flowcut.record import FlowRecord
 
 if TYPE_CHECKING:
@@ -33,13 +33,15 @@ def relay_graph(record: FlowRecord, batch: int = 0, mass: float = MASS, max_edge
     ("source", l, patch id) or ("destination", l, patch id). Edges have `kind`: inflow (source -> CLS l+1) and outflow
     (CLS l -> destination), each with `layer`, `weight`, `share` of the layer's flow and `heads` (strongest first);
     relay (CLS l -> CLS l+1, weight: what CLS keeps for itself); and same (destination -> source of the next layer,
-    where both are shown: the patch carries on what it took). The graph itself has `mass`, `max_edges`, and
-    `shown` {direction: [share per layer]} and `shown_total` {direction: share}.
+    where both are shown: the patch carries on what it took). The graph itself has `mass`, `max_edges`, `total`
+    {direction: [flow per layer, shown or not]}, `shown` {direction: [share per layer]} and `shown_total` {direction:
+    share}. The browser's stage draws this graph.
     """
     found = relay(record, batch, mass, max_edges)
     graph = nx.DiGraph(
         mass=mass,
         max_edges=max_edges,
+        total={d: [layer.flow(d).total for layer in found.layers] for d in DIRECTIONS},
         shown={d: [layer.flow(d).shown for layer in found.layers] for d in DIRECTIONS},
         shown_total={d: found.shown(d) for d in DIRECTIONS},
     )
@@ -130,8 +132,8 @@ def stage_payload(
         "mass": mass,
         "maxEdges": max_edges,
         "runs": {
-            "full": _pack_run(full, records[0], measured[0], relay(records[0], 0, mass, max_edges)),
-            "pruned": _pack_run(pruned, records[1], measured[1], relay(records[1], 0, mass, max_edges)),
+            "full": _pack_run(full, records[0], measured[0], relay_graph(records[0], 0, mass, max_edges)),
+            "pruned": _pack_run(pruned, records[1], measured[1], relay_graph(records[1], 0, mass, max_edges)),
         },
         "curves": [_pack_metric(name, metric, measured) for name, metric in METRICS.items()],
         "claim": {"paper": claim.paper, "run": claim.run, "verdict": claim.verdict},
@@ -173,7 +175,7 @@ def _data_url(picture: Image) -> str:
     return "data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode()
 
 
-def _pack_run(run: Run, image: FlowRecord, measured: Concentration, found: Relay) -> dict[str, Any]:
+def _pack_run(run: Run, image: FlowRecord, measured: Concentration, graph: nx.DiGraph) -> dict[str, Any]:
     asked = {step.layer: step.asked for step in image.steps}
     entropy = {step.layer: step.entropy_ratio[0] for step in image.steps}
     layers = measured.layers.tolist()
@@ -188,26 +190,40 @@ def _pack_run(run: Run, image: FlowRecord, measured: Concentration, found: Relay
         "scored": any(layer.scored for layer in image.layers),
         "asked": [asked.get(layer) for layer in layers],
         "askedEntropy": [_rounded_or_none(entropy.get(layer)) for layer in layers],
-        "shown": {direction: round(found.shown(direction), 4) for direction in DIRECTIONS},
-        "edges": {direction: [_pack_flow(layer.flow(direction)) for layer in found.layers] for direction in DIRECTIONS},
+        "shown": {direction: round(graph.graph["shown_total"][direction], 4) for direction in DIRECTIONS},
+        "edges": {direction: _pack_edges(graph, direction, image.n_heads) for direction in DIRECTIONS},
         "flow": {direction: _pack_whole_flow(image, direction) for direction in DIRECTIONS},
-        "clsToItself": _rounded([layer.cls_to_itself for layer in found.layers], 4),
+        "clsToItself": _rounded([edge["weight"] for *_, edge in _edges(graph, "relay")], 4),
     }
 
 
-def _pack_flow(flow: Flow) -> dict[str, Any]:
-    """One layer's edges in one direction, strongest first, and for each edge its heads, strongest first."""
-    order = np.argsort(-flow.heads, axis=1, kind="stable")
-    total = flow.heads.sum(axis=1, keepdims=True)
-    shares = np.divide(flow.heads, total, out=np.zeros_like(flow.heads), where=total > 0)
-    return {
-        "ids": flow.patch_ids.tolist(),
-        "weights": [float(f"{weight:.3g}") for weight in flow.weights],
-        "total": float(f"{flow.total:.4g}"),
-        "shown": round(flow.shown, 4),
-        "heads": _base64(order, "u1"),
-        "shares": _base64(np.round(255 * np.take_along_axis(shares, order, axis=1)), "u1"),
-    }
+def _edges(graph: nx.DiGraph, kind: str) -> list[tuple[Node, Node, dict[str, Any]]]:
+    """Edges of one kind, layer by layer and strongest first, as they were added."""
+    return [(one, other, edge) for one, other, edge in graph.edges(data=True) if edge["kind"] == kind]
+
+
+def _pack_edges(graph: nx.DiGraph, direction: Direction, n_heads: int) -> list[dict[str, Any]]:
+    """Each layer's edges in one direction, strongest first, and for each edge its heads, strongest first."""
+    by_layer: list[list[tuple[int, dict[str, Any]]]] = [[] for _ in graph.graph["total"][direction]]
+    for one, other, edge in _edges(graph, direction):
+        node = one if direction == "inflow" else other
+        by_layer[node[1]].append((node[2], edge))
+    return [
+        {
+            "ids": [patch for patch, _ in edges],
+            "weights": [float(f"{edge['weight']:.3g}") for _, edge in edges],
+            "total": float(f"{graph.graph['total'][direction][index]:.4g}"),
+            "shown": round(graph.graph["shown"][direction][index], 4),
+            **_pack_heads([edge["heads"] for _, edge in edges], n_heads),
+        }
+        for index, edges in enumerate(by_layer)
+    ]
+
+
+def _pack_heads(heads: list[list[tuple[int, float]]], n_heads: int) -> dict[str, str]:
+    """uint8 [K, H] each: an edge's heads, and their shares of it in 255ths."""
+    table = np.array(heads, dtype=np.float64).reshape(len(heads), n_heads, 2)
+    return {"heads": _base64(table[..., 0], "u1"), "shares": _base64(np.round(255 * table[..., 1]), "u1")}
 
 
 def _pack_whole_flow(image: FlowRecord, direction: Direction) -> dict[str, Any]:
