@@ -62,7 +62,7 @@ train: setup
 	$(BIN)/python -m training.tower --minutes 72
 	$(BIN)/python -m training.tower --minutes 82 --tokens 112 256 576
 	$(BIN)/python -m training.language --minutes 80
-	$(BIN)/python -m training.joint --minutes 60 --tower-rate 0 --threads 2
+	$(BIN)/python -m training.joint --minutes 121 --tower-rate 0 --rate 1.1e-3 --batch 8 --questions 14 --threads 2
 	$(BIN)/python -m training.heldout --part validation --out training/runs/validation.jsonl
 	$(BIN)/python -m training.evaluate --model training/runs/embedded --questions training/runs/validation.jsonl
 	@echo "The model is in training/runs/embedded. If it is better: copy it over assets/embedded, training/runs/readouts"
