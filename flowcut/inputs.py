@@ -19,7 +19,7 @@ from flowcut.language import LanguageRecording, record_language
 from flowcut.language_record import LanguageRecord
 from flowcut.prompts import OwnPrompts, drop_tokens
 from flowcut.record import PADDING_ID, FlowRecord
-from flowcut.schedule import CutConfig
+from flowcut.schedule import CutConfig, check_is_cut
 from flowcut.vision import record as record_encoder
 
 
@@ -49,6 +49,12 @@ class Session:
     """A `with` in which pictures handed to `prepare` are encoded, recorded and pruned."""
 
     def __init__(self, hf_model: PreTrainedModel, cut: CutConfig | None, record: bool) -> None:
+        if not isinstance(hf_model, PreTrainedModel):
+            raise FlowCutError(
+                f"hf_model is a {type(hf_model).__name__}: give a transformers model (of what flowcut.load returned, "
+                "its .model)."
+            )
+        check_is_cut(cut)
         self.model = hf_model
         self.cut = cut
         self.family = family_of(hf_model.config)
@@ -112,6 +118,10 @@ class Session:
         Raises:
             FlowCutError: placeholders and pictures do not match, before or after the cut.
         """
+        if not self.recording.in_force:
+            raise FlowCutError("prepare encodes the pictures inside the with: call it there.")
+        if "input_ids" not in inputs:
+            raise FlowCutError("There are no input_ids: give prepare all that the processor returned.")
         prepared = {name: self._to_device(value) for name, value in inputs.items()}
         self.pictures = []
         if isinstance(self.family, OwnPrompts):

@@ -27,7 +27,7 @@ from flowcut.errors import FlowCutError, InvalidCut
 from flowcut.language_record import LanguageRecord
 from flowcut.language_scores import visual_criteria
 from flowcut.record import PADDING_ID
-from flowcut.schedule import CutConfig
+from flowcut.schedule import CutConfig, check_is_cut
 from flowcut.scores import Criteria, highest
 
 Spans = list[list[tuple[int, int]]]
@@ -407,8 +407,7 @@ class LanguageRecording:
 
 
 def _check_cut(cut: CutConfig | None, layer: int, n_layers: int) -> None:
-    if cut is not None and not isinstance(cut, CutConfig):
-        raise InvalidCut(f"cut is a {type(cut).__name__}: give flowcut.FlowCut(tokens=64) or None.")
+    check_is_cut(cut)
     if cut is not None and cut.method != "flowcut":
         raise InvalidCut(f"The method {cut.method!r} has no stage in the language model: give flowcut.FlowCut(...).")
     if isinstance(layer, bool) or not isinstance(layer, Integral) or not 0 <= layer < n_layers:

@@ -27,7 +27,7 @@ from flowcut.models import VisionLanguageModel
 from flowcut.questions import clean_text
 from flowcut.record import PADDING_ID, FlowRecord
 from flowcut.results import Flops, Run, Times
-from flowcut.schedule import CutConfig
+from flowcut.schedule import CutConfig, check_is_cut
 from flowcut.vision import synchronise
 
 Stop = threading.Event | Callable[[], bool]
@@ -310,8 +310,9 @@ class _Work:
 
 
 def _check_cut(model: VisionLanguageModel, cut: CutConfig | None) -> None:
-    if cut is not None and not isinstance(cut, CutConfig):
-        raise InvalidCut(f"cut is a {type(cut).__name__}: give flowcut.FlowCut(tokens=64), flowcut.Cut(...) or None.")
+    if not isinstance(model, VisionLanguageModel):
+        raise FlowCutError(f"model is a {type(model).__name__}: give what flowcut.load returned.")
+    check_is_cut(cut)
     if cut is not None and cut.tokens > model.n_patches:
         raise InvalidCut(
             f"tokens is {cut.tokens}, and {model.id} sees a picture as {model.n_patches} patches: "

@@ -109,6 +109,16 @@ def asked_count(entropy_ratio: float, alive: int, target: int, remaining: int) -
     return (alive - target) / math.sqrt(remaining) * (1.0 - entropy_ratio**2)
 
 
+def check_is_cut(cut: object) -> None:
+    """Refuse what is given as a cut and is none.
+
+    Raises:
+        InvalidCut: it is neither a CutConfig nor None.
+    """
+    if cut is not None and not isinstance(cut, CutConfig):
+        raise InvalidCut(f"cut is a {type(cut).__name__}: give flowcut.FlowCut(tokens=64), flowcut.Cut(...) or None.")
+
+
 def alive_after(asked: float, alive: int, target: int) -> int:
     """Patches left once `asked` (rounded half to even, as released) have gone; never below the target."""
     return max(alive - round(asked), target)

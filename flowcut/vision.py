@@ -18,7 +18,7 @@ from flowcut.errors import FlowCutError, InvalidCut
 from flowcut.lanes import Lane, Plan
 from flowcut.passes import BatchPass, Call, PackedPass, Pass, synchronise
 from flowcut.record import FlowRecord
-from flowcut.schedule import CutConfig, feature_layer_index
+from flowcut.schedule import CutConfig, check_is_cut, feature_layer_index
 
 PROXY_NOTE = (
     "This encoder has no CLS token: what is shown as CLS is a proxy, the mean of all patches' queries and values."
@@ -56,6 +56,7 @@ def record(
     Raises:
         FlowCutError: (a ValueError) an encoder that is not supported, or a cut it cannot do.
     """
+    check_is_cut(cut)
     encoder = find_encoder(vision_model)
     n_layers = len(encoder.layers)
     _check_evidence_layer(cut, n_layers)
@@ -143,6 +144,11 @@ class Recording:
             facts = {**self.encoder.facts(), **self.facts, "notes": notes, "differs_from_release": differs}
             self._record = assemble(self._finished, facts)
         return self._record
+
+    @property
+    def in_force(self) -> bool:
+        """Whether the `with` was entered and not yet left."""
+        return self._open
 
     @property
     def kept_patch_ids(self) -> Tensor:

@@ -184,10 +184,24 @@ def test_other_families_are_refused_by_name() -> None:
         flowcut.prune(model)
 
 
+def test_ordinary_mistakes_get_a_sentence(model: Any, processor: Any) -> None:
+    with pytest.raises(flowcut.InvalidCut, match="cut is a int"):
+        flowcut.prune(model, 64)  # type: ignore[arg-type]
+    with pytest.raises(flowcut.InvalidCut, match="cut is a int"):
+        flowcut.record(model, 64)  # type: ignore[arg-type]
+    with pytest.raises(flowcut.FlowCutError, match="hf_model is a str: give a transformers model"):
+        flowcut.prune("llava")  # type: ignore[arg-type]
+    with pytest.raises(flowcut.FlowCutError, match="model is a str: give what"):
+        flowcut.ask("embedded", tiny.picture(), "what?")  # type: ignore[arg-type]
+    session = flowcut.prune(model, CUT)
+    with pytest.raises(flowcut.FlowCutError, match="inside the with"):
+        session.prepare(asked(processor, "<image> what"))
+
+
 def test_the_model_is_left_as_it_was(model: Any, processor: Any) -> None:
     inputs = asked(processor, "<image> what")
     stock = generate(model, inputs)
-    with pytest.raises(KeyError), flowcut.prune(model, CUT) as session:
+    with pytest.raises(flowcut.FlowCutError, match="no input_ids"), flowcut.prune(model, CUT) as session:
         session.prepare({"pixel_values": inputs["pixel_values"]})
     assert torch.equal(generate(model, inputs), stock)
     assert model.model.vision_tower.config._attn_implementation == "sdpa"
