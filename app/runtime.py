@@ -8,6 +8,7 @@ jobs are reached only through the object that `submit` returned, and finished ru
 from __future__ import annotations
 
 import atexit
+import gc
 import hashlib
 import json
 import logging
@@ -162,6 +163,10 @@ class Models:
                     warm(model)
                 self._loaded = {known: kept for known, kept in self._loaded.items() if known == EMBEDDED}
                 self._loaded[name] = model
+                # Streamlit collects garbage after every run of a script: to look through a whole PyTorch takes half a
+                # second, in which nobody's answer gets on. What is loaded stays, so it need not be looked at again.
+                gc.collect()
+                gc.freeze()
             return self._loaded[name]
 
 
