@@ -9,8 +9,11 @@ import streamlit as st
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # started as a script: the rooms lie one folder up
 
+from app import session
 from app.gallery import assets_folder
-from app.views import ask
+from app.runtime import EMBEDDED, runtime
+from app.views import ask, compare
+from app.widgets.frame import sidebar
 
 ASSETS = assets_folder()
 SIDEBAR_PIXELS = 360
@@ -18,4 +21,10 @@ SIDEBAR_PIXELS = 360
 st.set_page_config("FlowCut Lens", ASSETS / "icon.png", layout="wide", initial_sidebar_state=SIDEBAR_PIXELS)
 st.html(ASSETS / "app.css")
 ASK = st.Page(ask.page, title="Ask", icon=":material/visibility:", url_path="ask", default=True)
-st.navigation([ASK], position="top").run()
+COMPARE = st.Page(compare.page, title="Compare", icon=":material/compare:", url_path="compare")
+page = st.navigation([ASK, COMPARE], position="top")
+session.begin()
+session.collect()
+sidebar()
+page.run()
+runtime().warm_up(EMBEDDED)

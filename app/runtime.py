@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 import streamlit as st
 from PIL import Image
 
+from app.studies import Studies
 from flowcut.results import Run
 from flowcut.schedule import CutConfig
 
@@ -193,10 +194,10 @@ class Recent(Generic[Value]):
 
 
 class Runtime:
-    """The queues and their threads. One thread loads models, one answers questions, one prepares figures.
+    """The queues and their threads: one loads models, one answers questions, one prepares figures, one runs studies.
 
-    So a question to a model that is in memory does not wait for another that is being loaded, and a second question
-    never waits for the first one's figures.
+    So a question to a model that is in memory does not wait for another that is being loaded, a second question never
+    waits for the first one's figures, and studies wait for questions.
     """
 
     def __init__(self) -> None:
@@ -207,6 +208,8 @@ class Runtime:
         self._to_load: queue.Queue[Job | str | None] = queue.Queue()
         self._to_answer: queue.Queue[Job | None] = queue.Queue()
         self._closing = threading.Event()
+        self._answering = threading.Event()
+        self.studies = Studies(self.models.load, self._answering.is_set, explain)
         work = (self._load_forever, self._answer_forever)
         self._threads = [threading.Thread(target=one, name=one.__name__.strip("_"), daemon=True) for one in work]
         for thread in self._threads:
@@ -220,6 +223,7 @@ class Runtime:
             line.put(None)
         for thread in self._threads:
             thread.join(CLOSING_SECONDS)
+        self.studies.close(CLOSING_SECONDS)
 
     def submit(self, order: Order) -> Job:
         """Queue a question; returns at once."""
@@ -270,11 +274,13 @@ class Runtime:
 
     def _answer_forever(self) -> None:
         while (job := self._to_answer.get()) is not None and not self._closing.is_set():
+            self._answering.set()
             try:
                 self._answer(job)
             except Exception as error:
                 job.error = explain(error)
             finally:
+                self._answering.clear()
                 job.ended.set()
 
     def _answer(self, job: Job) -> None:

@@ -2,25 +2,12 @@
 
 from __future__ import annotations
 
-import streamlit as st
-
 from app import link, session
-from app.runtime import EMBEDDED, runtime
-from app.widgets import answers, controls, flow, progress, words
-from app.widgets.source import choose_picture
+from app.widgets import answers, flow, progress, words
 
 
 def page() -> None:
     """The whole page, from top to bottom."""
-    session.begin()
-    session.collect()
-    with st.sidebar:
-        choose_picture()
-        controls.question_box()
-        controls.model_box()
-        controls.method_and_budget()
-        controls.more()
-        controls.run_button()
     answers.heading()
     progress.problem()
     answers.what_the_model_knows()
@@ -28,4 +15,3 @@ def page() -> None:
     flow.flow()
     words.words()
     link.write(session.address())
-    runtime().warm_up(EMBEDDED)

@@ -26,13 +26,13 @@ STAGES = tuple(field.name for field in fields(Times) if field.name != "recording
 SIGN = {True: ("right", "✓ right"), False: ("wrong", "✗ wrong")}
 
 
-def heading() -> None:
-    """What the page is for, and the question that the answers below belong to."""
+def heading(
+    title: str = "What does the model see, and what may be thrown away?",
+    below: str = "One question, three answers: from the whole picture, from what the method kept, and from chance.",
+) -> None:
+    """What the page is for, and the question that what is shown below belongs to."""
     running, shown = session.job(), session.comparison()
-    st.html(
-        '<div class="lens-head"><h1>What does the model see, and what may be thrown away?</h1>'
-        "<p>One question, three answers: from the whole picture, from what the method kept, and from chance.</p></div>"
-    )
+    st.html(f'<div class="lens-head"><h1>{escape(title)}</h1><p>{escape(below)}</p></div>')
     if running is not None:
         _question(running.order.question, "Being answered now")
     elif shown is not None:
@@ -90,6 +90,11 @@ def growing_answers(job: Job) -> None:
 def escape_markdown(text: str) -> str:
     """Text that Streamlit's Markdown shows as it is."""
     return re.sub(r"([\\`*_{}\[\]()<>#+\-.!|~$:&])", r"\\\1", text)
+
+
+def marked_answer(full: Run, run: Run) -> str:
+    """A pruned run's answer as HTML, the words that differ from the full answer marked."""
+    return _marked(compare(full, run).other_words) or "(nothing)"
 
 
 def _card(lane: str, run: Run, shown: Comparison, longest: float) -> str:

@@ -27,12 +27,20 @@ def answers_or_progress() -> None:
         answers.answers(shown)
 
 
+def only_progress() -> None:
+    """The bar of a question that is being answered, on pages that show something else than answers."""
+    running = session.job()
+    if running is not None:
+        _watch(running, False)
+
+
 @st.fragment(run_every=LOOK_EVERY)
-def _watch(job: Job) -> None:
+def _watch(job: Job, with_answers: bool = True) -> None:
     """Runs again by itself, alone, until the job has ended; then the whole page takes its answers in."""
     if job.ended.is_set():
         st.rerun()
     bar, stop = st.columns([6, 1], vertical_alignment="center")
     bar.progress(min(1.0, max(0.0, job.fraction or 0.0)), text=answers.escape_markdown(job.phase))
     stop.button("Stop", icon=":material/stop:", on_click=job.cancel, key="stop", width="stretch")
-    answers.growing_answers(job)
+    if with_answers:
+        answers.growing_answers(job)

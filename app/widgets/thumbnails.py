@@ -44,10 +44,10 @@ def thumbnails(
     _grid(key=key, data={"items": shown, "selected": selected, "label": label}, on_picked_change=picked)
 
 
-def data_url(image: Image) -> str:
-    """A small JPEG of a picture as a URL that holds all of it."""
+def data_url(image: Image, side: int = THUMBNAIL_SIDE) -> str:
+    """A small JPEG of a picture, no larger than `side`, as a URL that holds all of it."""
     small = image.convert("RGB")
-    small.thumbnail((THUMBNAIL_SIDE, THUMBNAIL_SIDE), Resampling.LANCZOS)
+    small.thumbnail((side, side), Resampling.LANCZOS)
     buffer = io.BytesIO()
     small.save(buffer, "JPEG", quality=85)
     return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()

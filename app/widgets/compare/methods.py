@@ -1,0 +1,160 @@
+"""Every criterion at one budget: masks as small multiples, answers, and the full answer's log-prob under each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from html import escape
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import streamlit as st
+
+from app.studies import Study
+from app.widgets.compare.pictures import small_mask
+from app.widgets.compare.running import Plan, follow
+from app.widgets.compare.subject import SEEDS, Subject
+from app.widgets.numbers import signed
+from flowcut.criteria import METHODS
+from flowcut.results import Run
+from flowcut.schedule import VARIANTS, CutConfig
+
+if TYPE_CHECKING:
+    from flowcut.models import VisionLanguageModel
+    from flowcut.study_results import MethodResult
+
+KINDS = {
+    "flowcut": "FlowCut",
+    "peer": "Other criteria",
+    "ablation": "FlowCut's own ablations",
+    "control": "Controls: chance, and what looks at nothing",
+}
+HOW_TO_READ = (
+    "Bright patches are kept, faded ones cut. “Kept”: greedy decoding writes the full answer token for token. The "
+    "number is the change of the full answer's log-prob under this cut, in nats: 0 is as sure as with all tokens. A "
+    "method that keeps an answer here has not shown why: see the causal check."
+)
+
+
+@dataclass(frozen=True)
+class NotAllowed:
+    """A criterion that the loaded model cannot have."""
+
+    method: str
+    reason: str
+
+
+def cuts_at(tokens: int, kinds: tuple[str, ...] = tuple(KINDS)) -> list[CutConfig]:
+    """Every cut that is compared at a budget: both variants, the layers that peers use, several draws of chance."""
+    return [cut for name, method in METHODS.items() if method.kind in kinds for cut in _settings(name, tokens)]
+
+
+def _settings(name: str, tokens: int) -> list[CutConfig]:
+    method = METHODS[name]
+    if method.takes_patches:
+        return []
+    if method.has_variants:
+        return [CutConfig(name, tokens, variant) for variant in VARIANTS]
+    if method.takes_seed:
+        return [CutConfig(name, tokens, seed=seed) for seed in range(SEEDS)]
+    if method.takes_layer:
+        return [CutConfig(name, tokens, layer=layer) for layer in (None, -1)]
+    return [CutConfig(name, tokens)]
+
+
+def plan(about: Subject) -> Plan:
+    """The study of all methods; other sections read its results too."""
+
+    def work(model: VisionLanguageModel, study: Study) -> Iterator[Any]:
+        import flowcut
+
+        refused = flowcut.refusals(model)
+        for method, reason in refused.items():
+            yield NotAllowed(method, reason)
+        cuts = [cut for cut in cuts_at(about.tokens) if cut.method not in refused]
+        results = flowcut.compare_methods(model, about.image, about.full.question, about.full, cuts)
+        for done, result in enumerate(results, 1):
+            study.report(f"Asked under {done} of {len(cuts)} cuts", done / len(cuts))
+            yield result
+
+    takes = f"{len(cuts_at(about.tokens))} answers; with the embedded model some ten seconds."
+    return Plan(about.key("methods", about.tokens), work, "Compare all methods", takes, by_itself=True)
+
+
+def show(about: Subject) -> None:
+    """The section."""
+    follow(about, plan(about), lambda results: _grid(about, results))
+
+
+def answered(results: list[Any]) -> list[MethodResult]:
+    """Of a study's results those that are an answer under a cut."""
+    return [result for result in results if not isinstance(result, NotAllowed) and result.error is None]
+
+
+def _grid(about: Subject, results: list[Any]) -> None:
+    whole = float(sum(token.logprob for token in about.full.tokens))
+    found = [result for result in results if not isinstance(result, NotAllowed)]
+    for kind, title in KINDS.items():
+        of_kind = [result for result in found if METHODS[result.cut.method].kind == kind]
+        if of_kind:
+            cards = "".join(_card(about, result, whole) for result in _one_draw(of_kind))
+            st.html(f'<h3 class="lens-panel">{title}</h3><div class="lens-smalls">{cards}</div>')
+            _chance(of_kind, whole)
+    refused = [result for result in results if isinstance(result, NotAllowed)]
+    if refused:
+        lines = "".join(f"<li>{escape(METHODS[one.method].label)}: {escape(one.reason)}</li>" for one in refused)
+        st.html(f'<h3 class="lens-panel">Not for this model</h3><ul class="lens-list">{lines}</ul>')
+    st.caption(HOW_TO_READ)
+    st.caption(about.facts(f"{about.tokens} of {about.full.visual_tokens} visual tokens", "greedy decoding"))
+
+
+def _one_draw(results: list[MethodResult]) -> list[MethodResult]:
+    """Of several draws of chance the first stands for all in the grid."""
+    return [result for result in results if not result.cut.seed]
+
+
+def _chance(results: list[MethodResult], whole: float) -> None:
+    draws = [result for result in results if result.cut.method == "random" and result.logprobs is not None]
+    if len(draws) > 1:
+        changes = [float(np.sum(result.logprobs)) - whole for result in draws]
+        kept = sum(result.same for result in draws)
+        st.caption(
+            f"Random, {len(draws)} seeds: the answer kept in {kept} of {len(draws)}, log-prob {signed(min(changes))} "
+            f"to {signed(max(changes))} nats."
+        )
+
+
+def _card(about: Subject, result: MethodResult, whole: float) -> str:
+    method = METHODS[result.cut.method]
+    head = f"<h4>{escape(_title(result.cut))}</h4>"
+    if result.run is None:
+        told = escape(result.error or "no answer")
+        return f'<figure class="lens-small"><figcaption>{head}<p>{told}</p></figcaption></figure>'
+    words = f'<p class="answer" dir="auto">{escape(result.run.answer) or "(nothing)"}</p>'
+    source = f'<p class="source" title="{escape(method.source)}">{escape(method.source)}</p>'
+    caption = f"<figcaption>{head}{words}<p>{_verdict(result, whole)}</p>{source}</figcaption>"
+    return f'<figure class="lens-small">{_picture(about, result.run)}{caption}</figure>'
+
+
+def _title(cut: CutConfig) -> str:
+    details = [cut.variant] if METHODS[cut.method].has_variants else []
+    details += [] if cut.seed is None else [f"seed {cut.seed}"]
+    details += [] if cut.layer is None else [f"layer {cut.layer}"]
+    return METHODS[cut.method].label + (f", {', '.join(details)}" if details else "")
+
+
+def _verdict(result: MethodResult, whole: float) -> str:
+    mark = '<b class="right">✓ kept</b>' if result.same else '<b class="wrong">✗ changed</b>'
+    if result.logprobs is None:
+        return mark
+    return f"{mark} {signed(float(np.sum(result.logprobs)) - whole)}"
+
+
+def _picture(about: Subject, run: Run) -> str:
+    source = small_mask(about.image, run)
+    alt = escape(f"What {run.title} kept")
+    return (
+        '<div class="none">no mask: its patches are not those of the grid</div>'
+        if source is None
+        else (f'<img src="{source}" alt="{alt}" loading="lazy">')
+    )

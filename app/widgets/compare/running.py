@@ -1,0 +1,78 @@
+"""A study on the page: a button to begin it, its progress and a stop, and what it has found so far."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import streamlit as st
+
+from app.runtime import EMBEDDED, runtime
+from app.studies import Study, Work
+from app.widgets.answers import escape_markdown
+from app.widgets.compare.subject import Subject
+
+LOOK_EVERY = 0.7
+"""Seconds between two looks at a running study."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A study that can be begun."""
+
+    key: str
+    """Hash of its content."""
+    work: Work
+    begin: str
+    """What the button says."""
+    takes: str
+    """What to expect, one sentence."""
+    by_itself: bool = False
+    """Begun without a click where the model is the embedded one, which needs seconds."""
+
+
+def follow(about: Subject, plan: Plan, show: Callable[[list[Any]], None]) -> None:
+    """The study: a button while it has not begun, then its results so far, with progress while it runs."""
+    studies = runtime().studies
+    study = studies.find(plan.key)
+    if study is None and plan.by_itself and about.model == EMBEDDED:
+        study = studies.start(plan.key, about.model, plan.work)
+    if study is None:
+        _offer(about, plan, plan.begin)
+        st.caption(plan.takes)
+    elif study.ended.is_set():
+        _ended(about, plan, study)
+        if study.results:
+            show(study.results)
+    else:
+        _watch(study, show)
+
+
+def _offer(about: Subject, plan: Plan, label: str) -> None:
+    st.button(
+        label, icon=":material/play_arrow:", key=f"begin-{plan.key}", on_click=runtime().studies.start,
+        args=(plan.key, about.model, plan.work),
+    )  # fmt: skip
+
+
+def _ended(about: Subject, plan: Plan, study: Study) -> None:
+    if study.complete:
+        return
+    if study.error is not None:
+        st.error(escape_markdown(study.error), icon=":material/error:")
+    else:
+        st.info(f"Stopped at {study.fraction:.0%}. What was found until then stays below.", icon=":material/info:")
+    _offer(about, plan, "Begin again")
+
+
+@st.fragment(run_every=LOOK_EVERY)
+def _watch(study: Study, show: Callable[[list[Any]], None]) -> None:
+    """Runs again by itself, alone, until the study has ended."""
+    if study.ended.is_set():
+        st.rerun()
+    bar, stop = st.columns([6, 1], vertical_alignment="center")
+    bar.progress(min(1.0, study.fraction), text=escape_markdown(study.phase))
+    stop.button("Stop", icon=":material/stop:", on_click=study.stop.set, key="stop-study", width="stretch")
+    if study.results:
+        show(list(study.results))
