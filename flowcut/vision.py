@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from flowcut.assemble import assemble
 from flowcut.attention import Attention, is_watching, watched, watching
+from flowcut.criteria import METHODS
 from flowcut.encoders import PackedEncoder, VisionEncoder, find_encoder
 from flowcut.errors import FlowCutError, InvalidCut
 from flowcut.lanes import Lane, Plan
@@ -57,6 +58,7 @@ def record(
         FlowCutError: (a ValueError) an encoder that is not supported, or a cut it cannot do.
     """
     check_is_cut(cut)
+    _check_stage(cut)
     encoder = find_encoder(vision_model)
     n_layers = len(encoder.layers)
     _check_evidence_layer(cut, n_layers)
@@ -277,6 +279,14 @@ class Recording:
             return (shorter, *output[1:]) if isinstance(output, tuple) else shorter
 
         return cut
+
+
+def _check_stage(cut: CutConfig | None) -> None:
+    if cut is not None and METHODS[cut.method].stage != "encoder":
+        raise InvalidCut(
+            f"The method {cut.method!r} does not cut inside the vision encoder: give it to flowcut.ask or "
+            "flowcut.prune, with the whole model."
+        )
 
 
 def _check_evidence_layer(cut: CutConfig | None, n_layers: int) -> None:
