@@ -24,6 +24,10 @@ from flowcut.schedule import CutConfig, check_is_cut, feature_layer_index
 PROXY_NOTE = (
     "This encoder has no CLS token: what is shown as CLS is a proxy, the mean of all patches' queries and values."
 )
+JOINED_NOTE = (
+    "Patches that were cut are not dropped: each is merged into one of the kept, which stands at its own place on the grid "
+    "(the released code puts merged tokens behind the others)."
+)
 __all__ = ["PROXY_NOTE", "Recording", "record", "synchronise"]
 
 
@@ -195,6 +199,8 @@ class Recording:
         notes = ["Scores are taken in float32, whatever the model's dtype."] if scored else []
         if self.plan.proxy:
             notes.append(PROXY_NOTE)
+        if cut is not None and METHODS[cut.method].joins is not None:
+            notes.append(JOINED_NOTE)
         whole = [index for index, lane in enumerate(self._finished) if not lane.steps]
         if cut is not None and len(whole) == len(self._finished):
             kind = "patches" if self.plan.merge_side == 1 else "tokens"

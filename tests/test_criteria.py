@@ -18,7 +18,7 @@ def test_every_method_has_a_name_a_source_a_stage_and_a_kind() -> None:
     assert list(flowcut.methods()) == list(METHODS)
     assert all(source for source in flowcut.methods().values())
     assert {method.stage for method in METHODS.values()} <= {"picture", "encoder", "projector", "decoder"}
-    assert {method.kind for method in METHODS.values()} == {"control", "flowcut", "peer"}
+    assert {method.kind for method in METHODS.values()} == {"control", "flowcut", "ablation", "peer"}
 
 
 def test_random_is_its_seed() -> None:

@@ -14,7 +14,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from flowcut.criteria.controls import chosen, random, stride
-from flowcut.criteria.encoder import cls_attention
+from flowcut.criteria.encoder import (
+    cls_attention,
+    cls_attention_x_value,
+    column_mean,
+    visionzip,
+    visionzip_joins,
+    vispruner,
+)
 from flowcut.criteria.evidence import DecoderEvidence, Evidence, highest
 from flowcut.schedule import CutConfig
 
@@ -90,10 +97,23 @@ class Method:
         return highest(self.rank(evidence, cut), cut.tokens)
 
 
+FLOWCUT = "FlowCut, arXiv 2505.19536 (NeurIPS 2025)"
+
+
+def _ablation(label: str, recipe: Recipe) -> Method:
+    left_out = {
+        "each layer's own score": not recipe.cumulative,
+        "CLS attention alone": not recipe.multi_criteria,
+        "as many at every prune point": not recipe.adaptive,
+    }
+    said = ", ".join(part for part, out in left_out.items() if out)
+    return Method(
+        f"FlowCut, {label}", f"{FLOWCUT}, ablation: {said}", kind="ablation", recipe=recipe, has_variants=True
+    )
+
+
 METHODS: dict[str, Method] = {
-    "flowcut": Method(
-        "FlowCut", "FlowCut, arXiv 2505.19536 (NeurIPS 2025)", kind="flowcut", recipe=Recipe(), has_variants=True
-    ),
+    "flowcut": Method("FlowCut", FLOWCUT, kind="flowcut", recipe=Recipe(), has_variants=True),
     "random": Method(
         "Random", "control: a seeded draw that looks at nothing", kind="control", rank=random, takes_seed=True
     ),
@@ -103,6 +123,45 @@ METHODS: dict[str, Method] = {
     "cls-attention": Method(
         "CLS attention", "one layer's CLS row: FasterVLM (last layer), VisionZip (feature layer)",
         rank=cls_attention, needs=("cls_attention",), takes_layer=True,
+    ),
+    "cls-attention-x-value": Method(
+        "CLS attention x value",
+        "one layer's CLS row times the norm of the values, as the released FlowCut code for Qwen scores",
+        rank=cls_attention_x_value,
+        needs=("cls_attention", "value_norm"),
+        takes_layer=True,
+    ),
+    "column-mean": Method(
+        "Column mean (HiPrune)",
+        "HiPrune, arXiv 2508.00553, Method: anchor, buffer and register tokens by what all tokens attend to",
+        rank=column_mean,
+        needs=("middle_mean", "deep_mean"),
+        takes_layer=True,
+        default_layer="middle layer",
+    ),
+    "visionzip": Method(
+        "VisionZip",
+        "VisionZip, arXiv 2412.04467, Method: dominant tokens by CLS attention, the rest merged into contextual ones",
+        rank=visionzip,
+        needs=("cls_attention", "keys"),
+        joins=visionzip_joins,
+    ),
+    "vispruner": Method(
+        "VisPruner",
+        "VisPruner, arXiv 2412.01818 (ICCV 2025), Method: important tokens by CLS attention, then diverse ones",
+        rank=vispruner,
+        needs=("cls_attention", "features"),
+    ),
+    "flowcut-equal": _ablation("equal counts", Recipe(adaptive=False)),
+    "flowcut-attention": _ablation("attention only", Recipe(multi_criteria=False)),
+    "flowcut-attention-equal": _ablation("attention only, equal counts", Recipe(multi_criteria=False, adaptive=False)),
+    "flowcut-single": _ablation("single layer", Recipe(cumulative=False)),
+    "flowcut-single-equal": _ablation("single layer, equal counts", Recipe(cumulative=False, adaptive=False)),
+    "flowcut-single-attention": _ablation(
+        "single layer, attention only", Recipe(cumulative=False, multi_criteria=False)
+    ),
+    "flowcut-single-attention-equal": _ablation(
+        "single layer, attention only, equal counts", Recipe(False, False, False)
     ),
     "chosen": Method(
         "Chosen", "control: the patches that someone named", kind="control", rank=chosen, ranks=False,
