@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from flowcut.record import FlowRecord, Geometry, LayerFlow, PruneStep
 
 if TYPE_CHECKING:
+    from flowcut.allowed import refusals
     from flowcut.answer_attention import AnswerAttention
     from flowcut.criteria import methods
     from flowcut.decoding import AnswerRecording
@@ -52,6 +53,7 @@ _HOMES = {
     "language": "LanguageRecording record_language",
     "language_record": "LanguageRecord",
     "models": "VisionLanguageModel load",
+    "allowed": "refusals",
     "run": "ask",
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names.split()}
@@ -90,6 +92,7 @@ __all__ = [
     "prune",
     "record",
     "record_language",
+    "refusals",
     "save_run",
 ]
 
