@@ -37,7 +37,7 @@ def read() -> Link:
     return Link(
         scene=_number(given.get("scene")),
         question=given.get("question") or None,
-        method=_one_of(given.get("method"), tuple(METHODS)),
+        method=_one_of(given.get("method"), tuple(name for name in METHODS if not METHODS[name].takes_patches)),
         tokens=tokens if tokens else None,
         variant=_one_of(given.get("variant"), VARIANTS),
         patch=_number(given.get("patch")),

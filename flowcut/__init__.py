@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from flowcut.language import LanguageRecording, record_language
     from flowcut.language_record import LanguageRecord
     from flowcut.models import VisionLanguageModel, load
+    from flowcut.refusals import refusals
     from flowcut.results import AnswerToken, Flops, Run, Times
     from flowcut.run import ask
     from flowcut.schedule import Cut, CutConfig, FlowCut
@@ -61,6 +62,7 @@ _HOMES = {
     "language": "LanguageRecording record_language",
     "language_record": "LanguageRecord",
     "models": "VisionLanguageModel load",
+    "refusals": "refusals",
     "run": "ask",
     "scoring": "AnswerScorer",
     "study_results": "AnswerScores KnockOut MethodResult RemovalCurves SmallestBudget SweepPoint",
@@ -108,6 +110,7 @@ __all__ = [
     "prune",
     "record",
     "record_language",
+    "refusals",
     "save_run",
 ]
 

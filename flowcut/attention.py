@@ -206,6 +206,27 @@ def stream_statistics(
     return streams.finish()
 
 
+def column_mean(
+    query: Tensor, key: Tensor, scaling: float, *, proxy: bool = False, windows: Tensor | None = None
+) -> Tensor:
+    """float32 [B, N+1], head-mean attention that a token receives, mean over the model's own queries.
+
+    Args: as for `stream_statistics`.
+    """
+    tokens = query.shape[2]
+    first = 1 if proxy else 0  # a proxy's query is not the model's own
+    received = torch.zeros(len(query), tokens, device=query.device)
+    keys = key.float().transpose(-1, -2)
+    for start in range(first, tokens, QUERY_BLOCK):
+        block = query[:, :, start : start + QUERY_BLOCK].float()
+        logits = block @ keys * scaling
+        hidden = _hidden_keys(start, block.shape[2], tokens, proxy, windows, query.device)
+        if hidden is not None:
+            logits = logits.masked_fill(hidden, -math.inf)
+        received += logits.softmax(dim=-1).mean(dim=1).sum(dim=1)
+    return received / (tokens - first)
+
+
 def _hidden_keys(
     start: int, count: int, tokens: int, proxy: bool, windows: Tensor | None, device: torch.device
 ) -> Tensor | None:

@@ -7,6 +7,7 @@ from contextlib import ExitStack
 from types import TracebackType
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from transformers import BatchFeature, PreTrainedModel
@@ -19,7 +20,9 @@ from flowcut.language import LanguageRecording, record_language
 from flowcut.language_record import LanguageRecord
 from flowcut.prompts import OwnPrompts, drop_tokens
 from flowcut.record import PADDING_ID, FlowRecord
+from flowcut.refusals import check_allowed
 from flowcut.schedule import CutConfig, check_is_cut
+from flowcut.stages import in_the_encoder, patches_of_first_row
 from flowcut.vision import record as record_encoder
 
 
@@ -58,10 +61,13 @@ class Session:
         self.model = hf_model
         self.cut = cut
         self.family = family_of(hf_model.config)
-        facts = {"model_id": hf_model.name_or_path or None, "family": self.family.name, "notes": self.family.notes(cut)}
+        check_allowed(cut, hf_model, self.family)
+        self.encoder_cut = in_the_encoder(cut)
+        notes = self.family.notes(self.encoder_cut)
+        facts = {"model_id": hf_model.name_or_path or None, "family": self.family.name, "notes": notes}
         tower = self.family.vision_tower(hf_model)
         layer = self.family.feature_layer(hf_model)
-        self.recording = record_encoder(tower, cut, layer, flows=record, facts=facts)
+        self.recording = record_encoder(tower, self.encoder_cut, layer, flows=record, facts=facts)
         self.language: LanguageRecording | None = None
         """The cut inside the language model, for families and methods that have one."""
         if cut is not None and cut.method == "flowcut" and self.family.language_layer is not None:
@@ -99,9 +105,22 @@ class Session:
         """Visual tokens of the last prompt that are no patch, such as newline tokens."""
         return sum(part.separators for part in (*self.pictures, *self.recording.token_sources))
 
+    @property
+    def final_patch_ids(self) -> np.ndarray | None:
+        """int64 [T], as `Run.final_patch_ids` says, of what was prepared last."""
+        pooled = [part.patches for part in self.recording.token_sources]
+        stays = self.language.record.kept(0) if self.language is not None and self.language.recorded else None
+        return patches_of_first_row(self.recording.record.kept_patch_ids, self.pictures, pooled, stays)
+
+    @property
+    def ranking(self) -> np.ndarray | None:
+        """float32 [N], as `Run.ranking` says, of what was prepared last."""
+        ranking = self.recording.lanes[0].ranking
+        return None if ranking is None else ranking[0].float().cpu().numpy()
+
     def describe(self, **facts: Any) -> None:
         """Add to all records what only the caller knows; `notes` come after those of the family."""
-        facts["notes"] = (*self.family.notes(self.cut), *facts.get("notes", ()))
+        facts["notes"] = (*self.family.notes(self.encoder_cut), *facts.get("notes", ()))
         self.recording.describe(**facts)
         if self.language is not None:
             self.language.describe(**{name: fact for name, fact in facts.items() if name != "geometries"})
@@ -131,7 +150,7 @@ class Session:
             before = self.family.placeholders(self.model, pictures)
             self._check_placeholders(prepared["input_ids"], before)
             with torch.no_grad():
-                self.pictures = self.family.encode(self.model, self.recording, pictures, self.cut)
+                self.pictures = self.family.encode(self.model, self.recording, pictures, self.encoder_cut)
             prepared = self._cut_placeholders(prepared, before, [len(picture.features) for picture in self.pictures])
             features: Any = [picture.features for picture in self.pictures]
             prepared["mm_encoder_outputs"] = {"image": BaseModelOutputWithPooling(pooler_output=features)}

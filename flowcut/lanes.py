@@ -14,10 +14,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from flowcut.attention import stream_statistics
-from flowcut.criteria import METHODS, Evidence
+from flowcut.attention import column_mean, stream_statistics
+from flowcut.criteria import METHODS, Evidence, Method, Recipe
+from flowcut.criteria import highest as highest_ranked
 from flowcut.errors import FlowCutError
-from flowcut.schedule import CutConfig, alive_after, asked_count, prunes_after
+from flowcut.schedule import CutConfig, alive_after, asked_count, equal_count, prunes_after
 from flowcut.scores import (
     accumulate,
     cls_logits,
@@ -30,6 +31,9 @@ from flowcut.scores import (
     value_norm,
     with_proxy,
 )
+
+MIDDLE = 9 / 24
+"""HiPrune looks at the 9th of CLIP-L's 24 layers; elsewhere at the layer of the same relative depth."""
 
 
 @dataclass(frozen=True)
@@ -55,13 +59,29 @@ class Plan:
         return self.merge_side**2
 
     @property
-    def evidence_layer(self) -> int | None:
-        """The layer whose CLS row a one-shot method asks for (from 0), if it asks for one."""
-        if self.cut is None or not METHODS[self.cut.method].takes_layer:
-            return None
-        if self.cut.layer is None:
-            return self.feature_layer
-        return self.cut.layer % self.n_layers
+    def method(self) -> Method | None:
+        """The registry's line of the method that cuts."""
+        return None if self.cut is None else METHODS[self.cut.method]
+
+    @property
+    def recipe(self) -> Recipe | None:
+        """FlowCut's parts that are in, where FlowCut or an ablation of it cuts."""
+        return None if self.method is None else self.method.recipe
+
+    def looks(self, layer: int) -> list[str]:
+        """What a one-shot method wants to know of a layer's attention, by the names of Evidence's fields."""
+        if self.cut is None:
+            return []
+        needs, chosen = METHODS[self.cut.method].needs, self.cut.layer
+        asked = self.feature_layer if chosen is None else chosen % self.n_layers
+        middle = max(round(MIDDLE * self.n_layers) - 1, 0) if chosen is None else asked
+        wanted = {"cls_attention": asked, "value_norm": asked, "middle_mean": middle}
+        return [name for name in needs if wanted.get(name, self.feature_layer) == layer and name != "features"]
+
+    @property
+    def last_look(self) -> int:
+        """The deepest layer that a one-shot method wants to look into."""
+        return max((layer for layer in range(self.n_layers) if self.looks(layer)), default=-1)
 
 
 @dataclass(frozen=True)
@@ -118,7 +138,12 @@ class Lane:
         """Tokens to keep in each picture of the lane; None: all."""
         self.cumulative: Tensor | None = None
         self.shares: Tensor | None = None
-        self.evidence: Tensor | None = None
+        self.evidence: dict[str, Tensor] = {}
+        """What a one-shot method wants to know, by the names of Evidence's fields, per token."""
+        self.joins: Tensor | None = None
+        """int64 [b, N], of a method that merges: the place among the kept that each patch is merged into, -1: none."""
+        self.ranks: Tensor | None = None
+        """float64 [b, N0], what a one-shot method ranked the patches by."""
         self.layers: list[LayerDraft] = []
         self.steps: list[StepDraft] = []
         self.died_at = torch.full_like(patch_ids, -1)
@@ -153,7 +178,7 @@ class Lane:
         draft = LayerDraft(view.layer, self.alive_ids)
         if self._scores(view.layer):
             draft.tensors.update(self._score(view))
-        if view.layer == self.plan.evidence_layer and self.above_target:
+        if self.above_target:
             self.gather_evidence(view)
         self.layers.append(draft)
 
@@ -162,9 +187,51 @@ class Lane:
         self.layers[-1].tensors.update(self._flow(view))
 
     def gather_evidence(self, view: View) -> None:
-        """Keep the head-mean CLS row over the patches, for a one-shot method."""
-        row = cls_logits(view.query, view.key, view.scaling, self.plan.proxy).softmax(dim=-1)
-        self.evidence = group_mean(row.mean(dim=1)[:, 1:], self._groups())
+        """Keep what a one-shot method wants to know of this layer."""
+        groups = self._groups()
+        for name in self.plan.looks(view.layer):
+            found = self._look(name, view)
+            # Single patches where each is a token of its own: then the group mean is the number itself.
+            self.evidence[name] = group_mean(found, groups) if found.ndim == 2 else found
+
+    def _look(self, name: str, view: View) -> Tensor:
+        """One of Evidence's fields, float32 [b, N, ...], patches alone."""
+        if name == "cls_attention":
+            row = cls_logits(view.query, view.key, view.scaling, self.plan.proxy).softmax(dim=-1)
+            return row.mean(dim=1)[:, 1:]
+        if name == "value_norm":
+            return value_norm(view.value)[:, 1:]
+        if name == "keys":
+            return view.key.float().mean(dim=1)[:, 1:]
+        received = column_mean(view.query, view.key, view.scaling, proxy=self.plan.proxy, windows=view.windows)
+        return received[:, 1:]
+
+    def gather_features(self, hidden: Tensor) -> None:
+        """Keep what the feature layer gives, [b, N, width], for a one-shot method that compares features."""
+        if self.above_target and self.plan.method is not None and "features" in self.plan.method.needs:
+            self.evidence["features"] = hidden.detach().float()
+
+    @property
+    def ranking(self) -> Tensor | None:
+        """float64 [b, N0], what the patches were ranked by, the highest kept longest; None where nothing was cut.
+
+        FlowCut's patches by when they went, then by their running score there, then by reading order; as places in this
+        order, 0 the lowest.
+        """
+        if not self.steps:
+            return None
+        if self.plan.recipe is None:
+            return self.ranks
+        last = torch.zeros(self.died_at.shape, dtype=torch.float64)
+        for draft in self.layers:  # each layer writes over the one before: what stays is a patch's last running score
+            if "cumulative" in draft.tensors:
+                last.scatter_(1, draft.alive_patch_ids.cpu(), draft.tensors["cumulative"].double().cpu())
+        died = self.died_at.cpu()
+        when = torch.where(died < 0, self.plan.n_layers, died).double()
+        backwards = -torch.arange(died.shape[1]).expand(died.shape)  # of equal ones, the first counts as the higher
+        order = np.lexsort((backwards.numpy(), last.numpy(), when.numpy()), axis=1)
+        places = torch.arange(order.shape[1], dtype=torch.float64).expand(order.shape)
+        return torch.empty_like(last).scatter(1, torch.from_numpy(order), places)
 
     def cut_after(self, layer: int) -> Tensor | None:
         """Cut after this layer, if it is time: int64 [b, N'], positions among the alive that stay; None: all stay."""
@@ -176,19 +243,22 @@ class Lane:
 
     @property
     def _stepwise(self) -> bool:
-        return self.plan.cut is not None and METHODS[self.plan.cut.method].select is None
+        return self.plan.recipe is not None
 
     def _scores(self, layer: int) -> bool:
         return self._stepwise and self.above_target and layer < self.plan.feature_layer
 
     def _score(self, view: View) -> dict[str, Tensor]:
         assert self.plan.cut is not None
+        assert self.plan.recipe is not None
         variant, groups = self.plan.cut.variant, self._groups()
         weighed = criteria(view.query, view.key, view.value, view.scaling, variant, self.plan.proxy)
         self.shares = group_mean(weighed.relation, groups) * self.plan.patches_per_token
-        self.cumulative = accumulate(self.cumulative, group_mean(weighed.score, groups))
+        score = weighed.score if self.plan.recipe.multi_criteria else weighed.relation
+        past = self.cumulative if self.plan.recipe.cumulative else None
+        self.cumulative = accumulate(past, group_mean(score, groups))
         shares = {"relation": weighed.relation, "semantic": weighed.semantic}
-        return {**shares, "score": weighed.score, "cumulative": ungroup(self.cumulative, groups)}
+        return {**shares, "score": score, "cumulative": ungroup(self.cumulative, groups)}
 
     def _flow(self, view: View) -> dict[str, Tensor]:
         places, proxy = (self.alive_ids, self.grid_cols), self.plan.proxy
@@ -205,16 +275,20 @@ class Lane:
         }
 
     def _step(self, layer: int) -> Tensor:
-        """One of FlowCut's prune points: how many by entropy, which by the cumulative score."""
+        """One of FlowCut's prune points: how many by entropy, or as many at each; which by the cumulative score."""
         assert self.target is not None
         assert self.cumulative is not None
+        assert self.plan.recipe is not None
         target, before, size = self.target, self.tokens, self.plan.patches_per_token
         remaining = self.plan.feature_layer - 1 - layer
         ratio = asked = np.full(len(self.alive_ids), np.nan)
         after = target
         if remaining > 0:
-            ratio = self._entropy_ratio(layer)
-            asked = np.array([asked_count(float(e), before, target, remaining) for e in ratio])
+            if self.plan.recipe.adaptive:
+                ratio = self._entropy_ratio(layer)
+                asked = np.array([asked_count(float(e), before, target, remaining) for e in ratio])
+            else:
+                asked = np.full(len(self.alive_ids), equal_count(before, target, remaining))
             after = alive_after(float(asked.max()), before, target)
         self.steps.append(StepDraft(layer, before * size, after * size, remaining == 0, ratio, asked))
         return self._keep(layer, highest(self.cumulative, after))
@@ -241,17 +315,27 @@ class Lane:
 
     def _cut_at_once(self, layer: int) -> Tensor:
         """A one-shot method's cut, at the feature layer."""
-        cut, size = self.plan.cut, self.plan.patches_per_token
+        cut, method, size = self.plan.cut, self.plan.method, self.plan.patches_per_token
         assert cut is not None
+        assert method is not None
+        assert method.rank is not None
         assert self.target is not None
-        select = METHODS[cut.method].select
-        assert select is not None
-        batch, before = len(self.alive_ids), self.tokens
-        attention = None if self.evidence is None else self.evidence.cpu().double().numpy()
-        kept = select(Evidence(batch, before, attention), replace(cut, tokens=self.target))
+        batch, before, device = len(self.alive_ids), self.tokens, self.alive_ids.device
+        found = {name: tensor.cpu().double().numpy() for name, tensor in self.evidence.items()}
+        evidence = Evidence(batch, before, **found, grid_cols=self.grid_cols // self.plan.merge_side)
+        cut = replace(cut, tokens=self.target)
+        ranking = method.rank(evidence, cut)
+        kept = torch.from_numpy(highest_ranked(ranking, self.target)).to(device)
+        if method.joins is not None:
+            self.joins = self._places(torch.from_numpy(method.joins(evidence, cut, ranking)).to(device), kept)
+        self.ranks = ungroup(torch.from_numpy(ranking), self._groups().cpu()) if method.ranks else None
         nothing = np.full(batch, np.nan)
         self.steps.append(StepDraft(layer, before * size, self.target * size, True, nothing, nothing))
-        return self._bury(layer, torch.from_numpy(kept).to(self.alive_ids.device))
+        return self._bury(layer, kept)
+
+    def _places(self, joined: Tensor, kept: Tensor) -> Tensor:
+        """int64 [b, N], patch ids as places among the kept, [b, T] ascending; -1 stays -1."""
+        return torch.searchsorted(kept, joined.clamp_min(0)).where(joined >= 0, -1)
 
     def _bury(self, layer: int, kept_tokens: Tensor) -> Tensor:
         """Date the dead; the kept tokens' patches by their places among the alive, in spatial order."""

@@ -135,7 +135,7 @@ class BatchPass(Pass):
             view = View(layer, self.hidden[lane.rows, live], q, k, v, scaling)
             if not self.scouting:
                 self.show(lane, view)
-            elif layer == self.plan.evidence_layer:
+            elif lane.above_target:
                 lane.gather_evidence(self.with_relay(view))
         if not self.scouting:
             sizes = [len(lane.alive_ids) * (lane.alive + self.cls) ** 2 for lane in self.lanes]
@@ -146,11 +146,13 @@ class BatchPass(Pass):
         with torch.no_grad(), self.clock("scoring"):
             if layer == self.plan.feature_layer:
                 self._scout(hidden)
+                for lane in self.lanes:
+                    lane.gather_features(hidden[lane.rows, self.cls : self.cls + lane.alive])
             before, kept = self._advance(layer)
         if self._unchanged(before):
             return None
         rows = [
-            self._keep_rows(hidden[lane.rows], count, positions)
+            self._keep_rows(hidden[lane.rows], count, positions, lane.joins)
             for lane, count, positions in zip(self.lanes, before, kept, strict=True)
         ]
         longest = max(lane.alive for lane in self.lanes) + self.cls
@@ -158,8 +160,8 @@ class BatchPass(Pass):
 
     def _scout(self, hidden: Tensor) -> None:
         """Run ahead, uncut and unseen by anyone else, to a deeper layer whose CLS row a method asks for."""
-        last = self.plan.evidence_layer
-        if last is None or last <= self.plan.feature_layer or not self.lanes[0].above_target:
+        last = self.plan.last_look
+        if last <= self.plan.feature_layer or not any(lane.above_target for lane in self.lanes):
             return
         self.scouting = True
         try:
@@ -169,12 +171,19 @@ class BatchPass(Pass):
         finally:
             self.scouting = False
 
-    def _keep_rows(self, hidden: Tensor, alive: int, kept: Tensor | None) -> Tensor:
-        """CLS and the kept of one lane's patches: [b, longest N+1, width] -> [b, N'+1, width]."""
+    def _keep_rows(self, hidden: Tensor, alive: int, kept: Tensor | None, joins: Tensor | None) -> Tensor:
+        """CLS and the kept of one lane's patches: [b, longest N+1, width] -> [b, N'+1, width].
+
+        Patches that join a kept one leave their mean with it: it becomes its own feature plus that mean (VisionZip).
+        """
         if kept is None:
             return hidden[:, : alive + self.cls]
         tokens = nn.functional.pad(kept.to(hidden.device) + self.cls, (self.cls, 0))  # CLS, token 0, always stays
-        return hidden.gather(1, tokens[..., None].expand(-1, -1, hidden.shape[-1]))
+        rows = hidden.gather(1, tokens[..., None].expand(-1, -1, hidden.shape[-1]))
+        if joins is None:
+            return rows
+        joined = _mean_joined(hidden[:, self.cls : self.cls + alive], joins, kept.shape[1])
+        return torch.cat([rows[:, : self.cls], rows[:, self.cls :] + joined], dim=1)
 
 
 class PackedPass(Pass):
@@ -290,6 +299,18 @@ class PackedPass(Pass):
             per_slice = rows * cols // self.plan.patches_per_token
             found.append(torch.cat([next(lanes).token_ids()[0] + place * per_slice for place in range(slices)]))
         return found
+
+
+def _mean_joined(patches: Tensor, joins: Tensor, count: int) -> Tensor:
+    """[b, count, width], the mean of the patches that join each kept one, taken in float32; 0 where none does.
+
+    Args:
+        patches: [b, N, width].
+        joins: int64 [b, N], places among the kept; -1: joins none.
+    """
+    which = nn.functional.one_hot(joins.to(patches.device) + 1, count + 1)[..., 1:].float()  # [b, N, count]
+    shares = which / which.sum(dim=1, keepdim=True).clamp_min(1)
+    return (shares.transpose(1, 2) @ patches.float()).to(patches.dtype)
 
 
 def _shares(plan: Plan, slices: int) -> list[int | None]:

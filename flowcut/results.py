@@ -7,6 +7,8 @@ import json
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import numpy as np
+
 from flowcut.answer_attention import AnswerAttention
 from flowcut.language_record import LanguageRecord
 from flowcut.record import FlowRecord
@@ -116,6 +118,15 @@ class Run:
     """What the cut inside the language model did, for families and cuts that have one."""
     answer_attention: AnswerAttention | None = None
     """Where each answer token looked; only where it was asked for."""
+    final_patch_ids: np.ndarray | None = None
+    """int64 [T], patches (of the record's first row) that the language model's last layer reads, ascending, wherever
+    the cut was made. None: the method has a grid of its own (`downsample`), the decoder that cuts did not run, or the
+    run was kept before this was."""
+    ranking: np.ndarray | None = None
+    """float32 [N], what the method ranked these patches by, the highest kept longest. FlowCut: by the layer after
+    which they went, then by running score. Methods that choose one by one: the first chosen is highest, and those
+    never chosen tie at the lowest. None: nothing was cut, or the method ranks nothing (`stride`, `downsample`,
+    `chosen`)."""
 
     @property
     def title(self) -> str:
@@ -148,6 +159,8 @@ class Run:
             "times": asdict(self.times),
             "flops": asdict(self.flops),
             "cut": None if self.cut is None else self.cut.as_dict(),
+            "final_patch_ids": None if self.final_patch_ids is None else self.final_patch_ids.tolist(),
+            "ranking": None if self.ranking is None else self.ranking.tolist(),
         }
 
     @classmethod
@@ -169,12 +182,20 @@ class Run:
             "image_size": tuple(facts["image_size"]),
             "notes": tuple(facts["notes"]),
             "layer_tokens": tuple(facts.get("layer_tokens", ())),
+            "final_patch_ids": _array(facts.get("final_patch_ids"), np.int64),
+            "ranking": _array(facts.get("ranking"), np.float32),
         }
         files = {"record": record, "language_record": language_record, "answer_attention": answer_attention}
         return cls(**{**facts, **nested, **files})
 
 
-NESTED = {"tokens", "times", "flops", "cut", "record", "language_record", "answer_attention"}
+NESTED = {
+    "tokens", "times", "flops", "cut", "record", "language_record", "answer_attention", "final_patch_ids", "ranking",
+}  # fmt: skip
+
+
+def _array(numbers: list[Any] | None, dtype: type) -> np.ndarray | None:
+    return None if numbers is None else np.array(numbers, dtype=dtype)
 
 
 def _token(facts: dict[str, Any]) -> AnswerToken:

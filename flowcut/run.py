@@ -266,6 +266,8 @@ class _Work:
             layer_tokens=listener.layer_tokens,
             language_record=session.language_record if self.record else None,
             answer_attention=self.looks.attention if self.looks is not None and listener.heard else None,
+            final_patch_ids=session.final_patch_ids,
+            ranking=session.ranking,
         )
 
     def _flops(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from numbers import Integral
 from typing import Any
@@ -28,11 +29,14 @@ class CutConfig:
     variant: str = "official"
     """`official`: what the released FlowCut code computes. `paper`: the paper's text where it differs."""
     layer: int | None = None
-    """`cls-attention` only: the layer whose CLS row decides; negative counts from the end; None: the feature layer."""
+    """Methods that take one: the layer they look at; negative counts from the end; None: the feature layer
+    (`column-mean`: a middle one)."""
     seed: int | None = None
     """`random` only: seed of the draw (None: 0)."""
     per_image: bool = False
     """False: one count for the whole batch, as released. True: each image's count and ids depend on it alone."""
+    patches: tuple[int, ...] | None = None
+    """`chosen` only: the T patches to keep, ascending; where squares of patches become one token, these squares."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "tokens", _whole_number("tokens", self.tokens, least=1))
@@ -45,6 +49,7 @@ class CutConfig:
             raise InvalidCut(f"per_image is {self.per_image!r}: it must be True or False.")
         self._check_layer(method.takes_layer)
         self._check_seed(method.takes_seed)
+        self._check_patches(method.takes_patches)
 
     def _check_layer(self, takes_layer: bool) -> None:
         if self.layer is None:
@@ -60,13 +65,28 @@ class CutConfig:
             seed = 0 if self.seed is None else _whole_number("seed", self.seed, least=0)
             object.__setattr__(self, "seed", seed)
 
+    def _check_patches(self, takes_patches: bool) -> None:
+        if not takes_patches:
+            if self.patches is not None:
+                raise InvalidCut(f"The method {self.method!r} chooses the patches itself: leave patches out.")
+            return
+        if not isinstance(self.patches, Iterable) or isinstance(self.patches, str):
+            raise InvalidCut(f"patches is {self.patches!r}: give the ids of the patches to keep, such as (3, 17).")
+        ids = sorted(_whole_number("a patch", patch, least=0) for patch in self.patches)
+        if len(set(ids)) < len(ids) or len(ids) != self.tokens:
+            raise InvalidCut(
+                f"patches holds {len(ids)} ids, {len(set(ids))} of them different, and tokens is {self.tokens}: "
+                "give each patch once, and tokens=len(patches)."
+            )
+        object.__setattr__(self, "patches", tuple(ids))
+
     @property
     def title(self) -> str:
         """The cut as a figure's legend names it, such as `FlowCut 64 (official)`."""
         method = _known_method(self.method)
         details = [self.variant] if method.has_variants else []
         if method.takes_layer:
-            details.append("feature layer" if self.layer is None else f"layer {self.layer}")
+            details.append(method.default_layer if self.layer is None else f"layer {self.layer}")
         if method.takes_seed:
             details.append(f"seed {self.seed}")
         if self.per_image:
@@ -74,8 +94,11 @@ class CutConfig:
         return f"{method.label} {self.tokens}" + (f" ({', '.join(details)})" if details else "")
 
     def as_dict(self) -> dict[str, Any]:
-        """The settings as plain values, ready for JSON; `CutConfig(**d)` gives the same cut again."""
-        return asdict(self)
+        """The settings as plain values, ready for JSON; `CutConfig(**d)` gives the same cut again.
+
+        Patches are left out where there are none: a run's id must stay what it was before there were any.
+        """
+        return {name: value for name, value in asdict(self).items() if name != "patches" or value is not None}
 
 
 def FlowCut(tokens: int = 64, variant: str = "official", per_image: bool = False) -> CutConfig:
@@ -107,6 +130,16 @@ def asked_count(entropy_ratio: float, alive: int, target: int, remaining: int) -
         remaining: R > 0, layers left until the last prune.
     """
     return (alive - target) / math.sqrt(remaining) * (1.0 - entropy_ratio**2)
+
+
+def equal_count(alive: int, target: int, remaining: int) -> float:
+    """Patches that go after a layer where the same number goes at every prune point, before rounding (an ablation).
+
+    Args:
+        alive, target, remaining: as for `asked_count`; prune points lie `remaining`, `remaining` - 2, ..., 0 layers
+            before the last one.
+    """
+    return (alive - target) / (remaining // 2 + 1)
 
 
 def check_is_cut(cut: object) -> None:

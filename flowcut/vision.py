@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from flowcut.assemble import assemble
 from flowcut.attention import Attention, is_watching, watched, watching
+from flowcut.criteria import METHODS
 from flowcut.encoders import PackedEncoder, VisionEncoder, find_encoder
 from flowcut.errors import FlowCutError, InvalidCut
 from flowcut.lanes import Lane, Plan
@@ -22,6 +23,10 @@ from flowcut.schedule import CutConfig, check_is_cut, feature_layer_index
 
 PROXY_NOTE = (
     "This encoder has no CLS token: what is shown as CLS is a proxy, the mean of all patches' queries and values."
+)
+JOINED_NOTE = (
+    "Patches that were cut are not dropped: each is merged into one of the kept, which stands at its own place on the grid "
+    "(the released code puts merged tokens behind the others)."
 )
 __all__ = ["PROXY_NOTE", "Recording", "record", "synchronise"]
 
@@ -57,6 +62,7 @@ def record(
         FlowCutError: (a ValueError) an encoder that is not supported, or a cut it cannot do.
     """
     check_is_cut(cut)
+    _check_stage(cut)
     encoder = find_encoder(vision_model)
     n_layers = len(encoder.layers)
     _check_evidence_layer(cut, n_layers)
@@ -193,6 +199,8 @@ class Recording:
         notes = ["Scores are taken in float32, whatever the model's dtype."] if scored else []
         if self.plan.proxy:
             notes.append(PROXY_NOTE)
+        if cut is not None and METHODS[cut.method].joins is not None:
+            notes.append(JOINED_NOTE)
         whole = [index for index, lane in enumerate(self._finished) if not lane.steps]
         if cut is not None and len(whole) == len(self._finished):
             kind = "patches" if self.plan.merge_side == 1 else "tokens"
@@ -277,6 +285,14 @@ class Recording:
             return (shorter, *output[1:]) if isinstance(output, tuple) else shorter
 
         return cut
+
+
+def _check_stage(cut: CutConfig | None) -> None:
+    if cut is not None and METHODS[cut.method].stage != "encoder":
+        raise InvalidCut(
+            f"The method {cut.method!r} does not cut inside the vision encoder: give it to flowcut.ask or "
+            "flowcut.prune, with the whole model."
+        )
 
 
 def _check_evidence_layer(cut: CutConfig | None, n_layers: int) -> None:

@@ -7,6 +7,7 @@ import threading
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -242,3 +243,42 @@ def test_the_embedded_model_answers() -> None:
     )[0, inputs["input_ids"].shape[1] :].tolist()  # fmt: skip
     whole = flowcut.ask(model, tiny.picture(size=(400, 300)), QUESTION, max_new_tokens=4)
     assert [token.id for token in whole.tokens] == own
+
+
+@pytest.mark.parametrize("method", ["flowcut", "random", "cls-attention"])
+def test_a_run_says_what_it_kept_and_how_it_ranked(model: VisionLanguageModel, method: str) -> None:
+    run = ask(model, flowcut.Cut(method, tokens=9), record=False, max_new_tokens=1)
+    assert run.final_patch_ids is not None
+    assert run.ranking is not None
+    assert (run.final_patch_ids.dtype, run.ranking.dtype) == (np.int64, np.float32)
+    assert run.ranking.shape == (tiny.N_PATCHES,)
+    strongest = np.sort(np.argsort(-run.ranking, kind="stable")[:9])
+    np.testing.assert_array_equal(run.final_patch_ids, strongest)
+
+
+def test_the_first_that_flowcut_drops_rank_lowest(model: VisionLanguageModel) -> None:
+    run = ask(model, flowcut.FlowCut(tokens=9), max_new_tokens=1)
+    assert run.record is not None
+    assert run.ranking is not None
+    died = run.record.died_at_layer[0]
+    when = np.where(died < 0, 99, died)[np.argsort(run.ranking)]
+    assert (np.diff(when) >= 0).all()
+    gone = np.flatnonzero(died == run.record.steps[0].layer)
+    scores = run.record.layers[run.record.steps[0].layer].cumulative
+    assert scores is not None
+    assert (np.diff(scores[0][gone[np.argsort(run.ranking[gone])]]) >= 0).all()
+
+
+def test_chosen_patches_are_those_of_a_method_that_chose_them(model: VisionLanguageModel) -> None:
+    by_attention = ask(model, flowcut.Cut("cls-attention", tokens=9))
+    assert by_attention.final_patch_ids is not None
+    ids = by_attention.final_patch_ids.tolist()
+    chosen = ask(model, flowcut.Cut("chosen", tokens=9, patches=ids))
+    assert [t.id for t in chosen.tokens] == [t.id for t in by_attention.tokens]
+    assert chosen.final_patch_ids is not None
+    assert chosen.final_patch_ids.tolist() == ids
+    assert chosen.ranking is None
+    whole = ask(model)
+    assert whole.ranking is None
+    assert whole.final_patch_ids is not None
+    assert len(whole.final_patch_ids) == tiny.N_PATCHES

@@ -8,6 +8,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -129,3 +130,23 @@ def test_runs_load_without_torch(tmp_path: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code, str(folder)], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "FlowCut 9 (official)"
+
+
+def test_what_was_kept_and_how_it_was_ranked_round_trips(tmp_path: Path) -> None:
+    ranking = np.linspace(-1, 2, 64, dtype=np.float32)
+    run = replace(made(), final_patch_ids=np.arange(0, 63, 7), ranking=ranking)
+    again = store.load_run(store.save_run(run, None, tmp_path))
+    assert again.id == made().id
+    assert again.final_patch_ids is not None
+    assert again.ranking is not None
+    np.testing.assert_array_equal(again.final_patch_ids, run.final_patch_ids)
+    np.testing.assert_array_equal(again.ranking, ranking)
+    assert (again.final_patch_ids.dtype, again.ranking.dtype) == (np.int64, np.float32)
+
+
+def test_a_run_kept_before_rankings_still_loads(tmp_path: Path) -> None:
+    folder = store.save_run(made(), None, tmp_path)
+    facts = json.loads((folder / store.RUN_FILE).read_text())
+    del facts["final_patch_ids"], facts["ranking"]
+    (folder / store.RUN_FILE).write_text(json.dumps(facts))
+    assert store.load_run(folder).ranking is None

@@ -50,7 +50,8 @@ def model_box() -> None:
 
 def method_and_budget() -> None:
     """How patches are chosen, and how many; the budget in tokens and in percent follow each other."""
-    st.selectbox("Keep patches by", list(METHODS), format_func=_label, key="method", help=_method_help())
+    named = [name for name, method in METHODS.items() if not method.takes_patches]
+    st.selectbox("Keep patches by", named, format_func=_label, key="method", help=_method_help())
     tokens, percent = st.columns(2)
     patches = session.patches()
     tokens.number_input(

@@ -28,6 +28,7 @@ class Llava:
     language_layer: int | None = None
     processor_class: str | None = None
     counts_by_picture = False
+    stages: tuple[str, ...] = ("picture", "encoder", "projector", "decoder")
     default_prompt = "USER: {picture}\n{question} ASSISTANT:"
 
     def vision_tower(self, model: PreTrainedModel) -> nn.Module:

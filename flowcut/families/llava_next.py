@@ -30,6 +30,8 @@ class LlavaNext(Llava):
     description = "LLaVA-NeXT (LlavaNextForConditionalGeneration with a CLIP vision tower)"
     picture_inputs: tuple[str, ...] = ("pixel_values", "image_sizes")
     language_layer: int | None = 1
+    stages: tuple[str, ...] = ("encoder", "decoder")
+    one_grid = False
 
     def n_patches(self, model: PreTrainedModel) -> int:
         """Patches of the base tile and of as many crops as the widest grid has."""

@@ -64,6 +64,8 @@ class LlavaOnevision(Llava):
     description = "LLaVA-OneVision (LlavaOnevisionForConditionalGeneration with a SigLIP vision tower)"
     processor_class: str | None = "LlavaOnevisionProcessor"
     counts_by_picture = True
+    stages: tuple[str, ...] = ("encoder",)
+    one_grid = False
 
     def complete_processor(self, processor: Any, model: PreTrainedModel) -> None:
         """Tell a processor what it needs to count placeholders."""
@@ -287,8 +289,8 @@ def _survivors(lanes: list[Lane], n_patches: int) -> tuple[Tensor, Tensor | None
         alive[row, ids] = 1.0
         if lane.cumulative is not None:
             score[row, ids] = lane.cumulative[0].float().cpu()
-        elif lane.evidence is not None:
-            score[row, ids] = lane.evidence[0].float().cpu()[ids]
+        elif lane.evidence and lane.ranks is not None:
+            score[row, ids] = lane.ranks[0].float()[ids]
         else:
             scored = scored and not lane.steps  # a tile that was left whole needs no score
     return alive, score if scored else None

@@ -31,6 +31,8 @@ class QwenVL(Llava):
 
     default_prompt = "<|im_start|>user\n{picture}{question}<|im_end|>\n<|im_start|>assistant\n"
     counts_by_picture = True
+    stages: tuple[str, ...] = ("encoder",)
+    merges_patches = True
 
     def __init__(self, name: str, model_class: str, tower: str, processor_class: str) -> None:
         self.name = name
