@@ -34,7 +34,16 @@ if TYPE_CHECKING:
     from flowcut.results import AnswerToken, Flops, Run, Times
     from flowcut.run import ask
     from flowcut.schedule import Cut, CutConfig, FlowCut
+    from flowcut.scoring import AnswerScorer
     from flowcut.store import load_run, save_run
+    from flowcut.study_results import (
+        AnswerScores,
+        KnockOut,
+        MethodResult,
+        RemovalCurves,
+        SmallestBudget,
+        SweepPoint,
+    )
     from flowcut.vision import Recording
 
 __version__ = "0.1.0"
@@ -55,12 +64,16 @@ _HOMES = {
     "models": "VisionLanguageModel load",
     "allowed": "refusals",
     "run": "ask",
+    "scoring": "AnswerScorer",
+    "study_results": "AnswerScores KnockOut MethodResult RemovalCurves SmallestBudget SweepPoint",
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names.split()}
 
 __all__ = [
     "AnswerAttention",
     "AnswerRecording",
+    "AnswerScorer",
+    "AnswerScores",
     "AnswerToken",
     "Cut",
     "CutConfig",
@@ -73,14 +86,19 @@ __all__ = [
     "InvalidPicture",
     "InvalidQuestion",
     "InvalidRecord",
+    "KnockOut",
     "LanguageRecord",
     "LanguageRecording",
     "LayerFlow",
+    "MethodResult",
     "ModelNotLoaded",
     "Picture",
     "PruneStep",
     "Recording",
+    "RemovalCurves",
     "Run",
+    "SmallestBudget",
+    "SweepPoint",
     "Times",
     "VisionLanguageModel",
     "__version__",

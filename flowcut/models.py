@@ -334,7 +334,7 @@ def _needed_parameters(config: Any, weights: list[Path], name: str) -> int:
 
 def _check_memory(name: str, parameters: int, dtype: torch.dtype, device: torch.device) -> None:
     """Refuse, before anything is read, what would drive the machine into swapping or the device out of memory."""
-    needed, free = parameters * dtype.itemsize, _free_memory(device)
+    needed, free = parameters * dtype.itemsize, free_memory(device)
     if free is not None and needed > free:
         kind = str(dtype).removeprefix("torch.")
         raise ModelNotLoaded(
@@ -343,7 +343,7 @@ def _check_memory(name: str, parameters: int, dtype: torch.dtype, device: torch.
         )
 
 
-def _free_memory(device: torch.device) -> int | None:
+def free_memory(device: torch.device) -> int | None:
     """Bytes that weights may still take on the device; None where nobody says."""
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])

@@ -15,16 +15,16 @@ import torch
 from torch import nn
 from transformers import BatchFeature
 
+from flowcut.asking import put_question
 from flowcut.decoding import AnswerRecording
 from flowcut.encoders import find_encoder
-from flowcut.errors import FlowCutError, InvalidCut, InvalidQuestion
+from flowcut.errors import FlowCutError, InvalidCut
 from flowcut.flops import count_flops
 from flowcut.images import Picture, open_picture
 from flowcut.inputs import Session
 from flowcut.listening import Listener
 from flowcut.memory import reset_peak, resident_peak
 from flowcut.models import VisionLanguageModel
-from flowcut.questions import clean_text
 from flowcut.record import PADDING_ID, FlowRecord
 from flowcut.results import Flops, Run, Times
 from flowcut.schedule import CutConfig, check_is_cut
@@ -158,31 +158,10 @@ class _Work:
 
     def _inputs(self, picture: Picture, question: str) -> tuple[str, BatchFeature, tuple[str, ...]]:
         """The prompt, what the processor makes of it, and the notes on question and system prompt."""
-        processor = self.model.processor
-        added = processor.tokenizer.added_tokens_decoder.values()  # some tokenizers name their chat tokens only here
-        commands = [token.content for token in added if token.special]
-        reserved = [*processor.tokenizer.all_special_tokens, *commands, processor.image_token]
-        asked = clean_text(question, reserved)
-        system = self.settings.system
-        told = None if system is None else clean_text(system, reserved, what="system prompt")
-        prompt = self.model.family.prompt(processor, asked.text, told.text if told else None)
-        # A template that writes the first token itself must not get it twice; transformers' own rule.
-        bos = processor.tokenizer.bos_token
-        special = not (bos and prompt.startswith(bos))
-        inputs = processor(images=picture.image, text=prompt, return_tensors="pt", add_special_tokens=special)
-        self._check_length(inputs["input_ids"].shape[1])
-        self._check_budget(inputs["input_ids"])
-        return prompt, inputs, (*asked.notes, *(told.notes if told else ()))
-
-    def _check_length(self, prompt_tokens: int) -> None:
-        """The uncut prompt must fit, so that a question that fits with a cut can also be asked without."""
-        limit = getattr(self.model.model.config.text_config, "max_position_embeddings", None)
-        needed = prompt_tokens + self.settings.max_new_tokens
-        if limit is not None and needed > limit:
-            raise InvalidQuestion(
-                f"Prompt and answer need {needed} tokens ({prompt_tokens} + {self.settings.max_new_tokens}), and this "
-                f"model takes {limit}: shorten the question, or ask for fewer new tokens."
-            )
+        settings = self.settings
+        asked = put_question(self.model, picture, question, settings.system, settings.max_new_tokens)
+        self._check_budget(asked.inputs["input_ids"])
+        return asked.prompt, asked.inputs, asked.notes
 
     def _check_budget(self, input_ids: torch.Tensor) -> None:
         """Where the number of a picture's tokens depends on its size, it is known only now."""
