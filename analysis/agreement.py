@@ -1,0 +1,211 @@
+"""How far criteria agree with each other, and layers with each other: kept sets (IoU), rankings (Spearman, Kendall).
+
+Also the contradiction map of the paper's F4: which patches one layer alone would keep and another would cut, and what
+the accumulated score does with them. Rankings are rows of an array [M, N] over the patches of the grid, higher = kept
+longer; NaN where a patch is not ranked (dead), and then a pair of rows is compared over the patches that both rank.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from scipy.stats import rankdata
+
+from analysis.measures import one_image
+from flowcut.record import FlowRecord, LayerFlow
+
+PAIR_BLOCK = 64
+"""Patches whose pairs with all others are held at once for Kendall's tau."""
+
+Ranked = Literal["score", "cls"]
+"""By what a layer ranks the patches: FlowCut's S of this layer alone, or the head-mean CLS row."""
+
+
+def kept_mask(kept: Sequence[np.ndarray], n_patches: int) -> np.ndarray:
+    """bool [M, N] of M arrays of kept patch ids."""
+    mask = np.zeros((len(kept), n_patches), bool)
+    for row, ids in zip(mask, kept, strict=True):
+        row[ids] = True
+    return mask
+
+
+def iou(kept: np.ndarray) -> np.ndarray:
+    """float64 [M, M], patches that both sets hold over patches that either holds; NaN for two empty sets.
+
+    Args:
+        kept: bool [M, N], as from `kept_mask`.
+    """
+    counts = kept.astype(np.float64)
+    both = counts @ counts.T
+    size = counts.sum(axis=1)
+    either = size[:, None] + size - both
+    return np.divide(both, either, out=np.full_like(both, np.nan), where=either > 0)
+
+
+def spearman(rankings: np.ndarray) -> np.ndarray:
+    """float64 [M, M], Spearman's rank correlation of every pair of rows [M, N]; ties share their mean rank.
+
+    NaN where one of the two rankings is constant, or fewer than two patches are ranked by both.
+    """
+    return _over_common(rankings, lambda rows: _correlation(rankdata(rows, axis=1)))
+
+
+def kendall(rankings: np.ndarray) -> np.ndarray:
+    """float64 [M, M], Kendall's tau-b of every pair of rows [M, N]; NaN where one of the two is constant."""
+    return _over_common(rankings, _tau_b)
+
+
+def _over_common(rankings: np.ndarray, correlate: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+    """`correlate` of whole rows, once for every set of patches that some pair of rows has in common."""
+    ranked = ~np.isnan(rankings)
+    common = ranked[:, None] & ranked[None, :]
+    sets, which = np.unique(common.reshape(-1, rankings.shape[1]), axis=0, return_inverse=True)
+    which = which.reshape(common.shape[:2])
+    result = np.full(which.shape, np.nan)
+    for index, patches in enumerate(sets):
+        rows = np.flatnonzero((which == index).any(axis=1))
+        found = correlate(rankings[rows][:, patches].astype(np.float64))
+        square = np.ix_(rows, rows)
+        result[square] = np.where(which[square] == index, found, result[square])
+    return result
+
+
+def _correlation(rows: np.ndarray) -> np.ndarray:
+    """Pearson's correlation of every pair of rows; NaN where one is constant."""
+    centred = rows - rows.mean(axis=1, keepdims=True) if rows.shape[1] else rows
+    return _normalised(centred @ centred.T)
+
+
+def _tau_b(rows: np.ndarray) -> np.ndarray:
+    """Kendall's tau-b: summed products of the pairs' signs, over what they would sum to without the other's ties."""
+    agreement = np.zeros((len(rows), len(rows)))
+    for start in range(0, rows.shape[1], PAIR_BLOCK):
+        signs = np.sign(rows[:, start : start + PAIR_BLOCK, None] - rows[:, None, :], dtype=np.float32)
+        signs = signs.reshape(len(rows), -1)
+        agreement += signs @ signs.T  # whole numbers far below 2^24: exact in float32
+    return _normalised(agreement)
+
+
+def _normalised(products: np.ndarray) -> np.ndarray:
+    """Inner products [M, M] over the lengths of both; NaN where one has none."""
+    length = np.sqrt(np.diag(products))
+    scale = length[:, None] * length
+    cosine = np.divide(products, scale, out=np.full_like(products, np.nan), where=scale > 0)
+    return np.clip(cosine, -1, 1)
+
+
+def layer_rankings(record: FlowRecord, by: Ranked = "score", batch: int = 0) -> np.ndarray:
+    """float64 [L, N], what each layer alone ranks the patches by; NaN for patches that were gone.
+
+    `score` is the S that the run scored, by its own variant; where it scored nothing (an unpruned run, layers after the
+    last cut) it is the official S, computed from the record (ALGORITHM: S = (a^ + s^) w). `cls`: a^ alone.
+
+    Raises:
+        ValueError: no such ranking, or a record without layers.
+    """
+    if by not in ("score", "cls"):
+        raise ValueError(f"Layers rank patches by 'score' or by 'cls', not by {by!r}.")
+    image = one_image(record, batch)
+    rankings = np.full((len(image.layers), image.n_patches), np.nan)
+    for row, layer in zip(rankings, image.layers, strict=True):
+        row[layer.alive_patch_ids[0]] = layer_score(layer) if by == "score" else _shares(layer.cls_row[0].mean(axis=0))
+    return rankings
+
+
+def layer_score(layer: LayerFlow) -> np.ndarray:
+    """float64 [N], S of one layer of one picture alone: as scored, else by the official variant from the record."""
+    if layer.score is not None:
+        return layer.score[0].astype(np.float64)
+    shares = _shares(layer.cls_row[0].mean(axis=0)) + _shares(layer.similarity[0])
+    return shares * layer.value_norm[0, 1:]
+
+
+def _shares(row: np.ndarray) -> np.ndarray:
+    """A row over CLS and patches with CLS dropped, summing to 1."""
+    patches = row[1:].astype(np.float64)
+    return patches / patches.sum()
+
+
+@dataclass(frozen=True, eq=False)
+class Contradiction:
+    """Where single layers contradict each other about one picture, L layers over N patches (the paper's F4)."""
+
+    layers: np.ndarray
+    """int64 [L], the vision layers that FlowCut scores: those before the feature layer."""
+    tokens: int
+    """T, the budget in tokens of the language model."""
+    keeps: np.ndarray
+    """bool [L, N], the patches that a layer alone would keep: the T highest of its own ranking."""
+    running: np.ndarray
+    """float64 [N], the accumulated score after the last of these layers, with no patch gone before."""
+    running_keeps: np.ndarray
+    """bool [N], the T highest by it."""
+
+    @property
+    def votes(self) -> np.ndarray:
+        """float64 [N], share of layers that would keep the patch."""
+        return np.asarray(self.keeps.mean(axis=0))
+
+    @property
+    def contradiction(self) -> np.ndarray:
+        """float64 [N], share of layers against the majority of layers: 0 all agree, 0.5 as divided as can be."""
+        return np.minimum(self.votes, 1 - self.votes)
+
+    @property
+    def overruled(self) -> np.ndarray:
+        """float64 [N], share of layers that say otherwise than the accumulated score does."""
+        return np.where(self.running_keeps, 1 - self.votes, self.votes)
+
+
+def contradiction(record: FlowRecord, tokens: int, by: Ranked = "score", batch: int = 0) -> Contradiction:
+    """Which patches each layer of an unpruned run alone would keep at a budget, and which the accumulated score keeps.
+
+    The accumulated score is C = S in layer 0, then 0.5 C + 0.5 S (of `cls`: the same with a^ in place of S). FlowCut
+    itself cuts on the way, and the layers after a cut see fewer patches: its own mask may differ from `running_keeps`.
+
+    Args:
+        record: of an unpruned run.
+        tokens: the budget, in tokens of the language model.
+        by: what a layer ranks by, as in `layer_rankings`.
+        batch: which picture of the record.
+
+    Raises:
+        ValueError: the run was pruned, the budget is out of range, or the record has no layers.
+    """
+    image = one_image(record, batch)
+    if (image.died_at_layer >= 0).any():
+        raise ValueError("This run was pruned: layers after a cut cannot say what they would keep. Give the full run.")
+    if not 1 <= tokens <= image.n_patches // image.patches_per_token:
+        raise ValueError(f"The budget is {tokens!r}: it must be 1 to {image.n_patches // image.patches_per_token}.")
+    scored = np.array([layer.layer for layer in image.layers if layer.layer < image.feature_layer])
+    rankings = _grouped(layer_rankings(image, by)[: len(scored)], image)
+    running = rankings[0]
+    for score in rankings[1:]:
+        running = 0.5 * running + 0.5 * score
+    count = tokens * image.patches_per_token
+    return Contradiction(scored, tokens, highest(rankings, count), running, highest(running[None], count)[0])
+
+
+def highest(rankings: np.ndarray, count: int) -> np.ndarray:
+    """bool [M, N], the `count` highest of each row; of equal ones the first in reading order, as in the cut itself."""
+    strongest_first = np.argsort(-rankings, axis=1, kind="stable")
+    return kept_mask(list(strongest_first[:, :count]), rankings.shape[1])
+
+
+def _grouped(rankings: np.ndarray, image: FlowRecord) -> np.ndarray:
+    """Each patch with the mean of the patches that become one token with it, as the cut sees them.
+
+    Raises:
+        ValueError: patches are merged, but the record does not know their grid.
+    """
+    if image.patches_per_token == 1:
+        return rankings
+    if image.geometry is None:
+        raise ValueError("This record merges patches but knows no grid: give a run made by flowcut.ask.")
+    rows, cols, side = image.geometry.grid_rows, image.geometry.grid_cols, round(image.patches_per_token**0.5)
+    squares = rankings.reshape(-1, rows // side, side, cols // side, side)
+    means = squares.mean(axis=(2, 4), keepdims=True)
+    return np.broadcast_to(means, squares.shape).reshape(rankings.shape)

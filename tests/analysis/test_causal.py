@@ -1,0 +1,90 @@
+"""The causal check's measures against literal resampling, scipy, and sums done by hand."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy.stats import spearmanr
+
+from analysis.causal import agreement_with_fall, band, block_mean, curve_area, flip_point, weighted_spearman
+
+
+def test_a_draw_is_ranked_as_if_its_patches_were_repeated() -> None:
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=30), np.round(rng.normal(size=30), 1)
+    x[5:15] = x[0]
+    weights = rng.multinomial(30, np.full(30, 1 / 30), size=20)
+    fast = weighted_spearman(x, y, weights.astype(float))
+    for value, counts in zip(fast, weights, strict=True):
+        drawn = np.repeat(np.arange(30), counts)
+        assert value == pytest.approx(spearmanr(x[drawn], y[drawn]).statistic, abs=1e-12)
+
+
+def test_the_interval_holds_the_truth_about_as_often_as_it_says() -> None:
+    """Normal pairs of correlation r have Spearman 6/pi asin(r/2)."""
+    rng = np.random.default_rng(1)
+    r, hits = 0.6, 0
+    true = 6 / np.pi * np.arcsin(r / 2)
+    for trial in range(60):
+        x = rng.normal(size=150)
+        fall = r * x + np.sqrt(1 - r * r) * rng.normal(size=150)
+        found = agreement_with_fall({"x": x}, fall, resamples=300, seed=trial)["x"]
+        assert found.low < found.value < found.high
+        hits += found.low <= true <= found.high
+    assert 51 <= hits <= 60
+
+
+def test_unmeasured_patches_are_left_out_and_the_seed_decides() -> None:
+    rng = np.random.default_rng(2)
+    fall, ranking = rng.normal(size=40), rng.normal(size=40)
+    part = fall.copy()
+    part[25:] = np.nan
+    found = agreement_with_fall({"a": ranking, "same": fall, "flat": np.ones(40)}, part, seed=3)
+    assert found["a"].value == pytest.approx(spearmanr(ranking[:25], fall[:25]).statistic)
+    assert found["a"].count == 25
+    assert (found["same"].value, found["same"].low) == pytest.approx((1, 1))
+    assert np.isnan([found["flat"].value, found["flat"].low]).all()
+    assert found["a"] == agreement_with_fall({"a": ranking}, part, seed=3)["a"]
+    assert found["a"] != agreement_with_fall({"a": ranking}, part, seed=4)["a"]
+    assert np.isnan(agreement_with_fall({"a": ranking}, np.full(40, np.nan))["a"].value)
+
+
+def test_blocks_take_the_mean_of_their_patches() -> None:
+    blocks = np.array([0, 0, 1, 3, 1])
+    np.testing.assert_array_equal(block_mean(np.array([1.0, 3, 5, 7, 6]), blocks), [2, 5.5, np.nan, 7])
+    fall = np.array([0.1, 0.4, np.nan, 0.2])
+    found = agreement_with_fall({"r": np.array([1.0, 3, 5, 7, 6])}, fall, blocks)["r"]
+    assert found.value == pytest.approx(spearmanr([2, 5.5, 7], [0.1, 0.4, 0.2]).statistic)
+    with pytest.raises(ValueError, match="'short' is of 3 patches or blocks, the fall of 4"):
+        agreement_with_fall({"short": np.ones(3)}, fall)
+
+
+def test_areas_by_hand() -> None:
+    share = np.array([0, 0.5, 1])
+    assert curve_area(share, np.array([-1.0, -2, -5]), whole=-1, nothing=-5) == pytest.approx((1 + 0.75) / 4 + 0.75 / 4)
+    assert curve_area(share, np.array([-1.0, -1, -1]), whole=-1, nothing=-5) == 1
+    assert curve_area(share[:2], np.array([-5.0, -5]), whole=-1, nothing=-5) == 0
+    assert np.isnan(curve_area(share, np.array([-1.0, -1, -1]), whole=-1, nothing=-1))
+    assert np.isnan(curve_area(share, np.array([-1.0, np.nan, -1]), whole=-1, nothing=-5))
+
+
+def test_the_band_is_of_seeds() -> None:
+    found = band([np.array([1.0, 2]), np.array([3.0, 0])])
+    np.testing.assert_array_equal([found.low, found.mean, found.high], [[1, 0], [2, 1], [3, 2]])
+    assert found.seeds == 2
+
+
+@pytest.mark.parametrize(
+    ("same", "expected"),
+    [
+        ([1, 1, 1, 1], (1, None, ())),
+        ([1, 1, 0, 0], (32, 8, ())),
+        ([1, 0, 1, 0], (64, 32, (8,))),
+        ([0, 1, 1, 0], (None, 64, (32, 8))),
+    ],
+)
+def test_flip_points_show_answers_that_come_back(same: list[int], expected: tuple[object, ...]) -> None:
+    found = flip_point(np.array([64, 32, 8, 1]), np.array(same))
+    assert (found.kept_down_to, found.flips_at, found.returns_at) == expected
+    shuffled = flip_point(np.array([8, 64, 1, 32]), np.array([same[2], same[0], same[3], same[1]]))
+    assert shuffled == found
