@@ -17,6 +17,7 @@ from torch import Tensor
 from flowcut.attention import stream_statistics
 from flowcut.criteria import METHODS, Evidence
 from flowcut.errors import FlowCutError
+from flowcut.record import PADDING_ID
 from flowcut.schedule import CutConfig, alive_after, asked_count, prunes_after
 from flowcut.scores import (
     accumulate,
@@ -26,6 +27,7 @@ from flowcut.scores import (
     group_mean,
     group_positions,
     highest,
+    nearest_kept,
     ungroup,
     value_norm,
     with_proxy,
@@ -119,6 +121,8 @@ class Lane:
         self.cumulative: Tensor | None = None
         self.shares: Tensor | None = None
         self.evidence: Tensor | None = None
+        self.values: Tensor | None = None
+        """[b, H, N, d], the patches' values in this layer, held for `observe_cut` where it may be cut after."""
         self.layers: list[LayerDraft] = []
         self.steps: list[StepDraft] = []
         self.died_at = torch.full_like(patch_ids, -1)
@@ -160,6 +164,7 @@ class Lane:
     def observe(self, view: View) -> None:
         """Take from inside a layer, after `weigh`, what only the record needs."""
         self.layers[-1].tensors.update(self._flow(view))
+        self.values = view.value[:, :, 1:] if self.above_target else None
 
     def gather_evidence(self, view: View) -> None:
         """Keep the head-mean CLS row over the patches, for a one-shot method."""
@@ -173,6 +178,19 @@ class Lane:
         if self._stepwise:
             return self._step(layer) if prunes_after(layer, self.plan.feature_layer) else None
         return self._cut_at_once(layer) if layer == self.plan.feature_layer else None
+
+    def observe_cut(self, kept: Tensor | None) -> None:
+        """Take from a cut what only the record needs; `kept` is what `cut_after` said."""
+        values, self.values = self.values, None
+        if kept is None or values is None:
+            return
+        draft = self.layers[-1]
+        alive = draft.alive_patch_ids
+        found = nearest_kept(values, kept.to(values.device))
+        gone, nearest, cosine = (part.to(alive.device) for part in found)
+        ids, cosines = torch.full_like(alive, PADDING_ID), cosine.new_full(alive.shape, torch.nan)
+        draft.tensors["twin_patch_id"] = ids.scatter(1, gone, alive.gather(1, nearest))
+        draft.tensors["twin_cosine"] = cosines.scatter(1, gone, cosine)
 
     @property
     def _stepwise(self) -> bool:

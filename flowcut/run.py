@@ -172,7 +172,18 @@ class _Work:
         inputs = processor(images=picture.image, text=prompt, return_tensors="pt", add_special_tokens=special)
         self._check_length(inputs["input_ids"].shape[1])
         self._check_budget(inputs["input_ids"])
-        return prompt, inputs, (*asked.notes, *(told.notes if told else ()))
+        return prompt, inputs, (*asked.notes, *(told.notes if told else ()), *self._overruled())
+
+    def _overruled(self) -> tuple[str, ...]:
+        """A note where the checkpoint's own generation settings ask for what is not done here."""
+        own = self.model.model.generation_config
+        sampling = ["sampling"] if own.do_sample and not self.settings.do_sample else []
+        beams = [f"{own.num_beams} beams"] if (own.num_beams or 1) > 1 else []
+        if not sampling and not beams:
+            return ()
+        done = "sampled" if self.settings.do_sample else "greedy"
+        wanted = " and ".join(sampling + beams)
+        return (f"The model's own generation settings ask for {wanted}; this answer is {done}, with one beam.",)
 
     def _check_length(self, prompt_tokens: int) -> None:
         """The uncut prompt must fit, so that a question that fits with a cut can also be asked without."""
