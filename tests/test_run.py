@@ -64,7 +64,7 @@ def test_sampling_is_its_seed(model: VisionLanguageModel, cut: Any) -> None:
         ({"do_sample": True}, {}, "ask for sampling; this answer is greedy, with one beam"),
         ({"do_sample": True}, {"do_sample": True, "seed": 1}, None),
         ({"num_beams": 3}, {}, "ask for 3 beams; this answer is greedy"),
-        ({"do_sample": True, "num_beams": 3}, {"do_sample": True, "seed": 1}, "ask for 3 beams; this answer is sampled"),
+        ({"do_sample": True, "num_beams": 3}, {"do_sample": True, "seed": 1}, "for 3 beams; this answer is sampled"),
         ({"do_sample": True, "num_beams": 3}, {}, "ask for sampling and 3 beams"),
     ],
 )

@@ -138,7 +138,8 @@ def test_the_keep_alive_twin_is_the_most_alike_of_those_that_stay(cut: flowcut.C
             continue
         for image in range(4):
             alive = [patch for patch in flow.alive_patch_ids[image].tolist() if patch >= 0]
-            unit = {patch: vector / np.linalg.norm(vector) for patch, vector in zip(alive, value[image, 1:], strict=False)}
+            vectors = zip(alive, value[image, 1:], strict=False)
+            unit = {patch: vector / np.linalg.norm(vector) for patch, vector in vectors}
             stays = [patch for patch in alive if record.died_at_layer[image, patch] != flow.layer]
             for place, patch in enumerate(alive):
                 twin, cosine = flow.twin_patch_id[image, place], flow.twin_cosine[image, place]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import streamlit as st
 
-from app import link, session
+from app import link, selection, session
 from app.runtime import EMBEDDED, runtime
 from app.widgets import answers, controls, flow, progress, words
 from app.widgets.source import choose_picture
@@ -14,6 +14,7 @@ def page() -> None:
     """The whole page, from top to bottom."""
     session.begin()
     session.collect()
+    selection.page_runs()
     with st.sidebar:
         choose_picture()
         controls.question_box()
