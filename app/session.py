@@ -63,15 +63,17 @@ def address() -> link.Link | None:
         return None
     seed, cut, question = shown.picture.seed, shown.cut.cut, shown.full.question
     looked_at, usual = selection.chosen(), selection.Selection()
-    fields = ("lane", "word", "decoder", "head", "weighted")
-    differs = {name: getattr(looked_at, name) for name in fields if getattr(looked_at, name) != getattr(usual, name)}
     return link.Link(
         scene=None if seed == gallery.entries()[0].seed else seed,
         question=None if question == gallery.suggested_questions(seed)[0] else question,
         method=None if cut.method == DEFAULTS["method"] else cut.method,
         tokens=None if cut.tokens == DEFAULTS["tokens"] else cut.tokens,
         variant=None if cut.variant == DEFAULTS["variant"] else cut.variant,
-        **{name: int(value) if name == "weighted" else value for name, value in differs.items()},
+        lane=None if looked_at.lane == usual.lane else looked_at.lane,
+        word=looked_at.word or None,
+        decoder=None if looked_at.decoder == usual.decoder else looked_at.decoder,
+        head=None if looked_at.head == usual.head else looked_at.head,
+        weighted=1 if looked_at.weighted else None,
     )
 
 

@@ -18,11 +18,12 @@ from flowcut.results import Run
 
 HINT = "Click a patch, in the mask or in the graph, to follow it through the layers: its scores, its rank, the cut-off."
 HOW_TO_READ = (
-    "How to read this: attention, similarity, value norm, score and running score are told against their mean over the patches alive: "
-    "1 is an even share. Score: (attention + similarity) × value norm, each as a share. Running score: half the past, "
-    "half of now. A patch goes where its rank is beyond the number that stays; how many stay is asked for by the "
-    "entropy of CLS attention, or forced to the budget at the last cut. The twin is the most similar of those that "
-    "stayed: a low cosine says that none is much like it. ▸ marks the stage's layer; a click on a layer moves the stage."
+    "How to read this: attention, similarity, value norm, score and running score are told against their mean over "
+    "the patches alive: 1 is an even share. Score: (attention + similarity) × value norm, each as a share. Running "
+    "score: half the past, half of now. A patch goes where its rank is beyond the number that stays; how many stay is "
+    "asked for by the entropy of CLS attention, or forced to the budget at the last cut. The twin is the most similar "
+    "of those that stayed: a low cosine says that none is much like it. ▸ marks the stage's layer; a click on a layer "
+    "goes there."
 )
 NO_TWIN = "This run was recorded before twins were kept: press Run to ask again and see its twin."
 COLUMNS = (

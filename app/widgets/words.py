@@ -25,17 +25,13 @@ from flowcut.results import Run
 SIDE = 420
 """Longest side of a heat picture, pixels."""
 HEADS_TOLD = 6
-KINDS = (
-    ("picture", "picture"),
-    ("prompt", "prompt text"),
-    ("first", "first token (sink)"),
-    ("answer", "answer so far"),
-)
+KINDS = {"picture": "picture", "prompt": "prompt text", "first": "first token (sink)", "answer": "answer so far"}
 HOW_TO_READ = (
     "How to read this: orange is the attention of the position that chose this word to each visual token, full orange "
-    "the strongest patch of the picture; white patches were cut. Weighed by value, it is the norm of attention × value: "
-    "what a token adds to the head's output. The bar is attention, not weighed: what goes nowhere sinks into the "
-    "prompt's first token. A head that looks somewhere need not use what it sees."
+    "the strongest patch of the picture; white patches were cut. Weighed by value, it is the norm of attention × "
+    "value: what a token adds to the head's output. The bar is attention, not weighed: what goes nowhere sinks into "
+    "the prompt's first token. A head that looks somewhere need not use what it sees. A click on a picture chooses the "
+    "patch, which is framed in all panels."
 )
 NO_PICTURE = "No picture: this model's visual tokens are not its kept patches one by one."
 NOT_RECORDED = (
@@ -142,7 +138,7 @@ def _picture(heat: Image, alt: str) -> str:
 
 
 def _bar(shares: Masses) -> str:
-    parts = [(name, label, getattr(shares, name)) for name, label in KINDS]
+    parts = [(name, label, getattr(shares, name)) for name, label in KINDS.items()]
     spans = "".join(f'<span class="mass-{name}" style="width:{100 * share:.2f}%"></span>' for name, _, share in parts)
     lines = [f'<div class="mass-{name}"><dt>{label}</dt><dd>{share:.0%}</dd></div>' for name, label, share in parts]
     bar = f'<div class="lens-bar" aria-hidden="true">{spans}</div>'

@@ -93,14 +93,8 @@ def test_what_is_chosen_in_the_panels_is_in_the_address_and_comes_back() -> None
     word.set_value(len(word.options) - 1).run()
     written = address(page)
     last = str(len(word.options) - 1)
-    wanted = {
-        "lane": "control",
-        "decoder": "2",
-        "head": "3",
-        "weighted": "1",
-        **({} if last == "0" else {"word": last}),
-    }
-    assert written == wanted
+    first_is_left_out = {} if last == "0" else {"word": last}
+    assert written == {"lane": "control", "decoder": "2", "head": "3", "weighted": "1", **first_is_left_out}
     other = opened(**written, patch="217", layer="5")
     chosen = other.session_state.selection
     assert chosen == Selection(217, "control", int(last), 2, 3, True)

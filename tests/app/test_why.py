@@ -68,10 +68,8 @@ def test_every_layer_has_the_margin_and_moves_the_stage(shown: Comparison) -> No
     gone = int(np.flatnonzero(record.died_at_layer[0] > 2)[0])
     told = panel(shown.cut, gone)
     for chapter in patch_story(record, gone):
-        assert (
-            f'<tr class="{"went" if chapter.died else "cut" if chapter.kept else ""}" data-layer="{chapter.layer}">'
-            in told
-        )
+        kind = "went" if chapter.died else "cut" if chapter.kept else ""
+        assert f'<tr class="{kind}" data-layer="{chapter.layer}">' in told
         assert f'data-layer="{chapter.layer}">{chapter.layer}</button>' in told
         if chapter.kept is not None:
             assert f"<td>{chapter.margin:.2f}</td>".replace("-", "−") in told
