@@ -83,7 +83,7 @@ def _panel(shown: Comparison, spoken: tuple[AnswerWord, ...]) -> None:
 def _choices(shown: Comparison, spoken: tuple[AnswerWord, ...], at: int) -> None:
     """The run beside the whole picture's, decoder layer, head, and whether to weigh by value."""
     titles = {lane: shown.pruned(lane).title for lane in selection.CUT_LANES}
-    beside, layers, heads, weigh = st.columns([3, 2, 2, 2], vertical_alignment="bottom")
+    beside, layers, heads, weigh = st.columns([9, 4, 4, 4], vertical_alignment="bottom")
     beside.segmented_control(
         "Beside the whole picture", list(titles), format_func=titles.__getitem__, required=True,
         **selection.show_in("word-lane", "lane", titles),
@@ -99,7 +99,8 @@ def _choices(shown: Comparison, spoken: tuple[AnswerWord, ...], at: int) -> None
     ranked = dict(heads_by_mass(attention, spoken[at], _chosen_layer()))
     decoder_heads = [ALL, *ranked]
     heads.selectbox(
-        "Head, by attention to the picture", decoder_heads, **selection.show_in("word-head", "head", decoder_heads),
+        "Head", decoder_heads, **selection.show_in("word-head", "head", decoder_heads),
+        help="In order of how much attention the whole picture gets from it",
         format_func=lambda one: f"all {len(ranked)}, mean" if one == ALL else f"head {one}: {ranked[one]:.0%}",
     )  # fmt: skip
     weigh.toggle("Weigh by value", **selection.show_in("word-weighted", "weighted", (False, True)))

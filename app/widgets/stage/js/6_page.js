@@ -14,7 +14,7 @@ class PageLinks {
       const { box, rows, cols } = picture.grid, across = (box[2] - box[0]) / cols, down = (box[3] - box[1]) / rows;
       const left = box[0] + (patch % cols) * across, top = box[1] + Math.floor(patch / cols) * down;
       const places = [["left", left / picture.width], ["top", top / picture.height], ["width", across / picture.width], ["height", down / picture.height]];
-      rules.push(`.lens-heat .mark { display: block; ${places.map(([name, share]) => `${name}: ${100 * share}%`).join("; ")} }`);
+      rules.push(`html .lens-heat .mark { display: block; ${places.map(([name, share]) => `${name}: ${100 * share}%`).join("; ")} }`);
     }
     const text = rules.join("\n");
     if (text !== this.sheet.textContent) this.sheet.textContent = text;
