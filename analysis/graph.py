@@ -14,6 +14,7 @@ from analysis import geometry as places
 from analysis.figures import style
 from analysis.measures import METRICS, Concentration, Metric, concentration, concentration_claim
 from analysis.relay import DIRECTIONS, MASS, MAX_EDGES, Direction, RelayLayer, relay
+from analysis.story import keep_alive_twins
 from flowcut.record import FlowRecord
 
 if TYPE_CHECKING:
@@ -106,7 +107,8 @@ def stage_payload(
 ) -> dict[str, Any]:
     """All that the stage draws for one question: picture, masks, relay edges and curves of two runs, ready for JSON.
 
-    Whole layers travel as base64 of little-endian arrays: int16 [N], the layer at which each patch died (-1: kept);
+    Whole layers travel as base64 of little-endian arrays: int16 [N], the layer at which each patch died (-1: kept) and
+    its keep-alive twin (-1: none);
     uint16 [L, N], in- and outflow (times `scale[l]`); uint8 [K, H], an edge's heads and their shares (/ 255).
 
     Args:
@@ -184,6 +186,7 @@ def _pack_run(run: Run, image: FlowRecord, measured: Concentration, graph: nx.Di
         "facts": style.facts(run, image),
         "kept": int(image.kept_patch_ids.shape[1]),
         "died": _base64(image.died_at_layer[0], "<i2"),
+        "twins": _base64(keep_alive_twins(image)[0], "<i2"),
         "alive": measured.alive.tolist(),
         "removed": measured.removed.tolist(),
         "forced": measured.forced.tolist(),

@@ -2,6 +2,9 @@
 
 Ranks count from 1, the highest running score among the patches alive; of equal scores the one nearer the top left of
 the grid is ahead, as in the cut itself.
+
+A patch that went has a keep-alive twin: of the patches that stayed at that cut, the one whose value vector in that layer
+(all heads joined) has the highest cosine with its own.
 """
 
 from __future__ import annotations
@@ -44,6 +47,49 @@ class Chapter:
     """Whether the patch went after this layer."""
 
 
+@dataclass(frozen=True)
+class Twin:
+    """The patch that stayed in another's place, as far as their values in one layer go."""
+
+    patch_id: int
+    cosine: float
+    """Of the two value vectors, all heads joined, in the layer after which the other went."""
+    died_at: int
+    """The layer after which the twin itself went later; -1: never."""
+
+
+def keep_alive_twins(record: FlowRecord) -> tuple[np.ndarray, np.ndarray]:
+    """Every patch's keep-alive twin: int64 [N0] patch ids and float64 [N0] cosines; -1 and NaN where there is none.
+
+    A patch that was kept to the end has none; in records made before twins were kept, nobody has.
+
+    Raises:
+        ValueError: the record is of several pictures.
+    """
+    _check_one_picture(record)
+    twins, cosines = np.full(record.n_patches, -1), np.full(record.n_patches, np.nan)
+    for layer in record.layers:
+        if layer.twin_patch_id is None or layer.twin_cosine is None:
+            continue
+        went = layer.twin_patch_id[0] >= 0
+        twins[layer.alive_patch_ids[0, went]] = layer.twin_patch_id[0, went]
+        cosines[layer.alive_patch_ids[0, went]] = layer.twin_cosine[0, went]
+    return twins, cosines
+
+
+def keep_alive_twin(record: FlowRecord, patch_id: int) -> Twin | None:
+    """The twin of one patch; None where it has none.
+
+    Raises:
+        IndexError: no such patch on the grid.
+        ValueError: the record is of several pictures.
+    """
+    _check_patch(record, patch_id)
+    twins, cosines = keep_alive_twins(record)
+    twin = int(twins[patch_id])
+    return None if twin < 0 else Twin(twin, float(cosines[patch_id]), int(record.died_at_layer[0, twin]))
+
+
 def patch_story(record: FlowRecord, patch_id: int) -> tuple[Chapter, ...]:
     """A patch from layer 0 to the last layer it was alive in.
 
@@ -55,12 +101,20 @@ def patch_story(record: FlowRecord, patch_id: int) -> tuple[Chapter, ...]:
         IndexError: no such patch on the grid.
         ValueError: the record is of several pictures.
     """
-    if record.batch != 1:
-        raise ValueError(f"This record is of {record.batch} pictures: take one, with record.image(0).")
-    if not 0 <= patch_id < record.n_patches:
-        raise IndexError(f"Patch {patch_id} is not one of {record.n_patches}.")
+    _check_patch(record, patch_id)
     died = int(record.died_at_layer[0, patch_id])
     return tuple(_chapter(layer, patch_id, died) for layer in record.layers if died < 0 or layer.layer <= died)
+
+
+def _check_patch(record: FlowRecord, patch_id: int) -> None:
+    _check_one_picture(record)
+    if not 0 <= patch_id < record.n_patches:
+        raise IndexError(f"Patch {patch_id} is not one of {record.n_patches}.")
+
+
+def _check_one_picture(record: FlowRecord) -> None:
+    if record.batch != 1:
+        raise ValueError(f"This record is of {record.batch} pictures: take one, with record.image(0).")
 
 
 def _chapter(layer: LayerFlow, patch_id: int, died: int) -> Chapter:

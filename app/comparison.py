@@ -50,6 +50,10 @@ class Comparison:
         """The three runs in the order of the page."""
         return self.full, self.cut, self.control
 
+    def pruned(self, lane: str) -> Run:
+        """The run to hold against the whole picture's: `cut` or `control`."""
+        return {"cut": self.cut, "control": self.control}[lane]
+
     @property
     def key(self) -> str:
         """Hash of the content: equal for equal answers to equal questions about equal pictures."""

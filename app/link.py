@@ -1,4 +1,4 @@
-"""The page's address: which scene, question, method and budget it shows, so that a link opens the same view.
+"""The page's address: scene, question, method, budget and what is chosen in the panels: a link opens the same view.
 
 The stage adds its layer and patch to the same address by itself, in the browser. Pictures from outside have no address:
 they never leave this machine.
@@ -7,13 +7,15 @@ they never leave this machine.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import streamlit as st
 
+from app.selection import CUT_LANES
 from flowcut.criteria import METHODS
 from flowcut.schedule import VARIANTS
 
-WRITTEN = ("scene", "question", "method", "tokens", "variant")
+WRITTEN = ("scene", "question", "method", "tokens", "variant", "lane", "word", "decoder", "head", "weighted")
 LARGEST = 10**9
 
 
@@ -28,6 +30,22 @@ class Link:
     variant: str | None = None
     patch: int | None = None
     """Chosen on the stage, which writes it into the address itself."""
+    lane: str | None = None
+    """Which pruned run stands beside the whole picture: `cut` or `control`."""
+    word: int | None = None
+    """Place in the whole picture's answer, from 0."""
+    decoder: int | None = None
+    """Decoder layer, from 0; `layer` is the vision layer, which the stage writes."""
+    head: int | None = None
+    """Head of the decoder, from 0."""
+    weighted: int | None = None
+    """1: attention weighed by value."""
+
+    @property
+    def choices(self) -> dict[str, Any]:
+        """What is chosen in the panels, as fields of `app.selection.Selection`; what is not said is left out."""
+        said = {name: getattr(self, name) for name in ("patch", "lane", "word", "decoder", "head", "weighted")}
+        return {name: bool(value) if name == "weighted" else value for name, value in said.items() if value is not None}
 
 
 def read() -> Link:
@@ -41,15 +59,25 @@ def read() -> Link:
         tokens=tokens if tokens else None,
         variant=_one_of(given.get("variant"), VARIANTS),
         patch=_number(given.get("patch")),
+        lane=_one_of(given.get("lane"), CUT_LANES),
+        word=_number(given.get("word")),
+        decoder=_number(given.get("decoder")),
+        head=_number(given.get("head")),
+        weighted=_number(given.get("weighted")),
     )
 
 
 def write(link: Link | None) -> None:
-    """Put into the address what is shown now; None: a picture that has no address."""
+    """Put into the address what is shown now; None: a picture that has no address.
+
+    Only what changed is written: each writing sends the whole address to the browser, where the stage may just have put
+    another layer or patch into it.
+    """
     for name in WRITTEN:
         value = None if link is None else getattr(link, name)
         if value is not None:
-            st.query_params[name] = str(value)
+            if st.query_params.get(name) != str(value):
+                st.query_params[name] = str(value)
         elif name in st.query_params:
             del st.query_params[name]
 

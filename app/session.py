@@ -11,7 +11,7 @@ from typing import Any
 
 import streamlit as st
 
-from app import gallery, link
+from app import gallery, link, selection
 from app.comparison import Comparison, Picture
 from app.runtime import EMBEDDED, Generation, Job, Order, runtime
 from flowcut.criteria import METHODS
@@ -50,6 +50,7 @@ def begin() -> None:
     state.tokens = min(opened.tokens or state.tokens, USUAL_PATCHES)
     state.percent = percent_of(state.tokens)
     show_scene(gallery.entries()[0].seed if opened.scene is None else opened.scene, opened.question)
+    selection.choose(**opened.choices)
 
 
 def address() -> link.Link | None:
@@ -61,12 +62,18 @@ def address() -> link.Link | None:
     if shown is None or shown.picture.seed is None or shown.cut.cut is None or shown.full.model_id != EMBEDDED:
         return None
     seed, cut, question = shown.picture.seed, shown.cut.cut, shown.full.question
+    looked_at, usual = selection.chosen(), selection.Selection()
     return link.Link(
         scene=None if seed == gallery.entries()[0].seed else seed,
         question=None if question == gallery.suggested_questions(seed)[0] else question,
         method=None if cut.method == DEFAULTS["method"] else cut.method,
         tokens=None if cut.tokens == DEFAULTS["tokens"] else cut.tokens,
         variant=None if cut.variant == DEFAULTS["variant"] else cut.variant,
+        lane=None if looked_at.lane == usual.lane else looked_at.lane,
+        word=looked_at.word or None,
+        decoder=None if looked_at.decoder == usual.decoder else looked_at.decoder,
+        head=None if looked_at.head == usual.head else looked_at.head,
+        weighted=1 if looked_at.weighted else None,
     )
 
 
@@ -123,6 +130,7 @@ def show_new_scene() -> None:
 def choose(chosen: Picture, question: str) -> None:
     """Make this the picture of the next question; what was running for another picture stops."""
     _stop_running()
+    selection.choose(word=0)
     st.session_state.update({"picture": chosen, "question": question, "problem": None})
 
 
@@ -142,6 +150,7 @@ def ask() -> None:
         state.problem = str(error)
         return
     state.update({"job": runtime().submit(order), "asked_about": picture(), "problem": None})
+    selection.choose(word=0)
 
 
 def collect() -> None:

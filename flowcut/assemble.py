@@ -9,7 +9,7 @@ import numpy as np
 from torch import Tensor
 
 from flowcut.lanes import Lane, LayerDraft, StepDraft
-from flowcut.record import PADDING_ID, SCORE_FIELDS, FlowRecord, LayerFlow, PruneStep
+from flowcut.record import PADDING_ID, SCORE_FIELDS, TWIN_FIELDS, FlowRecord, LayerFlow, PruneStep
 
 
 def assemble(lanes: Sequence[Lane], facts: dict[str, Any]) -> FlowRecord:
@@ -39,10 +39,11 @@ def _layers_of(step_lists: Any) -> list[int]:
 
 
 def _merge_layer(drafts: Sequence[LayerDraft], step: PruneStep | None) -> LayerFlow:
-    """Lanes that were not scored here, being at their target, are NaN in a layer where another lane was."""
-    scored = [name for name in SCORE_FIELDS if any(name in draft.tensors for draft in drafts)]
-    names = [name for name in drafts[0].tensors if name not in SCORE_FIELDS]
-    arrays = {name: _merge([_field(draft, name) for draft in drafts]) for name in [*names, *scored]}
+    """Lanes that were not scored or cut here, being at their target, are NaN (-2) in a layer where another lane was."""
+    not_all = (*SCORE_FIELDS, *TWIN_FIELDS)
+    some = [name for name in not_all if any(name in draft.tensors for draft in drafts)]
+    names = [name for name in drafts[0].tensors if name not in not_all]
+    arrays = {name: _merge([_field(draft, name) for draft in drafts]) for name in [*names, *some]}
     return LayerFlow(
         layer=drafts[0].layer,
         alive_patch_ids=_merge([_numpy(draft.alive_patch_ids) for draft in drafts]),
@@ -56,6 +57,8 @@ def _field(draft: LayerDraft, name: str) -> np.ndarray:
     if name in draft.tensors:
         return _numpy(draft.tensors[name])
     shape = draft.alive_patch_ids.shape[:1] if name == "cutoff" else draft.alive_patch_ids.shape
+    if name == "twin_patch_id":
+        return np.full(shape, PADDING_ID, dtype=np.int64)
     return np.full(shape, np.nan, dtype=np.float32)
 
 

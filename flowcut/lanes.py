@@ -18,7 +18,12 @@ from flowcut.attention import column_mean, stream_statistics
 from flowcut.criteria import METHODS, Evidence, Method, Recipe
 from flowcut.criteria import highest as highest_ranked
 from flowcut.errors import FlowCutError
+<<<<<<< HEAD
 from flowcut.schedule import CutConfig, alive_after, asked_count, equal_count, prunes_after
+=======
+from flowcut.record import PADDING_ID
+from flowcut.schedule import CutConfig, alive_after, asked_count, prunes_after
+>>>>>>> askpage
 from flowcut.scores import (
     accumulate,
     cls_logits,
@@ -27,6 +32,7 @@ from flowcut.scores import (
     group_mean,
     group_positions,
     highest,
+    nearest_kept,
     ungroup,
     value_norm,
     with_proxy,
@@ -138,12 +144,18 @@ class Lane:
         """Tokens to keep in each picture of the lane; None: all."""
         self.cumulative: Tensor | None = None
         self.shares: Tensor | None = None
+<<<<<<< HEAD
         self.evidence: dict[str, Tensor] = {}
         """What a one-shot method wants to know, by the names of Evidence's fields, per token."""
         self.joins: Tensor | None = None
         """int64 [b, N], of a method that merges: the place among the kept that each patch is merged into, -1: none."""
         self.ranks: Tensor | None = None
         """float64 [b, N0], what a one-shot method ranked the patches by."""
+=======
+        self.evidence: Tensor | None = None
+        self.values: Tensor | None = None
+        """[b, H, N, d], the patches' values in this layer, held for `observe_cut` where it may be cut after."""
+>>>>>>> askpage
         self.layers: list[LayerDraft] = []
         self.steps: list[StepDraft] = []
         self.died_at = torch.full_like(patch_ids, -1)
@@ -185,6 +197,7 @@ class Lane:
     def observe(self, view: View) -> None:
         """Take from inside a layer, after `weigh`, what only the record needs."""
         self.layers[-1].tensors.update(self._flow(view))
+        self.values = view.value[:, :, 1:] if self.above_target else None
 
     def gather_evidence(self, view: View) -> None:
         """Keep what a one-shot method wants to know of this layer."""
@@ -240,6 +253,19 @@ class Lane:
         if self._stepwise:
             return self._step(layer) if prunes_after(layer, self.plan.feature_layer) else None
         return self._cut_at_once(layer) if layer == self.plan.feature_layer else None
+
+    def observe_cut(self, kept: Tensor | None) -> None:
+        """Take from a cut what only the record needs; `kept` is what `cut_after` said."""
+        values, self.values = self.values, None
+        if kept is None or values is None:
+            return
+        draft = self.layers[-1]
+        alive = draft.alive_patch_ids
+        found = nearest_kept(values, kept.to(values.device))
+        gone, nearest, cosine = (part.to(alive.device) for part in found)
+        ids, cosines = torch.full_like(alive, PADDING_ID), cosine.new_full(alive.shape, torch.nan)
+        draft.tensors["twin_patch_id"] = ids.scatter(1, gone, alive.gather(1, nearest))
+        draft.tensors["twin_cosine"] = cosines.scatter(1, gone, cosine)
 
     @property
     def _stepwise(self) -> bool:

@@ -74,7 +74,13 @@ class Pass:
     def _advance(self, layer: int) -> tuple[list[int], list[Tensor | None]]:
         """Let each lane cut: patches alive before, and positions among them that stay (None: all)."""
         before = [lane.alive for lane in self.lanes]
-        return before, [lane.cut_after(layer) for lane in self.lanes]
+        with self.clock("scoring"):
+            kept = [lane.cut_after(layer) for lane in self.lanes]
+        if self.plan.flows:
+            with self.clock("recording"):
+                for lane, positions in zip(self.lanes, kept, strict=True):
+                    lane.observe_cut(positions)
+        return before, kept
 
     def _unchanged(self, before: list[int]) -> bool:
         return all(lane.alive == count for lane, count in zip(self.lanes, before, strict=True))
@@ -143,11 +149,16 @@ class BatchPass(Pass):
 
     def cut_after(self, layer: int, hidden: Tensor) -> Tensor | None:
         """The layer's output, [B, N+1, width], without the patches that go here; None if all stay."""
-        with torch.no_grad(), self.clock("scoring"):
+        with torch.no_grad():
             if layer == self.plan.feature_layer:
+<<<<<<< HEAD
                 self._scout(hidden)
                 for lane in self.lanes:
                     lane.gather_features(hidden[lane.rows, self.cls : self.cls + lane.alive])
+=======
+                with self.clock("scoring"):
+                    self._scout(hidden)
+>>>>>>> askpage
             before, kept = self._advance(layer)
         if self._unchanged(before):
             return None
@@ -269,10 +280,11 @@ class PackedPass(Pass):
 
     def cut_after(self, layer: int, hidden: Tensor) -> Tensor | None:
         """The layer's output, [rows, width], without the rows that go here; None if all stay."""
-        with torch.no_grad(), self.clock("scoring"):
+        with torch.no_grad():
             before, kept = self._advance(layer)
-            if self._unchanged(before):
-                return None
+        if self._unchanged(before):
+            return None
+        with torch.no_grad(), self.clock("scoring"):
             pairs = zip(self.places, kept, strict=True)
             left = [places if chosen is None else places[chosen[0]] for places, chosen in pairs]
             rows = torch.cat(left).sort().values

@@ -108,6 +108,12 @@ class LayerFlow:
     """float32 [B, N], C - cutoff: negative for what went, by how much it lost."""
     step: PruneStep | None = None
     """The prune point after this layer, where there is one."""
+    twin_patch_id: np.ndarray | None = None
+    """int64 [B, N], for each patch that went after this layer the keep-alive twin: of the patches that stayed, the one
+    whose value vector in this layer (all heads joined) has the highest cosine with its own; -2 for patches that stayed.
+    None where the layer is no prune point, and in records made before twins were kept."""
+    twin_cosine: np.ndarray | None = None
+    """float32 [B, N], that cosine; NaN for patches that stayed."""
     head_mean: np.ndarray | None = None
     """float16 [B, N+1, N+1], head-mean attention of each query (second axis) to each token; only on request."""
 
@@ -276,6 +282,8 @@ def _layer_of_image(layer: LayerFlow, rows: slice, step: PruneStep | None) -> La
         elif name == "head_mean":
             array = array[:, : alive + 1, : alive + 1]
         changed[name] = array
+    if step is None:  # another picture's prune point
+        changed.update(dict.fromkeys(TWIN_FIELDS))
     # A picture that had reached its target was carried along, not scored.
     scored = layer.scored and not bool(np.isnan(changed["cumulative"]).all())
     if layer.scored and not scored:
@@ -299,13 +307,16 @@ def _step_of_image(step: PruneStep, rows: slice) -> PruneStep:
     )
 
 
-PER_PATCH = {"alive_patch_ids", "relation", "semantic", "score", "cumulative", "margin"}
+PER_PATCH = {
+    "alive_patch_ids", "relation", "semantic", "score", "cumulative", "margin", "twin_patch_id", "twin_cosine",
+}  # fmt: skip
 PER_TOKEN = {
     "received_mass", "value_norm", "similarity", "hidden_norm", "top_source_ids", "top_source_weights",
     "top_destination_id", "top_destination_weight",
 }  # fmt: skip
 PER_HEAD_TOKEN = {"cls_row", "cls_column"}
 SCORE_FIELDS = ("relation", "semantic", "score", "cumulative", "cutoff", "margin")
+TWIN_FIELDS = ("twin_patch_id", "twin_cosine")
 
 
 def _array_fields(item: Any) -> list[str]:

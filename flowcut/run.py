@@ -161,7 +161,18 @@ class _Work:
         settings = self.settings
         asked = put_question(self.model, picture, question, settings.system, settings.max_new_tokens)
         self._check_budget(asked.inputs["input_ids"])
-        return asked.prompt, asked.inputs, asked.notes
+        return asked.prompt, asked.inputs, (*asked.notes, *self._overruled())
+
+    def _overruled(self) -> tuple[str, ...]:
+        """A note where the checkpoint's own generation settings ask for what is not done here."""
+        own = self.model.model.generation_config
+        sampling = ["sampling"] if own.do_sample and not self.settings.do_sample else []
+        beams = [f"{own.num_beams} beams"] if (own.num_beams or 1) > 1 else []
+        if not sampling and not beams:
+            return ()
+        done = "sampled" if self.settings.do_sample else "greedy"
+        wanted = " and ".join(sampling + beams)
+        return (f"The model's own generation settings ask for {wanted}; this answer is {done}, with one beam.",)
 
     def _check_budget(self, input_ids: torch.Tensor) -> None:
         """Where the number of a picture's tokens depends on its size, it is known only now."""

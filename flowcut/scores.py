@@ -110,6 +110,25 @@ def entropy_ratio(shares: Tensor) -> Tensor:
     return torch.special.entr(shares.cpu().double()).sum(dim=-1) / math.log(shares.shape[-1])
 
 
+def nearest_kept(value: Tensor, kept: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Of each patch that goes, the patch that stays whose value vector, all heads joined, is most like its own.
+
+    Args:
+        value: [B, H, N, d], of the patches alone.
+        kept: int64 [B, N'], places of those that stay; at least one.
+
+    Returns:
+        int64 [B, N - N'] places of those that go, ascending; int64 places of the nearest that stay; float32 cosines.
+    """
+    batch, _, count, _ = value.shape
+    goes = torch.ones(batch, count, dtype=torch.bool, device=value.device).scatter_(1, kept, False)
+    gone = goes.nonzero()[:, 1].view(batch, count - kept.shape[1])
+    unit = nn.functional.normalize(value.float().transpose(1, 2).flatten(2), dim=-1)  # [B, N, H d]
+    going, staying = (unit.gather(1, at[..., None].expand(-1, -1, unit.shape[-1])) for at in (gone, kept))
+    best = (going @ staying.mT).max(dim=-1)
+    return gone, kept.gather(1, best.indices), best.values
+
+
 def highest(scores: Tensor, count: int) -> Tensor:
     """int64 [B, count], where the highest of [B, N] lie, ascending; of equal scores the first ones are kept."""
     strongest_first = scores.argsort(dim=-1, descending=True, stable=True)

@@ -58,6 +58,27 @@ def test_sampling_is_its_seed(model: VisionLanguageModel, cut: Any) -> None:
         assert [t.id for t in one.tokens] == tokens
 
 
+@pytest.mark.parametrize(
+    ("own", "asked", "told"),
+    [
+        ({}, {}, None),
+        ({"do_sample": True}, {}, "ask for sampling; this answer is greedy, with one beam"),
+        ({"do_sample": True}, {"do_sample": True, "seed": 1}, None),
+        ({"num_beams": 3}, {}, "ask for 3 beams; this answer is greedy"),
+        ({"do_sample": True, "num_beams": 3}, {"do_sample": True, "seed": 1}, "for 3 beams; this answer is sampled"),
+        ({"do_sample": True, "num_beams": 3}, {}, "ask for sampling and 3 beams"),
+    ],
+)
+def test_what_the_checkpoint_asks_for_and_does_not_get_is_noted(
+    model: VisionLanguageModel, monkeypatch: pytest.MonkeyPatch, own: Any, asked: Any, told: str | None
+) -> None:
+    for name, value in own.items():
+        monkeypatch.setattr(model.model.generation_config, name, value)
+    notes = [note for note in ask(model, max_new_tokens=2, **asked).notes if "generation settings" in note]
+    assert len(notes) == (told is not None)
+    assert told is None or told in notes[0]
+
+
 def test_a_seed_leaves_the_process_its_own_chance(model: VisionLanguageModel) -> None:
     torch.manual_seed(1)
     expected = torch.rand(3)

@@ -117,6 +117,51 @@ def test_the_highest_scores_survive() -> None:
             np.testing.assert_array_equal(flow.margin[image] >= 0, stays)
 
 
+@pytest.mark.parametrize(
+    "cut",
+    [
+        flowcut.FlowCut(tokens=9),
+        flowcut.FlowCut(tokens=9, variant="paper", per_image=True),
+        flowcut.Cut("random", tokens=9, seed=4),
+    ],
+    ids=lambda cut: cut.title,
+)
+def test_the_keep_alive_twin_is_the_most_alike_of_those_that_stay(cut: flowcut.CutConfig) -> None:
+    model, values = tiny.clip(n_layers=8), []
+    for layer in model.encoder.layers:
+        layer.self_attn.v_proj.register_forward_hook(lambda module, args, output: values.append(output.numpy()))
+    record, _ = run(model, tiny.pixels(4), cut)
+    compared = 0
+    for flow, value in zip(record.layers, values, strict=True):
+        if flow.step is None:
+            assert flow.twin_patch_id is flow.twin_cosine is None
+            continue
+        for image in range(4):
+            alive = [patch for patch in flow.alive_patch_ids[image].tolist() if patch >= 0]
+            vectors = zip(alive, value[image, 1:], strict=False)
+            unit = {patch: vector / np.linalg.norm(vector) for patch, vector in vectors}
+            stays = [patch for patch in alive if record.died_at_layer[image, patch] != flow.layer]
+            for place, patch in enumerate(alive):
+                twin, cosine = flow.twin_patch_id[image, place], flow.twin_cosine[image, place]
+                if patch in stays:
+                    assert twin == -2
+                    assert np.isnan(cosine)
+                else:
+                    best = max(stays, key=lambda other: float(unit[patch] @ unit[other]))
+                    assert twin == best
+                    assert cosine == pytest.approx(float(unit[patch] @ unit[best]), abs=1e-5)
+                    compared += 1
+    assert compared == (record.died_at_layer >= 0).sum()
+
+
+def test_pruning_alone_looks_for_no_twins(monkeypatch: pytest.MonkeyPatch) -> None:
+    def never(*_: Any) -> None:
+        raise AssertionError("twins cost time that only the record may take")
+
+    monkeypatch.setattr("flowcut.lanes.nearest_kept", never)
+    run(tiny.clip(), tiny.pixels(2), flowcut.FlowCut(tokens=9), flows=False)
+
+
 def test_the_dead_are_dated() -> None:
     record, _ = run(tiny.clip(), tiny.pixels(2), flowcut.FlowCut(tokens=9))
     for image in range(2):
@@ -154,6 +199,7 @@ def test_per_image_rows_do_not_know_their_neighbours() -> None:
             np.testing.assert_allclose(mine.cls_row, theirs.cls_row, atol=1e-5)
             np.testing.assert_array_equal(mine.top_source_ids[..., 0], theirs.top_source_ids[..., 0])
             assert mine.scored == theirs.scored
+            np.testing.assert_array_equal(mine.twin_patch_id, theirs.twin_patch_id)
 
 
 def test_a_coupled_batch_of_twins_is_one_of_them() -> None:

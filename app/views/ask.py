@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from app import link, session
+from app import link, selection, session
 from app.widgets import answers, flow, progress, words
 
 
 def page() -> None:
     """The whole page, from top to bottom."""
+    selection.page_runs()
     answers.heading()
     progress.problem()
     answers.what_the_model_knows()

@@ -14,7 +14,7 @@ from typing import Any
 import streamlit as st
 
 from analysis.graph import MASS, stage_payload
-from app import link, session
+from app import selection, session
 from app.comparison import Comparison
 from app.runtime import runtime
 from app.widgets.answers import escape_markdown
@@ -44,7 +44,8 @@ def flow() -> None:
     if shown is None:
         return
     lane, mass, part = _controls(shown)
-    full, pruned = (_part_of(run, part) for run in (shown.full, {"cut": shown.cut, "control": shown.control}[lane]))
+    selection.tell_all_panels()
+    full, pruned = (_part_of(run, part) for run in (shown.full, shown.pruned(lane)))
     compute = partial(stage_payload, full, pruned, shown.picture.image, mass=mass)
     figures = runtime().figures(f"{full.id}-{pruned.id}-{mass}-{part}", compute)
     if full.record is not None and full.record.relay == "proxy":
@@ -63,11 +64,12 @@ def _part_of(run: Run, part: int) -> Run:
 
 def _controls(shown: Comparison) -> tuple[str, float, int]:
     """Which of the pruned runs stands beside the whole picture, how much of the flow is drawn, and of which tile."""
-    titles = {"cut": shown.cut.title, "control": shown.control.title}
+    titles = {lane: shown.pruned(lane).title for lane in selection.CUT_LANES}
     with st.container(horizontal=True, gap="medium", vertical_alignment="bottom", key="flow-controls"):
-        lane = st.segmented_control(
-            "Look inside", list(titles), format_func=titles.__getitem__, key="inside", default="cut", required=True
-        )
+        st.segmented_control(
+            "Look inside", list(titles), format_func=titles.__getitem__, required=True,
+            **selection.show_in("inside", "lane", titles),
+        )  # fmt: skip
         mass = st.segmented_control(
             "Flow to draw", MASSES, format_func="{:.0%}".format, key="mass", default=MASS, required=True,
             help="The strongest edges that together carry this share of each layer's flow; what is really shown is "
@@ -79,7 +81,7 @@ def _controls(shown: Comparison) -> tuple[str, float, int]:
             part = st.selectbox(
                 "Tile", range(len(parts)), format_func=parts.__getitem__, key=f"tile-{len(parts)}", width=260
             )
-    return lane or "cut", mass or MASS, part
+    return selection.chosen().lane, mass or MASS, part
 
 
 def _ready(figures: Future[dict[str, Any]]) -> bool:
@@ -94,7 +96,9 @@ def _stage(figures: Future[dict[str, Any]]) -> int | None:
     """Show the stage; the patch that is chosen on it."""
     error = figures.exception()
     if error is None:
-        return stage(figures.result(), key="stage", linked_patch=link.read().patch)["patch"]
+        patch = stage(figures.result(), key="stage", linked_patch=selection.chosen().patch)["patch"]
+        selection.choose(patch=patch)
+        return patch
     st.warning(f"The figures could not be made: {escape_markdown(str(error))}")
     return None
 

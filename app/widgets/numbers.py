@@ -34,6 +34,6 @@ def change(value: float, reference: float) -> str:
     return f"{'−' if percent < 0 else '+'}{abs(percent):.0f}%"
 
 
-def signed(value: float) -> str:
-    """Three decimals, with a true minus sign."""
-    return f"{value:.3f}".replace("-", "−")
+def signed(value: float, decimals: int = 3) -> str:
+    """So many decimals, with a true minus sign."""
+    return f"{value:.{decimals}f}".replace("-", "−")

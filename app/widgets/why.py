@@ -1,4 +1,7 @@
-"""Why was this patch cut? The chosen patch through the layers, in one sentence and a table."""
+"""Why was this patch cut? The chosen patch through the layers, in a few sentences and a table.
+
+The stage listens to the whole page: a click on what carries `data-patch` or `data-layer` chooses that patch or layer.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ from math import isnan
 
 import streamlit as st
 
-from analysis.story import Chapter, patch_story
+from analysis.story import Chapter, Twin, keep_alive_twin, patch_story
 from app.widgets.numbers import signed
 from flowcut.criteria import METHODS
 from flowcut.record import FlowRecord
@@ -15,10 +18,14 @@ from flowcut.results import Run
 
 HINT = "Click a patch, in the mask or in the graph, to follow it through the layers: its scores, its rank, the cut-off."
 HOW_TO_READ = (
-    "Attention, similarity, value norm, score and running score are told against their mean over the patches alive: "
-    "1 is an even share. Score: (attention + similarity) × value norm, each as a share. Running score: half the past, "
-    "half of now. A patch goes where its rank is beyond the number that stays."
+    "How to read this: attention, similarity, value norm, score and running score are told against their mean over "
+    "the patches alive: 1 is an even share. Score: (attention + similarity) × value norm, each as a share. Running "
+    "score: half the past, half of now. A patch goes where its rank is beyond the number that stays; how many stay is "
+    "asked for by the entropy of CLS attention, or forced to the budget at the last cut. The twin is the most similar "
+    "of those that stayed: a low cosine says that none is much like it. ▸ marks the stage's layer; a click on a layer "
+    "goes there."
 )
+NO_TWIN = "This run was recorded before twins were kept: press Run to ask again and see its twin."
 COLUMNS = (
     ("layer", "Vision layer, from 0"),
     ("CLS attention", "Head-mean attention of CLS to the patch, against an even share"),
@@ -28,6 +35,7 @@ COLUMNS = (
     ("running score", "What decides, against its mean"),
     ("rank", "By running score, of the patches alive"),
     ("cut-off", "Running score of the weakest patch that stayed, against the mean"),
+    ("margin", "Running score less the cut-off: negative for a patch that went, by how much it lost"),
     ("after this layer", "What the cut did"),
 )
 
@@ -50,7 +58,8 @@ def panel(run: Run, patch_id: int | None) -> str:
     table = f'<div class="scroll"><table><thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table></div>'
     facts = f"model {record.model_id} · {run.title} · mean of {record.n_heads} heads · {record.dtype}"
     below = f'<p class="quiet">{HOW_TO_READ}</p><p class="quiet">{escape(facts)}</p>'
-    return f'<section class="lens-why" data-testid="why"><h3>{title}</h3><p>{told}</p>{table}{below}</section>'
+    twin = f'<p data-testid="twin">{_twin(record, keep_alive_twin(record, patch_id))}</p>' if story[-1].died else ""
+    return f'<section class="lens-why" data-testid="why"><h3>{title}</h3><p>{told}</p>{twin}{table}{below}</section>'
 
 
 def _place(record: FlowRecord, patch_id: int) -> str:
@@ -58,6 +67,19 @@ def _place(record: FlowRecord, patch_id: int) -> str:
         return f"Patch {patch_id}"
     row, column = divmod(patch_id, record.geometry.grid_cols)
     return f"Patch {patch_id} (row {row}, column {column})"
+
+
+def _twin(record: FlowRecord, twin: Twin | None) -> str:
+    """Which patch that stayed is most like the one that went, as a button that chooses it."""
+    if twin is None:
+        return NO_TWIN
+    place = _place(record, twin.patch_id).lower()
+    fate = "stayed to the end" if twin.died_at < 0 else f"went itself after layer {twin.died_at}"
+    return (
+        f'Its twin: <button type="button" class="lens-pick" data-patch="{twin.patch_id}">{place}</button>, cosine '
+        f"<b>{twin.cosine:.2f}</b>. Of the patches that stayed at this cut, its value vector in this layer (all heads "
+        f"joined) is the most alike; it {fate}."
+    )
 
 
 def _verdict(run: Run, story: tuple[Chapter, ...]) -> str:
@@ -92,10 +114,12 @@ def _row(chapter: Chapter) -> str:
         chapter.cls_attention, chapter.similarity, chapter.value_norm, chapter.score, chapter.running_score,
     )  # fmt: skip
     rank = "" if chapter.rank is None else f"{chapter.rank} of {chapter.alive}"
-    cells = [*(_number(value) for value in numbers), rank, _number(chapter.cutoff), _after(chapter)]
+    margin = "" if isnan(chapter.margin) else signed(chapter.margin, 2)
+    cells = [*(_number(value) for value in numbers), rank, _number(chapter.cutoff), margin, _after(chapter)]
     kind = "went" if chapter.died else "cut" if chapter.kept is not None else ""
     body = "".join(f"<td>{cell}</td>" for cell in cells)
-    return f'<tr class="{kind}"><th scope="row">{chapter.layer}</th>{body}</tr>'
+    name = f'<button type="button" class="lens-pick" data-layer="{chapter.layer}">{chapter.layer}</button>'
+    return f'<tr class="{kind}" data-layer="{chapter.layer}"><th scope="row">{name}</th>{body}</tr>'
 
 
 def _number(value: float) -> str:

@@ -1,30 +1,37 @@
-"""Answer tokens: choose a word of the answer, see what the language model read when it chose it, in both runs."""
+"""Answer tokens: choose a word of the answer, see what the language model read when it chose it, in two runs.
+
+The pictures carry an empty mark that the stage lays over the chosen patch, and a click on them chooses one.
+"""
 
 from __future__ import annotations
 
+import base64
+import io
 from dataclasses import replace
+from html import escape
 
 import streamlit as st
 from PIL.Image import Image
 
 from analysis.answer import AnswerWord, Masses, answer_words, heads_by_mass, look, masses, same_word
-from app import session
+from app import link, selection, session
 from app.comparison import Comparison
+from app.selection import ALL
 from app.widgets.answers import escape_markdown
 from flowcut.answer_attention import AnswerAttention
 from flowcut.maskpicture import heat_picture
 from flowcut.results import Run
 
-ALL = -1
-"""The choice of all layers, or all heads."""
 SIDE = 420
 """Longest side of a heat picture, pixels."""
-KINDS = (("picture", "picture"), ("prompt", "prompt text"), ("first", "first token"), ("answer", "answer so far"))
+HEADS_TOLD = 6
+KINDS = {"picture": "picture", "prompt": "prompt text", "first": "first token (sink)", "answer": "answer so far"}
 HOW_TO_READ = (
-    "Orange: attention of the position that chose this word to each visual token, full orange is the strongest patch "
-    "of the picture; white patches were cut. Weighed by value: the norm of attention × value, what a token adds to the "
-    "head's output. Attention that goes nowhere sinks into the prompt's first token. A head that looks somewhere need "
-    "not use what it sees."
+    "How to read this: orange is the attention of the position that chose this word to each visual token, full orange "
+    "the strongest patch of the picture; white patches were cut. Weighed by value, it is the norm of attention × "
+    "value: what a token adds to the head's output. The bar is attention, not weighed: what goes nowhere sinks into "
+    "the prompt's first token. A head that looks somewhere need not use what it sees. A click on a picture chooses the "
+    "patch, which is framed in all panels."
 )
 NO_PICTURE = "No picture: this model's visual tokens are not its kept patches one by one."
 NOT_RECORDED = (
@@ -42,80 +49,114 @@ def words() -> None:
     with st.container(border=True, key="words"):
         st.html('<h3 class="lens-panel">What did the language model read for each word?</h3>')
         spoken = answer_words(shown.full)
-        if shown.full.answer_attention is None or shown.cut.answer_attention is None:
+        if any(run.answer_attention is None for run in shown.runs):
             st.caption(NOT_RECORDED)
         elif not spoken:
             st.caption("The answer has no words.")
         else:
             _panel(shown, spoken)
+            link.write(session.address())
 
 
 def _panel(shown: Comparison, spoken: tuple[AnswerWord, ...]) -> None:
-    at = st.pills(
-        "Word of the whole picture's answer", range(len(spoken)), format_func=lambda place: spoken[place].text,
-        default=0, required=True, key=f"word-{shown.full.id}", label_visibility="collapsed",
+    places = range(len(spoken))
+    st.pills(
+        "Word of the whole picture's answer", places, format_func=lambda place: spoken[place].text, required=True,
+        label_visibility="collapsed", **selection.show_in(f"word-{shown.full.id}", "word", places),
     )  # fmt: skip
-    at = 0 if at is None else at
-    attention = shown.full.answer_attention
-    assert attention is not None
-    layer, head, weighted = _choices(attention, spoken[at])
-    other = same_word(answer_words(shown.cut), spoken, at)
+    at = selection.chosen().word
+    _choices(shown, spoken, at)
+    pruned = shown.pruned(selection.chosen().lane)
+    other = same_word(answer_words(pruned), spoken, at)
     left, right = st.columns(2)
     with left:
-        _one(shown.full, spoken[at], shown.picture.image, layer, head, weighted)
+        _one(shown.full, spoken[at], shown.picture.image)
     with right:
         if other is None:
-            st.caption(escape_markdown(f"{shown.cut.title}: its answer ends before this word."))
+            st.caption(escape_markdown(f"{pruned.title}: its answer ends before this word."))
         else:
-            _one(shown.cut, other, shown.picture.image, layer, head, weighted)
+            _one(pruned, other, shown.picture.image)
     st.caption(HOW_TO_READ)
-    st.caption(escape_markdown(_facts(shown, layer, head)))
+    st.caption(escape_markdown(_facts(shown.full, pruned)))
 
 
-def _choices(attention: AnswerAttention, word: AnswerWord) -> tuple[int | None, int | None, bool]:
-    """Decoder layer, head (None: the mean of all) and whether to weigh by value."""
-    layers, heads, weigh = st.columns([2, 2, 2], vertical_alignment="bottom")
-    n_layers = attention.visual.shape[1]
-    layer = layers.selectbox(
-        "Decoder layer", [ALL, *range(n_layers)], key="word-layer",
-        format_func=lambda one: f"all {n_layers}, mean" if one == ALL else f"layer {one}",
+def _choices(shown: Comparison, spoken: tuple[AnswerWord, ...], at: int) -> None:
+    """The run beside the whole picture's, decoder layer, head, and whether to weigh by value."""
+    titles = {lane: shown.pruned(lane).title for lane in selection.CUT_LANES}
+    beside, layers, heads, weigh = st.columns([9, 4, 4, 4], vertical_alignment="bottom")
+    beside.segmented_control(
+        "Beside the whole picture", list(titles), format_func=titles.__getitem__, required=True,
+        **selection.show_in("word-lane", "lane", titles),
     )  # fmt: skip
-    layer = None if layer == ALL else layer
-    ranked = dict(heads_by_mass(attention, word, layer))
-    head = heads.selectbox(
-        "Head, by attention to the picture", [ALL, *ranked], key="word-head",
+    selection.tell_all_panels()
+    attention = shown.full.answer_attention
+    assert attention is not None
+    decoder_layers = [ALL, *range(attention.visual.shape[1])]
+    layers.selectbox(
+        "Decoder layer", decoder_layers, **selection.show_in("word-layer", "decoder", decoder_layers),
+        format_func=lambda one: f"all {len(decoder_layers) - 1}, mean" if one == ALL else f"layer {one}",
+    )  # fmt: skip
+    ranked = dict(heads_by_mass(attention, spoken[at], _chosen_layer()))
+    decoder_heads = [ALL, *ranked]
+    heads.selectbox(
+        "Head", decoder_heads, **selection.show_in("word-head", "head", decoder_heads),
+        help="In order of how much attention the whole picture gets from it",
         format_func=lambda one: f"all {len(ranked)}, mean" if one == ALL else f"head {one}: {ranked[one]:.0%}",
     )  # fmt: skip
-    return layer, None if head == ALL else head, weigh.toggle("Weigh by value", key="word-weighted")
+    weigh.toggle("Weigh by value", **selection.show_in("word-weighted", "weighted", (False, True)))
 
 
-def _one(run: Run, word: AnswerWord, picture: Image, layer: int | None, head: int | None, weighted: bool) -> None:
-    """One run's heat picture and where the rest of the attention went."""
-    attention, record = run.answer_attention, run.record
+def _chosen_layer() -> int | None:
+    return None if selection.chosen().decoder == ALL else selection.chosen().decoder
+
+
+def _chosen_head() -> int | None:
+    return None if selection.chosen().head == ALL else selection.chosen().head
+
+
+def _one(run: Run, word: AnswerWord, picture: Image) -> None:
+    """One run's heat picture, where the rest of the attention went, and its heads."""
+    attention, record, layer, head = run.answer_attention, run.record, _chosen_layer(), _chosen_head()
     assert attention is not None
-    values = look(attention, word, layer, head, weighted)
+    values = look(attention, word, layer, head, selection.chosen().weighted)
     st.caption(f"{escape_markdown(run.title)}, “{escape_markdown(word.text)}”")
     if record is not None and record.geometry is not None and len(values) == record.kept_patch_ids.shape[1]:
         small = picture.copy()
         small.thumbnail((SIDE, SIDE))  # first: a photograph in full size would take seconds
         geometry = replace(record.geometry, original_width=small.width, original_height=small.height)
         heat = heat_picture(small, geometry, record.kept_patch_ids[0], values, float(values.max()))
-        st.image(heat, alt=f"Where {run.title} looked for the word {word.text}", width="content")
+        st.html(_picture(heat, f"Where {run.title} looked for the word {word.text}"))
     else:
         st.caption(NO_PICTURE)
-    st.html(_bar(masses(attention, word, layer, head)))
+    st.html(_bar(masses(attention, word, layer, head)) + _heads(attention, word, layer))
+
+
+def _picture(heat: Image, alt: str) -> str:
+    file = io.BytesIO()
+    heat.save(file, "JPEG", quality=92, subsampling=0)
+    url = "data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode()
+    return f'<div class="lens-heat"><img src="{url}" alt="{escape(alt)}"><i class="mark"></i></div>'
 
 
 def _bar(shares: Masses) -> str:
-    parts = [(name, label, getattr(shares, name)) for name, label in KINDS]
+    parts = [(name, label, getattr(shares, name)) for name, label in KINDS.items()]
     spans = "".join(f'<span class="mass-{name}" style="width:{100 * share:.2f}%"></span>' for name, _, share in parts)
     lines = [f'<div class="mass-{name}"><dt>{label}</dt><dd>{share:.0%}</dd></div>' for name, label, share in parts]
     bar = f'<div class="lens-bar" aria-hidden="true">{spans}</div>'
     return f'<div class="lens-masses">{bar}<dl class="lens-times">{"".join(lines)}</dl></div>'
 
 
-def _facts(shown: Comparison, layer: int | None, head: int | None) -> str:
+def _heads(attention: AnswerAttention, word: AnswerWord, layer: int | None) -> str:
+    """This run's own heads, those that look at the picture most first."""
+    ranked = heads_by_mass(attention, word, layer)
+    told = ", ".join(f"{head} ({mass:.0%})" for head, mass in ranked[:HEADS_TOLD])
+    more = f", and {len(ranked) - HEADS_TOLD} that look less" if len(ranked) > HEADS_TOLD else ""
+    return f'<p class="lens-heads">Heads by attention to the picture: {told}{more}</p>'
+
+
+def _facts(full: Run, pruned: Run) -> str:
+    layer, head = _chosen_layer(), _chosen_head()
     where = "all decoder layers" if layer is None else f"decoder layer {layer}"
     which = "mean of all heads" if head is None else f"head {head}"
-    runs = f"{shown.full.title} and {shown.cut.title}"
-    return f"model {shown.full.model_id} · {runs} · {where} · {which} · {shown.full.dtype}"
+    measure = "norm of attention × value" if selection.chosen().weighted else "attention"
+    return f"model {full.model_id} · {full.title} and {pruned.title} · {where} · {which} · {measure} · {full.dtype}"

@@ -90,6 +90,7 @@ def flow_record(encoder: Encoder, cut: CutConfig | None = None, geometry: Geomet
                 keep = np.sort(np.argsort(-cumulative, kind="stable")[: step.alive_after])
                 margin = cumulative - cumulative[keep].min()
                 flow = replace(flow, step=step, **_single({"cutoff": cumulative[keep].min(), "margin": margin}))
+                flow = replace(flow, **_twins(ids, values, keep))
                 died[np.setdiff1d(ids, ids[keep])] = layer
                 ids, cumulative = ids[keep], cumulative[keep]
                 steps.append(step)
@@ -154,6 +155,18 @@ def _step(layer: int, relation: np.ndarray, alive: int, target: int, remaining: 
         layer, alive, after, None if forced else round(asked), forced, np.array([np.nan if forced else entropy]),
         np.array([asked]), np.array([alive]), np.array([after]),
     )  # fmt: skip
+
+
+def _twins(ids: np.ndarray, values: np.ndarray, keep: np.ndarray) -> dict[str, Any]:
+    """Of each patch that goes, the patch that stays of the nearest value vector, heads joined: B = 1."""
+    joined = values.transpose(1, 0, 2).reshape(len(ids) + 1, -1)[1:]
+    unit = joined / np.linalg.norm(joined, axis=1, keepdims=True)
+    cosines = unit @ unit[keep].T
+    stays = np.isin(np.arange(len(ids)), keep)
+    return {
+        "twin_patch_id": np.where(stays, -2, ids[keep][cosines.argmax(1)])[None],
+        "twin_cosine": np.where(stays, np.nan, cosines.max(1)).astype(np.float32)[None],
+    }
 
 
 def _single(arrays: dict[str, np.ndarray]) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from PIL import Image
 
 from analysis.graph import axis_ticks, layout, relay_graph, stage_payload
 from analysis.relay import DIRECTIONS, Flow, relay
+from analysis.story import keep_alive_twins
 from flowcut.record import FlowRecord
 from flowcut.results import Run
 from tests.analysis import synthetic
@@ -140,6 +141,7 @@ def test_payload_carries_the_masks_and_flows(payload: dict, runs: tuple[Run, Run
         record, packed = run.record, payload["runs"][name]
         assert record is not None
         assert unpacked(packed["died"], "<i2").tolist() == record.died_at_layer[0].tolist()
+        assert unpacked(packed["twins"], "<i2").tolist() == keep_alive_twins(record)[0].tolist()
         assert packed["kept"] == record.kept_patch_ids.shape[1]
         assert packed["scored"] == (name == "pruned")
         for direction in DIRECTIONS:

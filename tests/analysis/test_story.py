@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from analysis.story import patch_story
+from analysis.story import keep_alive_twin, keep_alive_twins, patch_story
 from flowcut.schedule import Cut, FlowCut
 from tests.analysis import synthetic
 
@@ -28,6 +28,36 @@ def test_a_patch_goes_where_its_rank_is_below_what_was_kept() -> None:
             assert chapter.died == (chapter.margin < 0)
             assert chapter.margin == pytest.approx(chapter.running_score - chapter.cutoff, abs=1e-5)
         assert story[-1].died == (RECORD.died_at_layer[0, patch_id] >= 0)
+
+
+def test_every_patch_that_went_has_a_twin_that_stayed_then() -> None:
+    died = RECORD.died_at_layer[0]
+    twins, cosines = keep_alive_twins(RECORD)
+    np.testing.assert_array_equal(twins >= 0, died >= 0)
+    np.testing.assert_array_equal(np.isnan(cosines), died < 0)
+    outlived = 0
+    for patch_id in np.flatnonzero(died >= 0).tolist():
+        twin = keep_alive_twin(RECORD, patch_id)
+        assert twin is not None
+        assert (twin.patch_id, twin.cosine) == (twins[patch_id], cosines[patch_id])
+        assert twin.died_at == died[twin.patch_id]
+        assert twin.died_at < 0 or twin.died_at > died[patch_id]
+        layer = RECORD.layers[died[patch_id]]
+        assert layer.margin is not None
+        assert layer.margin[0, layer.alive_patch_ids[0] == twin.patch_id] >= 0, "the stronger one"
+        outlived += twin.died_at < 0
+    assert 0 < outlived < (died >= 0).sum()
+
+
+def test_what_stayed_or_was_recorded_before_twins_has_none() -> None:
+    assert keep_alive_twin(RECORD, int(RECORD.kept_patch_ids[0, 0])) is None
+    old = replace(RECORD, layers=tuple(replace(one, twin_patch_id=None, twin_cosine=None) for one in RECORD.layers))
+    gone = int(np.flatnonzero(RECORD.died_at_layer[0] >= 0)[0])
+    assert keep_alive_twin(old, gone) is None
+    with pytest.raises(IndexError, match="not one of 144"):
+        keep_alive_twin(RECORD, 144)
+    with pytest.raises(ValueError, match="2 pictures"):
+        keep_alive_twins(replace(RECORD, kept_patch_ids=np.zeros((2, 20), dtype=np.int64)))
 
 
 def test_shares_are_told_against_an_even_share() -> None:

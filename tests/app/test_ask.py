@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 
+import numpy as np
 import pytest
 from PIL import Image
 from streamlit.testing.v1 import AppTest
@@ -11,6 +12,7 @@ from streamlit.testing.v1 import AppTest
 from app import gallery, session
 from app.widgets.controls import PUBLISHED
 from tests.app.conftest import MAIN, SECONDS, errors, run, settled, shown
+from tests.test_images import bomb, encoded, gradient
 
 
 def test_the_first_screen_shows_stored_answers(page: AppTest) -> None:
@@ -131,23 +133,54 @@ def test_uploads_of_any_aspect(page: AppTest, size: tuple[int, int]) -> None:
     assert shown(page).full.image_size == size
 
 
-@pytest.mark.parametrize(
-    ("name", "content"),
-    [
-        ("words.png", b"these are words"),
-        ("empty.png", b""),
-        ("cut.png", png((300, 300))[:90]),
-        ("thin.png", png((10_000, 3))),
-    ],
-)
-def test_bad_pictures_keep_the_last_good_answers(page: AppTest, name: str, content: bytes) -> None:
+REFUSED = {
+    "words.png": (b"these are words", "not a picture"),
+    "empty.png": (b"", "empty"),
+    "cut.png": (png((300, 300))[:90], "damaged"),
+    "bomb.png": (bomb(60_000, 60_000), "megapixels"),
+    "thin.png": (png((10_000, 3)), "50 times"),
+    "tall.png": (png((3, 10_000)), "50 times"),
+}
+TURNED = Image.Exif()
+TURNED[0x0112] = 6
+DEEP = Image.fromarray(np.arange(1200, dtype=np.uint16).reshape(30, 40) * 50)
+MENDED = {
+    "moving.gif": (
+        encoded(gradient(), "GIF", save_all=True, append_images=[gradient("RGB").rotate(180)]), "animation", (40, 30),
+    ),
+    "print.jpg": (encoded(gradient("CMYK"), "JPEG"), "CMYK", (40, 30)),
+    "deep.png": (encoded(DEEP), "16-bit", (40, 30)),
+    "clear.png": (encoded(Image.new("RGBA", (40, 30), (9, 9, 9, 0))), "white", (40, 30)),
+    "turned.jpg": (encoded(gradient(), "JPEG", exif=TURNED.tobytes()), "EXIF", (30, 40)),
+    "point.png": (png((1, 1)), None, (1, 1)),
+}  # fmt: skip
+
+
+def test_bad_pictures_keep_the_last_good_answers(page: AppTest) -> None:
     before, picture = shown(page), page.session_state.picture
-    upload(page, name, content)
-    assert len(errors(page)) == 1
-    assert page.session_state.picture is picture
-    assert shown(page) is before
+    for name, (content, sentence) in REFUSED.items():
+        upload(page, name, content)
+        assert len(errors(page)) == 1, name
+        assert sentence in errors(page)[0].replace("\\", ""), name
+        assert page.session_state.picture is picture
+        assert shown(page) is before
     run(page)
     assert not errors(page)
+
+
+def test_odd_pictures_are_taken_with_a_note_beside_the_last_good_answers(page: AppTest) -> None:
+    before = shown(page)
+    for name, (content, note, size) in MENDED.items():
+        page.session_state.problem = "A picture before this one was refused."
+        upload(page, name, content)
+        assert not errors(page), name
+        assert page.session_state.picture.image.size == size, name
+        assert note is None or any(note in one for one in page.session_state.picture.notes), name
+        assert all(one in [box.value for box in page.caption] for one in page.session_state.picture.notes)
+        assert shown(page) is before
+    run(page)
+    assert not errors(page)
+    assert shown(page).full.image_size == (1, 1)
 
 
 def test_a_typed_question_stays_when_a_picture_is_uploaded(page: AppTest) -> None:

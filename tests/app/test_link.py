@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from streamlit.testing.v1 import AppTest
 
 from app import gallery
+from app.selection import Selection
 from tests.app.conftest import MAIN, SECONDS, run, settled, shown
 
 
@@ -60,6 +63,16 @@ def test_the_first_screen_needs_no_address_and_a_question_gets_one() -> None:
         {"tokens": "many"},
         {"method": "<script>"},
         {"variant": "mine", "question": ""},
+        {"patch": "-1"},
+        {"patch": "9" * 9},
+        {"lane": "both"},
+        {"word": "red"},
+        {"word": "99999"},
+        {"decoder": "4"},
+        {"decoder": "-1"},
+        {"head": "0.5"},
+        {"head": "6"},
+        {"weighted": "very"},
     ],
 )
 def test_an_address_that_asks_for_nonsense_opens_the_first_screen(asked: dict[str, str]) -> None:
@@ -67,6 +80,35 @@ def test_an_address_that_asks_for_nonsense_opens_the_first_screen(asked: dict[st
     assert shown(page).stored
     assert shown(page).picture.seed == gallery.entries()[0].seed
     assert page.session_state.tokens == 64
+    assert replace(page.session_state.selection, patch=None) == Selection()
+
+
+def test_what_is_chosen_in_the_panels_is_in_the_address_and_comes_back() -> None:
+    page = opened()
+    page.segmented_control("word-lane").set_value("control").run()
+    page.selectbox("word-layer").set_value(2).run()
+    page.selectbox("word-head").set_value(3).run()
+    page.toggle("word-weighted").set_value(True).run()
+    word = page.pills(f"word-{shown(page).full.id}")
+    word.set_value(len(word.options) - 1).run()
+    written = address(page)
+    last = str(len(word.options) - 1)
+    first_is_left_out = {} if last == "0" else {"word": last}
+    assert written == {"lane": "control", "decoder": "2", "head": "3", "weighted": "1", **first_is_left_out}
+    other = opened(**written, patch="217", layer="5")
+    chosen = other.session_state.selection
+    assert chosen == Selection(217, "control", int(last), 2, 3, True)
+    assert address(other) == {**written, "patch": "217", "layer": "5"}, "the stage's own are left alone"
+    assert other.selectbox("word-head").value == 3
+
+
+def test_a_new_question_begins_at_its_first_word_again() -> None:
+    page = opened(word="1", question="Describe the picture.")
+    assert page.session_state.selection.word == 1
+    page.text_area("question").set_value("Is there a star?").run()
+    run(page)
+    assert page.session_state.selection.word == 0
+    assert "word" not in address(page)
 
 
 def test_more_tokens_than_there_are_patches() -> None:

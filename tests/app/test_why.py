@@ -7,9 +7,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from analysis.story import keep_alive_twin, patch_story
 from app import gallery
 from app.comparison import Comparison
-from app.widgets.why import HINT, panel
+from app.widgets.why import HINT, NO_TWIN, panel
+from tests.analysis import synthetic
 
 
 @pytest.fixture(scope="module")
@@ -35,6 +37,44 @@ def test_every_patch_has_a_reason(shown: Comparison) -> None:
         assert f"of {step.alive_before} and {step.alive_after} stayed" in told
         assert ("forced to the budget of 64" if step.forced else "asked for by entropy") in told
         assert told.count("<tr") == died + 2
+
+
+def test_the_twin_is_named_and_can_be_clicked() -> None:
+    _, cut = synthetic.pair(tokens=20, encoder=synthetic.Encoder(grid=12))
+    record = cut.record
+    assert record is not None
+    for patch_id in range(0, record.n_patches, 5):
+        told, twin = panel(cut, patch_id), keep_alive_twin(record, patch_id)
+        assert (twin is not None) == (record.died_at_layer[0, patch_id] >= 0) == ("Its twin: " in told)
+        if twin is None:
+            continue
+        row, column = divmod(twin.patch_id, 12)
+        assert f'data-patch="{twin.patch_id}">patch {twin.patch_id} (row {row}, column {column})</button>' in told
+        assert f"cosine <b>{twin.cosine:.2f}</b>" in told
+        assert ("it stayed to the end" if twin.died_at < 0 else f"went itself after layer {twin.died_at}") in told
+
+
+def test_a_record_without_twins_says_what_to_do() -> None:
+    _, cut = synthetic.pair(tokens=20, encoder=synthetic.Encoder(grid=12))
+    assert cut.record is not None
+    layers = tuple(replace(layer, twin_patch_id=None, twin_cosine=None) for layer in cut.record.layers)
+    gone = int(np.flatnonzero(cut.record.died_at_layer[0] >= 0)[0])
+    assert NO_TWIN in panel(replace(cut, record=replace(cut.record, layers=layers)), gone)
+
+
+def test_every_layer_has_the_margin_and_moves_the_stage(shown: Comparison) -> None:
+    record = shown.cut.record
+    assert record is not None
+    gone = int(np.flatnonzero(record.died_at_layer[0] > 2)[0])
+    told = panel(shown.cut, gone)
+    for chapter in patch_story(record, gone):
+        kind = "went" if chapter.died else "cut" if chapter.kept else ""
+        assert f'<tr class="{kind}" data-layer="{chapter.layer}">' in told
+        assert f'data-layer="{chapter.layer}">{chapter.layer}</button>' in told
+        if chapter.kept is not None:
+            assert f"<td>{chapter.margin:.2f}</td>".replace("-", "−") in told
+    for name in ("CLS attention", "similarity", "value norm", "score", "running score", "rank", "cut-off", "margin"):
+        assert f">{name}</th>" in told
 
 
 def test_a_method_that_does_not_score_says_so(shown: Comparison) -> None:

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from streamlit.testing.v1 import AppTest
 
-from analysis.answer import answer_words
+from analysis.answer import answer_words, heads_by_mass
 from app.widgets.words import NOT_RECORDED
 from tests.app.conftest import run, settled, shown
 
@@ -26,6 +26,44 @@ def test_a_stored_answer_shows_where_its_words_looked(page: AppTest) -> None:
     layers.set_value(2).run()
     page.selectbox("word-head").set_value(3).run()
     assert "decoder layer 2 · head 3" in captions(settled(page))
+
+
+def html(page: AppTest) -> str:
+    return " ".join(box.value for box in page.get("html") if isinstance(box.value, str))
+
+
+def test_both_runs_tell_masses_and_their_own_heads(page: AppTest) -> None:
+    for name in ("picture", "prompt text", "first token (sink)", "answer so far"):
+        assert html(page).count(f"<dt>{name}</dt>") == 2
+    word = answer_words(shown(page).full)[0]
+    for one in (shown(page).full, shown(page).cut):
+        assert one.answer_attention is not None
+        head, mass = heads_by_mass(one.answer_attention, word)[0]
+        assert f"Heads by attention to the picture: {head} ({mass:.0%})" in html(page)
+    pictures = html(page).count('class="lens-heat"')
+    assert pictures == 2
+
+
+def test_weighing_by_value_changes_both_pictures(page: AppTest) -> None:
+    raw = html(page).count("data:image/jpeg"), html(page)
+    page.toggle("word-weighted").set_value(True).run()
+    weighed = html(page)
+    assert raw[0] == weighed.count("data:image/jpeg") == 2
+    assert not set(pictures_in(raw[1])) & set(pictures_in(weighed))
+    assert "norm of attention × value" in captions(page)
+
+
+def pictures_in(text: str) -> list[str]:
+    return [part.partition('"')[0] for part in text.split("data:image/jpeg;base64,")[1:]]
+
+
+def test_the_same_word_beside_chance(page: AppTest) -> None:
+    assert f"{shown(page).full.title} and {shown(page).cut.title}" in captions(page).replace("\\", "")
+    page.segmented_control("word-lane").set_value("control").run()
+    assert f"{shown(page).full.title} and {shown(page).control.title}" in captions(page).replace("\\", "")
+    assert page.segmented_control("inside").value == "control", "one choice for both panels"
+    page.segmented_control("inside").set_value("cut").run()
+    assert page.segmented_control("word-lane").value == "cut"
 
 
 def test_a_new_question_brings_its_own_words(page: AppTest) -> None:

@@ -95,6 +95,41 @@ def test_the_layer_moves_without_the_server(visit: Visit) -> None:
     assert sent
 
 
+def test_the_twin_of_a_patch_that_went_is_marked_and_can_be_chosen(visit: Visit) -> None:
+    page = visit()
+    ask(page, "How many stars are there?")
+    mask, twin = page.locator(".mask > canvas"), page.get_by_test_id("twin")
+    layer_slider(page).focus()
+    page.keyboard.press("End")
+    mask.click(position={"x": 4, "y": 4})  # the corner of the background: nobody kept it
+    expect(twin).to_contain_text(re.compile(r"Its twin: patch \d+ \(row \d+, column \d+\), cosine 0\.\d\d"))
+    row, column = map(int, re.findall(r"row (\d+), column (\d+)", twin.inner_text())[0])
+    page.mouse.move(0, 0)
+    around = frame_of(mask, row, column)
+    page.locator(".stage").focus()
+    page.keyboard.press("Escape")
+    expect(twin).to_have_count(0)
+    assert frame_of(mask, row, column) != around, "the twin was framed while its patch was chosen"
+    mask.click(position={"x": 4, "y": 4})
+    twin.get_by_role("button").click()
+    expect(page.get_by_test_id("why")).to_contain_text(f"Patch {24 * row + column} (row {row}, column {column})")
+    page.wait_for_url(re.compile(rf"patch={24 * row + column}\b"))
+
+
+def frame_of(mask: Locator, row: int, column: int) -> str:
+    """The pixels of a patch and its frame."""
+    return str(
+        mask.evaluate(
+            """(canvas, [row, column]) => {
+              const side = canvas.width / 24;
+              const part = [column * side - 2, row * side - 2, side + 4, side + 4].map(Math.round);
+              return canvas.getContext("2d").getImageData(...part).data.join();
+            }""",
+            [row, column],
+        )
+    )
+
+
 def test_the_layers_play(visit: Visit) -> None:
     page = visit()
     slider = layer_slider(page)

@@ -178,6 +178,100 @@ def test_arrow_keys_reach_every_patch_of_the_picture(page: Page) -> None:
     expect(stage(page)).to_have_attribute("data-layer", "0")
 
 
+def test_a_patch_is_chosen_and_let_go_by_keyboard(page: Page) -> None:
+    panel = page.get_by_test_id("why")
+    canvas(page, "mask").focus()
+    page.keyboard.press("ArrowLeft")
+    pointed = page.locator(".details strong").inner_text()
+    page.keyboard.press("Enter")
+    expect(panel).to_contain_text(pointed.capitalize() + " (row")
+    page.wait_for_url(re.compile(r"patch=" + pointed.split()[1] + r"\b"))
+    page.keyboard.press("ArrowDown")
+    page.keyboard.press("Enter")
+    expect(panel).to_contain_text(f"Patch {int(pointed.split()[1]) + 24} (row")
+    page.keyboard.press("Escape")
+    expect(panel).to_contain_text("Click a patch")
+
+
+def table_row(page: Page, layer: int) -> Locator:
+    return page.locator(f".lens-why tr[data-layer='{layer}']")
+
+
+def marked(page: Page, layer: int) -> bool:
+    row = table_row(page, layer).locator("th")
+    return "▸" in str(row.evaluate("cell => getComputedStyle(cell, '::before').content"))
+
+
+def test_the_table_and_the_stage_show_one_layer(page: Page) -> None:
+    choose_kept_patch(page)
+    go_to(page, 3)
+    assert [layer for layer in range(12) if marked(page, layer)] == [3]
+    table_row(page, 6).get_by_role("button").click()
+    expect(stage(page)).to_have_attribute("data-layer", "6")
+    assert [layer for layer in range(12) if marked(page, layer)] == [6]
+
+
+def choose_kept_patch(page: Page) -> int:
+    """The patch that CLS gathers most from in the last layer, when only those that were kept are left."""
+    page.locator(".switch input[value=pruned]").check(force=True)
+    go_to(page, 11)
+    patch = int(page.locator(".details strong").inner_text().split()[1])
+    box = canvas(page, "mask").bounding_box()
+    assert box
+    row, column = divmod(patch, 24)
+    at = {"x": box["width"] * (column + 0.5) / 24, "y": box["height"] * (row + 0.5) / 24}
+    canvas(page, "mask").click(position=at)  # type: ignore[arg-type]
+    expect(page.get_by_test_id("why")).to_contain_text(f"Patch {patch} (row {row}, column {column}) stayed to the end")
+    expect(page.get_by_test_id("twin")).to_have_count(0)
+    return patch
+
+
+def test_the_chosen_patch_is_framed_on_the_pictures_of_the_words_and_chosen_there(page: Page) -> None:
+    choose_kept_patch(page)
+    pictures = page.locator(".lens-heat")
+    expect(pictures).to_have_count(2)
+    for at in range(2):
+        expect(pictures.nth(at).locator(".mark")).to_be_visible()
+    box = pictures.first.bounding_box()
+    assert box
+    pictures.first.click(position={"x": box["width"] * 2.5 / 24, "y": box["height"] * 1.5 / 24})
+    expect(page.get_by_test_id("why")).to_contain_text("Patch 26 (row 1, column 2)")
+    frame = pictures.nth(1).locator(".mark").bounding_box()
+    other = pictures.nth(1).bounding_box()
+    assert frame
+    assert other
+    assert (frame["x"] - other["x"]) / other["width"] == pytest.approx(2 / 24, abs=0.01)
+    assert (frame["y"] - other["y"]) / other["height"] == pytest.approx(1 / 24, abs=0.01)
+    assert frame["width"] / other["width"] == pytest.approx(1 / 24, abs=0.01)
+
+
+def test_a_link_holds_the_words_panel_and_the_lane_beside_layer_and_patch(
+    page: Page, browser: Browser, server: str
+) -> None:
+    go_to(page, 4)
+    canvas(page, "mask").click(position={"x": 60, "y": 60})
+    idle(page)
+    words = page.locator(".st-key-words")
+    words.get_by_role("radio", name="Random 64 (seed 0)").click()
+    idle(page)
+    words.get_by_text("Weigh by value").click()
+    page.wait_for_url(re.compile("weighted=1"))
+    idle(page)
+    for part in ("layer=4", "patch=", "lane=control"):
+        assert part in page.url, page.url
+    expect(page.locator(".pruned-title")).to_have_text("Random 64 (seed 0)")
+    other = browser.new_page()
+    other.goto(page.url)
+    expect(stage(other)).to_have_attribute("data-layer", "4")
+    expect(other.locator(".pruned-title")).to_have_text("Random 64 (seed 0)")
+    expect(other.locator(".st-key-words")).to_contain_text("norm of attention × value")
+    assert "weighted=1" in other.url
+    other.close()
+    words.get_by_role("radio", name="FlowCut 64").click()
+    words.get_by_text("Weigh by value").click()
+    page.wait_for_url(lambda url: "weighted" not in url and "lane" not in url)
+
+
 def test_a_link_opens_the_same_view(page: Page, browser: Browser, server: str) -> None:
     go_to(page, 5)
     canvas(page, "mask").click(position={"x": 40, "y": 40})

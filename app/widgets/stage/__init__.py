@@ -43,7 +43,7 @@ def stage(
     Args:
         payload: what `analysis.graph.stage_payload` made of two runs.
         key: the widget's key; layer, run and metric keep their place as long as it stays the same.
-        linked_patch: the patch in the page's address, which the stage reads too; chosen until a person chooses.
+        linked_patch: the patch that the page was opened with, which the stage reads too; chosen until a person chooses.
         height: in pixels, or as high as it needs to be.
     """
     result = _component(key=key, data=payload, height=height, on_selection_change=lambda: None)

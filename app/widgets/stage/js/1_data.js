@@ -21,7 +21,8 @@ function unpackRun(run, heads) {
     const packed = run.flow[direction];
     flow[direction] = { values: new Uint16Array(bytesOf(packed.data).buffer), scale: packed.scale };
   }
-  return { ...run, died: new Int16Array(bytesOf(run.died).buffer), edges, flow };
+  const [died, twins] = [run.died, run.twins].map((packed) => new Int16Array(bytesOf(packed).buffer));
+  return { ...run, died, twins, edges, flow };
 }
 
 function unpack(payload) {

@@ -58,6 +58,7 @@ class MaskPanel {
     this.drawPicture(context, theme);
     this.drawFates(context, state, theme);
     this.drawUnseen(context, theme);
+    this.drawTwin(context, state.patch, theme);
     for (const [patch, line] of [[state.patch, 3], [state.hover, 2]]) {
       if (patch !== null) this.drawFrame(context, patch, line, theme);
     }
@@ -171,6 +172,31 @@ class MaskPanel {
     context.lineWidth = line;
     context.strokeStyle = theme.accent;
     context.strokeRect(x, y, this.cellWidth, this.cellHeight);
+  }
+
+  /** A dashed frame with its name: of the patches that stayed, the one most like the chosen one, which went. */
+  drawTwin(context, patch, theme) {
+    const twin = patch === null ? -1 : this.data.runs.pruned.twins[patch];
+    if (twin < 0) return;
+    const [x, y] = this.corner(twin);
+    context.lineWidth = 3.5;
+    context.strokeStyle = theme.background;
+    context.strokeRect(x, y, this.cellWidth, this.cellHeight);
+    context.lineWidth = 1.5;
+    context.strokeStyle = theme.accent;
+    context.setLineDash([4, 2]);
+    context.strokeRect(x, y, this.cellWidth, this.cellHeight);
+    context.setLineDash([]);
+    this.labelTwin(context, x + this.cellWidth / 2, y < 20 ? y + this.cellHeight + 10 : y - 10, theme);
+  }
+
+  labelTwin(context, x, y, theme) {
+    context.font = `600 11px ${theme.font}`;
+    const wide = context.measureText("twin").width + 8;
+    const middle = Math.max(wide / 2, Math.min(this.width - wide / 2, x));
+    context.fillStyle = theme.background;
+    context.fillRect(middle - wide / 2, y - 8, wide, 16);
+    write(context, theme, "twin", middle, y, { align: "center", colour: theme.text, weight: 600 });
   }
 
   /** Copy a patch's own pixels to another canvas; padding is drawn as hatching. */

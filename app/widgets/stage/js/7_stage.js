@@ -11,6 +11,12 @@ function fromAddress(name) {
   return /^\d{1,6}$/.test(text ?? "") ? Number(text) : null;
 }
 
+/** Which run the page's address asks the graph to show. */
+function runFromAddress() {
+  const named = new URLSearchParams(location.search).get("graph");
+  return RUNS.includes(named) ? named : "pruned";
+}
+
 /** Keep these in the page's address, so that a link opens the same view; null leaves the name out. */
 function toAddress(values) {
   const url = new URL(location.href);
@@ -33,10 +39,11 @@ class Stage {
   constructor(root) {
     this.root = root;
     this.find = (selector) => root.querySelector(selector);
-    this.state = { layer: fromAddress("layer"), focus: 0, run: "pruned", metric: 0, byLayer: false, hover: null, patch: fromAddress("patch") };
+    this.state = { layer: fromAddress("layer"), focus: 0, run: runFromAddress(), metric: 0, byLayer: false, hover: null, patch: fromAddress("patch") };
     this.mask = new MaskPanel(this.find(".mask canvas"));
     this.relay = new RelayPanel(this.find(".relay canvas"), this.mask);
     this.chart = new ChartPanel(this.find(".chart canvas"));
+    this.page = new PageLinks();
     this.listeners = new AbortController();
     this.observer = new ResizeObserver(() => this.resize());
     this.listen();
@@ -79,7 +86,10 @@ class Stage {
     slider.max = data.layers - 1;
     this.find(".pruned-title").textContent = data.runs.pruned.title;
     for (const run of RUNS) this.find(`.switch input[value=${run}]`).nextElementSibling.textContent = data.runs[run].title;
-    for (const input of this.root.querySelectorAll(".switch input")) input.name = "stage-run";
+    for (const input of this.root.querySelectorAll(".switch input")) {
+      input.name = "stage-run";
+      input.checked = input.value === this.state.run;
+    }
     const select = this.find("select");
     select.replaceChildren(...data.curves.map((curve, at) => new Option(curve.label, at, false, at === this.state.metric)));
     const [left, top, right, bottom] = data.picture.canvas;
@@ -138,6 +148,7 @@ class Stage {
     this.find(".mask canvas").setAttribute("aria-label", `The picture. ${statusText(data, state.layer)} Arrow keys move to a patch, Enter chooses it.`);
     this.find(".relay canvas").setAttribute("aria-label", `Relay graph. ${shownText(data, state)}`);
     this.find(".chart canvas").setAttribute("aria-label", valuesText(data, state));
+    this.page.mark(state, data.picture);
     showLegend(this.find(".legend"), data, state);
     showDetails(this.find(".details"), data, state, this.mask, this.theme);
   }
@@ -202,14 +213,27 @@ class Stage {
 
   select(patch) {
     this.change({ patch, hover: null });
+    this.writeAddress(); // before the report: the server must see the new address, lest it writes the old one back
     this.report("selection", { layer: this.state.layer, patch, run: this.state.run });
-    this.tellAddress();
   }
 
   /** After the last of several quick steps: browsers allow so many changes of the address only. */
   tellAddress() {
     clearTimeout(this.telling);
-    this.telling = setTimeout(() => toAddress({ layer: this.state.layer, patch: this.state.patch }), ADDRESS_MS);
+    this.telling = setTimeout(() => this.writeAddress(), ADDRESS_MS);
+  }
+
+  writeAddress() {
+    clearTimeout(this.telling);
+    const { layer, patch, run } = this.state;
+    toAddress({ layer, patch, graph: run === "pruned" ? null : run });
+  }
+
+  /** A click in another panel on a patch or a layer. */
+  onPageClick(event) {
+    const asked = this.page.asked(event, this.data.picture);
+    if (asked?.layer !== undefined) { this.stop(); this.goTo(asked.layer); }
+    else if (asked && asked.patch !== null) this.select(asked.patch);
   }
 
   point(patch) {
@@ -222,7 +246,8 @@ class Stage {
     on(this.find("input[type=range]"), "input", (e) => { this.stop(); this.goTo(Number(e.target.value)); });
     on(this.find(".by-layer"), "change", (e) => this.change({ byLayer: e.target.checked }));
     on(this.find("select"), "change", (e) => this.change({ metric: Number(e.target.value) }));
-    for (const input of this.root.querySelectorAll(".switch input")) on(input, "change", () => this.change({ run: input.value }));
+    for (const input of this.root.querySelectorAll(".switch input")) on(input, "change", () => { this.change({ run: input.value }); this.tellAddress(); });
+    on(document, "click", (e) => this.onPageClick(e));
     on(this.root, "keydown", (e) => this.onKey(e));
     this.listenToMask(on);
     this.listenToRelay(on);
@@ -293,6 +318,7 @@ class Stage {
     clearTimeout(this.telling);
     this.listeners.abort();
     this.observer.disconnect();
+    this.page.remove();
     stages.delete(this.root);
   }
 }
