@@ -18,12 +18,8 @@ from flowcut.attention import column_mean, stream_statistics
 from flowcut.criteria import METHODS, Evidence, Method, Recipe
 from flowcut.criteria import highest as highest_ranked
 from flowcut.errors import FlowCutError
-<<<<<<< HEAD
-from flowcut.schedule import CutConfig, alive_after, asked_count, equal_count, prunes_after
-=======
 from flowcut.record import PADDING_ID
-from flowcut.schedule import CutConfig, alive_after, asked_count, prunes_after
->>>>>>> askpage
+from flowcut.schedule import CutConfig, alive_after, asked_count, equal_count, prunes_after
 from flowcut.scores import (
     accumulate,
     cls_logits,
@@ -144,18 +140,14 @@ class Lane:
         """Tokens to keep in each picture of the lane; None: all."""
         self.cumulative: Tensor | None = None
         self.shares: Tensor | None = None
-<<<<<<< HEAD
         self.evidence: dict[str, Tensor] = {}
         """What a one-shot method wants to know, by the names of Evidence's fields, per token."""
         self.joins: Tensor | None = None
         """int64 [b, N], of a method that merges: the place among the kept that each patch is merged into, -1: none."""
         self.ranks: Tensor | None = None
         """float64 [b, N0], what a one-shot method ranked the patches by."""
-=======
-        self.evidence: Tensor | None = None
         self.values: Tensor | None = None
         """[b, H, N, d], the patches' values in this layer, held for `observe_cut` where it may be cut after."""
->>>>>>> askpage
         self.layers: list[LayerDraft] = []
         self.steps: list[StepDraft] = []
         self.died_at = torch.full_like(patch_ids, -1)

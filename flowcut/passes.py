@@ -151,14 +151,10 @@ class BatchPass(Pass):
         """The layer's output, [B, N+1, width], without the patches that go here; None if all stay."""
         with torch.no_grad():
             if layer == self.plan.feature_layer:
-<<<<<<< HEAD
-                self._scout(hidden)
-                for lane in self.lanes:
-                    lane.gather_features(hidden[lane.rows, self.cls : self.cls + lane.alive])
-=======
                 with self.clock("scoring"):
                     self._scout(hidden)
->>>>>>> askpage
+                    for lane in self.lanes:
+                        lane.gather_features(hidden[lane.rows, self.cls : self.cls + lane.alive])
             before, kept = self._advance(layer)
         if self._unchanged(before):
             return None
