@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from flowcut.record import FlowRecord, Geometry, LayerFlow, PruneStep
 
 if TYPE_CHECKING:
+    from flowcut.allowed import refusals
     from flowcut.answer_attention import AnswerAttention
     from flowcut.criteria import methods
     from flowcut.decoding import AnswerRecording
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
     from flowcut.language import LanguageRecording, record_language
     from flowcut.language_record import LanguageRecord
     from flowcut.models import VisionLanguageModel, load
-    from flowcut.refusals import refusals
     from flowcut.results import AnswerToken, Flops, Run, Times
     from flowcut.run import ask
     from flowcut.schedule import Cut, CutConfig, FlowCut
@@ -63,7 +63,7 @@ _HOMES = {
     "language": "LanguageRecording record_language",
     "language_record": "LanguageRecord",
     "models": "VisionLanguageModel load",
-    "refusals": "refusals",
+    "allowed": "refusals",
     "run": "ask",
     "scoring": "AnswerScorer",
     "studies": "compare_methods deletion_insertion knock_out smallest_budget sweep",

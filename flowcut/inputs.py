@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from transformers import BatchFeature, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
+from flowcut.allowed import check_allowed
 from flowcut.errors import FlowCutError
 from flowcut.families import family_of
 from flowcut.families.family import EncodedPicture
@@ -20,9 +21,8 @@ from flowcut.language import LanguageRecording, record_language
 from flowcut.language_record import LanguageRecord
 from flowcut.prompts import OwnPrompts, drop_tokens
 from flowcut.record import PADDING_ID, FlowRecord
-from flowcut.refusals import check_allowed
 from flowcut.schedule import CutConfig, check_is_cut
-from flowcut.stages import in_the_encoder, patches_of_first_row
+from flowcut.stages import Coarser, behind_the_projector, coarser, in_the_encoder, patches_of_first_row, stage_of
 from flowcut.vision import record as record_encoder
 
 
@@ -63,8 +63,12 @@ class Session:
         self.family = family_of(hf_model.config)
         check_allowed(cut, hf_model, self.family)
         self.encoder_cut = in_the_encoder(cut)
-        notes = self.family.notes(self.encoder_cut)
-        facts = {"model_id": hf_model.name_or_path or None, "family": self.family.name, "notes": notes}
+        self.remarks: tuple[str, ...] = ()
+        """What a reader must know of a cut outside the encoder, of what was prepared last."""
+        self.grid: Coarser | None = None
+        """The coarser grid that the last pictures were scaled down to, if they were."""
+        self._projected_ranking: np.ndarray | None = None
+        facts = {"model_id": hf_model.name_or_path or None, "family": self.family.name, "notes": self._notes()}
         tower = self.family.vision_tower(hf_model)
         layer = self.family.feature_layer(hf_model)
         self.recording = record_encoder(tower, self.encoder_cut, layer, flows=record, facts=facts)
@@ -108,6 +112,8 @@ class Session:
     @property
     def final_patch_ids(self) -> np.ndarray | None:
         """int64 [T], as `Run.final_patch_ids` says, of what was prepared last."""
+        if self.grid is not None:
+            return None
         pooled = [part.patches for part in self.recording.token_sources]
         stays = self.language.record.kept(0) if self.language is not None and self.language.recorded else None
         return patches_of_first_row(self.recording.record.kept_patch_ids, self.pictures, pooled, stays)
@@ -115,12 +121,16 @@ class Session:
     @property
     def ranking(self) -> np.ndarray | None:
         """float32 [N], as `Run.ranking` says, of what was prepared last."""
+        if self._projected_ranking is not None:
+            return self._projected_ranking.astype(np.float32)
         ranking = self.recording.lanes[0].ranking
         return None if ranking is None else ranking[0].float().cpu().numpy()
 
     def describe(self, **facts: Any) -> None:
-        """Add to all records what only the caller knows; `notes` come after those of the family."""
-        facts["notes"] = (*self.family.notes(self.encoder_cut), *facts.get("notes", ()))
+        """Add to all records what only the caller knows; `notes` come after those of family and cut."""
+        facts["notes"] = (*self._notes(), *facts.get("notes", ()))
+        if self.grid is not None and "geometries" in facts:
+            facts["geometries"] = tuple(self.grid.geometry(geometry) for geometry in facts["geometries"])
         self.recording.describe(**facts)
         if self.language is not None:
             self.language.describe(**{name: fact for name, fact in facts.items() if name != "geometries"})
@@ -142,20 +152,50 @@ class Session:
         if "input_ids" not in inputs:
             raise FlowCutError("There are no input_ids: give prepare all that the processor returned.")
         prepared = {name: self._to_device(value) for name, value in inputs.items()}
-        self.pictures = []
+        self.pictures, self.remarks, self.grid, self._projected_ranking = [], (), None, None
         if isinstance(self.family, OwnPrompts):
             return self.family.prepare(self.model, self.recording, prepared)
         pictures = {name: prepared.pop(name) for name in self.family.picture_inputs if name in prepared}
         if pictures.get("pixel_values") is not None:
             before = self.family.placeholders(self.model, pictures)
             self._check_placeholders(prepared["input_ids"], before)
+            pictures = self._scaled_down(pictures)
             with torch.no_grad():
                 self.pictures = self.family.encode(self.model, self.recording, pictures, self.encoder_cut)
+            self._cut_behind_the_projector()
             prepared = self._cut_placeholders(prepared, before, [len(picture.features) for picture in self.pictures])
             features: Any = [picture.features for picture in self.pictures]
             prepared["mm_encoder_outputs"] = {"image": BaseModelOutputWithPooling(pooler_output=features)}
         self._aim(prepared)
         return BatchFeature(prepared)
+
+    def _notes(self) -> tuple[str, ...]:
+        return (*self.family.notes(self.encoder_cut), *self.remarks)
+
+    def _remark(self, sentence: str) -> None:
+        self.remarks = (*self.remarks, sentence)
+        self.recording.describe(notes=self._notes())
+
+    def _scaled_down(self, pictures: dict[str, Any]) -> dict[str, Any]:
+        """The pictures at the resolution that `downsample` asks for; as they are under any other cut."""
+        self.grid = coarser(self.cut, pictures, getattr(self.model.config.vision_config, "patch_size", 1))
+        if self.grid is None or self.cut is None:
+            return pictures
+        self._remark(self.grid.note(self.cut.tokens))
+        scaled = self.grid.scaled(pictures["pixel_values"])
+        return {**pictures, "pixel_values": scaled, "interpolate_pos_encoding": True}
+
+    def _cut_behind_the_projector(self) -> None:
+        """Drop the tokens that a method of this stage does not keep."""
+        if self.cut is None or stage_of(self.cut) != "projector":
+            return
+        cut = [behind_the_projector(picture, self.cut) for picture in self.pictures]
+        self.pictures = [picture for picture, _ in cut]
+        self._projected_ranking = cut[0][1]
+        if self._projected_ranking is None:
+            self._remark(f"Nothing was cut: {self.cut.tokens} tokens were asked for, and no picture has more.")
+        else:
+            self._remark("The encoder was not cut: the method chooses among the tokens behind the projector.")
 
     def _aim(self, prepared: Mapping[str, Any]) -> None:
         """Tell the cut inside the language model where each picture's tokens are, and where each prompt ends."""

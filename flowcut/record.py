@@ -118,11 +118,12 @@ class Geometry:
 
     original_width: int
     original_height: int
-    resized_width: int
-    resized_height: int
-    crop_left: int
+    resized_width: float
+    """Whole pixels, but where the picture was scaled down to a coarser grid (`downsample`); so the next three."""
+    resized_height: float
+    crop_left: float
     """Left edge of the encoder's input in the resized picture, px; negative: that much padding."""
-    crop_top: int
+    crop_top: float
     """Top edge, likewise."""
     input_width: int
     """Width of the encoder's input, px."""

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from flowcut.criteria import METHODS
-from flowcut.families.family import EncodedPicture
-from flowcut.record import PADDING_ID
+from flowcut.criteria import METHODS, Evidence
+from flowcut.criteria.controls import coarse_grid
+from flowcut.families.family import SEPARATOR, EncodedPicture
+from flowcut.record import PADDING_ID, Geometry
 from flowcut.schedule import CutConfig
 
 
@@ -24,6 +27,78 @@ def in_the_encoder(cut: CutConfig | None) -> CutConfig | None:
     return cut if stage_of(cut) == "encoder" else None
 
 
+@dataclass(frozen=True)
+class Coarser:
+    """A picture scaled down to a coarser grid of patches."""
+
+    rows: int
+    cols: int
+    full_rows: int
+    full_cols: int
+
+    def scaled(self, pixels: Tensor) -> Tensor:
+        """[B, 3, rows * patch, cols * patch] from [B, 3, H, W] at the full grid; bicubic, with antialias."""
+        height, width = pixels.shape[-2:]
+        size = (height // self.full_rows * self.rows, width // self.full_cols * self.cols)
+        small = nn.functional.interpolate(pixels.float(), size=size, mode="bicubic", antialias=True)
+        return small.to(pixels.dtype)
+
+    def geometry(self, full: Geometry) -> Geometry:
+        """Where the coarser patches lie on the original picture; its resized size need not be whole pixels."""
+        across, down = self.cols / self.full_cols, self.rows / self.full_rows
+        return replace(
+            full,
+            resized_width=full.resized_width * across,
+            resized_height=full.resized_height * down,
+            crop_left=full.crop_left * across,
+            crop_top=full.crop_top * down,
+            input_width=self.cols * full.patch,
+            input_height=self.rows * full.patch,
+            grid_rows=self.rows,
+            grid_cols=self.cols,
+        )
+
+    def note(self, tokens: int) -> str:
+        """What a reader must know of it."""
+        grid = f"{self.rows} x {self.cols} patches"
+        count = self.rows * self.cols
+        short = "" if count == tokens else f", {count} for the {tokens} asked for, which are no grid that fits"
+        return f"The picture was scaled down to {grid}{short}; the encoder's position embeddings are interpolated."
+
+
+def coarser(cut: CutConfig | None, pictures: Mapping[str, Any], patch: int) -> Coarser | None:
+    """The grid that `downsample` scales these pictures to; None: another method, or nothing to cut.
+
+    Args:
+        pictures: what the processor gave, `pixel_values` [B, 3, H, W] among it.
+        patch: side of a patch, px.
+    """
+    if cut is None or stage_of(cut) != "picture":
+        return None
+    rows, cols = (side // patch for side in pictures["pixel_values"].shape[-2:])
+    if cut.tokens >= rows * cols:
+        return None
+    return Coarser(*coarse_grid(rows, cols, cut.tokens), rows, cols)
+
+
+def behind_the_projector(picture: EncodedPicture, cut: CutConfig) -> tuple[EncodedPicture, np.ndarray | None]:
+    """A picture's tokens that a method of this stage keeps, and its ranking, float64 [N]; None where nothing is cut.
+
+    Tokens that are no patch, such as a CLS token, are no candidates and stay.
+    """
+    method = METHODS[cut.method]
+    assert method.rank is not None
+    is_patch = picture.sources[:, 0] != SEPARATOR
+    places = is_patch.nonzero()[:, 0]
+    if len(places) <= cut.tokens:
+        return picture, None
+    evidence = Evidence(1, len(places), features=picture.features[places].detach().double().cpu().numpy()[None])
+    ranking = method.rank(evidence, cut)
+    stays = ~is_patch
+    stays[places[torch.from_numpy(method.select(evidence, cut)[0]).to(places.device)]] = True
+    return EncodedPicture(picture.features[stays], picture.sources[stays]), ranking[0]
+
+
 def patches_of_first_row(
     kept: np.ndarray, pictures: Sequence[EncodedPicture], pooled: Sequence[Tensor], stays: np.ndarray | None
 ) -> np.ndarray:
@@ -33,7 +108,7 @@ def patches_of_first_row(
         kept: int64 [B, T], patches that left the encoder.
         pictures: what they became; empty for families that lay out their prompts themselves.
         pooled: int64 [n, parts, 2], of families that pool patches into tokens, the rows and patches of each token.
-        stays: int64, which tokens of the first picture the last layer reads; None: all.
+        stays: bool, which tokens of the first picture the last layer reads; None: all.
     """
     if pictures:
         sources = pictures[0].sources.cpu()

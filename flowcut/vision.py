@@ -25,8 +25,8 @@ PROXY_NOTE = (
     "This encoder has no CLS token: what is shown as CLS is a proxy, the mean of all patches' queries and values."
 )
 JOINED_NOTE = (
-    "Patches that were cut are not dropped: each is merged into one of the kept, which stands at its own place on the grid "
-    "(the released code puts merged tokens behind the others)."
+    "Patches that were cut are not dropped: each is merged into one of the kept, which stands at its own place on the "
+    "grid (the released code puts merged tokens behind the others)."
 )
 __all__ = ["PROXY_NOTE", "Recording", "record", "synchronise"]
 

@@ -23,6 +23,7 @@ from flowcut.criteria.encoder import (
     vispruner,
 )
 from flowcut.criteria.evidence import DecoderEvidence, Evidence, highest
+from flowcut.criteria.projector import divprune
 from flowcut.schedule import CutConfig
 
 __all__ = ["METHODS", "DecoderEvidence", "DecoderPlan", "Evidence", "Method", "Recipe", "highest", "methods"]
@@ -151,6 +152,26 @@ METHODS: dict[str, Method] = {
         "VisPruner, arXiv 2412.01818 (ICCV 2025), Method: important tokens by CLS attention, then diverse ones",
         rank=vispruner,
         needs=("cls_attention", "features"),
+    ),
+    "divprune": Method(
+        "DivPrune",
+        "DivPrune, arXiv 2503.02175 (CVPR 2025), Method: max-min diversity of the projected tokens",
+        stage="projector",
+        rank=divprune,
+        needs=("features",),
+    ),
+    "cdpruner": Method(
+        "CDPruner",
+        "CDPruner, arXiv 2506.10967 (NeurIPS 2025), Method: a determinantal point process conditioned on the question",
+        stage="projector",
+        needs=("features", "text_tower"),
+    ),
+    "downsample": Method(
+        "Downsample",
+        "control: the picture at the resolution that gives as many patches",
+        stage="picture",
+        kind="control",
+        ranks=False,
     ),
     "flowcut-equal": _ablation("equal counts", Recipe(adaptive=False)),
     "flowcut-attention": _ablation("attention only", Recipe(multi_criteria=False)),

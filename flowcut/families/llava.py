@@ -95,7 +95,9 @@ class Llava:
     ) -> list[EncodedPicture]:
         """Every picture through tower and projector in one batch; a CLS token, where it is read, is a separator."""
         parts: Any = model
-        features = parts.get_image_features(pixel_values=pictures["pixel_values"], return_dict=True).pooler_output
+        pixels = pictures["pixel_values"]
+        other = {name: pictures[name] for name in ("interpolate_pos_encoding",) if name in pictures}  # scaled down
+        features = parts.get_image_features(pixel_values=pixels, return_dict=True, **other).pooler_output
         kept = torch.nn.functional.pad(recording.kept_patch_ids, (self.cls_tokens(model), 0), value=SEPARATOR)
         rows = torch.arange(len(kept), device=kept.device)[:, None].expand_as(kept).where(kept != SEPARATOR, SEPARATOR)
         return [EncodedPicture(*pair) for pair in zip(features, torch.stack([rows, kept], dim=-1), strict=True)]
