@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from flowcut.schedule import Cut, CutConfig, FlowCut
     from flowcut.scoring import AnswerScorer
     from flowcut.store import load_run, save_run
+    from flowcut.studies import compare_methods, deletion_insertion, knock_out, smallest_budget, sweep
     from flowcut.study_results import (
         AnswerScores,
         KnockOut,
@@ -65,6 +66,7 @@ _HOMES = {
     "allowed": "refusals",
     "run": "ask",
     "scoring": "AnswerScorer",
+    "studies": "compare_methods deletion_insertion knock_out smallest_budget sweep",
     "study_results": "AnswerScores KnockOut MethodResult RemovalCurves SmallestBudget SweepPoint",
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names.split()}
@@ -103,6 +105,9 @@ __all__ = [
     "VisionLanguageModel",
     "__version__",
     "ask",
+    "compare_methods",
+    "deletion_insertion",
+    "knock_out",
     "load",
     "load_run",
     "methods",
@@ -112,6 +117,8 @@ __all__ = [
     "record_language",
     "refusals",
     "save_run",
+    "smallest_budget",
+    "sweep",
 ]
 
 

@@ -27,12 +27,14 @@ MOST_ROWS_AT_ONCE = 65536
 class PromptStart:
     """A prompt up to and with its last visual token, V tokens, ready to be read with any of its patches left out."""
 
-    def __init__(self, hf_model: PreTrainedModel, embeds: Tensor, patch_of_row: Tensor) -> None:
+    def __init__(self, hf_model: PreTrainedModel, embeds: Tensor, patch_of_row: Tensor, grid_cols: int) -> None:
         """`embeds` is [V, width]; `patch_of_row` int64 [V] on the CPU: the patch that each token is, -1: none."""
         self.model: Any = hf_model
+        self.grid_cols = grid_cols
         self.embeds = embeds
         self.patch_of_row = patch_of_row
-        self._whole: list[tuple[Tensor, Tensor]] | None = None
+        self._whole: list[tuple[Any, Any]] | None = None
+        """Keys and values of every decoder layer after the whole picture, [1, heads, V, head width]."""
 
     def rows(self, kept: Tensor) -> Tensor:
         """int64 [m] ascending, the tokens that stay: these patches, and all that is no patch."""
@@ -74,7 +76,7 @@ class PromptStart:
         if self._whole is None:
             cache = DynamicCache()
             self.model(inputs_embeds=self.embeds[None], past_key_values=cache, use_cache=True, logits_to_keep=1)
-            self._whole = [(layer.keys, layer.values) for layer in cache.layers]
+            self._whole = [(keys, values) for keys, values, *_ in cache]
         return DynamicCache(
             [tuple(part[:, :, :shared].expand(batch, -1, -1, -1) for part in pair) for pair in self._whole]
         )

@@ -70,19 +70,40 @@ class AnswerScorer:
         return int((self.start.patch_of_row >= 0).sum())
 
     @property
+    def grid_cols(self) -> int:
+        """Patches in a row of the picture's grid; raises as `n_patches` does."""
+        return self.start.grid_cols
+
+    @property
+    def takes_patches(self) -> bool:
+        """Whether `score` can be used: each visual token of this model is one patch of one grid."""
+        start = self._encoded()
+        patches = None if start is None else start.patch_of_row[start.patch_of_row >= 0]
+        return patches is not None and torch.equal(patches, torch.arange(len(patches)))
+
+    @property
+    def most_tokens(self) -> int:
+        """The largest budget of a cut: visual tokens of the uncut prompt."""
+        input_ids: Tensor = self.inputs["input_ids"][0]
+        found = int((input_ids == self.model.family.image_token_id(self.model.model)).sum())
+        return min(found, self.model.n_patches)
+
+    @property
     def start(self) -> PromptStart:
-        """The prompt with the whole picture, which is encoded when first asked for."""
-        if self._whole is None:
-            with self.model.lock, torch.no_grad():
-                self._whole = self._encode(None)
-            self._check_patches(self._whole)
-        return self._whole
+        """The prompt with the whole picture, which is encoded when first asked for; raises as `n_patches` does."""
+        start = self._encoded()
+        if start is None or not self.takes_patches:
+            raise FlowCutError(
+                f"{self.model.family.name} does not read one token for each patch of one grid: patches can be left out "
+                "one by one with models of LLaVA-1.5's build only; compare whole cuts here."
+            )
+        return start
 
     def also(self, question: str, answer_ids: Sequence[int]) -> AnswerScorer:
         """Another question about the same picture; it is not encoded again where the prompt begins alike."""
         other = AnswerScorer(self.model, self.picture, question, answer_ids, self.system)
         if torch.equal(self._beginning(), other._beginning()):
-            other._whole = self.start
+            other._whole = self._encoded()
         return other
 
     def score(self, kept: Sequence[Any]) -> AnswerScores:
@@ -130,15 +151,14 @@ class AnswerScorer:
         embeds[visual[:end]] = picture.features.to(embeds.dtype)
         patch_of_row = torch.full((end,), -1)
         patch_of_row[visual[:end].cpu()] = picture.sources[:, 1].cpu()
-        return PromptStart(hf_model, embeds, patch_of_row)
+        return PromptStart(hf_model, embeds, patch_of_row, session.recording.lanes[0].grid_cols)
 
-    def _check_patches(self, start: PromptStart | None) -> None:
-        patches = None if start is None else start.patch_of_row[start.patch_of_row >= 0]
-        if patches is None or not torch.equal(patches, torch.arange(len(patches))):
-            raise FlowCutError(
-                f"{self.model.family.name} does not read one token for each patch of one grid: patches can be left out "
-                "one by one with models of LLaVA-1.5's build only; compare whole cuts here."
-            )
+    def _encoded(self) -> PromptStart | None:
+        """The whole picture, encoded once; None where `_encode` says so."""
+        if self._whole is None:
+            with self.model.lock, torch.no_grad():
+                self._whole = self._encode(None)
+        return self._whole
 
     def _tail(self) -> Tensor:
         """[t, width], what is read after the picture: the rest of the prompt and the answer but its last token."""
@@ -253,11 +273,11 @@ def _scores(logprobs: np.ndarray, same: np.ndarray) -> AnswerScores:
 
 def _checked_answer(model: VisionLanguageModel, answer_ids: Any) -> tuple[int, ...]:
     """The answer as whole numbers that the model has tokens for."""
-    ids = list(answer_ids)
+    ids: list[Any] = list(answer_ids)
     if not ids:
         raise FlowCutError("answer_ids is empty: give the token ids of an answer, [token.id for token in run.tokens].")
     words = int(model.model.config.text_config.vocab_size)
-    strange = [i for i in ids if isinstance(i, bool) or not isinstance(i, Integral) or not 0 <= i < words]
+    strange = [i for i in ids if isinstance(i, bool) or not isinstance(i, Integral) or not 0 <= int(i) < words]
     if strange:
         raise FlowCutError(f"answer_ids holds {strange[0]!r}: token ids of this model are whole numbers below {words}.")
     config = model.model.generation_config

@@ -23,6 +23,7 @@ MAY_OPEN = {
 }
 RECORDS = {
     "flowcut.record", "flowcut.language_record", "flowcut.answer_attention", "flowcut.results", "flowcut.schedule",
+    "flowcut.study_results",
 }  # fmt: skip
 """What analysis may know of the library: records and results, never a model."""
 
@@ -34,6 +35,7 @@ HOMES = {
 }
 LIGHT = (
     "record", "language_record", "answer_attention", "tensorfile", "results", "schedule", "criteria", "store", "errors",
+    "study_results",
 )  # fmt: skip
 NO_TORCH = ("flowcut", *(f"flowcut.{name}" for name in LIGHT), "analysis.graph", "scenes", "app.views.ask")
 
