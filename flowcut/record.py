@@ -110,6 +110,9 @@ class LayerFlow:
     """The prune point after this layer, where there is one."""
     head_mean: np.ndarray | None = None
     """float16 [B, N+1, N+1], head-mean attention of each query (second axis) to each token; only on request."""
+    received_by_head: np.ndarray | None = None
+    """float16 [B, H, N+1], `received_mass` of each head; its mean over heads is `received_mass`. None in records that
+    were written before it was taken."""
 
 
 @dataclass(frozen=True)
@@ -303,7 +306,7 @@ PER_TOKEN = {
     "received_mass", "value_norm", "similarity", "hidden_norm", "top_source_ids", "top_source_weights",
     "top_destination_id", "top_destination_weight",
 }  # fmt: skip
-PER_HEAD_TOKEN = {"cls_row", "cls_column"}
+PER_HEAD_TOKEN = {"cls_row", "cls_column", "received_by_head"}
 SCORE_FIELDS = ("relation", "semantic", "score", "cumulative", "cutoff", "margin")
 
 
