@@ -162,6 +162,7 @@ class AttentionStatistics:
 
     cls_column: Tensor
     received_mass: Tensor
+    received_by_head: Tensor
     row_entropy: Tensor
     attention_distance: Tensor
     top_source_ids: Tensor
@@ -256,7 +257,8 @@ class _Streams:
     cls_column: list[Tensor]
     source_weights: list[Tensor]
     source_ids: list[Tensor]
-    received_mass: Tensor
+    received: Tensor
+    """float32 [B, H, N+1], attention received so far."""
     entropy_sum: Tensor
     distance_sum: Tensor
     destination_weight: Tensor
@@ -276,7 +278,7 @@ class _Streams:
             cls_column=[],
             source_weights=[],
             source_ids=[],
-            received_mass=per_token,
+            received=torch.zeros(batch, heads, tokens, device=query.device),
             entropy_sum=per_head,
             distance_sum=per_head.clone(),
             destination_weight=per_token - 1.0,  # below any attention weight
@@ -289,7 +291,7 @@ class _Streams:
         head_mean = weights.mean(dim=1)  # [B, block, N+1]
         own = slice(max(self._left_out - start, 0), None)  # the model's own queries
         self.cls_column.append(weights[..., 0])
-        self.received_mass += head_mean[:, own].sum(dim=1)
+        self.received += weights[:, :, own].sum(dim=2)
         self.entropy_sum += torch.special.entr(weights[:, :, own]).sum(dim=(-1, -2))
         self._add_distances(start, weights)
         self._add_sources(head_mean)
@@ -333,7 +335,8 @@ class _Streams:
         destination = self.token_ids.gather(1, self.destination_index).masked_fill(alone, PADDING_ID)
         return AttentionStatistics(
             cls_column=torch.cat(self.cls_column, dim=-1),
-            received_mass=self.received_mass,
+            received_mass=self.received.mean(dim=1),
+            received_by_head=self.received.half(),
             row_entropy=self.entropy_sum / (tokens - self._left_out),
             attention_distance=self.distance_sum / (tokens - 1),
             top_source_ids=torch.cat(self.source_ids, dim=1),

@@ -116,6 +116,9 @@ class LayerFlow:
     """float32 [B, N], that cosine; NaN for patches that stayed."""
     head_mean: np.ndarray | None = None
     """float16 [B, N+1, N+1], head-mean attention of each query (second axis) to each token; only on request."""
+    received_by_head: np.ndarray | None = None
+    """float16 [B, H, N+1], `received_mass` of each head; its mean over heads is `received_mass`. None in records that
+    were written before it was taken."""
 
 
 @dataclass(frozen=True)
@@ -314,7 +317,7 @@ PER_TOKEN = {
     "received_mass", "value_norm", "similarity", "hidden_norm", "top_source_ids", "top_source_weights",
     "top_destination_id", "top_destination_weight",
 }  # fmt: skip
-PER_HEAD_TOKEN = {"cls_row", "cls_column"}
+PER_HEAD_TOKEN = {"cls_row", "cls_column", "received_by_head"}
 SCORE_FIELDS = ("relation", "semantic", "score", "cumulative", "cutoff", "margin")
 TWIN_FIELDS = ("twin_patch_id", "twin_cosine")
 

@@ -4,7 +4,7 @@ The embedded model is trained on these scenes and the app marks its answers agai
 Pillow only, so that a scene can be drawn before (or without) any model.
 """
 
-from scenes.questions import KINDS, Question, describe, facts, matches, questions, sample, truth
+from scenes.questions import KINDS, Question, about, describe, facts, matches, questions, sample, truth
 from scenes.render import draw
 from scenes.world import CHARACTERS, COLOURS, SHAPES, SIZES, Scene, SceneObject
 
@@ -17,6 +17,7 @@ __all__ = [
     "Question",
     "Scene",
     "SceneObject",
+    "about",
     "describe",
     "draw",
     "facts",

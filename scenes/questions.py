@@ -405,13 +405,29 @@ def questions(scene: Scene, seed: int = 0, n: int | None = None) -> list[Questio
 
 def truth(scene: Scene, text: str) -> str | None:
     """The right answer to a question in any of the phrasings known here; None where the world cannot tell."""
+    fact = _fact_asked(scene, text)
+    return None if fact is None else fact.answer
+
+
+def about(scene: Scene, text: str) -> tuple[int, ...] | None:
+    """The objects that a question is about, as indices into `scene.objects`; None where the world cannot tell.
+
+    Those that it names: both of a relation or comparison, all that are counted, all of the picture in a description.
+    Nothing is named where nothing fits: none for a "no" to "Is there a red star?".
+    """
+    fact = _fact_asked(scene, text)
+    return None if fact is None else tuple(sorted(set(fact.object_ids)))
+
+
+def _fact_asked(scene: Scene, text: str) -> _Fact | None:
+    """What a question in any of the phrasings asks for."""
     wanted = _normal(text)
     for kind in KINDS:
         for fact in _GENERATORS[kind](scene.objects):
             # Blanks without their article, to spare most of the comparing.
             named = all(words.split(" ", 1)[-1] in wanted for words in fact.words.values())
             if named and any(_normal(phrasing.format(**fact.words)) == wanted for phrasing in fact.phrasings):
-                return fact.answer
+                return fact
     return None
 
 

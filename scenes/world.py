@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -88,11 +89,20 @@ class Scene:
     image: Image.Image = field(repr=False, compare=False)
     objects: tuple[SceneObject, ...]
 
-    def object_patches(self, patch: int = 14, coverage: float = 0.0) -> NDArray[np.bool_]:
-        """[rows * cols] patches of which more than `coverage` of the pixels show an object."""
-        union = np.any([thing.mask for thing in self.objects], axis=0)
+    def object_mask(self, object_ids: Sequence[int] | None = None) -> NDArray[np.bool_]:
+        """[336, 336] visible pixels of the objects of these indices; of all objects where None."""
+        chosen = range(len(self.objects)) if object_ids is None else object_ids
+        union = np.zeros((SIDE, SIDE), bool)
+        for index in chosen:
+            union |= self.objects[index].mask
+        return union
+
+    def object_patches(
+        self, patch: int = 14, coverage: float = 0.0, object_ids: Sequence[int] | None = None
+    ) -> NDArray[np.bool_]:
+        """[rows * cols] patches of which more than `coverage` of the pixels show one of the objects (None: of all)."""
         rows = SIDE // patch
-        share = union.reshape(rows, patch, rows, patch).mean(axis=(1, 3))
+        share = self.object_mask(object_ids).reshape(rows, patch, rows, patch).mean(axis=(1, 3))
         return (share > coverage).reshape(-1)
 
 

@@ -53,6 +53,9 @@ def test_rows_and_columns_of_cls(watched: tuple) -> None:
 def test_received_mass_and_row_entropy(watched: tuple) -> None:
     for flow, matrix, _ in zip(*watched, strict=False):
         np.testing.assert_allclose(flow.received_mass, matrix.mean(1).sum(1), atol=1e-4)
+        assert flow.received_by_head is not None
+        assert flow.received_by_head.dtype == np.float16
+        np.testing.assert_allclose(flow.received_by_head, matrix.sum(2), rtol=1e-3, atol=1e-4)
         entropy = -(matrix * np.log(np.maximum(matrix, 1e-45))).sum(-1).mean(-1)
         np.testing.assert_allclose(flow.row_entropy, entropy, atol=1e-4)
 

@@ -104,6 +104,9 @@ def test_streamed_statistics_equal_eager_attention(watched: Any) -> None:
         head_mean = matrix.mean(1)
         np.testing.assert_allclose(flow.received_mass[:, 1:], head_mean.sum(1), atol=1e-4)
         np.testing.assert_allclose(flow.received_mass.sum(1), 169, rtol=1e-5)
+        assert flow.received_by_head is not None
+        assert not flow.received_by_head[:, :, 0].any()
+        np.testing.assert_allclose(flow.received_by_head[..., 1:], matrix.sum(2), rtol=1e-3, atol=1e-4)
         entropy = -(matrix * np.log(np.maximum(matrix, 1e-45))).sum(-1).mean(-1)
         np.testing.assert_allclose(flow.row_entropy, entropy, atol=1e-4)
         np.testing.assert_allclose(flow.attention_distance, (matrix * distance).sum(-1).mean(-1), atol=1e-4)

@@ -84,6 +84,14 @@ def test_a_record_without_layers_round_trips(tmp_path: Path) -> None:
     same(rec.record, FlowRecord.load(rec.record.save(tmp_path / "a")))
 
 
+def test_a_record_of_before_mass_was_taken_by_head_still_loads(tmp_path: Path) -> None:
+    written = record(batch=1)
+    older = replace(written, layers=tuple(replace(layer, received_by_head=None) for layer in written.layers))
+    same(older, FlowRecord.load(older.save(tmp_path / "older")))
+    stored = next((Path(__file__).parents[1] / "assets" / "examples").glob("*/full/*/record.safetensors"))
+    assert FlowRecord.load(stored).layers[0].received_mass.sum() == pytest.approx(577, rel=1e-4)
+
+
 def test_a_record_loads_without_torch(tmp_path: Path) -> None:
     path = record().save(tmp_path / "a.safetensors")
     code = (

@@ -185,6 +185,7 @@ def _layer(layer: int, ids: np.ndarray, attention: np.ndarray, values: np.ndarra
         cls_row=attention[None, :, 0, :].astype(single),
         cls_column=attention[None, :, :, 0].astype(single),
         received_mass=mean.sum(0)[None].astype(single),
+        received_by_head=attention.sum(1)[None].astype(np.float16),
         row_entropy=-(attention * np.log(attention)).sum(-1).mean(-1)[None].astype(single),
         attention_distance=np.zeros((1, attention.shape[0]), single),
         value_norm=np.abs(values.mean(0)).sum(-1)[None].astype(single),

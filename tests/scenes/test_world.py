@@ -99,6 +99,43 @@ def test_every_kind_is_asked_and_known(drawn):
     assert seen == set(scenes.KINDS)
 
 
+def test_a_question_is_about_the_objects_it_names(drawn):
+    for scene in drawn:
+        for question in scenes.questions(scene, seed=3):
+            asked = scenes.about(scene, question.text)
+            assert asked == tuple(sorted(set(question.object_ids)))
+            for name, ids in question.mentions:
+                words = [word for word in name.split() if word not in ("thing", "things", "object", "objects")]
+                singular = [{"crosses": "cross"}.get(word, word.removesuffix("s")) for word in words]
+                meant = {
+                    i for i, t in enumerate(scene.objects)
+                    if all(w in (t.size, t.colour, t.shape) or o in (t.size, t.colour, t.shape)
+                           for w, o in zip(words, singular, strict=True))
+                }  # fmt: skip
+                assert meant == set(ids) <= set(asked), question
+            if question.kind == "existence":
+                assert bool(asked) == (question.answer == "yes")
+            if question.kind == "counting":
+                assert len(asked) == int(question.answer)
+            if question.kind == "describe":
+                assert asked == tuple(range(len(scene.objects)))
+            if question.kind == "relation":
+                assert len(asked) == 2
+    assert scenes.about(drawn[0], "who painted this?") is None
+
+
+def test_pixels_and_patches_of_chosen_objects(drawn):
+    scene = next(scene for scene in drawn if len(scene.objects) > 2)
+    first, last = scene.objects[0].mask, scene.objects[-1].mask
+    chosen = (0, len(scene.objects) - 1)
+    assert (scene.object_mask(chosen) == (first | last)).all()
+    assert not scene.object_mask(()).any()
+    shows = scene.object_patches(28, 0.25, object_ids=chosen).reshape(12, 12)
+    for row, col in np.ndindex(12, 12):
+        square = (first | last)[row * 28 : row * 28 + 28, col * 28 : col * 28 + 28]
+        assert shows[row, col] == (square.sum() > 0.25 * 28 * 28)
+
+
 def test_truth_forgives_spelling_of_colour_and_case(drawn):
     scene = next(scene for scene in drawn if len(scene.objects) == 1)
     thing = scene.objects[0]

@@ -1,0 +1,129 @@
+"""What is kept, looked at and passed on of the objects that a question is about, where their pixels are known."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from analysis.measures import one_image
+from flowcut.record import FlowRecord, Geometry
+
+SHOWS = 0.25
+"""Share of a patch's pixels from which on it counts as showing an object."""
+
+
+def patch_coverage(mask: np.ndarray, geometry: Geometry) -> np.ndarray:
+    """float64 [N], the share of each patch's area that shows an object; what lies outside the picture shows none.
+
+    Args:
+        mask: bool [height, width] of the original picture, the object's pixels.
+        geometry: from patches to the same picture.
+
+    Raises:
+        ValueError: the mask has not the picture's size.
+    """
+    if mask.shape != (geometry.original_height, geometry.original_width):
+        raise ValueError(
+            f"The mask is {mask.shape[1]} x {mask.shape[0]} pixels, the picture "
+            f"{geometry.original_width} x {geometry.original_height}: give a mask of the same size."
+        )
+    # Summed from the top left corner, and read between pixels, so that patches may end within a pixel.
+    summed = np.pad(mask.astype(np.float64).cumsum(axis=0).cumsum(axis=1), ((1, 0), (1, 0)))
+    left, top, right, bottom = geometry.boxes().T
+    inside = _between(summed, bottom, right) - _between(summed, top, right)
+    inside -= _between(summed, bottom, left) - _between(summed, top, left)
+    return inside / ((right - left) * (bottom - top))
+
+
+def _between(summed: np.ndarray, y: np.ndarray, x: np.ndarray) -> np.ndarray:
+    """Bilinear reading of a table at points [N], clipped to its edges."""
+    height, width = summed.shape
+    y, x = np.clip(y, 0, height - 1), np.clip(x, 0, width - 1)
+    row, column = np.minimum(y.astype(int), height - 2), np.minimum(x.astype(int), width - 2)
+    down, across = y - row, x - column
+    upper = summed[row, column] * (1 - across) + summed[row, column + 1] * across
+    lower = summed[row + 1, column] * (1 - across) + summed[row + 1, column + 1] * across
+    return np.asarray(upper * (1 - down) + lower * down)
+
+
+def recall(shows: np.ndarray, kept: np.ndarray) -> np.ndarray:
+    """float64 [M], the part of the object that each kept set holds; NaN where the question is about no object.
+
+    Args:
+        shows: [N], how much of the object each patch shows: bool for a share of patches, coverage for one of pixels.
+        kept: bool [M, N]; T/N is what a random choice keeps on average.
+    """
+    whole = shows.sum(dtype=np.float64)
+    held = kept.astype(np.float64) @ shows.astype(np.float64)
+    return np.divide(held, whole, out=np.full(len(kept), np.nan), where=whole > 0)
+
+
+def pointing_game(shows: np.ndarray, rankings: np.ndarray) -> np.ndarray:
+    """float64 [M], 1 where a ranking's highest patch shows the object, else 0; of ties at the top their share.
+
+    NaN where the question is about no object, or the ranking ranks nothing.
+
+    Args:
+        shows: bool [N].
+        rankings: [M, N], higher = kept longer; NaN: not ranked.
+    """
+    highest = np.full(len(rankings), np.nan)
+    ranked = ~np.isnan(rankings).all(axis=1)
+    if not shows.any() or not ranked.any():
+        return highest
+    top = rankings[ranked] == np.nanmax(rankings[ranked], axis=1, keepdims=True)
+    highest[ranked] = (top & shows).sum(axis=1) / top.sum(axis=1)
+    return highest
+
+
+@dataclass(frozen=True, eq=False)
+class ObjectFlow:
+    """How much of what passes through CLS comes from, or goes to, the patches of an object; L layers, H heads."""
+
+    layers: np.ndarray
+    """int64 [L]."""
+    inflow: np.ndarray
+    """float64 [L, H], the object's share of what CLS gathers from patches (CLS row, CLS itself left out)."""
+    outflow: np.ndarray
+    """float64 [L, H], its share of what patches take from CLS (CLS column, CLS itself left out); NaN: a proxy."""
+    alive: np.ndarray
+    """float64 [L], its share of the patches alive: what even attention would give."""
+
+    @property
+    def inflow_mean(self) -> np.ndarray:
+        """float64 [L], mean over heads."""
+        return np.asarray(self.inflow.mean(axis=1))
+
+    @property
+    def outflow_mean(self) -> np.ndarray:
+        """float64 [L], mean over heads."""
+        return np.asarray(self.outflow.mean(axis=1))
+
+
+def object_flow(record: FlowRecord, shows: np.ndarray, batch: int = 0) -> ObjectFlow:
+    """The share of the flow through CLS that is an object's, by layer and head.
+
+    Args:
+        record: of a run, pruned or not.
+        shows: bool [N0], the patches that show the object.
+        batch: which picture of the record.
+
+    Raises:
+        ValueError: `shows` is not of the record's patches, or the record has no layers.
+    """
+    image = one_image(record, batch)
+    if shows.shape != (image.n_patches,):
+        raise ValueError(f"`shows` is of {len(shows)} patches, the record of {image.n_patches}: give one per patch.")
+    on = [shows[layer.alive_patch_ids[0]] for layer in image.layers]
+    rows = [_share_on(layer.cls_row[0, :, 1:], there) for layer, there in zip(image.layers, on, strict=True)]
+    columns = [_share_on(layer.cls_column[0, :, 1:], there) for layer, there in zip(image.layers, on, strict=True)]
+    layers = np.array([layer.layer for layer in image.layers])
+    return ObjectFlow(layers, np.array(rows), np.array(columns), np.array([there.mean() for there in on]))
+
+
+def _share_on(attention: np.ndarray, there: np.ndarray) -> np.ndarray:
+    """float64 [H], the share of each head's attention [H, N] on some of the patches; NaN where there is none."""
+    attention = attention.astype(np.float64)
+    total = attention.sum(axis=1)
+    return np.divide(attention[:, there].sum(axis=1), total, out=np.full(len(total), np.nan), where=total > 0)
