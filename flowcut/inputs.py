@@ -1,4 +1,4 @@
-"""Pruning with a stock model and processor in hand: pictures encoded and cut first, then placeholders to match."""
+"""Pruning with a stock model and processor in hand: media encoded and cut first, then placeholders to match."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 from flowcut.allowed import check_allowed
 from flowcut.errors import FlowCutError
 from flowcut.families import family_of
-from flowcut.families.family import EncodedPicture
+from flowcut.families.family import EncodedMedium, MediaKind, is_visual
 from flowcut.language import LanguageRecording, record_language
 from flowcut.language_record import LanguageRecord
-from flowcut.prompts import OwnPrompts, drop_tokens
+from flowcut.prompts import drop_tokens, text_positions
 from flowcut.record import PADDING_ID, FlowRecord
 from flowcut.schedule import CutConfig, check_is_cut
 from flowcut.stages import Coarser, behind_the_projector, coarser, in_the_encoder, patches_of_first_row, stage_of
@@ -27,7 +27,7 @@ from flowcut.vision import record as record_encoder
 
 
 def prune(hf_model: PreTrainedModel, cut: CutConfig | None = None, *, record: bool = True) -> Session:
-    """Prune the pictures of a stock model, for the length of a `with`; `generate` stays the stock one.
+    """Prune the pictures or videos of a stock model, for the length of a `with`; `generate` stays the stock one.
 
     ```python
     with flowcut.prune(hf_model, cut=flowcut.FlowCut(tokens=64)) as session:
@@ -49,7 +49,7 @@ def prune(hf_model: PreTrainedModel, cut: CutConfig | None = None, *, record: bo
 
 
 class Session:
-    """A `with` in which pictures handed to `prepare` are encoded, recorded and pruned."""
+    """A `with` in which pictures or videos handed to `prepare` are encoded, recorded and pruned."""
 
     def __init__(self, hf_model: PreTrainedModel, cut: CutConfig | None, record: bool) -> None:
         if not isinstance(hf_model, PreTrainedModel):
@@ -69,21 +69,29 @@ class Session:
         """The coarser grid that the last pictures were scaled down to, if they were."""
         self._projected_ranking: np.ndarray | None = None
         facts = {"model_id": hf_model.name_or_path or None, "family": self.family.name, "notes": self._notes()}
-        tower = self.family.vision_tower(hf_model)
         layer = self.family.feature_layer(hf_model)
-        self.recording = record_encoder(tower, self.encoder_cut, layer, flows=record, facts=facts)
+        towers = {kind.name: self.family.vision_tower(hf_model, kind) for kind in self.family.media}
+        of_tower = {
+            tower: record_encoder(tower, self.encoder_cut, layer, flows=record, facts=dict(facts))
+            for tower in towers.values()
+        }
+        self.recordings = {name: of_tower[tower] for name, tower in towers.items()}
+        """By kind of media: kinds that share a tower share its recording."""
+        self.recording = next(iter(self.recordings.values()))
+        """Of the tower that the last `prepare` used."""
         self.language: LanguageRecording | None = None
         """The cut inside the language model, for families and methods that have one."""
         if cut is not None and cut.method == "flowcut" and self.family.language_layer is not None:
             decoder = self.family.language_model(hf_model)
             self.language = record_language(decoder, None, cut, self.family.language_layer, facts=dict(facts))
-        self.pictures: list[EncodedPicture] = []
-        """What the last `prepare` made of each picture, in the order of the prompts."""
+        self.media: list[EncodedMedium] = []
+        """What the last `prepare` made of each picture or video, in the order of the prompts."""
         self._undo = ExitStack()
 
     def __enter__(self) -> Session:
         with ExitStack() as undo:
-            undo.enter_context(self.recording)
+            for recording in dict.fromkeys(self.recordings.values()):
+                undo.enter_context(recording)
             if self.language is not None:
                 undo.enter_context(self.language)
             self._undo = undo.pop_all()
@@ -96,7 +104,7 @@ class Session:
 
     @property
     def record(self) -> FlowRecord:
-        """What the last `prepare` showed; with several pictures, they are its batch, in the order of the prompt."""
+        """What the last `prepare` showed; all pictures, tiles or frames are its batch, in the order of the prompt."""
         return self.recording.record
 
     @property
@@ -107,16 +115,15 @@ class Session:
     @property
     def separator_tokens(self) -> int:
         """Visual tokens of the last prompt that are no patch, such as newline tokens."""
-        return sum(part.separators for part in (*self.pictures, *self.recording.token_sources))
+        return sum(medium.separators for medium in self.media)
 
     @property
     def final_patch_ids(self) -> np.ndarray | None:
         """int64 [T], as `Run.final_patch_ids` says, of what was prepared last."""
         if self.grid is not None:
             return None
-        pooled = [part.patches for part in self.recording.token_sources]
         stays = self.language.record.kept(0) if self.language is not None and self.language.recorded else None
-        return patches_of_first_row(self.recording.record.kept_patch_ids, self.pictures, pooled, stays)
+        return patches_of_first_row(self.recording.record.kept_patch_ids, self.media, stays)
 
     @property
     def ranking(self) -> np.ndarray | None:
@@ -136,38 +143,65 @@ class Session:
             self.language.describe(**{name: fact for name, fact in facts.items() if name != "geometries"})
 
     def prepare(self, inputs: Mapping[str, Any]) -> BatchFeature:
-        """Encode the pictures, cut the placeholders to match, and put all on the model's device.
+        """Encode the media, cut placeholders and positions to match, and put all on the model's device.
 
-        Prepare anew before each `generate` with beams or several sequences: transformers repeats the picture's
-        features in place for them. Inputs without a picture come back as they are.
+        Prepare anew before each `generate` with beams or several sequences: transformers repeats the features in place
+        for them. Inputs without pictures or videos come back as they are.
 
         Args:
             inputs: what the processor gave: `input_ids` [batch, length], `pixel_values` [pictures, 3, H, W], ...
 
         Raises:
-            FlowCutError: placeholders and pictures do not match, before or after the cut.
+            FlowCutError: placeholders and media do not match, or the prompt holds media of several kinds.
         """
         if not self.recording.in_force:
             raise FlowCutError("prepare encodes the pictures inside the with: call it there.")
         if "input_ids" not in inputs:
             raise FlowCutError("There are no input_ids: give prepare all that the processor returned.")
         prepared = {name: self._to_device(value) for name, value in inputs.items()}
-        self.pictures, self.remarks, self.grid, self._projected_ranking = [], (), None, None
-        if isinstance(self.family, OwnPrompts):
-            return self.family.prepare(self.model, self.recording, prepared)
-        pictures = {name: prepared.pop(name) for name in self.family.picture_inputs if name in prepared}
-        if pictures.get("pixel_values") is not None:
-            before = self.family.placeholders(self.model, pictures)
-            self._check_placeholders(prepared["input_ids"], before)
-            pictures = self._scaled_down(pictures)
-            with torch.no_grad():
-                self.pictures = self.family.encode(self.model, self.recording, pictures, self.encoder_cut)
-            self._cut_behind_the_projector()
-            prepared = self._cut_placeholders(prepared, before, [len(picture.features) for picture in self.pictures])
-            features: Any = [picture.features for picture in self.pictures]
-            prepared["mm_encoder_outputs"] = {"image": BaseModelOutputWithPooling(pooler_output=features)}
+        self.media, self.remarks, self.grid, self._projected_ranking = [], (), None, None
+        kind = self._kind_of(prepared)
+        if kind is not None:
+            prepared = self._encode(kind, prepared)
         self._aim(prepared)
         return BatchFeature(prepared)
+
+    def _kind_of(self, inputs: Mapping[str, Any]) -> MediaKind | None:
+        """The kind of media that a prompt holds; None: text alone."""
+        read = [name for kind in self.family.media for name in kind.inputs]
+        if inputs.get("pixel_values_videos") is not None and "pixel_values_videos" not in read:
+            raise FlowCutError(f"{self.family.name} takes no videos: hand over pictures, or choose another model.")
+        kinds = [kind for kind in self.family.media if inputs.get(kind.inputs[0]) is not None]
+        if len(kinds) > 1:
+            raise FlowCutError("The prompt holds pictures and a video: put one kind at a time into a prompt.")
+        return kinds[0] if kinds else None
+
+    def _encode(self, kind: MediaKind, inputs: Mapping[str, Any]) -> dict[str, Any]:
+        """The inputs with encoded media in place of pixels, and as many placeholders as there are visual tokens."""
+        given = {name: inputs[name] for name in kind.inputs if name in inputs}
+        prepared = {name: value for name, value in inputs.items() if name not in given}
+        is_placeholder = inputs["input_ids"] == self.family.placeholder_id(self.model, kind)
+        counts = self.family.placeholders(self.model, kind, given)
+        _check_placeholders(kind, int(is_placeholder.sum()), counts)
+        positions = self.family.positions(self.model, inputs)
+        if positions is not None:
+            prepared["position_ids"] = positions
+        self.recording = self.recordings[kind.name]
+        with torch.no_grad():
+            self.media = self.family.encode(
+                self.model, self.recording, kind, self._scaled_down(given), self.encoder_cut
+            )
+        self._cut_behind_the_projector()
+        filled = torch.cat([_filled(count, medium) for count, medium in zip(counts, self.media, strict=True)])
+        stays = ~is_placeholder
+        stays[is_placeholder] = filled.to(stays.device)
+        prepared = drop_tokens(self.model, prepared, stays)
+        if positions is not None:
+            prepared["position_ids"] = torch.cat([text_positions(prepared)[None], prepared["position_ids"]])
+        features: Any = [medium.features for medium in self.media]
+        features = torch.stack(features) if kind.stacked else features
+        prepared["mm_encoder_outputs"] = {kind.name: BaseModelOutputWithPooling(pooler_output=features)}
+        return prepared
 
     def _notes(self) -> tuple[str, ...]:
         return (*self.family.notes(self.encoder_cut), *self.remarks)
@@ -176,21 +210,21 @@ class Session:
         self.remarks = (*self.remarks, sentence)
         self.recording.describe(notes=self._notes())
 
-    def _scaled_down(self, pictures: dict[str, Any]) -> dict[str, Any]:
+    def _scaled_down(self, given: dict[str, Any]) -> dict[str, Any]:
         """The pictures at the resolution that `downsample` asks for; as they are under any other cut."""
-        self.grid = coarser(self.cut, pictures, getattr(self.model.config.vision_config, "patch_size", 1))
+        self.grid = coarser(self.cut, given, getattr(self.model.config.vision_config, "patch_size", 1))
         if self.grid is None or self.cut is None:
-            return pictures
+            return given
         self._remark(self.grid.note(self.cut.tokens))
-        scaled = self.grid.scaled(pictures["pixel_values"])
-        return {**pictures, "pixel_values": scaled, "interpolate_pos_encoding": True}
+        scaled = self.grid.scaled(given["pixel_values"])
+        return {**given, "pixel_values": scaled, "interpolate_pos_encoding": True}
 
     def _cut_behind_the_projector(self) -> None:
         """Drop the tokens that a method of this stage does not keep."""
         if self.cut is None or stage_of(self.cut) != "projector":
             return
-        cut = [behind_the_projector(picture, self.cut) for picture in self.pictures]
-        self.pictures = [picture for picture, _ in cut]
+        cut = [behind_the_projector(medium, self.cut) for medium in self.media]
+        self.media = [medium for medium, _ in cut]
         self._projected_ranking = cut[0][1]
         if self._projected_ranking is None:
             self._remark(f"Nothing was cut: {self.cut.tokens} tokens were asked for, and no picture has more.")
@@ -198,25 +232,24 @@ class Session:
             self._remark("The encoder was not cut: the method chooses among the tokens behind the projector.")
 
     def _aim(self, prepared: Mapping[str, Any]) -> None:
-        """Tell the cut inside the language model where each picture's tokens are, and where each prompt ends."""
+        """Tell the cut inside the language model where each medium's tokens are, and where each prompt ends."""
         if self.language is None:
             return
-        if not self.pictures:
+        if not self.media:
             self.language.aim(None)
             return
         input_ids, mask = prepared["input_ids"], prepared.get("attention_mask")
-        is_image = input_ids == self.family.image_token_id(self.model)
-        places, begin = is_image.nonzero().tolist(), 0
+        places, begin = is_visual(self.family, self.model, input_ids).nonzero().tolist(), 0
         spans: list[list[tuple[int, int]]] = [[] for _ in input_ids]
-        for picture in self.pictures:
-            if len(picture.features):
+        for medium in self.media:
+            if len(medium.features):
                 prompt, start = places[begin]
-                spans[prompt].append((start, len(picture.features)))
-            begin += len(picture.features)
+                spans[prompt].append((start, len(medium.features)))
+            begin += len(medium.features)
         live = torch.ones_like(input_ids) if mask is None else mask
         ends = [int(row.nonzero()[-1]) + 1 for row in live]
         self.language.aim(spans, ends)
-        sources = [picture.sources.cpu() for picture in self.pictures if len(picture.features)]
+        sources = [medium.sources.cpu() for medium in self.media if len(medium.features)]
         padded = nn.utils.rnn.pad_sequence(sources, batch_first=True, padding_value=PADDING_ID)
         self.language.describe(sources=padded.numpy())
 
@@ -227,22 +260,19 @@ class Session:
         # Pixels take the model's dtype; a list of numbers, such as seconds, would lose digits by it.
         return value.to(self.model.dtype) if value.is_floating_point() and value.ndim > 1 else value
 
-    def _check_placeholders(self, input_ids: Tensor, per_picture: list[int]) -> None:
-        found = int((input_ids == self.family.image_token_id(self.model)).sum())
-        if found != sum(per_picture):
-            each = " + ".join(str(count) for count in per_picture)
-            raise FlowCutError(
-                f"The prompt holds {found} image placeholders, and {len(per_picture)} picture(s) need {each} = "
-                f"{sum(per_picture)}: write <image> once per picture and let the model's own processor expand it."
-            )
 
-    def _cut_placeholders(self, inputs: dict[str, Any], before: list[int], after: list[int]) -> dict[str, Any]:
-        """Of each picture's run of placeholders keep as many as it has features, the first: they fill them in order."""
-        if after == before:
-            return inputs
-        input_ids: Tensor = inputs["input_ids"]
-        is_image = input_ids == self.family.image_token_id(self.model)
-        runs = [torch.arange(run) < left for run, left in zip(before, after, strict=True)]
-        stays = ~is_image
-        stays[is_image] = torch.cat(runs).to(stays.device)
-        return drop_tokens(self.model, inputs, stays)
+def _check_placeholders(kind: MediaKind, found: int, per_medium: list[int]) -> None:
+    if found != sum(per_medium):
+        each = " + ".join(str(count) for count in per_medium)
+        noun = "picture" if kind.name == "image" else kind.name
+        raise FlowCutError(
+            f"The prompt holds {found} {kind.name} placeholders, and {len(per_medium)} {noun}(s) need {each} = "
+            f"{sum(per_medium)}: write <{kind.name}> once per {noun} and let the model's own processor expand it."
+        )
+
+
+def _filled(count: int, medium: EncodedMedium) -> Tensor:
+    """bool [count], which placeholders of a medium its tokens fill."""
+    filled = torch.zeros(count, dtype=torch.bool)
+    filled[medium.places.cpu()] = True
+    return filled

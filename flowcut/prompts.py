@@ -3,22 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import BatchFeature, PreTrainedModel
-
-from flowcut.vision import Recording
-
-
-@runtime_checkable
-class OwnPrompts(Protocol):
-    """A family that lays out its prompts itself, since more than placeholders hangs on its pictures."""
-
-    def prepare(self, model: PreTrainedModel, recording: Recording, inputs: Mapping[str, Any]) -> BatchFeature:
-        """Encode the pictures inside `recording`, which is in force, and cut the prompt to match."""
-        ...
+from transformers import PreTrainedModel
 
 
 def drop_tokens(model: PreTrainedModel, inputs: Mapping[str, Any], stays: Tensor) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from flowcut.asking import put_question
 from flowcut.decoding import AnswerRecording
 from flowcut.encoders import find_encoder
 from flowcut.errors import FlowCutError, InvalidCut
+from flowcut.families.family import is_visual
 from flowcut.flops import count_flops
 from flowcut.images import Picture, open_picture
 from flowcut.inputs import Session
@@ -176,7 +177,7 @@ class _Work:
 
     def _check_budget(self, input_ids: torch.Tensor) -> None:
         """Where the number of a picture's tokens depends on its size, it is known only now."""
-        found = int((input_ids == self.model.family.image_token_id(self.model.model)).sum())
+        found = int(is_visual(self.model.family, self.model.model, input_ids).sum())
         if self.cut is not None and self.model.family.counts_by_picture and self.cut.tokens > found:
             raise InvalidCut(
                 f"tokens is {self.cut.tokens}, and {self.model.id} sees this picture as {found} tokens: "
@@ -201,7 +202,7 @@ class _Work:
             return nullcontext()
         hf_model, family = self.model.model, self.model.family
         input_ids = prepared["input_ids"][0]
-        visual_rows = (input_ids == family.image_token_id(hf_model)).nonzero()[:, 0]
+        visual_rows = is_visual(family, hf_model, input_ids).nonzero()[:, 0]
         self.looks = AnswerRecording(family.language_model(hf_model), visual_rows, len(input_ids), session.language)
         return self.looks
 
@@ -243,9 +244,9 @@ class _Work:
         attended_pairs: tuple[int, ...],
     ) -> Run:
         model, listener = self.model, self.listener
-        is_image = prepared["input_ids"] == model.family.image_token_id(model.model)
-        visual = listener.visual_tokens if listener.heard else int(is_image.sum())
-        prompt_tokens = listener.prompt_tokens if listener.heard else int(is_image.numel())
+        placeholders = is_visual(model.family, model.model, prepared["input_ids"])
+        visual = listener.visual_tokens if listener.heard else int(placeholders.sum())
+        prompt_tokens = listener.prompt_tokens if listener.heard else int(placeholders.numel())
         record = session.record
         layer_tokens = listener.layer_tokens or (prompt_tokens,) * model.model.config.text_config.num_hidden_layers
         return Run(

@@ -16,7 +16,6 @@ from flowcut.errors import FlowCutError
 from flowcut.images import open_picture
 from flowcut.inputs import Session
 from flowcut.models import VisionLanguageModel
-from flowcut.prompts import OwnPrompts
 from flowcut.reading import PromptStart, read_on
 from flowcut.schedule import CutConfig, check_is_cut
 from flowcut.study_results import AnswerScores
@@ -85,7 +84,7 @@ class AnswerScorer:
     def most_tokens(self) -> int:
         """The largest budget of a cut: visual tokens of the uncut prompt."""
         input_ids: Tensor = self.inputs["input_ids"][0]
-        found = int((input_ids == self.model.family.image_token_id(self.model.model)).sum())
+        found = int((input_ids == self.model.family.placeholder_id(self.model.model)).sum())
         return min(found, self.model.n_patches)
 
     @property
@@ -133,19 +132,21 @@ class AnswerScorer:
     def _ending(self) -> Tensor:
         """int64 [t], ids of the prompt after its last visual token."""
         input_ids: Tensor = self.inputs["input_ids"][0]
-        visual = (input_ids == self.model.family.image_token_id(self.model.model)).nonzero()
+        visual = (input_ids == self.model.family.placeholder_id(self.model.model)).nonzero()
         return input_ids[int(visual[-1]) + 1 :] if len(visual) else input_ids
 
     def _encode(self, cut: CutConfig | None) -> PromptStart | None:
         """The prompt up to its last visual token under a cut; None where tokens alone do not say how it is read on."""
         hf_model, family = self.model.model, self.model.family
         with Session(hf_model, cut, record=False) as session:
-            if isinstance(family, OwnPrompts) or session.language is not None:
+            if session.language is not None:
                 return None
             prepared = session.prepare(self.inputs)
-            (picture,) = session.pictures
+            (picture,) = session.media
+        if "position_ids" in prepared:  # positions that follow the picture's layout, which dropping tokens changes
+            return None
         input_ids = prepared["input_ids"][0]
-        visual = input_ids == family.image_token_id(hf_model)
+        visual = input_ids == family.placeholder_id(hf_model)
         end = int(visual.nonzero()[-1]) + 1
         embeds = hf_model.get_input_embeddings()(input_ids[:end])
         embeds[visual[:end]] = picture.features.to(embeds.dtype)

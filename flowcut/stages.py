@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from flowcut.criteria import METHODS, Evidence
 from flowcut.criteria.controls import coarse_grid
-from flowcut.families.family import SEPARATOR, EncodedPicture
+from flowcut.families.family import SEPARATOR, EncodedMedium
 from flowcut.record import PADDING_ID, Geometry
 from flowcut.schedule import CutConfig
 
@@ -81,40 +81,37 @@ def coarser(cut: CutConfig | None, pictures: Mapping[str, Any], patch: int) -> C
     return Coarser(*coarse_grid(rows, cols, cut.tokens), rows, cols)
 
 
-def behind_the_projector(picture: EncodedPicture, cut: CutConfig) -> tuple[EncodedPicture, np.ndarray | None]:
-    """A picture's tokens that a method of this stage keeps, and its ranking, float64 [N]; None where nothing is cut.
+def behind_the_projector(medium: EncodedMedium, cut: CutConfig) -> tuple[EncodedMedium, np.ndarray | None]:
+    """A medium's tokens that a method of this stage keeps, and its ranking, float64 [N]; None where nothing is cut.
 
     Tokens that are no patch, such as a CLS token, are no candidates and stay.
     """
     method = METHODS[cut.method]
     assert method.rank is not None
-    is_patch = picture.sources[:, 0] != SEPARATOR
+    is_patch = medium.sources[:, 0] != SEPARATOR
     places = is_patch.nonzero()[:, 0]
     if len(places) <= cut.tokens:
-        return picture, None
-    evidence = Evidence(1, len(places), features=picture.features[places].detach().double().cpu().numpy()[None])
+        return medium, None
+    evidence = Evidence(1, len(places), features=medium.features[places].detach().double().cpu().numpy()[None])
     ranking = method.rank(evidence, cut)
     stays = ~is_patch
     stays[places[torch.from_numpy(method.select(evidence, cut)[0]).to(places.device)]] = True
-    return EncodedPicture(picture.features[stays], picture.sources[stays]), ranking[0]
+    kept = (part[stays] for part in (medium.features, medium.places, medium.parts, medium.shares))
+    return EncodedMedium(*kept), ranking[0]
 
 
 def patches_of_first_row(
-    kept: np.ndarray, pictures: Sequence[EncodedPicture], pooled: Sequence[Tensor], stays: np.ndarray | None
+    kept: np.ndarray, media: Sequence[EncodedMedium], stays: np.ndarray | None
 ) -> np.ndarray:
     """int64 [T], patches of the record's first row that the language model's last layer reads, ascending.
 
     Args:
         kept: int64 [B, T], patches that left the encoder.
-        pictures: what they became; empty for families that lay out their prompts themselves.
-        pooled: int64 [n, parts, 2], of families that pool patches into tokens, the rows and patches of each token.
-        stays: bool, which tokens of the first picture the last layer reads; None: all.
+        media: what they became; empty where nothing was encoded.
+        stays: bool, which tokens of the first medium the last layer reads; None: all.
     """
-    if pictures:
-        sources = pictures[0].sources.cpu()
-        sources = sources if stays is None else sources[torch.from_numpy(stays)]
-    elif pooled:
-        sources = pooled[0].cpu().flatten(0, 1)
-    else:
+    if not media:
         return np.sort(kept[0][kept[0] != PADDING_ID])
-    return np.unique(sources[sources[:, 0] == 0, 1].numpy())
+    parts = media[0].parts.cpu()
+    parts = (parts if stays is None else parts[torch.from_numpy(stays)]).flatten(0, 1)
+    return np.unique(parts[parts[:, 0] == 0, 1].numpy())

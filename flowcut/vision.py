@@ -101,10 +101,6 @@ class Recording:
         """Of the last pass: per layer, the pairs of query and key over all pictures."""
         self.kept_tokens: tuple[Tensor, ...] = ()
         """Of the last pass through a packed encoder: per picture int64 [tokens], which of its tokens were kept."""
-        self.token_sources: tuple[Any, ...] = ()
-        """Of families that pool patches into tokens: per picture of the last pass, what its tokens are made of."""
-        self.remarks: tuple[str, ...] = ()
-        """Notes of the family on the last pass."""
         self._row_budgets: list[int] | None = None
         self._open = False
         """Not left yet, in whatever thread."""
@@ -182,7 +178,7 @@ class Recording:
     @contextmanager
     def budgets(self, rows: list[int]) -> Iterator[None]:
         """While inside, each row of a batch is cut apart from the others, to its own number of patches."""
-        self._row_budgets, self.remarks = rows, ()
+        self._row_budgets = rows
         try:
             yield
         finally:
@@ -208,7 +204,7 @@ class Recording:
             notes.append(f"Nothing was cut: {cut.tokens} tokens were asked for and there are {most} {kind}.")
         elif cut is not None and isinstance(self.encoder, PackedEncoder):
             notes += [f"Row {row} was left whole: its budget is no smaller than its tokens." for row in whole]
-        return (*notes, *self.remarks)
+        return tuple(notes)
 
     def _in_force(self) -> bool:
         return is_watching(self)

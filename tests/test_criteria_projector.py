@@ -180,7 +180,7 @@ def test_downsample_is_the_stock_tower_on_a_smaller_picture(model: VisionLanguag
         ).pooler_output[0]
         with flowcut.prune(hf_model, cut) as session:
             session.prepare(inputs)
-    torch.testing.assert_close(session.pictures[0].features, features)
+    torch.testing.assert_close(session.media[0].features, features)
 
 
 def test_several_pictures_are_each_cut(model: VisionLanguageModel) -> None:
@@ -190,7 +190,7 @@ def test_several_pictures_are_each_cut(model: VisionLanguageModel) -> None:
     for name in ("divprune", "downsample"):
         with torch.no_grad(), flowcut.prune(model.model, flowcut.Cut(name, tokens=9)) as session:
             prepared = session.prepare(inputs)
-            assert [len(picture.features) for picture in session.pictures] == [9, 9]
+            assert [len(medium.features) for medium in session.media] == [9, 9]
             assert model.model.generate(**prepared, max_new_tokens=2).shape[0] == 1
 
 

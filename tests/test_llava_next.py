@@ -81,16 +81,16 @@ def test_each_stage_keeps_its_share(model: Any, processor: Any, variant: str) ->
     assert language is not None
     each = 20 if variant == "official" else 16
     assert record.kept_patch_ids.shape == (5, each)
-    separators = session.pictures[0].separators
+    separators = session.media[0].separators
     assert (separators > 0) == (variant == "paper")
     door = int((prepared["input_ids"] == IMAGE).sum())
-    assert door == len(session.pictures[0].features) == language.spans[0, 1]
+    assert door == len(session.media[0].features) == language.spans[0, 1]
     assert 40 < door <= 5 * each + separators
     lengths = [out.past_key_values.get_seq_length(layer) for layer in range(4)]
     assert lengths[0] == lengths[1] == prepared["input_ids"].shape[1] + 4
     assert lengths[2] == lengths[3] == lengths[0] - door + 40
     assert language.sources is not None
-    np.testing.assert_array_equal(language.sources[0], session.pictures[0].sources)
+    np.testing.assert_array_equal(language.sources[0], session.media[0].sources)
     for tile, patch in language.sources[0].tolist():
         assert (tile, patch) == (-1, -1) or patch in record.kept_patch_ids[tile]
 
@@ -161,7 +161,7 @@ def test_several_pictures_in_one_prompt(model: Any, processor: Any) -> None:
     language = session.language_record
     assert language is not None
     assert language.span_prompt.tolist() == [0, 0, 0]
-    counts = [len(picture.features) for picture in session.pictures]
+    counts = [len(picture.features) for picture in session.media]
     assert language.spans[:, 1].tolist() == counts
     assert language.spans[1, 0] == language.spans[0].sum()
     assert (prepared["input_ids"] == IMAGE).sum() == sum(counts)

@@ -146,10 +146,10 @@ def test_the_language_model_receives_the_budget(
         model(**session.prepare(inputs))
     hook.remove()
     assert seen == [int((inputs["input_ids"] != IMAGE).sum()) + tokens]
-    (sources,) = session.recording.token_sources
-    assert len(sources.patches) == tokens
-    torch.testing.assert_close(sources.weights.sum(1), torch.ones(tokens))
-    for row, patch in sources.patches.view(-1, 2).tolist():
+    (sources,) = session.media
+    assert len(sources.parts) == tokens
+    torch.testing.assert_close(sources.shares.sum(1), torch.ones(tokens))
+    for row, patch in sources.parts.view(-1, 2).tolist():
         assert row == -1 or patch in session.record.image(row).kept_patch_ids[0]
 
 
@@ -157,7 +157,7 @@ def test_a_single_tile_keeps_its_newline(model: Any, processor: Any) -> None:
     with flowcut.prune(model, CUT) as session:
         prepared = session.prepare(asked(processor, "@ or @?"))
     assert (prepared["input_ids"] == IMAGE).sum() == 2 * (17 + 1)
-    assert [float(sources.weights[-1].sum()) for sources in session.recording.token_sources] == [0.0, 0.0]
+    assert [float(sources.shares[-1].sum()) for sources in session.media] == [0.0, 0.0]
 
 
 @pytest.mark.parametrize("first", [0, 1, 2])
@@ -168,27 +168,27 @@ def test_a_token_is_the_mix_of_patches_it_says(model: Any, processor: Any, first
     with flowcut.prune(model) as session:
         tokens = session.prepare(inputs)["mm_encoder_outputs"]["image"].pooler_output[0]
     hook.remove()
-    (sources,) = session.recording.token_sources
-    rows, patches = sources.patches.clamp_min(0).unbind(-1)
-    mixed = (projected[0][rows, patches] * sources.weights[..., None]).sum(1)
-    newline = sources.weights.sum(1) == 0
+    (sources,) = session.media
+    rows, patches = sources.parts.clamp_min(0).unbind(-1)
+    mixed = (projected[0][rows, patches] * sources.shares[..., None]).sum(1)
+    newline = sources.shares.sum(1) == 0
     torch.testing.assert_close(tokens[~newline], mixed[~newline], atol=1e-4, rtol=1e-4)
     assert torch.equal(tokens[newline], model.model.image_newline.expand(int(newline.sum()), -1))
-    pooled = (sources.weights > 0).sum(1).max()
+    pooled = (sources.shares > 0).sum(1).max()
     assert pooled == (4 if first == 0 else 1)
 
 
 def test_the_highest_scores_reach_the_language_model(model: Any, processor: Any) -> None:
     with flowcut.prune(model, CUT) as session:
         session.prepare(asked(processor, "@ what?", first=1))  # not pooled: a token is a patch
-    record, (sources,) = session.record, session.recording.token_sources
+    record, (sources,) = session.record, session.media
     kept, left = [], []
     for row in range(record.batch):
         own = record.image(row)
         last = [flow for flow in own.layers if flow.scored][-1]
         stays = last.margin[0] >= 0
         scores = dict(zip(last.alive_patch_ids[0][stays].tolist(), last.cumulative[0][stays].tolist(), strict=True))
-        chosen = set(sources.patches[:, 0][sources.patches[:, 0, 0] == row][:, 1].tolist())
+        chosen = set(sources.parts[:, 0][sources.parts[:, 0, 0] == row][:, 1].tolist())
         kept += [score for patch, score in scores.items() if patch in chosen]
         if row == 0:  # the base tile has no padding, so that all of its survivors were candidates
             left += [score for patch, score in scores.items() if patch not in chosen]
@@ -275,5 +275,5 @@ def test_inputs_that_do_not_belong_together(model: Any, processor: Any) -> None:
             session.prepare({**inputs, "input_ids": inputs["input_ids"][:, 5:]})
         with pytest.raises(flowcut.FlowCutError, match="image_sizes is missing"):
             session.prepare({name: value for name, value in inputs.items() if name != "image_sizes"})
-        with pytest.raises(flowcut.FlowCutError, match="Videos of LLaVA-OneVision"):
+        with pytest.raises(flowcut.FlowCutError, match="takes no videos"):
             session.prepare({**inputs, "pixel_values_videos": inputs["pixel_values"]})

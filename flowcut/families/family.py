@@ -1,4 +1,8 @@
-"""What a model family must tell of itself. An adapter is one class with these names; nothing else asks which it is."""
+"""What a model family must tell of itself. An adapter is one class with these names; nothing else asks which it is.
+
+A *medium* is a picture or a video of a prompt. The tower sees it as rows (tiles, frames, slices of a video), which are
+the rows of a record; the language model reads it as a run of tokens, one at each of its placeholders.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
@@ -17,19 +22,49 @@ SEPARATOR = -1
 """In a source: not a patch of any tile, such as a newline token."""
 
 
+@dataclass(frozen=True)
+class MediaKind:
+    """One kind of media that a family reads, as its processor and its model name it."""
+
+    name: str
+    """`image` or `video`: what the model calls the features of this kind in `mm_encoder_outputs`."""
+    inputs: tuple[str, ...]
+    """What the processor gives for this kind alone, pixels first."""
+    stacked: bool = False
+    """Whether the model takes the features as one tensor [media, n, width]; else as a list of [n, width]."""
+
+
+IMAGE = MediaKind("image", ("pixel_values",))
+
+
 @dataclass(frozen=True, eq=False)
-class EncodedPicture:
-    """One picture as the language model gets it."""
+class EncodedMedium:
+    """One picture or video as the language model gets it: n visual tokens, each made of up to `parts` patches."""
 
     features: Tensor
     """[n, width], its visual tokens, in their order in the prompt."""
-    sources: Tensor
-    """int64 [n, 2], the record's row (tile or frame) and the patch that each comes from; (-1, -1): a separator."""
+    places: Tensor
+    """int64 [n], ascending: the placeholder, among those of this medium, that each token fills."""
+    parts: Tensor
+    """int64 [n, parts, 2], the record's row (tile, frame, slice) and the patch of each part of a token, the largest
+    first; (-1, -1): no part, and all of them -1: a separator."""
+    shares: Tensor
+    """float32 [n, parts], the share of each part; they sum to 1, or to 0 for a separator."""
+
+    @classmethod
+    def of_patches(cls, features: Tensor, places: Tensor, sources: Tensor) -> EncodedMedium:
+        """Where each token is one patch: int64 [n, 2] in, its row and patch, (-1, -1) for a separator."""
+        return cls(features, places, sources[:, None], (sources[:, :1] != SEPARATOR).float())
+
+    @property
+    def sources(self) -> Tensor:
+        """int64 [n, 2], the record's row and the patch that each token is mostly made of; (-1, -1): a separator."""
+        return self.parts[:, 0]
 
     @property
     def separators(self) -> int:
         """Visual tokens that are no patch, such as newline tokens."""
-        return int((self.sources[:, 0] == SEPARATOR).sum())
+        return int((self.shares.sum(dim=-1) == 0).sum())
 
 
 class Family(Protocol):
@@ -40,8 +75,8 @@ class Family(Protocol):
     """For the list of what is supported."""
     towers: tuple[str, ...]
     """transformers' model_type of the vision towers that are supported."""
-    picture_inputs: tuple[str, ...]
-    """What the processor gives that is about pictures, `pixel_values` first."""
+    media: tuple[MediaKind, ...]
+    """The kinds of media that it reads."""
     language_layer: int | None
     """The decoder layer after which FlowCut prunes once more; None: it does not."""
     processor_class: str | None
@@ -49,8 +84,8 @@ class Family(Protocol):
     counts_by_picture: bool
     """Whether the number of a picture's tokens depends on its size."""
 
-    def vision_tower(self, model: PreTrainedModel) -> nn.Module:
-        """The vision encoder inside the model."""
+    def vision_tower(self, model: PreTrainedModel, kind: MediaKind = IMAGE) -> nn.Module:
+        """The vision encoder inside the model, for this kind of media."""
         ...
 
     def projector(self, model: PreTrainedModel) -> nn.Module:
@@ -65,8 +100,8 @@ class Family(Protocol):
         """The hidden state (or states) that the projector reads, as in `hidden_states[...]`."""
         ...
 
-    def image_token_id(self, model: PreTrainedModel) -> int:
-        """The placeholder's id in `input_ids`."""
+    def placeholder_id(self, model: PreTrainedModel, kind: MediaKind = IMAGE) -> int:
+        """The id in `input_ids` of the placeholder of this kind of media."""
         ...
 
     def n_patches(self, model: PreTrainedModel) -> int:
@@ -85,16 +120,34 @@ class Family(Protocol):
         """How one picture of (width, height) lies on the encoder's inputs: one for each row of its record."""
         ...
 
-    def placeholders(self, model: PreTrainedModel, pictures: Mapping[str, Any]) -> list[int]:
-        """How many placeholders the processor wrote for each picture; `pictures` are its `picture_inputs`."""
+    def placeholders(self, model: PreTrainedModel, kind: MediaKind, given: Mapping[str, Any]) -> list[int]:
+        """How many placeholders the processor wrote for each medium; `given` are the `inputs` of its kind."""
         ...
 
     def encode(
-        self, model: PreTrainedModel, recording: Recording, pictures: Mapping[str, Any], cut: CutConfig | None
-    ) -> list[EncodedPicture]:
-        """Every picture through tower and projector, cut inside `recording`, which is in force."""
+        self,
+        model: PreTrainedModel,
+        recording: Recording,
+        kind: MediaKind,
+        given: Mapping[str, Any],
+        cut: CutConfig | None,
+    ) -> list[EncodedMedium]:
+        """Every medium through tower and projector, cut inside `recording`, which is in force."""
+        ...
+
+    def positions(self, model: PreTrainedModel, inputs: Mapping[str, Any]) -> Tensor | None:
+        """int64 [axes, batch, length], positions of an uncut prompt in space and time; None: tokens count themselves.
+
+        Survivors keep theirs; the place among the tokens left goes on top of them, as generation expects it.
+        """
         ...
 
     def notes(self, cut: CutConfig | None) -> tuple[str, ...]:
         """What a reader of a record must know of this family under this cut, one sentence each."""
         ...
+
+
+def is_visual(family: Family, model: PreTrainedModel, input_ids: Tensor) -> Tensor:
+    """bool, where `input_ids` holds a placeholder of any kind of media."""
+    ids = [family.placeholder_id(model, kind) for kind in family.media]
+    return torch.isin(input_ids, torch.tensor(ids, device=input_ids.device))

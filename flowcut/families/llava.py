@@ -7,11 +7,11 @@ from typing import Any
 
 import torch
 from jinja2 import TemplateError
-from torch import nn
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from flowcut.errors import FlowCutError, InvalidQuestion
-from flowcut.families.family import SEPARATOR, EncodedPicture
+from flowcut.families.family import IMAGE, SEPARATOR, EncodedMedium, MediaKind
 from flowcut.record import Geometry
 from flowcut.schedule import CutConfig
 from flowcut.vision import Recording
@@ -24,15 +24,15 @@ class Llava:
     model_class = "LlavaForConditionalGeneration"
     towers: tuple[str, ...] = ("clip_vision_model",)
     description = "LLaVA-1.5 and models of its build (LlavaForConditionalGeneration with a CLIP vision tower)"
-    picture_inputs: tuple[str, ...] = ("pixel_values",)
+    media: tuple[MediaKind, ...] = (IMAGE,)
     language_layer: int | None = None
     processor_class: str | None = None
     counts_by_picture = False
     stages: tuple[str, ...] = ("picture", "encoder", "projector", "decoder")
     default_prompt = "USER: {picture}\n{question} ASSISTANT:"
 
-    def vision_tower(self, model: PreTrainedModel) -> nn.Module:
-        """The vision encoder inside the model."""
+    def vision_tower(self, model: PreTrainedModel, kind: MediaKind = IMAGE) -> nn.Module:
+        """The vision encoder inside the model, for this kind of media."""
         return self._part(model, "vision_tower")
 
     def projector(self, model: PreTrainedModel) -> nn.Module:
@@ -52,9 +52,9 @@ class Llava:
         """CLS tokens among a picture's visual tokens: 0, or 1 where the model reads the full sequence."""
         return 0 if model.config.vision_feature_select_strategy == "default" else 1
 
-    def image_token_id(self, model: PreTrainedModel) -> int:
-        """The placeholder's id in `input_ids`."""
-        return int(model.config.image_token_id)
+    def placeholder_id(self, model: PreTrainedModel, kind: MediaKind = IMAGE) -> int:
+        """The id in `input_ids` of the placeholder of this kind of media."""
+        return int(getattr(model.config, f"{kind.name}_token_id"))
 
     def n_patches(self, model: PreTrainedModel) -> int:
         """Patches that a picture has before any cut."""
@@ -86,21 +86,32 @@ class Llava:
             raise InvalidQuestion("This model's chat template has no place for a system prompt: leave it out.")
         return text
 
-    def placeholders(self, model: PreTrainedModel, pictures: Mapping[str, Any]) -> list[int]:
+    def placeholders(self, model: PreTrainedModel, kind: MediaKind, given: Mapping[str, Any]) -> list[int]:
         """The same for every picture."""
-        return [self.n_patches(model) + self.cls_tokens(model)] * len(pictures["pixel_values"])
+        return [self.n_patches(model) + self.cls_tokens(model)] * len(given["pixel_values"])
 
     def encode(
-        self, model: PreTrainedModel, recording: Recording, pictures: Mapping[str, Any], cut: CutConfig | None
-    ) -> list[EncodedPicture]:
+        self,
+        model: PreTrainedModel,
+        recording: Recording,
+        kind: MediaKind,
+        given: Mapping[str, Any],
+        cut: CutConfig | None,
+    ) -> list[EncodedMedium]:
         """Every picture through tower and projector in one batch; a CLS token, where it is read, is a separator."""
         parts: Any = model
-        pixels = pictures["pixel_values"]
-        other = {name: pictures[name] for name in ("interpolate_pos_encoding",) if name in pictures}  # scaled down
+        pixels = given["pixel_values"]
+        other = {name: given[name] for name in ("interpolate_pos_encoding",) if name in given}  # scaled down
         features = parts.get_image_features(pixel_values=pixels, return_dict=True, **other).pooler_output
-        kept = torch.nn.functional.pad(recording.kept_patch_ids, (self.cls_tokens(model), 0), value=SEPARATOR)
+        cls = self.cls_tokens(model)
+        kept = nn.functional.pad(recording.kept_patch_ids, (cls, 0), value=SEPARATOR)
         rows = torch.arange(len(kept), device=kept.device)[:, None].expand_as(kept).where(kept != SEPARATOR, SEPARATOR)
-        return [EncodedPicture(*pair) for pair in zip(features, torch.stack([rows, kept], dim=-1), strict=True)]
+        sources = torch.stack([rows, kept], dim=-1)
+        return [EncodedMedium.of_patches(*one) for one in zip(features, kept + cls, sources, strict=True)]
+
+    def positions(self, model: PreTrainedModel, inputs: Mapping[str, Any]) -> Tensor | None:
+        """Tokens count themselves."""
+        return None
 
     def geometries(self, model: PreTrainedModel, image_processor: Any, size: tuple[int, int]) -> tuple[Geometry, ...]:
         """One row per picture."""
@@ -160,7 +171,7 @@ def _resized(image_processor: Any, width: int, height: int) -> tuple[int, int]:
     """Width and height after the processor's resize; its rounding, in `get_resize_output_image_size`, is down."""
     if not image_processor.do_resize:
         return width, height
-    shortest = _entry(image_processor.size, "shortest_edge")
+    shortest = size_entry(image_processor.size, "shortest_edge")
     if shortest is None:
         new_height, new_width = _height_width(image_processor.size)
         return new_width, new_height
@@ -174,12 +185,13 @@ def _crop_start(resized: int, kept: int) -> int:
 
 
 def _height_width(size: Any) -> tuple[int, int]:
-    height, width = _entry(size, "height"), _entry(size, "width")
+    height, width = size_entry(size, "height"), size_entry(size, "width")
     if height is None or width is None:
         raise FlowCutError(f"The processor's size is {size}: flowcut knows shortest_edge, or height and width.")
     return height, width
 
 
-def _entry(size: Any, name: str) -> int | None:
+def size_entry(size: Any, name: str) -> int | None:
+    """A side of a processor's `size`, by name; None where it has no such side."""
     value = size.get(name) if hasattr(size, "get") else getattr(size, name, None)
     return None if value is None else int(value)

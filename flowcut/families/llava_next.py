@@ -15,7 +15,7 @@ from transformers.image_utils import ChannelDimension
 from transformers.models.llava_next.modeling_llava_next import image_size_to_num_patches
 
 from flowcut.errors import FlowCutError, InvalidCut
-from flowcut.families.family import SEPARATOR, EncodedPicture
+from flowcut.families.family import SEPARATOR, EncodedMedium, MediaKind
 from flowcut.families.llava import Llava
 from flowcut.record import Geometry
 from flowcut.schedule import CutConfig
@@ -28,7 +28,7 @@ class LlavaNext(Llava):
     name = "LLaVA-NeXT"
     model_class = "LlavaNextForConditionalGeneration"
     description = "LLaVA-NeXT (LlavaNextForConditionalGeneration with a CLIP vision tower)"
-    picture_inputs: tuple[str, ...] = ("pixel_values", "image_sizes")
+    media: tuple[MediaKind, ...] = (MediaKind("image", ("pixel_values", "image_sizes")),)
     language_layer: int | None = 1
     stages: tuple[str, ...] = ("encoder", "decoder")
     one_grid = False
@@ -39,23 +39,28 @@ class LlavaNext(Llava):
         crops = max((height // side) * (width // side) for height, width in model.config.image_grid_pinpoints)
         return (1 + crops) * super().n_patches(model)
 
-    def placeholders(self, model: PreTrainedModel, pictures: Mapping[str, Any]) -> list[int]:
+    def placeholders(self, model: PreTrainedModel, kind: MediaKind, given: Mapping[str, Any]) -> list[int]:
         """As many as the stock layout makes of a picture of this size."""
-        self._check_tiles(model, pictures)
-        return [len(layout) for layout in self._layout(model, torch.as_tensor(pictures["image_sizes"]))]
+        self._check_tiles(model, given)
+        return [len(layout) for layout in self._layout(model, torch.as_tensor(given["image_sizes"]))]
 
     def encode(
-        self, model: PreTrainedModel, recording: Recording, pictures: Mapping[str, Any], cut: CutConfig | None
-    ) -> list[EncodedPicture]:
+        self,
+        model: PreTrainedModel,
+        recording: Recording,
+        kind: MediaKind,
+        given: Mapping[str, Any],
+        cut: CutConfig | None,
+    ) -> list[EncodedMedium]:
         """Every tile through the tower: those of all pictures in one batch, as released, or picture by picture."""
-        sizes = torch.as_tensor(pictures["image_sizes"])
+        sizes = torch.as_tensor(given["image_sizes"])
         tiles = _tiles(model, sizes)
-        pixels = _tile_pixels(pictures["pixel_values"], tiles)
+        pixels = _tile_pixels(given["pixel_values"], tiles)
         as_released = cut is None or (cut.variant == "official" and cut.method == "flowcut" and not cut.per_image)
         coupled = as_released or _cuts_nothing(cut, max(tiles), super().n_patches(model))
         everything = list(range(len(tiles)))
         groups = [everything] if coupled else [[index] for index in everything]
-        encoded: list[EncodedPicture] = []
+        encoded: list[EncodedMedium] = []
         with recording.together():
             for group in groups:
                 recording.recut(_tile_cut(cut, max(tiles[index] for index in group)))
@@ -105,10 +110,10 @@ class LlavaNext(Llava):
         newlines = "newline tokens are left out" if cut.variant == "official" else "newline tokens stay"
         return (f"Each tile keeps {share}, {newlines}; the decoder's layer 1 then keeps the budget.",)
 
-    def _check_tiles(self, model: PreTrainedModel, pictures: Mapping[str, Any]) -> None:
-        if pictures.get("image_sizes") is None:
+    def _check_tiles(self, model: PreTrainedModel, given: Mapping[str, Any]) -> None:
+        if given.get("image_sizes") is None:
             raise FlowCutError("image_sizes is missing beside pixel_values: hand over all that the processor gave.")
-        wanted, pixels = _tiles(model, torch.as_tensor(pictures["image_sizes"])), pictures["pixel_values"]
+        wanted, pixels = _tiles(model, torch.as_tensor(given["image_sizes"])), given["pixel_values"]
         fits = len(pixels) == sum(wanted) if pixels.ndim == 4 else len(pixels) == len(wanted)
         if not fits or (pixels.ndim == 5 and pixels.shape[1] < max(wanted)):
             raise FlowCutError(
@@ -124,7 +129,7 @@ class LlavaNext(Llava):
         sizes: Tensor,
         cut: CutConfig | None,
         first_row: int,
-    ) -> list[EncodedPicture]:
+    ) -> list[EncodedMedium]:
         """One pass: survivors scattered on whole tiles, laid out by the stock code, and the live places read off."""
         n_patches = super().n_patches(model)
         parts: Any = model
@@ -150,7 +155,7 @@ class LlavaNext(Llava):
             live = torch.isin(layout, kept_places) | (separator & _keeps_separators(cut, count, n_patches))
             source = torch.stack([layout // n_patches + first_row, layout % n_patches], dim=-1)
             source[separator] = SEPARATOR
-            encoded.append(EncodedPicture(features[live], source[live]))
+            encoded.append(EncodedMedium.of_patches(features[live], live.nonzero()[:, 0], source[live]))
             start += count
         return encoded
 

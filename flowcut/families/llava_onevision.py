@@ -13,21 +13,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from transformers import BatchFeature, PreTrainedModel
+from transformers import PreTrainedModel
 from transformers.image_processing_utils import get_patch_output_size, select_best_resolution
 from transformers.image_utils import ChannelDimension
-from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.models.llava_onevision.modeling_llava_onevision import image_size_to_num_patches
 
 from flowcut.errors import FlowCutError
+from flowcut.families.family import EncodedMedium, MediaKind
 from flowcut.families.llava import Llava
 from flowcut.lanes import Lane
-from flowcut.prompts import drop_tokens
 from flowcut.record import Geometry
 from flowcut.schedule import CutConfig
 from flowcut.vision import Recording
@@ -39,22 +37,6 @@ NEGLIGIBLE = 1e-4
 """A patch with no more than this weight in a pooled token is no part of it."""
 
 
-@dataclass(frozen=True, eq=False)
-class TokenSources:
-    """What the tokens of one picture, as the language model reads them, are made of."""
-
-    patches: Tensor
-    """int64 [n, 4, 2], row of the record (tile) and patch of each part of a token, the largest first; -1: none, all -1:
-    a newline."""
-    weights: Tensor
-    """float32 [n, 4], the share of each part; they sum to 1, or to 0 for a newline."""
-
-    @property
-    def separators(self) -> int:
-        """Tokens that are made of no patch: newlines."""
-        return int((self.weights.sum(dim=-1) == 0).sum())
-
-
 class LlavaOnevision(Llava):
     """The family of `LlavaOnevisionForConditionalGeneration`."""
 
@@ -62,6 +44,7 @@ class LlavaOnevision(Llava):
     model_class = "LlavaOnevisionForConditionalGeneration"
     towers: tuple[str, ...] = ("siglip_vision_model",)
     description = "LLaVA-OneVision (LlavaOnevisionForConditionalGeneration with a SigLIP vision tower)"
+    media: tuple[MediaKind, ...] = (MediaKind("image", ("pixel_values", "image_sizes", "batch_num_images")),)
     processor_class: str | None = "LlavaOnevisionProcessor"
     counts_by_picture = True
     stages: tuple[str, ...] = ("encoder",)
@@ -109,50 +92,63 @@ class LlavaOnevision(Llava):
             for part, resized_width, resized_height, crop_left, crop_top in tiles
         )
 
-    def prepare(self, model: PreTrainedModel, recording: Recording, inputs: Mapping[str, Any]) -> BatchFeature:
-        """Encode the pictures inside `recording`, which is in force, and cut the placeholders to match.
+    def placeholders(self, model: PreTrainedModel, kind: MediaKind, given: Mapping[str, Any]) -> list[int]:
+        """As many as the stock layout makes of a picture of this size.
 
         Raises:
-            FlowCutError: placeholders and pictures do not match, or there is a video.
+            FlowCutError: sizes are missing, or the model drops a patch as if it were CLS.
         """
-        prepared = dict(inputs)
-        if prepared.get("pixel_values_videos") is not None:
-            raise FlowCutError("Videos of LLaVA-OneVision cannot be pruned: hand over pictures.")
-        if prepared.get("pixel_values") is None:
-            return BatchFeature(prepared)
-        if prepared.get("image_sizes") is None:
+        if given.get("image_sizes") is None:
             raise FlowCutError("image_sizes is missing beside pixel_values: hand over all that the processor gave.")
-        pixels, sizes = prepared.pop("pixel_values"), prepared.pop("image_sizes")
-        batch_num_images = prepared.pop("batch_num_images", None)
-        tiles = self._tiles(model, sizes, batch_num_images)
-        everything = torch.ones(sum(tiles), self._tile_patches(model))
-        whole = self._layout(model, sizes, tiles, everything, everything)
-        is_image = prepared["input_ids"] == self.image_token_id(model)
-        self._check_placeholders(model, int(is_image.sum()), [len(layout) for layout in whole])
-        with torch.no_grad():
-            counts = [int((layout[:, ALIVE] != NEWLINE).sum()) for layout in whole]
-            features, live = self._encode(model, recording, pixels, sizes, batch_num_images, tiles, counts)
-        stays = ~is_image
-        stays[is_image] = torch.cat(live).to(stays.device)
-        prepared = drop_tokens(model, prepared, stays)
-        prepared["mm_encoder_outputs"] = {"image": BaseModelOutputWithPooling(pooler_output=features)}
-        return BatchFeature(prepared)
+        if model.config.vision_feature_select_strategy != "full":
+            raise FlowCutError(
+                "This model's vision_feature_select_strategy drops a patch as if it were CLS, which SigLIP towers do "
+                "not have: set it to 'full' in config.json."
+            )
+        sizes = given["image_sizes"]
+        return [len(layout) for layout in self._whole_layout(model, sizes, self._tiles(model, given))]
 
-    def _encode(
+    def encode(
         self,
         model: PreTrainedModel,
         recording: Recording,
-        pixels: Tensor,
-        sizes: Tensor,
-        batch_num_images: Any,
-        tiles: list[int],
-        counts: list[int],
-    ) -> tuple[Any, list[Tensor]]:
-        """Per picture its tokens that are left, [n, width], and which of all its tokens these are, bool."""
-        parts: Any = model
-        cut = recording.plan.cut
-        n_patches = self._tile_patches(model)
+        kind: MediaKind,
+        given: Mapping[str, Any],
+        cut: CutConfig | None,
+    ) -> list[EncodedMedium]:
+        """All tiles of all pictures in one batch, each cut to its share; then the best tokens of each picture."""
+        sizes, tiles, n_patches = given["image_sizes"], self._tiles(model, given), self._tile_patches(model)
+        whole = self._whole_layout(model, sizes, tiles)
+        counts = [int((layout[:, ALIVE] != NEWLINE).sum()) for layout in whole]
         shares = [_tile_share(cut, count, n_patches) for count in counts]
+        with recording.budgets([share for share, count in zip(shares, tiles, strict=True) for _ in range(count)]):
+            laid_out = self._laid_out(model, recording, given)
+        alive, score = _survivors(recording.lanes, n_patches)
+        layouts = self._layout(model, sizes, tiles, alive, alive if score is None else score)
+        encoded, first = [], 0
+        for place, (found, layout, count) in enumerate(zip(laid_out, layouts, counts, strict=True)):
+            chosen = torch.arange(len(layout))
+            if cut is not None and cut.tokens < count:
+                chosen = _chosen(layout, cut.tokens, score is not None).nonzero()[:, 0]
+            mended, layout = _mended(found, layout)[chosen.to(found.device)], layout[chosen]
+            made_of = _sources(layout, alive, first, self._side(model), self._crop_columns(model, sizes[place]))
+            encoded.append(EncodedMedium(mended, chosen, *made_of))
+            first += tiles[place]
+        return encoded
+
+    def notes(self, cut: CutConfig | None) -> tuple[str, ...]:
+        """How a budget is met."""
+        if cut is None:
+            return ()
+        return (
+            "The patches kept are those that left the tower; of the tokens laid out and pooled from them, those of the "
+            "highest score go to the language model, as many as the budget, and newline tokens between rows are left "
+            "out.",
+        )
+
+    def _laid_out(self, model: PreTrainedModel, recording: Recording, given: Mapping[str, Any]) -> list[Tensor]:
+        """Per picture [n, width]: survivors on whole tiles, the dead at zero, laid out and pooled by the stock code."""
+        parts, n_patches = cast(Any, model), self._tile_patches(model)
 
         def on_whole_tiles(module: nn.Module, args: Any, output: Tensor) -> Tensor | None:
             kept = [lane.alive_ids[0] for lane in recording.lanes]
@@ -165,26 +161,15 @@ class LlavaOnevision(Llava):
 
         hook = self.projector(model).register_forward_hook(on_whole_tiles)
         try:
-            with recording.budgets([share for share, count in zip(shares, tiles, strict=True) for _ in range(count)]):
-                laid_out = parts.get_image_features(
-                    pixel_values=pixels, image_sizes=sizes, batch_num_images=batch_num_images, return_dict=True
-                ).pooler_output
+            laid_out: list[Tensor] = parts.get_image_features(**given, return_dict=True).pooler_output
         finally:
             hook.remove()
-        alive, score = _survivors(recording.lanes, n_patches)
-        layouts = self._layout(model, sizes, tiles, alive, alive if score is None else score)
-        chosen = [
-            torch.ones(len(layout), dtype=torch.bool)
-            if cut is None or cut.tokens >= count
-            else _chosen(layout, cut.tokens, score is not None)
-            for layout, count in zip(layouts, counts, strict=True)
-        ]
-        self._tell(model, recording, sizes, tiles, alive, layouts, chosen)
-        tokens = [
-            _mended(found, layout)[keep.to(found.device)]
-            for found, layout, keep in zip(laid_out, layouts, chosen, strict=True)
-        ]
-        return tokens, chosen
+        return laid_out
+
+    def _whole_layout(self, model: PreTrainedModel, sizes: Tensor, tiles: list[int]) -> list[Tensor]:
+        """The layout of uncut pictures."""
+        everything = torch.ones(sum(tiles), self._tile_patches(model))
+        return self._layout(model, sizes, tiles, everything, everything)
 
     def _layout(
         self, model: PreTrainedModel, sizes: Tensor, tiles: list[int], alive: Tensor, score: Tensor
@@ -212,30 +197,9 @@ class LlavaOnevision(Llava):
         packed: list[Tensor] = pack(numbers, sizes.cpu(), image_newline=newline, vision_aspect_ratio=ratio)[0]
         return packed
 
-    def _tell(
-        self,
-        model: PreTrainedModel,
-        recording: Recording,
-        sizes: Tensor,
-        tiles: list[int],
-        alive: Tensor,
-        layouts: list[Tensor],
-        chosen: list[Tensor],
-    ) -> None:
-        """Leave with the recording what each token is made of, and what a reader must know."""
-        sources, first = [], 0
-        for layout, keep, count, size in zip(layouts, chosen, tiles, sizes, strict=True):
-            sources.append(_sources(layout[keep], alive, first, self._side(model), self._crop_columns(model, size)))
-            first += count
-        recording.token_sources = tuple(sources)
-        if not all(bool(keep.all()) for keep in chosen):
-            recording.remarks = (
-                "The patches kept are those that left the tower; of the tokens laid out and pooled from them, those of "
-                "the highest score went to the language model, and newline tokens between rows were left out.",
-            )
-
-    def _tiles(self, model: PreTrainedModel, sizes: Tensor, batch_num_images: Any) -> list[int]:
+    def _tiles(self, model: PreTrainedModel, given: Mapping[str, Any]) -> list[int]:
         """Tiles of each picture, the base among them; pictures that share a prompt have that alone."""
+        sizes, batch_num_images = given["image_sizes"], given.get("batch_num_images")
         if batch_num_images is None:
             alone = [True] * len(sizes)
         else:
@@ -258,19 +222,6 @@ class LlavaOnevision(Llava):
 
     def _tile_patches(self, model: PreTrainedModel) -> int:
         return self._side(model) ** 2
-
-    def _check_placeholders(self, model: PreTrainedModel, found: int, wanted: list[int]) -> None:
-        if model.config.vision_feature_select_strategy != "full":
-            raise FlowCutError(
-                "This model's vision_feature_select_strategy drops a patch as if it were CLS, which SigLIP towers do "
-                "not have: set it to 'full' in config.json."
-            )
-        if found != sum(wanted):
-            each = " + ".join(str(count) for count in wanted)
-            raise FlowCutError(
-                f"The prompt holds {found} image placeholders, and {len(wanted)} picture(s) need {each}: write <image> "
-                "once per picture and let the model's own processor expand it."
-            )
 
 
 def _tile_share(cut: CutConfig | None, count: int, n_patches: int) -> int:
@@ -318,8 +269,8 @@ def _mended(features: Tensor, layout: Tensor) -> Tensor:
     return torch.where(mixed[:, None], features / alive.clamp_min(NEGLIGIBLE)[:, None].to(features.dtype), features)
 
 
-def _sources(layout: Tensor, alive: Tensor, first_row: int, side: int, across: int) -> TokenSources:
-    """Where each token was sampled says which four patches it mixes, and by how much."""
+def _sources(layout: Tensor, alive: Tensor, first_row: int, side: int, across: int) -> tuple[Tensor, Tensor]:
+    """int64 [n, 4, 2] and float32 [n, 4]: where a token was sampled says which patches it mixes, and by how much."""
     row, column = layout[:, ROW], layout[:, COLUMN]
     patches, weights = [], []
     for down, right in ((0, 0), (0, 1), (1, 0), (1, 1)):
@@ -335,4 +286,4 @@ def _sources(layout: Tensor, alive: Tensor, first_row: int, side: int, across: i
         patches.append(torch.stack([tile, patch], dim=-1).masked_fill(~(real & seen)[:, None], -1))
     share, order = torch.stack(weights, dim=1).sort(dim=1, descending=True, stable=True)
     largest_first = torch.stack(patches, dim=1).gather(1, order[..., None].expand(-1, -1, 2))
-    return TokenSources(largest_first, share / share.sum(dim=1, keepdim=True).clamp_min(NEGLIGIBLE))
+    return largest_first, (share / share.sum(dim=1, keepdim=True).clamp_min(NEGLIGIBLE))

@@ -13,23 +13,27 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import BatchFeature, PreTrainedModel
-from transformers.modeling_outputs import BaseModelOutputWithPooling
+from transformers import PreTrainedModel
 
 from flowcut.errors import FlowCutError
-from flowcut.families.llava import Llava, _entry
-from flowcut.prompts import drop_tokens, text_positions
+from flowcut.families.family import IMAGE, EncodedMedium, MediaKind
+from flowcut.families.llava import Llava, size_entry
+from flowcut.lanes import Lane
 from flowcut.record import Geometry
+from flowcut.schedule import CutConfig
+from flowcut.scores import group_positions
 from flowcut.vision import Recording
 
-MEDIA = {"image": ("pixel_values", "image_grid_thw"), "video": ("pixel_values_videos", "video_grid_thw")}
-"""What the processor gives for each kind: patches, and the slices in time, rows and columns of each."""
+# Of each kind the patches, then the slices in time, rows and columns of each medium.
+PICTURES = MediaKind("image", ("pixel_values", "image_grid_thw"))
+VIDEOS = MediaKind("video", ("pixel_values_videos", "video_grid_thw", "second_per_grid_ts"))
 
 
 class QwenVL(Llava):
     """The families of `Qwen2VLForConditionalGeneration` and `Qwen2_5_VLForConditionalGeneration`."""
 
     default_prompt = "<|im_start|>user\n{picture}{question}<|im_end|>\n<|im_start|>assistant\n"
+    media: tuple[MediaKind, ...] = (PICTURES, VIDEOS)
     counts_by_picture = True
     stages: tuple[str, ...] = ("encoder",)
     merges_patches = True
@@ -41,8 +45,8 @@ class QwenVL(Llava):
         self.processor_class = processor_class
         self.description = f"{name} ({model_class})"
 
-    def vision_tower(self, model: PreTrainedModel) -> nn.Module:
-        """The vision encoder inside the model."""
+    def vision_tower(self, model: PreTrainedModel, kind: MediaKind = IMAGE) -> nn.Module:
+        """The vision encoder inside the model, the same for all media."""
         return self._part(model, "visual")
 
     def projector(self, model: PreTrainedModel) -> nn.Module:
@@ -53,10 +57,6 @@ class QwenVL(Llava):
     def feature_layer(self, model: PreTrainedModel) -> int | list[int]:
         """The merger reads the last layer."""
         return -1
-
-    def cls_tokens(self, model: PreTrainedModel) -> int:
-        """None."""
-        return 0
 
     def n_patches(self, model: PreTrainedModel) -> int:
         """The most tokens that a picture could be: it has as many as its size asks for, and the prompt must fit."""
@@ -91,87 +91,57 @@ class QwenVL(Llava):
             grid_cols=cols,
         )
 
-    def prepare(self, model: PreTrainedModel, recording: Recording, inputs: Mapping[str, Any]) -> BatchFeature:
-        """Encode pictures or videos inside `recording`, which is in force; cut placeholders and positions to match.
-
-        Positions are those of the whole prompt, computed by the model's own `get_rope_index` and handed over as
-        `position_ids`, int64 [4, batch, length]: the place among the tokens left, then time, row and column.
+    def placeholders(self, model: PreTrainedModel, kind: MediaKind, given: Mapping[str, Any]) -> list[int]:
+        """One for each square of patches.
 
         Raises:
-            FlowCutError: placeholders and pictures do not match, or the prompt holds pictures and a video.
+            FlowCutError: patches and grids are not of one processor's making.
         """
-        prepared = dict(inputs)
-        kinds = [kind for kind, (pixels, _) in MEDIA.items() if prepared.get(pixels) is not None]
-        if not kinds:
-            return BatchFeature(prepared)
-        if len(kinds) > 1:
-            raise FlowCutError("The prompt holds pictures and a video: put one kind at a time into a prompt.")
-        kind = kinds[0]
-        is_visual = prepared["input_ids"] == self._placeholder(model, kind)
-        self._check_grids(model, prepared, kind, int(is_visual.sum()))
-        grids = prepared[MEDIA[kind][1]]
-        positions = self._positions(model, prepared)
-        with torch.no_grad():
-            tokens, kept = self._encode(model, recording, prepared.pop(MEDIA[kind][0]), grids, kind)
-        prepared["position_ids"] = positions
-        for stale in (*(grid for _, grid in MEDIA.values()), "second_per_grid_ts"):
-            prepared.pop(stale, None)
-        counts = (grids.prod(-1) // self._square(model)).tolist()
-        live = torch.zeros(sum(counts), dtype=torch.bool, device=is_visual.device)
-        first = 0
-        for count, chosen in zip(counts, kept, strict=True):
-            live[first + chosen] = True
-            first += count
-        stays = ~is_visual
-        stays[is_visual] = live
-        prepared = drop_tokens(model, prepared, stays)
-        prepared["position_ids"] = torch.cat([text_positions(prepared)[None], prepared["position_ids"]])
-        prepared["mm_encoder_outputs"] = {kind: BaseModelOutputWithPooling(pooler_output=tokens)}
-        return BatchFeature(prepared)
+        pixels, grid = kind.inputs[:2]
+        if given.get(grid) is None:
+            raise FlowCutError(f"{grid} is missing beside {pixels}: hand over all that the processor gave.")
+        patches = given[grid].prod(-1)
+        if len(given[pixels]) != int(patches.sum()):
+            raise FlowCutError(
+                f"{pixels} holds {len(given[pixels])} patches and {grid} speaks of {int(patches.sum())}: take both "
+                "from one processor."
+            )
+        counts: list[int] = (patches // self._square(model)).tolist()
+        return counts
 
-    def _encode(
-        self, model: PreTrainedModel, recording: Recording, pixels: Tensor, grids: Tensor, kind: str
-    ) -> tuple[Any, tuple[Tensor, ...]]:
-        """Per picture its tokens that are left, [n, width], and which of all its tokens these are, int64 [n]."""
+    def encode(
+        self,
+        model: PreTrainedModel,
+        recording: Recording,
+        kind: MediaKind,
+        given: Mapping[str, Any],
+        cut: CutConfig | None,
+    ) -> list[EncodedMedium]:
+        """All pictures or videos in one sequence; what the cut took comes out as zeros, and is left out."""
         parts: Any = model
-        features = parts.get_image_features if kind == "image" else parts.get_video_features
+        features = parts.get_image_features if kind is PICTURES else parts.get_video_features
+        pixels, grids = (given[name] for name in kind.inputs[:2])
         whole = features(pixels, grids, return_dict=True).pooler_output
-        kept = recording.kept_tokens
-        return tuple(tokens[chosen] for tokens, chosen in zip(whole, kept, strict=True)), kept
+        rows = [_token_patches(lane, row) for row, lane in enumerate(recording.lanes)]
+        encoded, first = [], 0
+        for tokens, places, slices in zip(whole, recording.kept_tokens, grids[:, 0].tolist(), strict=True):
+            patches = torch.cat(rows[first : first + slices])
+            shares = torch.full(patches.shape[:2], 1 / patches.shape[1], device=patches.device)
+            encoded.append(EncodedMedium(tokens[places], places, patches, shares))
+            first += slices
+        return encoded
 
-    def _positions(self, model: PreTrainedModel, inputs: Mapping[str, Any]) -> Tensor:
-        """int64 [3, batch, length], time, row and column of every token of the uncut prompt."""
+    def positions(self, model: PreTrainedModel, inputs: Mapping[str, Any]) -> Tensor | None:
+        """int64 [3, batch, length], time, row and column of every token, by the model's own `get_rope_index`."""
         parts: Any = model
         names = ("input_ids", "image_grid_thw", "video_grid_thw", "second_per_grid_ts", "attention_mask")
         known = {name: inputs[name] for name in names if inputs.get(name) is not None}
         types = inputs.get("mm_token_type_ids")
         if types is None:
-            ids = inputs["input_ids"]
-            image, video = (ids == self._placeholder(model, kind) for kind in MEDIA)
+            image, video = (inputs["input_ids"] == self.placeholder_id(model, kind) for kind in self.media)
             types = image.int() + 2 * video.int()
         positions: Tensor = parts.model.get_rope_index(mm_token_type_ids=types, **known)[0]
         return positions
-
-    def _check_grids(self, model: PreTrainedModel, inputs: Mapping[str, Any], kind: str, found: int) -> None:
-        """Patches, grids and placeholders must be of one processor's making."""
-        pixels, grid = MEDIA[kind]
-        if inputs.get(grid) is None:
-            raise FlowCutError(f"{grid} is missing beside {pixels}: hand over all that the processor gave.")
-        patches = int(inputs[grid].prod(-1).sum())
-        if len(inputs[pixels]) != patches:
-            raise FlowCutError(
-                f"{pixels} holds {len(inputs[pixels])} patches and {grid} speaks of {patches}: take both from one "
-                "processor."
-            )
-        wanted = patches // self._square(model)
-        if found != wanted:
-            raise FlowCutError(
-                f"The prompt holds {found} {kind} placeholders, and {len(inputs[grid])} {kind}(s) need {wanted}: write "
-                "the placeholder once for each and let the model's own processor expand it."
-            )
-
-    def _placeholder(self, model: PreTrainedModel, kind: str) -> int:
-        return int(getattr(model.config, f"{kind}_token_id"))
 
     def _square(self, model: PreTrainedModel) -> int:
         return int(model.config.vision_config.spatial_merge_size) ** 2
@@ -180,7 +150,7 @@ class QwenVL(Llava):
         """Rows and columns of patches that the processor makes of a picture."""
         side = image_processor.patch_size * image_processor.merge_size
         if image_processor.do_resize:
-            least, most = (_entry(image_processor.size, name) for name in ("shortest_edge", "longest_edge"))
+            least, most = (size_entry(image_processor.size, name) for name in ("shortest_edge", "longest_edge"))
             # Its own function, which lies in one module without torchvision and in another with it.
             smart_resize = sys.modules[type(image_processor).__module__].smart_resize
             height, width = smart_resize(height, width, factor=side, min_pixels=least, max_pixels=most)
@@ -190,3 +160,10 @@ class QwenVL(Llava):
                 f"{side} pixels."
             )
         return height // image_processor.patch_size, width // image_processor.patch_size
+
+
+def _token_patches(lane: Lane, row: int) -> Tensor:
+    """int64 [tokens, 4, 2], the record's row and the patches of each token kept of a picture, or slice of a video."""
+    groups = group_positions(lane.alive_ids, lane.grid_cols, lane.plan.merge_side)[0]
+    patches = lane.alive_ids[0][groups]
+    return torch.stack([torch.full_like(patches, row), patches], dim=-1)

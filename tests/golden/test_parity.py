@@ -245,7 +245,7 @@ def test_llava_next_from_prompt_to_tokens(path: Path) -> None:
     np.testing.assert_array_equal(prepared["input_ids"].numpy(), golden["input_ids_pruned"])
     np.testing.assert_array_equal(session.record.kept_patch_ids, golden["kept_ids"])
     assert [as_row(step) for step in session.record.steps] == golden["vision_steps"].tolist()
-    np.testing.assert_array_equal(session.pictures[0].sources.numpy(), golden["visual_source"])
+    np.testing.assert_array_equal(session.media[0].sources.numpy(), golden["visual_source"])
     np.testing.assert_array_equal(session.language_record.spans, golden["span"])
     check_language_scores(session.language_record, golden)
     if "keep" in golden:
