@@ -34,8 +34,7 @@ def equal_count_swap(base: np.ndarray, kept: np.ndarray, ranking: np.ndarray) ->
     surplus = len(kept) - len(base)
     untouched = np.intersect1d(base, kept) if surplus > 0 else _untouched_cut(base, kept, len(ranking))
     highest_first = untouched[np.argsort(-ranking[untouched], kind="stable")]
-    chosen = highest_first[::-1][:surplus] if surplus > 0 else highest_first[:-surplus] if surplus < 0 else []
-    return np.sort(np.asarray(chosen, dtype=np.int64))
+    return np.sort(highest_first[::-1][:surplus] if surplus > 0 else highest_first[: -surplus or 0])
 
 
 def _untouched_cut(base: np.ndarray, kept: np.ndarray, n_patches: int) -> np.ndarray:

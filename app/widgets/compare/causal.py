@@ -5,23 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import streamlit as st
 
-from analysis.causal import Agreement, curve_areas, rank_agreement
-from analysis.figures.causal import causal_bars, removal_curves
 from app.studies import Study
 from app.widgets.compare import methods
-from app.widgets.compare.pictures import on_small, small
-from app.widgets.compare.plots import plot
 from app.widgets.compare.running import Plan, follow
 from app.widgets.compare.subject import Subject
-from app.widgets.numbers import signed
-from flowcut.maskpicture import heat_picture
 
 if TYPE_CHECKING:
     from flowcut.models import VisionLanguageModel
-    from flowcut.study_results import KnockOut, RemovalCurves
 
 SIDE = 300
 BLOCKS = (1, 2, 4)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import streamlit as st
 
+from app.runtime import runtime
 from app.studies import Study
 from app.widgets.compare.pictures import small_mask
 from app.widgets.compare.running import Plan, follow
@@ -54,7 +55,8 @@ def _settings(name: str, tokens: int) -> list[CutConfig]:
     if method.takes_patches:
         return []
     if method.has_variants:
-        return [CutConfig(name, tokens, variant) for variant in VARIANTS]
+        variants = VARIANTS if method.kind == "flowcut" else VARIANTS[:1]
+        return [CutConfig(name, tokens, variant) for variant in variants]
     if method.takes_seed:
         return [CutConfig(name, tokens, seed=seed) for seed in range(SEEDS)]
     if method.takes_layer:
@@ -84,6 +86,15 @@ def plan(about: Subject) -> Plan:
 def show(about: Subject) -> None:
     """The section."""
     follow(about, plan(about), lambda results: _grid(about, results))
+
+
+def found(about: Subject) -> list[MethodResult] | None:
+    """The methods' answers for a section that needs all of them; None, with their progress on the page, until then."""
+    study = runtime().studies.find(plan(about).key)
+    if study is not None and study.complete:
+        return answered(study.results)
+    follow(about, plan(about), lambda results: None)
+    return None
 
 
 def answered(results: list[Any]) -> list[MethodResult]:
@@ -116,7 +127,7 @@ def _one_draw(results: list[MethodResult]) -> list[MethodResult]:
 def _chance(results: list[MethodResult], whole: float) -> None:
     draws = [result for result in results if result.cut.method == "random" and result.logprobs is not None]
     if len(draws) > 1:
-        changes = [float(np.sum(result.logprobs)) - whole for result in draws]
+        changes = [total(result) - whole for result in draws]
         kept = sum(result.same for result in draws)
         st.caption(
             f"Random, {len(draws)} seeds: the answer kept in {kept} of {len(draws)}, log-prob {signed(min(changes))} "
@@ -126,7 +137,7 @@ def _chance(results: list[MethodResult], whole: float) -> None:
 
 def _card(about: Subject, result: MethodResult, whole: float) -> str:
     method = METHODS[result.cut.method]
-    head = f"<h4>{escape(_title(result.cut))}</h4>"
+    head = f"<h4>{escape(short_title(result.cut))}</h4>"
     if result.run is None:
         told = escape(result.error or "no answer")
         return f'<figure class="lens-small"><figcaption>{head}<p>{told}</p></figcaption></figure>'
@@ -136,7 +147,8 @@ def _card(about: Subject, result: MethodResult, whole: float) -> str:
     return f'<figure class="lens-small">{_picture(about, result.run)}{caption}</figure>'
 
 
-def _title(cut: CutConfig) -> str:
+def short_title(cut: CutConfig) -> str:
+    """The method with what sets it apart from others at the same budget."""
     details = [cut.variant] if METHODS[cut.method].has_variants else []
     details += [] if cut.seed is None else [f"seed {cut.seed}"]
     details += [] if cut.layer is None else [f"layer {cut.layer}"]
@@ -145,13 +157,16 @@ def _title(cut: CutConfig) -> str:
 
 def _verdict(result: MethodResult, whole: float) -> str:
     mark = '<b class="right">✓ kept</b>' if result.same else '<b class="wrong">✗ changed</b>'
-    if result.logprobs is None:
-        return mark
-    return f"{mark} {signed(float(np.sum(result.logprobs)) - whole)}"
+    return mark if result.logprobs is None else f"{mark} {signed(total(result) - whole)}"
+
+
+def total(result: MethodResult) -> float:
+    """Log-prob of the whole full answer under the cut; NaN where it was not measured."""
+    return float("nan") if result.logprobs is None else float(np.sum(result.logprobs))
 
 
 def _picture(about: Subject, run: Run) -> str:
-    source = small_mask(about.image, run)
+    source = small_mask(about, run)
     alt = escape(f"What {run.title} kept")
     return (
         '<div class="none">no mask: its patches are not those of the grid</div>'

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from PIL.Image import Image, Resampling
 
+from app.widgets.compare.subject import Subject
 from app.widgets.thumbnails import data_url
 from flowcut.maskpicture import assembled_mask
 from flowcut.record import Geometry
@@ -27,16 +28,20 @@ def on_small(geometry: Geometry, picture: Image) -> Geometry:
     return replace(geometry, original_width=picture.width, original_height=picture.height)
 
 
-def small_mask(image: Image, run: Run) -> str | None:
-    """What a run kept, as the URL of a small picture; None where its patches are not on the picture's own grid."""
-    record = run.record
-    if record is None or not record.geometries or run.final_patch_ids is None:
+def small_mask(about: Subject, run: Run) -> str | None:
+    """What a run kept, as the URL of a small picture; None where its patches are not those of the whole picture's grid.
+
+    Runs of one-shot methods hold no record: their patches lie as those of the full run do.
+    """
+    geometries = about.record.geometries
+    if not geometries or run.final_patch_ids is None:
         return None
-    picture = small(image)
-    if record.batch == 1:
-        geometries, kept = [on_small(record.geometries[0], picture)], [run.final_patch_ids]
+    picture = small(about.image)
+    if len(geometries) == 1:
+        shown, kept = [geometries[0]], [run.final_patch_ids]
+    elif run.record is not None:
+        rows = [row for row, geometry in enumerate(geometries) if geometry.part != "base"]
+        shown, kept = [geometries[row] for row in rows], [run.record.kept_patch_ids[row] for row in rows]
     else:
-        rows = [row for row, geometry in enumerate(record.geometries) if geometry.part != "base"]
-        geometries = [on_small(record.geometries[row], picture) for row in rows]
-        kept = [record.kept_patch_ids[row] for row in rows]
-    return data_url(assembled_mask(picture, geometries, kept), SIDE)
+        return None
+    return data_url(assembled_mask(picture, [on_small(one, picture) for one in shown], kept), SIDE)

@@ -13,8 +13,9 @@ from analysis.rescue import after_edits, equal_count_swap
 from app.runtime import runtime
 from app.studies import Study
 from app.widgets.answers import marked_answer
+from app.widgets.compare.methods import total
 from app.widgets.compare.pictures import on_small, small
-from app.widgets.compare.running import Plan, follow
+from app.widgets.compare.running import Plan, begin, follow
 from app.widgets.compare.subject import Subject
 from app.widgets.numbers import signed
 from app.widgets.painter import painter
@@ -129,8 +130,7 @@ def _try(about: Subject, kept: np.ndarray) -> None:
 
 
 def _ask(about: Subject, kept: tuple[int, ...]) -> None:
-    plan = _plan(about, kept)
-    runtime().studies.start(plan.key, about.model, plan.work)
+    begin(about, _plan(about, kept))
     if kept not in _tried(about):
         _tried(about).append(kept)
 
@@ -158,7 +158,7 @@ def _result_row(about: Subject, name: str, result: MethodResult, whole: float) -
     if result.run is None or result.logprobs is None:
         return f'<tr><th>{escape(name)}</th><td colspan="2">{escape(result.error or "no answer")}</td></tr>'
     answer = marked_answer(about.full, result.run)
-    return _row(name, answer, float(np.sum(result.logprobs)) - whole, result.same)
+    return _row(name, answer, total(result) - whole, result.same)
 
 
 def _row(name: str, answer: str, change: float, same: bool) -> str:

@@ -49,11 +49,15 @@ def follow(about: Subject, plan: Plan, show: Callable[[list[Any]], None]) -> Non
         _watch(study, show)
 
 
+def begin(about: Subject, plan: Plan) -> None:
+    """Begin a study, unless it runs or is complete."""
+    runtime().studies.start(plan.key, about.model, plan.work)
+
+
 def _offer(about: Subject, plan: Plan, label: str) -> None:
     st.button(
-        label, icon=":material/play_arrow:", key=f"begin-{plan.key}", on_click=runtime().studies.start,
-        args=(plan.key, about.model, plan.work),
-    )  # fmt: skip
+        label, icon=":material/play_arrow:", key=f"begin-{plan.key}", on_click=begin, args=(about, plan)
+    )
 
 
 def _ended(about: Subject, plan: Plan, study: Study) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from html import escape
 from typing import TYPE_CHECKING, Any
 
 import streamlit as st
@@ -12,9 +11,8 @@ import streamlit as st
 from app.studies import Study
 from app.widgets.compare import methods
 from app.widgets.compare.running import Plan, follow
-from app.widgets.compare.subject import SEEDS, Subject
+from app.widgets.compare.subject import Subject
 from flowcut.criteria import METHODS
-from flowcut.schedule import CutConfig
 
 if TYPE_CHECKING:
     from flowcut.models import VisionLanguageModel
@@ -56,3 +54,7 @@ def plan(about: Subject) -> Plan:
 
     takes = "Every criterion at some eighteen budgets; with the embedded model less than a minute."
     return Plan(about.key("sweep", about.full.visual_tokens), work, "Sweep the budget", takes)
+
+
+def _results(about: Subject, results: list[Any]) -> None:
+    st.write(len(results))
