@@ -149,7 +149,7 @@ class Streamlines:
     """Chains of main sources (or destinations) through the layers, one for each of S patches (the paper's F9-10)."""
 
     direction: Direction
-    """`inflow`: from a patch at the end back along main sources; `outflow`: from the start on along main destinations."""
+    """`inflow`: from patches at the end back along main sources; `outflow`: from the start along main destinations."""
     layers: np.ndarray
     """int64 [L]; state 0 is before the first of them, state L after the last."""
     ids: np.ndarray
