@@ -58,6 +58,14 @@ def kendall(rankings: np.ndarray) -> np.ndarray:
     return _over_common(rankings, _tau_b)
 
 
+def row_spearman(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """float64 [...], Spearman's correlation of each row of x [..., N] with that row of y; NaN where one is constant."""
+    ranks = [rankdata(rows, axis=-1) for rows in np.broadcast_arrays(x, y)]
+    a, b = (rank - rank.mean(axis=-1, keepdims=True) for rank in ranks)
+    spread = np.sqrt((a * a).sum(-1) * (b * b).sum(-1))
+    return np.divide((a * b).sum(-1), spread, out=np.full(spread.shape, np.nan), where=spread > 0)
+
+
 def _over_common(rankings: np.ndarray, correlate: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
     """`correlate` of whole rows, once for every set of patches that some pair of rows has in common."""
     ranked = ~np.isnan(rankings)
