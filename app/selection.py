@@ -60,8 +60,8 @@ def settle(field: str, allowed: Iterable[Any]) -> Any:
 def show_in(key: str, field: str, allowed: Iterable[Any]) -> dict[str, Any]:
     """Let a widget show the choice and change it: the arguments that any widget of this key takes for that.
 
-    Several widgets may show one field. A widget's value is written only where it must change, since a click may be on
-    its way.
+    One widget for each field: the browser's value of a second one would come back as if a person had chosen it. A
+    widget's value is written only where it must change, since a click may be on its way.
     """
     value = settle(field, allowed)
     if st.session_state.get(key) != value:

@@ -67,7 +67,8 @@ def _controls(shown: Comparison) -> tuple[str, float, int]:
     titles = {lane: shown.pruned(lane).title for lane in selection.CUT_LANES}
     with st.container(horizontal=True, gap="medium", vertical_alignment="bottom", key="flow-controls"):
         st.segmented_control(
-            "Look inside", list(titles), format_func=titles.__getitem__, required=True,
+            "Beside the whole picture", list(titles), format_func=titles.__getitem__, required=True,
+            help="The pruned run in all panels, down to the words of the answer",
             **selection.show_in("inside", "lane", titles),
         )  # fmt: skip
         mass = st.segmented_control(

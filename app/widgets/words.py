@@ -65,7 +65,8 @@ def _panel(shown: Comparison, spoken: tuple[AnswerWord, ...]) -> None:
         label_visibility="collapsed", **selection.show_in(f"word-{shown.full.id}", "word", places),
     )  # fmt: skip
     at = selection.chosen().word
-    _choices(shown, spoken, at)
+    assert shown.full.answer_attention is not None
+    _choices(shown.full.answer_attention, spoken[at])
     pruned = shown.pruned(selection.chosen().lane)
     other = same_word(answer_words(pruned), spoken, at)
     left, right = st.columns(2)
@@ -80,23 +81,15 @@ def _panel(shown: Comparison, spoken: tuple[AnswerWord, ...]) -> None:
     st.caption(escape_markdown(_facts(shown.full, pruned)))
 
 
-def _choices(shown: Comparison, spoken: tuple[AnswerWord, ...], at: int) -> None:
-    """The run beside the whole picture's, decoder layer, head, and whether to weigh by value."""
-    titles = {lane: shown.pruned(lane).title for lane in selection.CUT_LANES}
-    beside, layers, heads, weigh = st.columns([9, 4, 4, 4], vertical_alignment="bottom")
-    beside.segmented_control(
-        "Beside the whole picture", list(titles), format_func=titles.__getitem__, required=True,
-        **selection.show_in("word-lane", "lane", titles),
-    )  # fmt: skip
-    selection.tell_all_panels()
-    attention = shown.full.answer_attention
-    assert attention is not None
+def _choices(attention: AnswerAttention, word: AnswerWord) -> None:
+    """Decoder layer, head, and whether to weigh by value."""
+    layers, heads, weigh = st.columns([2, 2, 2], vertical_alignment="bottom")
     decoder_layers = [ALL, *range(attention.visual.shape[1])]
     layers.selectbox(
         "Decoder layer", decoder_layers, **selection.show_in("word-layer", "decoder", decoder_layers),
         format_func=lambda one: f"all {len(decoder_layers) - 1}, mean" if one == ALL else f"layer {one}",
     )  # fmt: skip
-    ranked = dict(heads_by_mass(attention, spoken[at], _chosen_layer()))
+    ranked = dict(heads_by_mass(attention, word, _chosen_layer()))
     decoder_heads = [ALL, *ranked]
     heads.selectbox(
         "Head", decoder_heads, **selection.show_in("word-head", "head", decoder_heads),

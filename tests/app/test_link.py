@@ -85,7 +85,7 @@ def test_an_address_that_asks_for_nonsense_opens_the_first_screen(asked: dict[st
 
 def test_what_is_chosen_in_the_panels_is_in_the_address_and_comes_back() -> None:
     page = opened()
-    page.segmented_control("word-lane").set_value("control").run()
+    page.segmented_control("inside").set_value("control").run()
     page.selectbox("word-layer").set_value(2).run()
     page.selectbox("word-head").set_value(3).run()
     page.toggle("word-weighted").set_value(True).run()

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
+from pathlib import Path
 
 from streamlit.testing.v1 import AppTest
 
 from analysis.answer import answer_words, heads_by_mass
+from analysis.figures.style import HOW_TO_READ
+from app.widgets import stage
+from app.widgets.stage import SCRIPTS
+from app.widgets.why import panel
 from app.widgets.words import NOT_RECORDED
 from tests.app.conftest import run, settled, shown
+
+STAGE = Path(stage.__file__).parent
 
 
 def captions(page: AppTest) -> str:
@@ -59,11 +67,8 @@ def pictures_in(text: str) -> list[str]:
 
 def test_the_same_word_beside_chance(page: AppTest) -> None:
     assert f"{shown(page).full.title} and {shown(page).cut.title}" in captions(page).replace("\\", "")
-    page.segmented_control("word-lane").set_value("control").run()
+    page.segmented_control("inside").set_value("control").run()
     assert f"{shown(page).full.title} and {shown(page).control.title}" in captions(page).replace("\\", "")
-    assert page.segmented_control("inside").value == "control", "one choice for both panels"
-    page.segmented_control("inside").set_value("cut").run()
-    assert page.segmented_control("word-lane").value == "cut"
 
 
 def test_a_new_question_brings_its_own_words(page: AppTest) -> None:
@@ -72,6 +77,13 @@ def test_a_new_question_brings_its_own_words(page: AppTest) -> None:
     spoken = answer_words(shown(page).full)
     assert len(spoken) > 5
     assert f"All tokens, “{spoken[0].text}”" in captions(page)
+
+
+def test_attention_is_never_called_a_cause(page: AppTest) -> None:
+    panels = [panel(run, patch) for run in shown(page).runs for patch in (0, 200, 400)]
+    scripts = [(STAGE / name).read_text(encoding="utf-8") for name in (*SCRIPTS, "stage.html")]
+    texts = [captions(page), html(page), *HOW_TO_READ.values(), *panels, *scripts]
+    assert not re.findall(r"\b(because|importan\w*|salien\w*)\b", " ".join(texts), re.IGNORECASE)
 
 
 def test_a_run_without_attention_says_so(page: AppTest) -> None:

@@ -252,24 +252,33 @@ def test_a_link_holds_the_words_panel_and_the_lane_beside_layer_and_patch(
     canvas(page, "mask").click(position={"x": 60, "y": 60})
     idle(page)
     words = page.locator(".st-key-words")
-    words.get_by_role("radio", name="Random 64 (seed 0)").click()
+    page.get_by_role("radio", name="Random 64 (seed 0)").click()
+    expect(words).to_contain_text("All tokens and Random 64 (seed 0)")
     idle(page)
     words.get_by_text("Weigh by value").click()
     page.wait_for_url(re.compile("weighted=1"))
+    go_to(page, 5)
+    canvas(page, "mask").click(position={"x": 4, "y": 4})
     idle(page)
-    for part in ("layer=4", "patch=", "lane=control"):
-        assert part in page.url, page.url
+    box = words.get_by_role("combobox", name=re.compile("Decoder layer"))
+    box.click()
+    box.fill("layer 2")
+    page.keyboard.press("Enter")
+    parts = ("layer=5", "patch=0", "lane=control", "decoder=2", "weighted=1")
+    page.wait_for_url(lambda url: all(part in url for part in parts))  # Streamlit writes its part over the stage's
     expect(page.locator(".pruned-title")).to_have_text("Random 64 (seed 0)")
     other = browser.new_page()
     other.goto(page.url)
-    expect(stage(other)).to_have_attribute("data-layer", "4")
+    expect(stage(other)).to_have_attribute("data-layer", "5")
+    expect(other.get_by_test_id("why")).to_contain_text("Patch 0 (row 0, column 0)")
     expect(other.locator(".pruned-title")).to_have_text("Random 64 (seed 0)")
-    expect(other.locator(".st-key-words")).to_contain_text("norm of attention × value")
-    assert "weighted=1" in other.url
+    expect(other.locator(".st-key-words")).to_contain_text("decoder layer 2 · mean of all heads · norm of attention")
+    other.wait_for_url(lambda url: all(part in url for part in parts))
     other.close()
-    words.get_by_role("radio", name="FlowCut 64").click()
+    page.get_by_role("radio", name="FlowCut 64").first.click()
+    expect(words).to_contain_text("All tokens and FlowCut 64 (official)")
     words.get_by_text("Weigh by value").click()
-    page.wait_for_url(lambda url: "weighted" not in url and "lane" not in url)
+    page.wait_for_url(lambda url: "weighted" not in url and "lane" not in url and "patch=0" in url)
 
 
 def test_a_link_opens_the_same_view(page: Page, browser: Browser, server: str) -> None:

@@ -24,7 +24,7 @@ function toAddress(values) {
     if (value === null) url.searchParams.delete(name);
     else url.searchParams.set(name, value);
   }
-  history.replaceState(history.state, "", url);
+  if (url.href !== location.href) history.replaceState(history.state, "", url);
 }
 
 /** Alt, Ctrl and Command belong to the browser: Alt and the left arrow go back a page. */
@@ -44,6 +44,8 @@ class Stage {
     this.relay = new RelayPanel(this.find(".relay canvas"), this.mask);
     this.chart = new ChartPanel(this.find(".chart canvas"));
     this.page = new PageLinks();
+    this.inAddress = ["layer", "patch", "graph"].some((name) => new URLSearchParams(location.search).has(name));
+    this.keeping = setInterval(() => this.keepAddress(), ADDRESS_MS);
     this.listeners = new AbortController();
     this.observer = new ResizeObserver(() => this.resize());
     this.listen();
@@ -165,7 +167,7 @@ class Stage {
     this.draw(this.mask, this.chart);
     this.renderWords();
     this.glide();
-    this.tellAddress();
+    this.inAddress = true;
   }
 
   /** Move the graph's wide gap to the new layer; at once for those who asked for less motion. */
@@ -213,18 +215,16 @@ class Stage {
 
   select(patch) {
     this.change({ patch, hover: null });
-    this.writeAddress(); // before the report: the server must see the new address, lest it writes the old one back
+    this.inAddress = true;
     this.report("selection", { layer: this.state.layer, patch, run: this.state.run });
   }
 
-  /** After the last of several quick steps: browsers allow so many changes of the address only. */
-  tellAddress() {
-    clearTimeout(this.telling);
-    this.telling = setTimeout(() => this.writeAddress(), ADDRESS_MS);
-  }
-
-  writeAddress() {
-    clearTimeout(this.telling);
+  /**
+   * Looked at again and again: browsers allow so many changes of the address only, and whenever the server writes its
+   * part, Streamlit puts back the rest as it was when the page was opened.
+   */
+  keepAddress() {
+    if (!this.data || !this.inAddress) return;
     const { layer, patch, run } = this.state;
     toAddress({ layer, patch, graph: run === "pruned" ? null : run });
   }
@@ -246,7 +246,7 @@ class Stage {
     on(this.find("input[type=range]"), "input", (e) => { this.stop(); this.goTo(Number(e.target.value)); });
     on(this.find(".by-layer"), "change", (e) => this.change({ byLayer: e.target.checked }));
     on(this.find("select"), "change", (e) => this.change({ metric: Number(e.target.value) }));
-    for (const input of this.root.querySelectorAll(".switch input")) on(input, "change", () => { this.change({ run: input.value }); this.tellAddress(); });
+    for (const input of this.root.querySelectorAll(".switch input")) on(input, "change", () => { this.inAddress = true; this.change({ run: input.value }); });
     on(document, "click", (e) => this.onPageClick(e));
     on(this.root, "keydown", (e) => this.onKey(e));
     this.listenToMask(on);
@@ -315,7 +315,7 @@ class Stage {
   destroy() {
     this.stop();
     cancelAnimationFrame(this.frame);
-    clearTimeout(this.telling);
+    clearInterval(this.keeping);
     this.listeners.abort();
     this.observer.disconnect();
     this.page.remove();
