@@ -138,6 +138,17 @@ def watching(model: PreTrainedModel, probe: Probe) -> Iterator[None]:
         _switch_off(model)
 
 
+@contextmanager
+def watched_by(probe: Probe) -> Iterator[None]:
+    """While inside, attention is shown to this probe alone, in this thread: a run ahead is nobody else's business."""
+    before = _probes.get()
+    _probes.set((probe,))
+    try:
+        yield
+    finally:
+        _probes.set(before)
+
+
 def _switch_on(model: PreTrainedModel) -> None:
     with _switch_lock:
         switch = _switches.setdefault(model, _Switch(model.config._attn_implementation))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from flowcut.allowed import check_allowed
 from flowcut.criteria import METHODS, Evidence
 from flowcut.inputs import Session
 from flowcut.schedule import CutConfig
@@ -19,7 +20,7 @@ class PatchChooser:
 
     def __init__(self, scorer: AnswerScorer) -> None:
         self.scorer = scorer
-        self._evidence: dict[tuple[str, int | None], Evidence] = {}
+        self._evidence: dict[tuple[tuple[str, ...], int | None], Evidence] = {}
 
     def knows(self, cut: CutConfig) -> bool:
         """Whether the method is of this kind: it ranks patches once, behind the layer that is read, and merges none.
@@ -28,26 +29,46 @@ class PatchChooser:
         """
         method, model = METHODS[cut.method], self.scorer.model
         layers = model.family.feature_layer(model.model)
-        at_once = method.stage == "encoder" and method.rank is not None and method.joins is None
-        return at_once and (isinstance(layers, int) or len(layers) == 1) and self.scorer.takes_patches
+        one_layer = isinstance(layers, int) or len(layers) == 1
+        in_place = method.stage == "projector" or (method.stage == "encoder" and one_layer)
+        return in_place and method.rank is not None and method.joins is None and self.scorer.takes_patches
 
     def kept(self, cut: CutConfig) -> np.ndarray:
-        """int64 [T] ascending, what a method that it `knows` keeps; all where the budget is no smaller than that."""
+        """int64 [T] ascending, what a method that it `knows` keeps; all where the budget is no smaller than that.
+
+        Raises:
+            InvalidCut: this model does not allow the method, or the cut names patches that are not there.
+        """
+        check_allowed(cut, self.scorer.model.model, self.scorer.model.family)
         if cut.tokens >= self.scorer.n_patches:
             return np.arange(self.scorer.n_patches)
         kept: np.ndarray = METHODS[cut.method].select(self._look(cut), cut)[0]
         return kept
 
+    def ranking(self, cut: CutConfig) -> np.ndarray | None:
+        """float64 [N], what such a method ranks the patches by at this budget; None where it ranks nothing."""
+        method = METHODS[cut.method]
+        rank = method.rank
+        assert rank is not None
+        return rank(self._look(cut), cut)[0] if method.ranks else None
+
     def _look(self, cut: CutConfig) -> Evidence:
         """What the method wants to know of this picture, gathered as it is in a real cut."""
-        if not METHODS[cut.method].needs:
-            return Evidence(1, self.scorer.n_patches, grid_cols=self.scorer.grid_cols)
-        key = cut.method, cut.layer
+        method = METHODS[cut.method]
+        if method.stage == "projector":
+            features = self.scorer.start.patch_features().double().cpu().numpy()
+            return Evidence(1, self.scorer.n_patches, features=features[None])
+        key = method.needs, cut.layer
         if key not in self._evidence:
+            self._evidence[key] = self._gather(cut)
+        return self._evidence[key]
+
+    def _gather(self, cut: CutConfig) -> Evidence:
+        n_patches, found = self.scorer.n_patches, {}
+        if METHODS[cut.method].needs:
             with self.scorer.model.lock, torch.no_grad():
                 with Session(self.scorer.model.model, cut, record=False) as session:
                     session.prepare(self.scorer.inputs)
                 (lane,) = session.recording.lanes
             found = {name: part.cpu().double().numpy() for name, part in lane.evidence.items()}
-            self._evidence[key] = Evidence(1, self.scorer.n_patches, **found, grid_cols=lane.grid_cols)
-        return self._evidence[key]
+        return Evidence(1, n_patches, **found, grid_cols=self.scorer.grid_cols)

@@ -35,6 +35,22 @@ class LanguageDecoder:
         """Cosine and sine for int64 [B, q] positions, in the dtype of `hidden`."""
         return cast(Any, self.model).rotary_emb(hidden, position_ids=positions)
 
+    def attend_ahead(self, layer: int, hidden: Tensor, given: Mapping[str, Any]) -> None:
+        """Let a layer's attention look at [B, q, width] that would enter it, for a probe to see; nothing is kept.
+
+        Args:
+            given: the keyword arguments of a layer that reads the same sequence.
+        """
+        part: Any = self.layers[layer]
+        arguments = {name: value for name, value in given.items() if name not in ("hidden_states", "past_key_values")}
+        # forward, not the module itself: no hook of transformers may see this second run
+        part.self_attn.forward(hidden_states=part.input_layernorm(hidden), past_key_values=None, **arguments)
+
+    def final_norm(self, hidden: Tensor) -> Tensor:
+        """Hidden states normalised as behind the last layer."""
+        normalised: Tensor = cast(Any, self.model).norm(hidden)
+        return normalised
+
     def slides(self, layer: int) -> bool:
         """Whether a layer's attention reaches back a window only."""
         config = self.model.config

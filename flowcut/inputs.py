@@ -22,7 +22,16 @@ from flowcut.language_record import LanguageRecord
 from flowcut.prompts import drop_tokens, text_positions
 from flowcut.record import PADDING_ID, FlowRecord
 from flowcut.schedule import CutConfig, check_is_cut
-from flowcut.stages import Coarser, behind_the_projector, coarser, in_the_encoder, patches_of_first_row, stage_of
+from flowcut.stages import (
+    Coarser,
+    behind_the_projector,
+    coarser,
+    in_the_encoder,
+    leading_separators,
+    patches_of_first_row,
+    ranking_of_first_row,
+    stage_of,
+)
 from flowcut.vision import record as record_encoder
 
 
@@ -81,9 +90,13 @@ class Session:
         """Of the tower that the last `prepare` used."""
         self.language: LanguageRecording | None = None
         """The cut inside the language model, for families and methods that have one."""
-        if cut is not None and cut.method == "flowcut" and self.family.language_layer is not None:
-            decoder = self.family.language_model(hf_model)
-            self.language = record_language(decoder, None, cut, self.family.language_layer, facts=dict(facts))
+        layer_of_flowcut = self.family.language_layer
+        if cut is not None and cut.method == "flowcut" and layer_of_flowcut is not None:
+            self.language = record_language(
+                self.family.language_model(hf_model), None, cut, layer_of_flowcut, facts=dict(facts)
+            )
+        elif stage_of(cut) == "decoder":
+            self.language = record_language(self.family.language_model(hf_model), None, cut, facts=dict(facts))
         self.media: list[EncodedMedium] = []
         """What the last `prepare` made of each picture or video, in the order of the prompts."""
         self._undo = ExitStack()
@@ -122,7 +135,13 @@ class Session:
         """int64 [T], as `Run.final_patch_ids` says, of what was prepared last."""
         if self.grid is not None:
             return None
-        stays = self.language.record.kept(0) if self.language is not None and self.language.recorded else None
+        stays = None
+        if self.language is not None and self.media:
+            if not self.language.recorded:
+                return None
+            lead = leading_separators(self.media[0])
+            stays = np.arange(len(self.media[0].features)) < lead
+            stays[lead + self.language.record.kept(0)] = True
         return patches_of_first_row(self.recording.record.kept_patch_ids, self.media, stays)
 
     @property
@@ -131,7 +150,12 @@ class Session:
         if self._projected_ranking is not None:
             return self._projected_ranking.astype(np.float32)
         ranking = self.recording.lanes[0].ranking
-        return None if ranking is None else ranking[0].float().cpu().numpy()
+        in_encoder = None if ranking is None else ranking[0].cpu().numpy()
+        told = self.language_record
+        if told is None or told.ranking is None or told.sources is None:
+            return ranking_of_first_row(in_encoder, None, np.empty((0, 2)), 0)
+        n_tokens, n_patches = told.spans[0, 1], self.recording.lanes[0].died_at.shape[1]
+        return ranking_of_first_row(in_encoder, told.ranking[0, :n_tokens], told.sources[0, :n_tokens], n_patches)
 
     def describe(self, **facts: Any) -> None:
         """Add to all records what only the caller knows; `notes` come after those of family and cut."""
@@ -192,6 +216,8 @@ class Session:
                 self.model, self.recording, kind, self._scaled_down(given), self.encoder_cut
             )
         self._cut_behind_the_projector()
+        if stage_of(self.cut) == "decoder":
+            self._remark("The encoder was not cut: the method cuts inside the language model.")
         filled = torch.cat([_filled(count, medium) for count, medium in zip(counts, self.media, strict=True)])
         stays = ~is_placeholder
         stays[is_placeholder] = filled.to(stays.device)
@@ -241,15 +267,16 @@ class Session:
         input_ids, mask = prepared["input_ids"], prepared.get("attention_mask")
         places, begin = is_visual(self.family, self.model, input_ids).nonzero().tolist(), 0
         spans: list[list[tuple[int, int]]] = [[] for _ in input_ids]
+        sources = []
         for medium in self.media:
             if len(medium.features):
-                prompt, start = places[begin]
-                spans[prompt].append((start, len(medium.features)))
+                (prompt, start), lead = places[begin], leading_separators(medium)
+                spans[prompt].append((start + lead, len(medium.features) - lead))
+                sources.append(medium.sources[lead:].cpu())
             begin += len(medium.features)
         live = torch.ones_like(input_ids) if mask is None else mask
         ends = [int(row.nonzero()[-1]) + 1 for row in live]
         self.language.aim(spans, ends)
-        sources = [medium.sources.cpu() for medium in self.media if len(medium.features)]
         padded = nn.utils.rnn.pad_sequence(sources, batch_first=True, padding_value=PADDING_ID)
         self.language.describe(sources=padded.numpy())
 

@@ -17,6 +17,7 @@ from torch import Tensor
 from flowcut.attention import column_mean, stream_statistics
 from flowcut.criteria import METHODS, Evidence, Method, Recipe
 from flowcut.criteria import highest as highest_ranked
+from flowcut.criteria.evidence import by_removal
 from flowcut.errors import FlowCutError
 from flowcut.record import PADDING_ID
 from flowcut.schedule import CutConfig, alive_after, asked_count, equal_count, prunes_after
@@ -233,10 +234,7 @@ class Lane:
                 last.scatter_(1, draft.alive_patch_ids.cpu(), draft.tensors["cumulative"].double().cpu())
         died = self.died_at.cpu()
         when = torch.where(died < 0, self.plan.n_layers, died).double()
-        backwards = -torch.arange(died.shape[1]).expand(died.shape)  # of equal ones, the first counts as the higher
-        order = np.lexsort((backwards.numpy(), last.numpy(), when.numpy()), axis=1)
-        places = torch.arange(order.shape[1], dtype=torch.float64).expand(order.shape)
-        return torch.empty_like(last).scatter(1, torch.from_numpy(order), places)
+        return torch.from_numpy(by_removal(when.numpy(), last.numpy()))
 
     def cut_after(self, layer: int) -> Tensor | None:
         """Cut after this layer, if it is time: int64 [b, N'], positions among the alive that stay; None: all stay."""

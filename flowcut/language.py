@@ -1,15 +1,16 @@
 """Recording and pruning inside a language model, for the length of a `with`; afterwards the model is as it was.
 
-After one decoder layer the visual tokens that the last instruction token has least use for go (paper, LLaVA-NeXT). The
-layers up to it keep their full cache; those after it run on shorter sequences, with positions renumbered without gaps
-and masks to match, in the prefill and in every decoding step that uses its cache.
+After one decoder layer, or several, visual tokens go: those that the last instruction token has least use for (FlowCut;
+paper, LLaVA-NeXT), or those that another method ranks lowest. The layers up to it keep their full cache; those after it
+run on shorter sequences, with positions and masks to match, in the prefill and in every decoding step that uses its
+cache.
 """
 
 from __future__ import annotations
 
 import inspect
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from numbers import Integral
@@ -20,18 +21,21 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from flowcut.attention import Attention, is_watching, watching
+from flowcut.attention import Attention, is_watching, watched_by, watching
+from flowcut.criteria import METHODS, DecoderEvidence, DecoderPlan, highest
+from flowcut.criteria.decoder import raters, step_tokens
+from flowcut.criteria.evidence import by_removal
 from flowcut.decoders import LanguageDecoder, find_decoder
 from flowcut.encoders import model_facts
 from flowcut.errors import FlowCutError, InvalidCut
+from flowcut.language_draft import numpy_of, score_fields, stacked
 from flowcut.language_record import LanguageRecord
-from flowcut.language_scores import visual_criteria
+from flowcut.language_scores import attention_rows, visual_criteria
 from flowcut.record import PADDING_ID
 from flowcut.schedule import CutConfig, check_is_cut
-from flowcut.scores import Criteria, highest
-
-Spans = list[list[tuple[int, int]]]
-"""Per prompt, (start, length) of each picture's run of visual tokens."""
+from flowcut.scores import Criteria
+from flowcut.spans import Spans, check_spans, read_spans
+from flowcut.survivors import Survivors, survivors_of
 
 
 def record_language(
@@ -55,8 +59,10 @@ def record_language(
         language_model: a Llama, Mistral or Qwen2 decoder, with its head or without, or a model that holds one.
         visual: where the visual tokens are: (start, length) for all prompts, or one for each prompt, or for each prompt
             a list with one for each picture; counted in the sequence, padding included.
-        cut: `flowcut.FlowCut(tokens=T)` keeps T visual tokens of each span; None records only.
-        layer: the decoder layer (from 0) inside which scores are taken and after which tokens go.
+        cut: `flowcut.FlowCut(tokens=T)`, or another method of the decoder stage, keeps T visual tokens of each span;
+            None records only.
+        layer: FlowCut's decoder layer (from 0), inside which scores are taken and after which tokens go; other methods
+            have their own.
         instruction_end: one past the last instruction token, whose query and value score; None: the sequence's last
             token that is not padding. An int, or one for each prompt.
         facts: fields of LanguageRecord that only the caller knows (model_id, revision, family, notes).
@@ -72,46 +78,54 @@ def record_language(
     return recording
 
 
-@dataclass(frozen=True)
-class _Survivors:
-    """What is left of a batch of prompts after the cut; kept beside the cache that was filled with it."""
+@dataclass
+class _Stage:
+    """What the layers after one cut read, up to the next one."""
 
-    rows: Tensor
-    """int64 [B, L'], rows of the uncut sequence; 0 where a shorter prompt is filled up, at the start."""
-    live: Tensor
-    """bool [B, L'], False where it is filled up."""
-    shift: Tensor
-    """int64 [B, L'], visual tokens removed before each row."""
-    removed: Tensor
-    """int64 [B], visual tokens removed from each prompt."""
-    prompt_length: int
-    """L."""
+    after: int
+    """The layer after which it was cut."""
+    survivors: Survivors
+    positions: Tensor | None = None
+    """int64 [B, q], after the cut."""
+    rotary: tuple[Tensor, Tensor] | None = None
+    masks: dict[bool, Any] = field(default_factory=dict)
+    """By whether the layer's attention reaches back a window only."""
+
+
+@dataclass
+class _Span:
+    """One picture's visual tokens in one prompt of a prefill."""
+
+    prompt: int
+    start: int
+    length: int
+    """N."""
+    alive: np.ndarray
+    """int64 [n], visual ids that are still there."""
+    died: np.ndarray
+    """int64 [N], the layer after which each went; -1: it is still there."""
+    rank: np.ndarray
+    """float64 [N], what each was ranked by when it was last looked at."""
+    criteria: Criteria | None = None
+    """FlowCut's scores."""
+    evidence: dict[str, np.ndarray] = field(default_factory=dict)
+    """What another method looks at in the layer at hand, by the names of DecoderEvidence's fields."""
+    raters: Tensor | None = None
+    """int64, rows of the text tokens that rate (SparseVLM)."""
 
     @property
-    def filled_up(self) -> bool:
-        return not bool(self.live.all())
+    def place(self) -> tuple[int, int, int]:
+        """Prompt, start and length."""
+        return self.prompt, self.start, self.length
 
-    def for_batch(self, batch: int) -> _Survivors:
-        """The same for a batch whose prompts were repeated, as beams are: [B * k, ...]."""
-        times = batch // len(self.rows)
-        if times == 1:
-            return self
-        rows, live, shift, removed = (
-            part.repeat_interleave(times, dim=0) for part in (self.rows, self.live, self.shift, self.removed)
-        )
-        return _Survivors(rows, live, shift, removed, self.prompt_length)
+    def rows(self) -> Tensor:
+        """int64 [n], rows of the uncut sequence of the visual tokens that are still there."""
+        return torch.from_numpy(self.start + self.alive)
 
-    def renumbered(self, positions: Tensor) -> Tensor:
-        """int64 [B, L'], from the prompt's positions [B, L]: less the tokens removed before each."""
-        return positions.gather(1, self.rows) - self.shift.masked_fill(~self.live, 0)
-
-    def mask(self, mask: Tensor | None, keys: int) -> Tensor | None:
-        """[B, keys after the cut], the padding mask [B, keys] as the layers after the cut need it."""
-        if mask is None and not self.filled_up:
-            return None
-        whole = self.live.new_ones(len(self.rows), keys) if mask is None else mask.bool()
-        prompt = whole[:, : self.prompt_length].gather(1, self.rows) & self.live
-        return torch.cat([prompt, whole[:, self.prompt_length :]], dim=1)
+    def ranking(self) -> np.ndarray:
+        """float64 [N], as LanguageRecord.ranking says."""
+        when = np.where(self.died < 0, np.iinfo(np.int64).max, self.died)
+        return self.rank if len(np.unique(when)) <= 2 else by_removal(when, self.rank)
 
 
 @dataclass
@@ -120,19 +134,35 @@ class _Pass:
 
     mask: Tensor | None
     """[B, keys], the padding mask at the door."""
-    spans: list[tuple[int, int, int]]
-    """(prompt, start, length) of each span of a prefill."""
-    last: list[int]
+    prefill: bool
+    stages: list[_Stage] = field(default_factory=list)
+    """Known at the door while decoding; in a prefill each one from its layer on."""
+    spans: list[_Span] = field(default_factory=list)
+    """Of a prefill."""
+    last: list[int] = field(default_factory=list)
     """Per prompt, the last instruction token's row."""
-    survivors: _Survivors | None = None
-    """Known at the door while decoding, after the pruning layer in a prefill."""
-    criteria: dict[int, Criteria] = field(default_factory=dict)
-    """By span."""
-    positions: Tensor | None = None
-    """int64 [B, q], after the cut."""
-    rotary: tuple[Tensor, Tensor] | None = None
-    masks: dict[bool, Any] = field(default_factory=dict)
-    """By whether the layer's attention reaches back a window only."""
+    live: Tensor | None = None
+    """bool [B, L] on the CPU, where a prefill's prompts are not padded."""
+    origin: Tensor | None = None
+    """int64 [B, L], positions of a prefill before any cut."""
+
+    def stage_at(self, layer: int) -> _Stage | None:
+        """What a layer reads; None: everything."""
+        return next((stage for stage in reversed(self.stages) if stage.after < layer), None)
+
+    def columns(self, prompt: int, rows: Tensor) -> Tensor:
+        """int64, where rows of a prompt that are still there lie in the sequence as it is now."""
+        return self.stages[-1].survivors.columns(prompt, rows) if self.stages else rows
+
+    def text_after(self, span: _Span) -> Tensor:
+        """int64 [m], rows of the text tokens between a picture and the prompt's end, the last one among them."""
+        assert self.live is not None
+        is_text = torch.zeros_like(self.live[span.prompt])
+        is_text[span.start + span.length : self.last[span.prompt] + 1] = True
+        for other in self.spans:
+            if other.prompt == span.prompt:
+                is_text[other.start : other.start + other.length] = False
+        return is_text.nonzero()[:, 0]
 
 
 class LanguageRecording:
@@ -144,14 +174,21 @@ class LanguageRecording:
     def __init__(self, decoder: LanguageDecoder, cut: CutConfig | None, layer: int, facts: dict[str, Any]) -> None:
         self.decoder = decoder
         self.cut = cut
-        self.layer = layer
         self.facts = facts
-        self._scorer = decoder.attention(layer)
+        self._plan: DecoderPlan | None = None if cut is None else METHODS[cut.method].decoder
+        self._needs = () if cut is None else METHODS[cut.method].needs
+        self.layers = (layer,) if self._plan is None else self._plan.layers(len(decoder.layers))
+        """The layers (from 0) after which tokens go."""
+        ahead = 1 if self._plan is not None and self._plan.looks_ahead else 0
+        self._looked_at = {decoder.attention(layer + ahead) for layer in self.layers}
+        self._ahead = False
+        """Whether a layer's attention is being run ahead of it."""
         self._signature = inspect.signature(decoder.model.forward)
         self._spans: Spans | None = None
         self._one_for_all = False
         self._instruction_end: int | list[int] | None = None
-        self._survivors_of: weakref.WeakKeyDictionary[Any, _Survivors] = weakref.WeakKeyDictionary()
+        self._cut_of: weakref.WeakKeyDictionary[Any, list[tuple[int, Survivors]]] = weakref.WeakKeyDictionary()
+        """By the cache that was filled after them, the cuts and the layers after which they were made."""
         self._pass: _Pass | None = None
         self._draft: dict[str, Any] | None = None
         self._undo = ExitStack()
@@ -162,7 +199,8 @@ class LanguageRecording:
         Raises:
             FlowCutError: the spans are not pairs of whole numbers.
         """
-        self._spans, self._one_for_all = (None, False) if visual is None else _read_spans(visual)
+        self._draft = None  # what was recorded before says nothing of the prompts to come
+        self._spans, self._one_for_all = (None, False) if visual is None else read_spans(visual)
         self._instruction_end = instruction_end if isinstance(instruction_end, int | None) else list(instruction_end)
 
     def __enter__(self) -> LanguageRecording:
@@ -171,9 +209,10 @@ class LanguageRecording:
             door = self.decoder.model.register_forward_pre_hook(self._at_the_door, with_kwargs=True)
             undo.callback(door.remove)
             # First in line, so that transformers' own hooks see the pruned state.
-            pruner = self.decoder.layers[self.layer]
-            undo.callback(pruner.register_forward_hook(self._leaving, prepend=True, with_kwargs=True).remove)
-            for index in range(self.layer + 1, len(self.decoder.layers)):
+            for step, layer in enumerate(self.layers):
+                pruner, hook = self.decoder.layers[layer], self._leaving(step)
+                undo.callback(pruner.register_forward_hook(hook, prepend=True, with_kwargs=True).remove)
+            for index in range(self.layers[0] + 1, len(self.decoder.layers)):
                 hook = self._entering(index)
                 undo.callback(self.decoder.layers[index].register_forward_pre_hook(hook, with_kwargs=True).remove)
             self._undo = undo.pop_all()
@@ -211,29 +250,79 @@ class LanguageRecording:
 
     def rows_at(self, layer: int) -> Tensor | None:
         """int64 [B, L'], rows of the prompt that a layer of the pass now running reads; None: all of them."""
-        current = self._pass
-        if current is None or current.survivors is None or layer <= self.layer:
-            return None
-        return current.survivors.rows
+        stage = None if self._pass is None else self._pass.stage_at(layer)
+        return None if stage is None else stage.survivors.rows
 
     def watches(self, module: nn.Module) -> bool:
-        """Whether this is the attention module of the pruning layer."""
-        return module is self._scorer
+        """Whether this is the attention module of a layer that is looked into."""
+        return module in self._looked_at
 
     def attend(
         self, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, scaling: float, attention: Attention
     ) -> Tensor:
-        """The model's own attention; in a prefill, each span is scored from its queries, keys and values."""
+        """The model's own attention; in a prefill, its queries, keys and values are looked at for each span.
+
+        Of an attention that is run ahead only these are wanted, and its output is zeros.
+        """
         current = self._pass
-        if current is not None:
+        looks_now = self._plan is None or self._plan.looks_ahead == self._ahead
+        if current is not None and current.prefill and looks_now:
+            window = self._window(module)
             with torch.no_grad():
-                for index, (prompt, start, length) in enumerate(current.spans):
-                    if self.cut is None or length > self.cut.tokens:
-                        one, last, seen = slice(prompt, prompt + 1), current.last[prompt], slice(start, start + length)
-                        own = value[one, :, last].repeat_interleave(query.shape[1] // value.shape[1], dim=1)
-                        visual = key[one, :, seen], value[one, :, seen]
-                        current.criteria[index] = visual_criteria(query[one, :, last], own, *visual, scaling)
-        return attention(query, key, value)
+                for span in current.spans:
+                    if self.cut is None or len(span.alive) > self.cut.tokens:
+                        self._look(current, span, query, key, value, scaling, window)
+        return query.new_zeros(query.shape).transpose(1, 2) if self._ahead else attention(query, key, value)
+
+    def _window(self, module: nn.Module) -> int | None:
+        """How far back the attention of a layer reaches, in tokens; None: to the start."""
+        layer = next(i for i in range(len(self.decoder.layers)) if self.decoder.attention(i) is module)
+        config: Any = self.decoder.model.config
+        return int(config.sliding_window) if self.decoder.slides(layer) else None
+
+    def _look(
+        self, current: _Pass, span: _Span, query: Tensor, key: Tensor, value: Tensor, scaling: float, window: int | None
+    ) -> None:
+        """Take from one layer what the method needs to know of one span; [B, H or G, L', d] in."""
+        prompt = span.prompt
+        visual = current.columns(prompt, span.rows()).to(query.device)
+        if self._plan is None:
+            one, last = slice(prompt, prompt + 1), current.last[prompt]
+            own = value[one, :, last].repeat_interleave(query.shape[1] // value.shape[1], dim=1)
+            there = key[one][:, :, visual], value[one][:, :, visual]
+            span.criteria = visual_criteria(query[one, :, last], own, *there, scaling)
+            return
+        text = current.text_after(span)
+        if "visual_keys" in self._needs:
+            keys = {"visual_keys": visual, "text_keys": current.columns(prompt, text).to(query.device)}
+            for name, columns in keys.items():
+                span.evidence[name] = _rows_of(key[prompt].transpose(0, 1).flatten(1), columns)
+        asking = {"last_attention": torch.tensor([current.last[prompt]]), "rater_attention": span.raters}
+        for name in self._needs:
+            rows = asking.get(name)
+            if rows is not None:
+                seen = self._attention_over(current, prompt, rows, query, key, scaling, window)
+                span.evidence[name] = _rows_of(seen.mean(dim=0), visual)
+
+    def _attention_over(
+        self,
+        current: _Pass,
+        prompt: int,
+        rows: Tensor,
+        query: Tensor,
+        key: Tensor,
+        scaling: float,
+        window: int | None,
+    ) -> Tensor:
+        """float32 [q, L'], head-mean attention of some rows of a prompt over the sequence as it is now."""
+        assert current.live is not None
+        columns = current.columns(prompt, rows).to(query.device)
+        live = current.stages[-1].survivors.live[prompt] if current.stages else current.live[prompt]
+        back = columns[:, None] - torch.arange(key.shape[2], device=query.device)
+        seen = (back >= 0) & live.to(query.device)
+        if window is not None:
+            seen &= back < window
+        return attention_rows(query[prompt][:, columns], key[prompt], scaling, seen)
 
     def _at_the_door(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """What enters the decoder: a whole prompt, or more tokens for a cache that a prompt of ours filled."""
@@ -249,18 +338,34 @@ class LanguageRecording:
         if cache is None or cache.get_seq_length() == 0:
             if self._spans is not None:
                 self._pass = self._prompt(batch, length, _padding_mask(mask))
-        elif cache in self._survivors_of:
-            survivors = self._survivors_of[cache].for_batch(batch)
-            self._pass = _Pass(_padding_mask(mask), spans=[], last=[], survivors=survivors)
+                self._find_raters(self._pass, given)
+        elif cache in self._cut_of:
+            stages = [_Stage(layer, survivors.for_batch(batch)) for layer, survivors in self._cut_of[cache]]
+            self._pass = _Pass(_padding_mask(mask), prefill=False, stages=stages)
 
     def _prompt(self, batch: int, length: int, mask: Tensor | None) -> _Pass:
         """A prefill about to begin; its spans are held against the prompts that came."""
         spans, live = self._spans_of(batch), _live_rows(mask, batch, length)
         ends = self._ends(batch, live)
         for prompt, (own, alive, end) in enumerate(zip(spans, live.numpy(), ends, strict=True)):
-            _check_spans(own, prompt, alive, end)
-        flat = [(prompt, start, span) for prompt, own in enumerate(spans) for start, span in own]
-        return _Pass(mask, flat, [end - 1 for end in ends])
+            check_spans(own, prompt, alive, end)
+        flat = [_span(prompt, start, span) for prompt, own in enumerate(spans) for start, span in own]
+        current = _Pass(mask, prefill=True, spans=flat, last=[end - 1 for end in ends], live=live)
+        if self._plan is not None and not all(len(current.text_after(span)) for span in flat):
+            raise FlowCutError("There is no text after the visual tokens, and the method asks what it attends to.")
+        return current
+
+    def _find_raters(self, current: _Pass, given: Mapping[str, Any]) -> None:
+        """For SparseVLM, the text tokens that rate each picture, from what enters the decoder."""
+        if "rater_attention" not in self._needs:
+            return
+        embedded = given.get("inputs_embeds")
+        if embedded is None:
+            embedded = self.decoder.model.get_input_embeddings()(given["input_ids"])
+        for span in current.spans:
+            text = current.text_after(span)
+            found = raters(_rows_of(embedded[span.prompt], span.rows()), _rows_of(embedded[span.prompt], text))
+            span.raters = text[torch.from_numpy(found)]
 
     def _spans_of(self, batch: int) -> Spans:
         """The spans of each prompt of a batch; beams and returned sequences repeat each prompt."""
@@ -282,105 +387,188 @@ class LanguageRecording:
             raise FlowCutError(f"instruction_end has {len(ends)} entries and the batch holds {batch} prompts.")
         return [end for end in ends for _ in range(batch // len(ends))]
 
-    def _leaving(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
-        """The pruning layer's output, [B, L, width], without the visual tokens that go here; None if all stay."""
-        current = self._pass
-        if current is None or current.survivors is not None or not is_watching(self):
-            return None
-        hidden: Tensor = output[0] if isinstance(output, tuple) else output
-        batch, length = hidden.shape[:2]
-        kept = [self._choose(index, span) for index, (_, _, span) in enumerate(current.spans)]
-        survivors = _survivors(current.spans, kept, _live_rows(current.mask, batch, length), hidden.device)
-        positions = kwargs["position_ids"].expand(batch, -1)
-        self._write_draft(current, kept, survivors, positions)
-        if not bool(survivors.removed.any()):
-            return None
-        current.survivors, current.positions = survivors, survivors.renumbered(positions)
-        if kwargs.get("past_key_values") is not None:
-            self._survivors_of[kwargs["past_key_values"]] = survivors
-        shorter = hidden.gather(1, survivors.rows[..., None].expand(-1, -1, hidden.shape[-1]))
-        return (shorter, *output[1:]) if isinstance(output, tuple) else shorter
+    def _leaving(self, step: int) -> Callable[..., Any]:
+        """After a layer: its output, [B, L', width], without the visual tokens that go here; None if all stay."""
 
-    def _choose(self, index: int, length: int) -> Tensor:
-        """int64 [min(T, N)] on the CPU, the visual ids of one span that stay."""
-        assert self._pass is not None
-        if self.cut is None or length <= self.cut.tokens:
-            return torch.arange(length)
-        score = self._pass.criteria[index].score
-        if not bool(score.isfinite().all()):
+        def cut(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
+            current = self._pass
+            if current is None or not current.prefill or not is_watching(self):
+                return None
+            hidden: Tensor = output[0] if isinstance(output, tuple) else output
+            shorter = self._cut_after(step, current, hidden, kwargs)
+            if shorter is None:
+                return None
+            return (shorter, *output[1:]) if isinstance(output, tuple) else shorter
+
+        return cut
+
+    def _cut_after(self, step: int, current: _Pass, hidden: Tensor, kwargs: Mapping[str, Any]) -> Tensor | None:
+        """A prefill's sequence after one of the layers, without what goes there; None if all stay."""
+        assert current.live is not None
+        if current.origin is None:
+            current.origin = kwargs["position_ids"].expand(len(hidden), -1)
+        lost = self._choose(step, current, hidden, kwargs)
+        kept = [torch.from_numpy(span.alive) for span in current.spans]
+        places, renumber = [span.place for span in current.spans], self._plan is None or not self._plan.keeps_positions
+        survivors = survivors_of(places, kept, current.live, hidden.device, renumber)
+        if lost or not current.stages:
+            self._write_draft(current, kept, survivors, current.origin, self.layers[step])
+        if not lost:
+            return None
+        here = survivors.places(current.stages[-1].survivors if current.stages else None)
+        current.stages.append(_Stage(self.layers[step], survivors, survivors.renumbered(current.origin)))
+        if kwargs.get("past_key_values") is not None:
+            self._cut_of[kwargs["past_key_values"]] = [(stage.after, stage.survivors) for stage in current.stages]
+        return hidden.gather(1, here[..., None].expand(-1, -1, hidden.shape[-1]))
+
+    def _choose(self, step: int, current: _Pass, hidden: Tensor, kwargs: Mapping[str, Any]) -> bool:
+        """Let each span lose what goes at this step; whether any lost something."""
+        if self.cut is None:
+            return False
+        budgets = [step_tokens(span.length, self.cut.tokens, step, len(self.layers)) for span in current.spans]
+        losing = [(span, left) for span, left in zip(current.spans, budgets, strict=True) if len(span.alive) > left]
+        if losing and self._plan is not None and self._plan.looks_ahead:
+            self._run_ahead(self.layers[step] + 1, hidden, kwargs)
+        if losing and "visual_states" in self._needs:
+            self._take_states(current, self.decoder.final_norm(hidden))
+        for span, left in losing:
+            ranking = self._rank(span, step)
+            span.rank[span.alive] = ranking
+            stays = highest(ranking, left)
+            span.died[np.delete(span.alive, stays)] = self.layers[step]
+            span.alive = span.alive[stays]
+        return bool(losing)
+
+    def _rank(self, span: _Span, step: int) -> np.ndarray:
+        """float64 [n], the ranking of one span's visual tokens that are still there."""
+        assert self.cut is not None
+        if self._plan is None:
+            assert span.criteria is not None
+            ranking = span.criteria.score[0].cpu().double().numpy()
+        else:
+            ranking = self._plan.rank(DecoderEvidence(len(span.alive), **span.evidence), self.cut)
+        if not np.isfinite(ranking).all():
             raise FlowCutError(
-                f"The scores of decoder layer {self.layer} are not numbers: check what the model is given, or load it "
-                "in float32 or bfloat16."
+                f"The scores of decoder layer {self.layers[step]} are not numbers: check what the model is given, or "
+                "load it in float32 or bfloat16."
             )
-        return highest(score, self.cut.tokens)[0].cpu()
+        return ranking
+
+    def _run_ahead(self, layer: int, hidden: Tensor, kwargs: Mapping[str, Any]) -> None:
+        """Look at the attention of the layer behind the cut, as if nothing went."""
+        self._ahead = True
+        try:
+            with torch.no_grad(), watched_by(self):
+                self.decoder.attend_ahead(layer, hidden, kwargs)
+        finally:
+            self._ahead = False
+
+    def _take_states(self, current: _Pass, states: Tensor) -> None:
+        """Keep the hidden states of pictures and text, for a method that compares them; [B, L', width]."""
+        for span in current.spans:
+            rows = {"visual_states": span.rows(), "text_states": current.text_after(span)}
+            for name, own in rows.items():
+                span.evidence[name] = _rows_of(states[span.prompt], current.columns(span.prompt, own))
 
     def _entering(self, index: int) -> Callable[..., Any]:
         """Before a layer after the cut: its positions, rotary embedding and mask, for the sequence that is left."""
 
         def prepare(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
             current = self._pass
-            if current is None or current.survivors is None or not is_watching(self):
+            stage = None if current is None or not is_watching(self) else current.stage_at(index)
+            if current is None or stage is None:
                 return None
             hidden = args[0] if args else kwargs["hidden_states"]
-            if current.positions is None:  # decoding: whatever position comes, less what went before it
-                current.positions = kwargs["position_ids"] - current.survivors.removed[:, None]
-            if current.rotary is None:
-                current.rotary = self.decoder.rotary(hidden, current.positions)
-            mask = self._mask(current, index, hidden, kwargs.get("past_key_values"))
-            ours = {"position_ids": current.positions, "position_embeddings": current.rotary, "attention_mask": mask}
+            if stage.positions is None:  # decoding: whatever position comes, less what went before it
+                stage.positions = kwargs["position_ids"] - stage.survivors.moved[:, None]
+            if stage.rotary is None:
+                stage.rotary = self.decoder.rotary(hidden, stage.positions)
+            mask = self._mask(current.mask, stage, index, hidden, kwargs.get("past_key_values"))
+            ours = {"position_ids": stage.positions, "position_embeddings": stage.rotary, "attention_mask": mask}
             return args, {**kwargs, **ours}
 
         return prepare
 
-    def _mask(self, current: _Pass, index: int, hidden: Tensor, cache: Any) -> Any:
-        survivors, slides = current.survivors, self.decoder.slides(index)
-        assert survivors is not None
-        assert current.positions is not None
-        if slides not in current.masks:
+    def _mask(self, padding: Tensor | None, stage: _Stage, index: int, hidden: Tensor, cache: Any) -> Any:
+        survivors, slides = stage.survivors, self.decoder.slides(index)
+        assert stage.positions is not None
+        if slides not in stage.masks:
             cached = 0 if cache is None else cache.get_seq_length(index)
             grown = cached + hidden.shape[1] - survivors.rows.shape[1]  # tokens since the prompt
-            live = survivors.mask(current.mask, survivors.prompt_length + grown)
-            current.masks[slides] = self.decoder.mask(index, hidden, live, cache, current.positions)
-        return current.masks[slides]
+            live = survivors.mask(padding, survivors.prompt_length + grown)
+            stage.masks[slides] = self.decoder.mask(index, hidden, live, cache, stage.positions)
+        return stage.masks[slides]
 
-    def _write_draft(self, current: _Pass, kept: list[Tensor], survivors: _Survivors, positions: Tensor) -> None:
+    def _write_draft(
+        self, current: _Pass, kept: list[Tensor], survivors: Survivors, positions: Tensor, layer: int
+    ) -> None:
         """The record's fields; of prompts that were repeated, as beams are, the first of each."""
         assert self._spans is not None
         times = 1 if self._one_for_all else len(positions) // len(self._spans)
         first = slice(None, None, times)
-        prompts = [(index, span) for index, span in enumerate(current.spans) if span[0] % times == 0]
-        indices = [index for index, _ in prompts]
+        indices = [index for index, span in enumerate(current.spans) if span.prompt % times == 0]
+        spans = [current.spans[index] for index in indices]
         rows = survivors.rows.masked_fill(~survivors.live, PADDING_ID)
         after = survivors.renumbered(positions).masked_fill(~survivors.live, PADDING_ID)
         self._draft = {
-            "kept_visual_ids": _stacked([kept[index] for index in indices], PADDING_ID),
-            "span_prompt": np.array([span[0] // times for _, span in prompts], dtype=np.int64),
-            "spans": np.array([span[1:] for _, span in prompts], dtype=np.int64).reshape(-1, 2),
-            "rows_after": _numpy(rows[first]),
-            "positions_before": _numpy(positions[first]),
-            "positions_after": _numpy(after[first]),
-            "layer": self.layer,
+            "kept_visual_ids": stacked([kept[index] for index in indices], PADDING_ID),
+            "span_prompt": np.array([span.prompt // times for span in spans], dtype=np.int64),
+            "spans": np.array([span.place[1:] for span in spans], dtype=np.int64).reshape(-1, 2),
+            "rows_after": numpy_of(rows[first]),
+            "positions_before": numpy_of(positions[first]),
+            "positions_after": numpy_of(after[first]),
+            "layer": layer,
             "n_layers": len(self.decoder.layers),
             "cut": self.cut,
-            **_score_fields([current.criteria.get(i) for i in indices], [kept[i] for i in indices]),
+            **score_fields([span.criteria for span in spans], [kept[index] for index in indices]),
+            **self._fates(spans),
             "notes": self._notes(current),
             "differs_from_release": self._differences(current, len(positions) // times, survivors),
         }
 
+    def _fates(self, spans: list[_Span]) -> dict[str, np.ndarray | None]:
+        """When each visual token went, and what it was ranked by; None where none went."""
+        if all((span.died < 0).all() for span in spans):
+            return {"ranking": None, "died_at_layer": None}
+        rankings = [torch.from_numpy(span.ranking()).float() for span in spans]
+        died = [torch.from_numpy(span.died) for span in spans]
+        return {"ranking": stacked(rankings, np.nan), "died_at_layer": stacked(died, PADDING_ID)}
+
     def _notes(self, current: _Pass) -> tuple[str, ...]:
-        notes = ["Scores are taken in float32, whatever the model's dtype."] if current.criteria else []
-        if self.cut is not None and not current.criteria:
-            longest = max((length for _, _, length in current.spans), default=0)
+        notes = []
+        if any(span.criteria is not None or span.evidence for span in current.spans):
+            notes.append("Scores are taken in float32, whatever the model's dtype.")
+        if self.cut is None:
+            return tuple(notes)
+        if not notes:
+            longest = max((span.length for span in current.spans), default=0)
             notes.append(
                 f"Nothing was cut in the language model: {self.cut.tokens} visual tokens were asked for and there are "
                 f"{longest}."
             )
+        elif self._plan is not None:
+            notes.append(self._what_it_costs(max(current.spans, key=lambda span: span.length)))
         return tuple(notes)
 
-    def _differences(self, current: _Pass, prompts: int, survivors: _Survivors) -> tuple[str, ...]:
+    def _what_it_costs(self, span: _Span) -> str:
+        """A budget at the end says little of the layers before: in words, what all layers read on average."""
+        n_layers, steps = len(self.decoder.layers), len(self.layers)
+        assert self.cut is not None
+        left = [step_tokens(span.length, self.cut.tokens, step, steps) for step in range(steps)]
+        begins = [0, *(layer + 1 for layer in self.layers), n_layers]
+        read = [span.length, *left]
+        mean = sum(n * (end - begin) for n, begin, end in zip(read, begins, begins[1:], strict=True)) / n_layers
+        return (
+            f"The first {begins[1]} of {n_layers} decoder layers read all {span.length} visual tokens, the last "
+            f"{n_layers - begins[-2]} read {left[-1]}; the mean over layers is {mean:.1f}."
+        )
+
+    def _differences(self, current: _Pass, prompts: int, survivors: Survivors) -> tuple[str, ...]:
         """Where the released code, given the same, would stop or go wrong (golden vectors, points 13 and 15)."""
         if not bool(survivors.removed.any()):
             return ()
+        if self._plan is not None:
+            return self._plan.differs
         said = []
         if prompts > 1:
             said.append("The released code cannot decode a batch after this cut; here each prompt has its own shift.")
@@ -391,7 +579,7 @@ class LanguageRecording:
             )
         if survivors.filled_up:
             said.append("Prompts that keep fewer tokens are filled up on the left, masked; the released code cannot.")
-        owners = [prompt for prompt, _, _ in current.spans]
+        owners = [span.prompt for span in current.spans]
         if len(owners) > len(set(owners)):
             said.append(
                 "The released code takes several pictures of a prompt, and the text between them, as one span; here "
@@ -408,58 +596,26 @@ class LanguageRecording:
 
 def _check_cut(cut: CutConfig | None, layer: int, n_layers: int) -> None:
     check_is_cut(cut)
-    if cut is not None and cut.method != "flowcut":
-        raise InvalidCut(f"The method {cut.method!r} has no stage in the language model: give flowcut.FlowCut(...).")
+    if cut is not None and cut.method != "flowcut" and METHODS[cut.method].decoder is None:
+        others = ", ".join(name for name, method in METHODS.items() if method.decoder is not None)
+        raise InvalidCut(f"The method {cut.method!r} has no stage in the language model: choose flowcut, {others}.")
+    if cut is not None and METHODS[cut.method].decoder is not None and n_layers < 2:
+        raise InvalidCut("The language model has a single layer, and tokens go between two: there is nothing to cut.")
     if isinstance(layer, bool) or not isinstance(layer, Integral) or not 0 <= layer < n_layers:
         raise InvalidCut(
             f"layer is {layer!r} and the language model has {n_layers} layers: choose 0 to {n_layers - 1}."
         )
 
 
-def _read_spans(visual: Any) -> tuple[Spans, bool]:
-    """Spans per prompt, and whether they are one for all prompts."""
-    entries = visual.tolist() if isinstance(visual, Tensor | np.ndarray) else list(visual)
-    if len(entries) == 2 and all(_is_whole(entry) for entry in entries):
-        return [[(int(entries[0]), int(entries[1]))]], True
-    if not entries:
-        raise FlowCutError("visual holds no spans: give (start, length), or one for each prompt.")
-    return [_read_prompt(entry) for entry in entries], False
+def _span(prompt: int, start: int, length: int) -> _Span:
+    """A picture's visual tokens, all of them there."""
+    return _Span(prompt, start, length, np.arange(length), np.full(length, -1), np.full(length, np.nan))
 
 
-def _read_prompt(entry: Any) -> list[tuple[int, int]]:
-    pairs = [] if isinstance(entry, str) or not isinstance(entry, Sequence) else list(entry)
-    if len(pairs) == 2 and all(_is_whole(part) for part in pairs):
-        pairs = [pairs]
-    elif not isinstance(entry, Sequence) or not all(_is_pair(pair) for pair in pairs):
-        raise FlowCutError(f"visual holds {entry!r}: give a (start, length) of whole numbers for each span.")
-    return [(int(start), int(length)) for start, length in pairs]
-
-
-def _is_pair(pair: Any) -> bool:
-    return isinstance(pair, Sequence) and len(pair) == 2 and all(_is_whole(part) for part in pair)
-
-
-def _is_whole(value: Any) -> bool:
-    return isinstance(value, Integral) and not isinstance(value, bool)
-
-
-def _check_spans(spans: list[tuple[int, int]], prompt: int, live: np.ndarray, end: int) -> None:
-    """Spans must lie inside the prompt, apart from each other, on live rows, before the end of the instruction."""
-    taken = 0
-    for start, length in sorted(spans):
-        if start < taken or length < 1 or start + length > len(live):
-            raise FlowCutError(
-                f"The visual span of prompt {prompt} is (start {start}, length {length}), and the prompt has "
-                f"{len(live)} positions: spans must lie inside it and not overlap."
-            )
-        if not live[start : start + length].all():
-            raise FlowCutError(f"The visual span (start {start}, length {length}) of prompt {prompt} covers padding.")
-        taken = start + length
-    if not max(taken, 1) <= end <= len(live):
-        raise FlowCutError(
-            f"instruction_end is {end} for prompt {prompt}: it must lie from {max(taken, 1)}, after the visual tokens, "
-            f"to {len(live)}, the prompt's length."
-        )
+def _rows_of(tensor: Tensor, rows: Tensor) -> np.ndarray:
+    """float64, some rows of a tensor."""
+    found: np.ndarray = tensor.detach()[rows.to(tensor.device)].double().cpu().numpy()
+    return found
 
 
 def _padding_mask(mask: Any) -> Tensor | None:
@@ -474,55 +630,3 @@ def _padding_mask(mask: Any) -> Tensor | None:
 def _live_rows(mask: Tensor | None, batch: int, length: int) -> Tensor:
     """bool [B, L] on the CPU, False where a prompt is padded."""
     return torch.ones(batch, length, dtype=torch.bool) if mask is None else mask.bool().cpu()
-
-
-def _survivors(spans: list[tuple[int, int, int]], kept: list[Tensor], live: Tensor, device: torch.device) -> _Survivors:
-    """What of [B, L] rows goes on: all that are live but the visual tokens that were not kept; padding goes too."""
-    gone = torch.zeros_like(live)
-    for (prompt, start, length), ids in zip(spans, kept, strict=True):
-        gone[prompt, start : start + length] = True
-        gone[prompt, start + ids] = False
-    rows = [row.nonzero()[:, 0] for row in live & ~gone]
-    longest = max(len(row) for row in rows)
-    filled = torch.stack([nn.functional.pad(row, (longest - len(row), 0)) for row in rows])
-    alive = torch.arange(longest) >= torch.tensor([[longest - len(row)] for row in rows])
-    before = gone.cumsum(dim=1)
-    shift, removed = before.gather(1, filled).to(device), before[:, -1].to(device)
-    return _Survivors(filled.to(device), alive.to(device), shift, removed, prompt_length=live.shape[1])
-
-
-def _score_fields(criteria: list[Criteria | None], kept: list[Tensor]) -> dict[str, np.ndarray | None]:
-    """The record's score fields, one row per span; NaN for spans that were not scored."""
-    names = ("relation", "semantic", "value_norm", "score", "cutoff", "margin")
-    if all(scored is None for scored in criteria):
-        return dict.fromkeys(names)
-    rows: dict[str, list[Tensor]] = {name: [] for name in names}
-    for scored, ids in zip(criteria, kept, strict=True):
-        for name, row in _score_rows(scored, ids).items():
-            rows[name].append(row)
-    cutoffs = torch.stack(rows.pop("cutoff")).numpy()
-    return {"cutoff": cutoffs, **{name: _stacked(parts, np.nan) for name, parts in rows.items()}}
-
-
-def _score_rows(scored: Criteria | None, kept: Tensor) -> dict[str, Tensor]:
-    if scored is None:
-        nothing = torch.full((len(kept),), torch.nan)
-        names = ("relation", "semantic", "value_norm", "score", "margin")
-        return {**dict.fromkeys(names, nothing), "cutoff": torch.tensor(torch.nan)}
-    parts = {"relation": scored.relation, "semantic": scored.semantic, "value_norm": scored.norm, "score": scored.score}
-    rows = {name: part[0].cpu() for name, part in parts.items()}
-    lost_some = len(kept) < len(rows["score"])
-    cutoff = rows["score"][kept].min() if lost_some else torch.tensor(torch.nan)
-    return {**rows, "cutoff": cutoff, "margin": rows["score"] - cutoff}
-
-
-def _stacked(rows: list[Tensor], filler: float) -> np.ndarray:
-    """[S, longest], shorter rows filled up at the end."""
-    if not rows:
-        return np.zeros((0, 0), dtype=np.int64 if isinstance(filler, int) else np.float32)
-    return nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=filler).numpy()
-
-
-def _numpy(tensor: Tensor) -> np.ndarray:
-    array: np.ndarray = tensor.detach().cpu().numpy()
-    return array

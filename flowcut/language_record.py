@@ -27,7 +27,7 @@ class LanguageRecord:
     """One prefill of B prompts of L positions with S visual spans, cut after one decoder layer to L' positions."""
 
     kept_visual_ids: np.ndarray
-    """int64 [S, T], indices inside the visual span that go on after the layer, ascending."""
+    """int64 [S, T], indices inside the visual span that go on after the (last) layer, ascending."""
     span_prompt: np.ndarray
     """int64 [S], the prompt (row of the batch) that each span is in."""
     spans: np.ndarray
@@ -37,9 +37,11 @@ class LanguageRecord:
     positions_before: np.ndarray
     """int64 [B, L], position ids at the layers up to and with the pruning layer."""
     positions_after: np.ndarray
-    """int64 [B, L'], position ids at the layers after it: renumbered without gaps."""
+    """int64 [B, L'], position ids at the layers after it: renumbered without gaps, but for methods whose survivors keep
+    theirs."""
     layer: int
-    """Decoder layer (from 0) after which visual tokens went; the layers up to it keep their full cache."""
+    """Decoder layer (from 0) after which visual tokens went, of several the last; each layer keeps the cache of all
+    tokens that it read."""
     n_layers: int
     cut: CutConfig | None
     """What was asked for; None: recorded only."""
@@ -56,6 +58,12 @@ class LanguageRecord:
     """float32 [S], score of the weakest visual token that was kept; NaN for a span that lost none."""
     margin: np.ndarray | None = None
     """float32 [S, N], score - cutoff: negative for what went, by how much it lost."""
+    ranking: np.ndarray | None = None
+    """float32 [S, N], what the method ranked the visual tokens by, the highest kept longest; NaN for a span that lost
+    none. Where tokens went after several layers: places in the order of removal, by score among those that went
+    together."""
+    died_at_layer: np.ndarray | None = None
+    """int64 [S, N], the decoder layer after which each visual token went; -1: it stayed."""
     sources: np.ndarray | None = None
     """int64 [S, N, 2], row of the vision record (tile or frame) and patch that each visual token comes from; (-1, -1)
     is a separator such as a newline token. None where only the decoder is known."""

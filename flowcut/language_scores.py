@@ -1,4 +1,4 @@
-"""FlowCut's criteria inside a language model, as a pure tensor function on one decoder layer (paper, LLaVA-NeXT)."""
+"""What criteria inside a language model look at, as pure tensor functions on one decoder layer's queries and keys."""
 
 from __future__ import annotations
 
@@ -26,6 +26,19 @@ def visual_criteria(query: Tensor, own_value: Tensor, key: Tensor, value: Tensor
         semantic=_mean_share(own_value, values, value.shape[-1] ** -0.5),
         norm=values.mean(dim=1).abs().sum(dim=-1),
     )
+
+
+def attention_rows(query: Tensor, key: Tensor, scaling: float, seen: Tensor) -> Tensor:
+    """float32 [q, k], head-mean attention of some queries over some keys.
+
+    Args:
+        query: [H, q, d], after rotary embedding.
+        key: [G, k, d], repeated to H heads where they are grouped.
+        seen: bool [q, k], which keys each query sees; each sees one at least.
+    """
+    keys = key.float().repeat_interleave(len(query) // len(key), dim=0)
+    logits = query.float() @ keys.transpose(-1, -2) * scaling
+    return logits.masked_fill(~seen, -torch.inf).softmax(dim=-1).mean(dim=0)
 
 
 def _mean_share(one: Tensor, many: Tensor, scaling: float) -> Tensor:

@@ -36,6 +36,10 @@ class PromptStart:
         self._whole: list[tuple[Any, Any]] | None = None
         """Keys and values of every decoder layer after the whole picture, [1, heads, V, head width]."""
 
+    def patch_features(self) -> Tensor:
+        """[N, width], the tokens that are patches, as the language model is given them."""
+        return self.embeds[(self.patch_of_row >= 0).to(self.embeds.device)]
+
     def rows(self, kept: Tensor) -> Tensor:
         """int64 [m] ascending, the tokens that stay: these patches, and all that is no patch."""
         return ((self.patch_of_row < 0) | torch.isin(self.patch_of_row, kept)).nonzero()[:, 0]

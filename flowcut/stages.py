@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from flowcut.criteria import METHODS, Evidence
 from flowcut.criteria.controls import coarse_grid
+from flowcut.criteria.evidence import by_removal
 from flowcut.families.family import SEPARATOR, EncodedMedium
 from flowcut.record import PADDING_ID, Geometry
 from flowcut.schedule import CutConfig
@@ -98,6 +99,32 @@ def behind_the_projector(medium: EncodedMedium, cut: CutConfig) -> tuple[Encoded
     stays[places[torch.from_numpy(method.select(evidence, cut)[0]).to(places.device)]] = True
     kept = (part[stays] for part in (medium.features, medium.places, medium.parts, medium.shares))
     return EncodedMedium(*kept), ranking[0]
+
+
+def leading_separators(medium: EncodedMedium) -> int:
+    """Tokens before a medium's first patch, such as a CLS token: no cut in the language model counts them."""
+    return int((medium.sources[:, 0] != SEPARATOR).nonzero()[0])
+
+
+def ranking_of_first_row(
+    in_encoder: np.ndarray | None, in_decoder: np.ndarray | None, sources: np.ndarray, n_patches: int
+) -> np.ndarray | None:
+    """float32 [N], the ranking of the first row's patches from those of both stages; None where neither ranked any.
+
+    Args:
+        in_encoder: float64 [N], what the vision encoder ranked its patches by.
+        in_decoder: float [n], what the language model ranked the first picture's tokens by.
+        sources: int64 [n, 2], row and patch of each of these tokens.
+        n_patches: N.
+    """
+    if in_decoder is None:
+        return None if in_encoder is None else in_encoder.astype(np.float32)
+    own = sources[:, 0] == 0
+    reached = np.full(n_patches, -np.inf)
+    reached[sources[own, 1]] = in_decoder[own]
+    if in_encoder is not None:  # who reached the decoder ranks above who did not
+        return by_removal(reached, in_encoder).astype(np.float32)
+    return np.maximum(reached, in_decoder[own].min()).astype(np.float32)
 
 
 def patches_of_first_row(

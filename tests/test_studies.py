@@ -47,7 +47,7 @@ def every_cut(model: VisionLanguageModel, tokens: int) -> list[flowcut.CutConfig
 def test_every_method_beside_the_whole_picture(
     model: VisionLanguageModel, full: flowcut.Run, answer: list[int]
 ) -> None:
-    cuts = every_cut(model, 9)
+    cuts = [*every_cut(model, 9), *every_cut(model, N)]
     results = list(studies.compare_methods(model, PICTURE, QUESTION, full, cuts))
     scorer = AnswerScorer(model, PICTURE, QUESTION, answer)
     assert [result.cut for result in results] == cuts
@@ -58,6 +58,7 @@ def test_every_method_beside_the_whole_picture(
         assert result.run is not None
         assert [token.id for token in result.run.tokens] == [token.id for token in run.tokens]
         assert result.same == ([token.id for token in run.tokens] == answer)
+        assert result.logprobs is not None
         np.testing.assert_allclose(result.logprobs, scorer.score_cut(result.cut).logprobs[0], atol=2e-5)
         np.testing.assert_array_equal(result.run.final_patch_ids, run.final_patch_ids)
 

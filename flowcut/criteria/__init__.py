@@ -14,6 +14,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from flowcut.criteria.controls import chosen, random, stride
+from flowcut.criteria.decoder import (
+    dart,
+    last_token_attention,
+    pyramid_layers,
+    rater_attention,
+    second_layer,
+    sparse_layers,
+)
 from flowcut.criteria.encoder import (
     cls_attention,
     cls_attention_x_value,
@@ -58,6 +66,8 @@ class DecoderPlan:
     """Whether it looks at the attention of the layer behind the cut, run ahead on all tokens, not the one before it."""
     keeps_positions: bool = False
     """Whether survivors keep their positions, as released; else positions are renumbered without gaps."""
+    differs: tuple[str, ...] = ()
+    """What is done in another way than in the method's released code, one sentence each."""
 
 
 @dataclass(frozen=True)
@@ -98,6 +108,15 @@ class Method:
         return highest(self.rank(evidence, cut), cut.tokens)
 
 
+DART_DIFFERS = (
+    "The released DART gives each of its 8 pivots T/8 tokens and keeps the image pivots besides; here T are kept.",
+)
+STEPS_DIFFER = ("The same share of the visual tokens goes at each step, so that T are left after the last one.",)
+SPARSE_DIFFERS = (
+    "The released SparseVLM merges some of the pruned tokens into new ones (recycling); here they go.",
+    "The released SparseVLM has a table of counts for budgets that are means over layers; here the same share goes at "
+    "each step, so that T are left after the last one.",
+)
 FLOWCUT = "FlowCut, arXiv 2505.19536 (NeurIPS 2025)"
 
 
@@ -165,6 +184,34 @@ METHODS: dict[str, Method] = {
         "CDPruner, arXiv 2506.10967 (NeurIPS 2025), Method: a determinantal point process conditioned on the question",
         stage="projector",
         needs=("features", "text_tower"),
+    ),
+    "fastv": Method(
+        "FastV",
+        "FastV, arXiv 2403.06764 (ECCV 2024), Method: what the last token attends to in layer 1 (K = 2)",
+        stage="decoder",
+        needs=("last_attention",),
+        decoder=DecoderPlan(second_layer, last_token_attention, keeps_positions=True),
+    ),
+    "dart": Method(
+        "DART",
+        "DART, arXiv 2502.11494 (EMNLP 2025), Method: the tokens least like a few pivots, after layer 1 (K = 2)",
+        stage="decoder",
+        needs=("visual_keys", "text_keys", "visual_states", "text_states"),
+        decoder=DecoderPlan(second_layer, dart, keeps_positions=True, differs=DART_DIFFERS),
+    ),
+    "pyramiddrop": Method(
+        "PyramidDrop",
+        "PyramidDrop, arXiv 2410.17247 (CVPR 2025), Method: before 1/4, 1/2 and 3/4 of the decoder's layers",
+        stage="decoder",
+        needs=("last_attention",),
+        decoder=DecoderPlan(pyramid_layers, last_token_attention, looks_ahead=True, differs=STEPS_DIFFER),
+    ),
+    "sparsevlm": Method(
+        "SparseVLM",
+        "SparseVLM, arXiv 2410.04417 (ICML 2025), Method: text raters, after layers 2, 6, 15 of 32; without recycling",
+        stage="decoder",
+        needs=("rater_attention",),
+        decoder=DecoderPlan(sparse_layers, rater_attention, differs=SPARSE_DIFFERS),
     ),
     "downsample": Method(
         "Downsample",

@@ -71,6 +71,23 @@ def by_choice(order: np.ndarray, n: int) -> np.ndarray:
     return ranking
 
 
+def by_removal(when: np.ndarray, score: np.ndarray) -> np.ndarray:
+    """float64 [..., N], a ranking of what went bit by bit: by when it went, then by its last score, then reading order.
+
+    Args:
+        when: [..., N], larger is later; what stays has the largest.
+        score: [..., N], the score when it went, or the last one.
+
+    Returns:
+        Places in this order: 0 is the lowest, and went first.
+    """
+    backwards = np.broadcast_to(-np.arange(when.shape[-1]), when.shape)  # of equal ones, the first is the higher
+    order = np.lexsort((backwards, score, when), axis=-1)
+    places = np.empty(order.shape)
+    np.put_along_axis(places, order, np.broadcast_to(np.arange(order.shape[-1], dtype=float), order.shape), axis=-1)
+    return places
+
+
 def unit(vectors: np.ndarray) -> np.ndarray:
     """float64 [..., d], vectors of length 1; a zero vector stays zero, and is like nothing."""
     length = np.linalg.norm(vectors, axis=-1, keepdims=True)
