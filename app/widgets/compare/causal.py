@@ -1,29 +1,41 @@
-"""The causal check: take patches away, see what it does to the answer, and ask which criterion ranks them like that."""
+"""The causal check: take patches away, see what it does to the answer, and which criterion ranks them like that."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import streamlit as st
+from PIL.Image import Image
 
+from analysis.causal import band, curve_area, rank_agreement
+from analysis.figures.causal import causal_bars, removal_areas, removal_curves
 from app.studies import Study
 from app.widgets.compare import methods
+from app.widgets.compare.pictures import on_small, small
+from app.widgets.compare.plots import plot
 from app.widgets.compare.running import Plan, follow
 from app.widgets.compare.subject import Subject
+from app.widgets.numbers import signed
+from flowcut.criteria import METHODS
+from flowcut.maskpicture import heat_picture
+from flowcut.study_results import KnockOut, MethodResult, RemovalCurves
 
 if TYPE_CHECKING:
     from flowcut.models import VisionLanguageModel
 
 SIDE = 300
-BLOCKS = (1, 2, 4)
+BLOCKS = {1: "one by one", 2: "2 × 2", 4: "4 × 4"}
 STEPS = 16
 TAKES = "With the embedded model less than a minute and a half for all 576 patches; the page can be left meanwhile."
+MAPS = (
+    ("Taken away alone", "how far the answer's log-prob falls without this patch", lambda knocked: knocked.fall),
+    ("Shown alone", "how much it rises with this patch alone, against none", lambda knocked: knocked.alone - knocked.nothing),
+)
 HOW_TO_READ = (
-    "Left: how far the answer's log-prob falls when this patch alone is taken from the language model; full orange is "
-    "the largest fall. Right: how much more probable the answer is with this patch alone than with none. Both ask what "
-    "the language model needs of the vision encoder's output; what a patch gave to others inside the encoder before is "
-    "not undone by it."
+    "Full orange is the largest change, grey none or a change the other way. Both ask what the language model needs of "
+    "the vision encoder's output: what a patch gave to others inside the encoder before is not undone by taking it away."
 )
 
 
@@ -32,29 +44,34 @@ def show(about: Subject) -> None:
     if about.full.visual_tokens != about.record.n_patches or about.record.batch != 1:
         st.info("Patches are taken away one by one where each is one visual token of the language model.")
         return
-    found = methods.results(about)
+    found = methods.found(about)
     if found is None:
         return
     block = st.segmented_control(
-        "Patches taken away together", BLOCKS, format_func=lambda side: f"{side} × {side}" if side > 1 else "one by one",
-        default=1, required=True, key="knock-out-block",
-        help="Blocks are quicker, and find what neighbours hold between them",
-    )  # fmt: skip
-    follow(about, plan(about, block or 1, found), lambda results: _results(about, results))
+        "Patches taken away together", list(BLOCKS), format_func=BLOCKS.__getitem__, default=1, required=True,
+        key="knock-out-block", help="Blocks are quicker, and find what neighbours hold between them",
+    ) or 1  # fmt: skip
+    follow(about, plan(about, block, found), lambda results: _results(about, results, found))
 
 
-def plan(about: Subject, block: int, found: list[Any]) -> Plan:
+def rankings_of(found: list[MethodResult]) -> dict[str, np.ndarray]:
+    """Every criterion's ranking of the patches, by its name; several draws of chance among them."""
+    ranked = [(one.cut, one.run.ranking) for one in found if one.run is not None]
+    return {methods.short_title(cut): ranking for cut, ranking in ranked if ranking is not None}
+
+
+def plan(about: Subject, block: int, found: list[MethodResult]) -> Plan:
     """Knock-out of every block, then deletion and insertion in the order of every criterion."""
-    rankings = {one.cut.title: one.run.ranking for one in found if one.run is not None and one.run.ranking is not None}
+    rankings = rankings_of(found)
 
     def work(model: VisionLanguageModel, study: Study) -> Iterator[Any]:
         import flowcut
 
         asked = (model, about.image, about.full.question, about.answer_ids)
-        for state in flowcut.knock_out(*asked, block=block):
+        for state in flowcut.knock_out(*asked, block=block, system=about.system):
             study.report("Taking patches away", 0.7 * state.done)
             yield state
-        curves = flowcut.deletion_insertion(*asked, rankings, steps=STEPS)
+        curves = flowcut.deletion_insertion(*asked, rankings, steps=STEPS, system=about.system)
         for done, curve in enumerate(curves, 1):
             study.report("Removing and adding patches in each criterion's order", 0.7 + 0.3 * done / len(rankings))
             yield curve
@@ -62,13 +79,72 @@ def plan(about: Subject, block: int, found: list[Any]) -> Plan:
     return Plan(about.key("causal", about.tokens, block), work, "Take patches away", TAKES)
 
 
-def _results(about: Subject, results: list[Any]) -> None:
-    knocked = [result for result in results if hasattr(result, "without")]
-    curves = [result for result in results if hasattr(result, "deletion")]
-    if knocked:
-        _maps(about, knocked[-1])
-        found = methods.results(about)
-        if found is not None and knocked[-1].done == 1.0:
-            _trust(about, knocked[-1], found)
-    if curves:
-        _curves(about, curves)
+def _results(about: Subject, results: list[Any], found: list[MethodResult]) -> None:
+    knocked = next((one for one in reversed(results) if isinstance(one, KnockOut)), None)
+    if knocked is None:
+        return
+    _maps(about, knocked)
+    if knocked.done == 1.0:
+        _trust(about, knocked, rankings_of(found))
+        curves = {one.name: one for one in results if isinstance(one, RemovalCurves)}
+        if curves:
+            _curves(about, curves, knocked)
+
+
+def _maps(about: Subject, knocked: KnockOut) -> None:
+    """What taking each patch away does, and what each does alone, over the picture."""
+    st.markdown(
+        f"Log-prob of the full answer: **{signed(knocked.whole)}** with all patches, **{signed(knocked.nothing)}** with "
+        f"none. Taking one {'patch' if knocked.block == 1 else 'block'} away costs at most "
+        f"**{signed(float(np.nanmax(knocked.fall, initial=0)))}** nats."
+    )
+    picture = small(about.image, SIDE)
+    for column, (title, meaning, change) in zip(st.columns(2), MAPS, strict=True):
+        column.image(_heat(about, picture, knocked, change), alt=f"{title}: {meaning}", width="content")
+        column.caption(f"**{title}**: {meaning}")
+    st.caption(f"**How to read this.** {HOW_TO_READ}")
+    st.caption(about.facts(f"blocks of {BLOCKS[knocked.block]}", "all tokens but those taken away"))
+
+
+def _heat(about: Subject, picture: Image, knocked: KnockOut, change: Callable[[KnockOut], np.ndarray]) -> Image:
+    of_patch = np.nan_to_num(change(knocked))[knocked.block_of_patch].clip(0)
+    geometry = on_small(about.record.geometries[0], picture)
+    return heat_picture(picture, geometry, np.arange(len(of_patch)), of_patch, float(of_patch.max()))
+
+
+def _trust(about: Subject, knocked: KnockOut, rankings: dict[str, np.ndarray]) -> None:
+    agreements = rank_agreement(rankings, knocked.fall, knocked.block_of_patch)
+    facts = about.facts(f"budget {about.tokens}", f"{len(knocked.fall)} knock-outs", "1,000 bootstrap draws, seed 0")
+    plot(causal_bars(agreements, facts), causal_bars)
+
+
+def _curves(about: Subject, curves: dict[str, RemovalCurves], knocked: KnockOut) -> None:
+    """Deletion and insertion, chance as a band, and the areas of all."""
+    chance = [one for name, one in curves.items() if _is_chance(name)]
+    others = {name: one for name, one in curves.items() if not _is_chance(name)}
+    if not others or not chance:
+        return
+    few = [name for name in others if name in _USUAL] or list(others)
+    chosen = st.pills("Curves of", list(others), selection_mode="multi", default=few[:6], key="curves-of")
+    facts = about.facts(f"rankings at budget {about.tokens}", f"random: {len(chance)} seeds")
+    removed = chance[0].removed
+    for kind in ("deletion", "insertion"):
+        shown = {name: getattr(others[name], kind) for name in chosen}
+        random = band([getattr(one, kind) for one in chance])
+        figure = removal_curves(removed, shown, facts, kind, random, knocked.whole, knocked.nothing)
+        plot(figure, removal_curves, f"curves-{kind}")
+    deletion, insertion = (
+        {name: curve_area(one.removed, getattr(one, kind), knocked.whole, knocked.nothing) for name, one in curves.items()}
+        for kind in ("deletion", "insertion")
+    )
+    spread = [[areas[name] for name in curves if _is_chance(name)] for areas in (deletion, insertion)]
+    named = [{name: areas[name] for name in others} for areas in (deletion, insertion)]
+    plot(removal_areas(*named, facts, *spread), removal_areas)
+
+
+_USUAL = ("FlowCut, official", "FlowCut, paper", "CLS attention", "VisPruner", "DivPrune", "FastV")
+"""Curves that are drawn unless others are chosen."""
+
+
+def _is_chance(name: str) -> bool:
+    return name.startswith(METHODS["random"].label)

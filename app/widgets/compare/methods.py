@@ -108,7 +108,7 @@ def _grid(about: Subject, results: list[Any]) -> None:
     for kind, title in KINDS.items():
         of_kind = [result for result in found if METHODS[result.cut.method].kind == kind]
         if of_kind:
-            cards = "".join(_card(about, result, whole) for result in _one_draw(of_kind))
+            cards = "".join(_card(about, result, whole) for result in one_draw(of_kind))
             st.html(f'<h3 class="lens-panel">{title}</h3><div class="lens-smalls">{cards}</div>')
             _chance(of_kind, whole)
     refused = [result for result in results if isinstance(result, NotAllowed)]
@@ -119,8 +119,8 @@ def _grid(about: Subject, results: list[Any]) -> None:
     st.caption(about.facts(f"{about.tokens} of {about.full.visual_tokens} visual tokens", "greedy decoding"))
 
 
-def _one_draw(results: list[MethodResult]) -> list[MethodResult]:
-    """Of several draws of chance the first stands for all in the grid."""
+def one_draw(results: list[MethodResult]) -> list[MethodResult]:
+    """Of several draws of chance the first stands for all."""
     return [result for result in results if not result.cut.seed]
 
 
@@ -153,6 +153,11 @@ def short_title(cut: CutConfig) -> str:
     details += [] if cut.seed is None else [f"seed {cut.seed}"]
     details += [] if cut.layer is None else [f"layer {cut.layer}"]
     return METHODS[cut.method].label + (f", {', '.join(details)}" if details else "")
+
+
+def names(results: list[MethodResult]) -> list[str]:
+    """What figures call them."""
+    return [short_title(result.cut) for result in results]
 
 
 def _verdict(result: MethodResult, whole: float) -> str:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 import streamlit as st
+
+from analysis.figures.look import how_to_read
+from app.widgets.answers import escape_markdown
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -12,7 +16,7 @@ if TYPE_CHECKING:
 CONFIG = {"displaylogo": False, "modeBarButtonsToRemove": ["select2d", "lasso2d", "autoScale2d"]}
 
 
-def plot(figure: go.Figure, key: str, how_to_read: str) -> None:
-    """Show a figure."""
-    st.plotly_chart(figure, key=key, config=CONFIG, width="stretch")
-    st.caption(how_to_read)
+def plot(figure: go.Figure, made_by: Callable[..., Any], key: str | None = None) -> None:
+    """Show a figure, and below it how to read it, which the function that made it says."""
+    st.plotly_chart(figure, key=key or f"plot-{made_by.__name__}", config=CONFIG, width="stretch")
+    st.caption(f"**How to read this.** {escape_markdown(how_to_read(made_by))}")

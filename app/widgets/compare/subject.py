@@ -49,6 +49,16 @@ class Subject:
         return [token.id for token in self.full.tokens]
 
     @property
+    def total(self) -> float:
+        """Log-prob of the full answer with all tokens."""
+        return sum(token.logprob for token in self.full.tokens)
+
+    @property
+    def system(self) -> str | None:
+        """The system prompt it was asked with."""
+        return self.full.generation.get("system")
+
+    @property
     def record(self) -> FlowRecord:
         """The record of the run with all tokens."""
         assert self.full.record is not None  # the page always records

@@ -1,18 +1,23 @@
-"""The budget sweep: the answer from all tokens down to one, under every criterion; where it flips, and how few keep it."""
+"""The budget sweep: the answer from all tokens down to one, where it flips, and how few tokens keep it."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from html import escape
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import streamlit as st
 
+from analysis.causal import band, flip_point
+from analysis.figures.causal import budget_sweep
 from app.studies import Study
 from app.widgets.compare import methods
+from app.widgets.compare.plots import plot
 from app.widgets.compare.running import Plan, follow
 from app.widgets.compare.subject import Subject
-from flowcut.criteria import METHODS
+from flowcut.study_results import SmallestBudget, SweepPoint
 
 if TYPE_CHECKING:
     from flowcut.models import VisionLanguageModel
@@ -20,6 +25,12 @@ if TYPE_CHECKING:
 SHARES = (1, 3 / 4, 1 / 2, 1 / 3, 1 / 4, 1 / 6, 1 / 9, 1 / 12, 1 / 18, 1 / 24, 1 / 36, 1 / 48, 1 / 72)
 """Of all visual tokens; below the last, the budgets of `FEWEST`."""
 FEWEST = (6, 4, 3, 2, 1)
+TAKES = "Every criterion at some eighteen budgets; with the embedded model about a minute."
+HOW_TO_READ = (
+    "Smallest budget: found by bisection, then looked for below it; what was tried is written out, a cross for another "
+    "answer. Where more tokens changed the answer again, the criterion is not monotone here, and “smallest” is only "
+    "the smallest of those tried."
+)
 
 
 def show(about: Subject) -> None:
@@ -42,19 +53,69 @@ def plan(about: Subject) -> Plan:
         refused = flowcut.refusals(model)
         cuts = [cut for cut in methods.cuts_at(1, ("flowcut", "peer", "control")) if cut.method not in refused]
         asked = (model, about.image, about.full.question, about.answer_ids)
-        grid = budgets(about.full.visual_tokens)
-        points = [replace(cut, tokens=tokens) for cut in cuts for tokens in grid]
-        for done, point in enumerate(flowcut.sweep(*asked, points), 1):
+        points = [replace(cut, tokens=tokens) for cut in cuts for tokens in budgets(about.full.visual_tokens)]
+        for done, point in enumerate(flowcut.sweep(*asked, points, system=about.system), 1):
             study.report(point.cut.title, 0.7 * done / len(points))
             yield point
         for number, cut in enumerate(cuts):
-            for found in flowcut.smallest_budget(*asked, cut):
-                study.report(f"Looking for the smallest budget of {METHODS[cut.method].label}", 0.7 + 0.3 * number / len(cuts))
+            for found in flowcut.smallest_budget(*asked, cut, system=about.system):
+                study.report(f"Smallest budget of {methods.short_title(cut)}", 0.7 + 0.3 * number / len(cuts))
                 yield found
 
-    takes = "Every criterion at some eighteen budgets; with the embedded model less than a minute."
-    return Plan(about.key("sweep", about.full.visual_tokens), work, "Sweep the budget", takes)
+    return Plan(about.key("sweep", about.full.visual_tokens), work, "Sweep the budget", TAKES)
 
 
 def _results(about: Subject, results: list[Any]) -> None:
-    st.write(len(results))
+    points = [one for one in results if isinstance(one, SweepPoint)]
+    by_method: dict[str, list[SweepPoint]] = {}
+    for point in points:
+        by_method.setdefault(methods.short_title(point.cut), []).append(point)
+    grid = budgets(about.full.visual_tokens)
+    whole = {name: found for name, found in by_method.items() if len(found) == len(grid)}
+    _figure(about, grid, whole)
+    smallest = {methods.short_title(one.cut): one for one in results if isinstance(one, SmallestBudget) and one.done}
+    _table(about, whole, smallest)
+
+
+def _figure(about: Subject, grid: list[int], whole: dict[str, list[SweepPoint]]) -> None:
+    chance = [found for found in whole.values() if found[0].cut.method == "random"]
+    others = {name: found for name, found in whole.items() if found[0].cut.method != "random"}
+    if not others:
+        return
+    chosen = st.pills("Curves of", list(others), selection_mode="multi", default=list(others)[:5], key="sweep-of")
+    random = band([[point.logprob for point in found] for found in chance]) if chance else None
+    kept = np.mean([[point.same for point in found] for found in chance], axis=0) if chance else None
+    figure = budget_sweep(
+        np.array(grid),
+        {name: np.array([point.logprob for point in others[name]]) for name in chosen},
+        {name: np.array([point.same for point in others[name]]) for name in chosen},
+        about.facts(f"{about.full.visual_tokens} visual tokens in all", f"random: {len(chance)} seeds"),
+        random,
+        kept,
+        about.total,
+    )
+    plot(figure, budget_sweep)
+
+
+def _table(about: Subject, whole: dict[str, list[SweepPoint]], smallest: dict[str, SmallestBudget]) -> None:
+    """Flip point and smallest budget of every criterion; answers that came back are written out."""
+    if not whole:
+        return
+    rows = "".join(_row(name, found, smallest.get(name)) for name, found in whole.items())
+    head = "".join(f"<th>{name}</th>" for name in ("criterion", "first lost at", "back at", "smallest that keeps it", "tried"))
+    st.html(f'<div class="lens-why" data-testid="budgets"><table><tr>{head}</tr>{rows}</table></div>')
+    st.caption(f"**How to read this.** {HOW_TO_READ}")
+    st.caption(about.facts("greedy decoding", "the very same tokens"))
+
+
+def _row(name: str, found: list[SweepPoint], smallest: SmallestBudget | None) -> str:
+    flip = flip_point(np.array([point.cut.tokens for point in found]), np.array([point.same for point in found]))
+    lost = "never" if flip.flips_at is None else str(flip.flips_at)
+    back = ", ".join(map(str, flip.returns_at)) or "–"
+    fewest = tried = "…"
+    if smallest is not None:
+        fewest = "none" if smallest.tokens is None else str(smallest.tokens)
+        fewest += "" if smallest.monotone else " (not monotone)"
+        tried = " ".join(f"{tokens}{'✓' if same else '✗'}" for tokens, same in smallest.tried)
+    cells = "".join(f"<td>{escape(cell)}</td>" for cell in (lost, back, fewest, tried))
+    return f"<tr><th>{escape(name)}</th>{cells}</tr>"
