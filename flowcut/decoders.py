@@ -59,13 +59,14 @@ class LanguageDecoder:
             return bool(kinds[layer] == "sliding_attention")
         return getattr(config, "sliding_window", None) is not None
 
-    def mask(self, layer: int, hidden: Tensor, live: Tensor | None, cache: Any, positions: Tensor) -> Any:
+    def mask(self, layer: int, hidden: Tensor, live: Tensor | None, cache: Any) -> Any:
         """The mask that transformers would make for this layer, sized to what the layer's own cache holds.
+
+        It is not told of positions: it would take gaps between them for the borders of several prompts in one row.
 
         Args:
             hidden: [B, q, width], the layer's input.
             live: [B, keys], 0 where a key is padding; None: nothing is.
-            positions: int64 [B, q].
         """
         make = create_sliding_window_causal_mask if self.slides(layer) else create_causal_mask
         return make(
@@ -73,7 +74,7 @@ class LanguageDecoder:
             inputs_embeds=hidden,
             attention_mask=live,
             past_key_values=cache,
-            position_ids=positions,
+            position_ids=None,
             layer_idx=layer,
         )
 

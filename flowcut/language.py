@@ -13,6 +13,7 @@ import weakref
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from itertools import pairwise
 from numbers import Integral
 from types import TracebackType
 from typing import Any
@@ -484,19 +485,20 @@ class LanguageRecording:
             if stage.rotary is None:
                 stage.rotary = self.decoder.rotary(hidden, stage.positions)
             mask = self._mask(current.mask, stage, index, hidden, kwargs.get("past_key_values"))
-            ours = {"position_ids": stage.positions, "position_embeddings": stage.rotary, "attention_mask": mask}
+            # The rotary embedding knows the positions; flash attention would take gaps for borders between prompts.
+            told = None if self._plan is not None and self._plan.keeps_positions else stage.positions
+            ours = {"position_ids": told, "position_embeddings": stage.rotary, "attention_mask": mask}
             return args, {**kwargs, **ours}
 
         return prepare
 
     def _mask(self, padding: Tensor | None, stage: _Stage, index: int, hidden: Tensor, cache: Any) -> Any:
         survivors, slides = stage.survivors, self.decoder.slides(index)
-        assert stage.positions is not None
         if slides not in stage.masks:
             cached = 0 if cache is None else cache.get_seq_length(index)
             grown = cached + hidden.shape[1] - survivors.rows.shape[1]  # tokens since the prompt
             live = survivors.mask(padding, survivors.prompt_length + grown)
-            stage.masks[slides] = self.decoder.mask(index, hidden, live, cache, stage.positions)
+            stage.masks[slides] = self.decoder.mask(index, hidden, live, cache)
         return stage.masks[slides]
 
     def _write_draft(
@@ -557,7 +559,7 @@ class LanguageRecording:
         left = [step_tokens(span.length, self.cut.tokens, step, steps) for step in range(steps)]
         begins = [0, *(layer + 1 for layer in self.layers), n_layers]
         read = [span.length, *left]
-        mean = sum(n * (end - begin) for n, begin, end in zip(read, begins, begins[1:], strict=True)) / n_layers
+        mean = sum(n * (end - begin) for n, (begin, end) in zip(read, pairwise(begins), strict=True)) / n_layers
         return (
             f"The first {begins[1]} of {n_layers} decoder layers read all {span.length} visual tokens, the last "
             f"{n_layers - begins[-2]} read {left[-1]}; the mean over layers is {mean:.1f}."

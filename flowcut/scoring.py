@@ -11,13 +11,16 @@ import torch
 from torch import Tensor
 from transformers import LogitsProcessor
 
+from flowcut.allowed import check_allowed
 from flowcut.asking import put_question
 from flowcut.errors import FlowCutError
 from flowcut.images import open_picture
 from flowcut.inputs import Session
+from flowcut.language import record_language
 from flowcut.models import VisionLanguageModel
 from flowcut.reading import PromptStart, read_on
 from flowcut.schedule import CutConfig, check_is_cut
+from flowcut.stages import stage_of
 from flowcut.study_results import AnswerScores
 
 
@@ -163,9 +166,26 @@ class AnswerScorer:
 
     def _tail(self) -> Tensor:
         """[t, width], what is read after the picture: the rest of the prompt and the answer but its last token."""
-        ids = torch.cat([self._ending(), torch.tensor(self.answer_ids[:-1], dtype=torch.long)])
+        return self._embedded(torch.cat([self._ending(), torch.tensor(self.answer_ids[:-1], dtype=torch.long)]))
+
+    def _embedded(self, ids: Tensor) -> Tensor:
+        """[t, width], token ids as the decoder is given them."""
         embedding: Tensor = self.model.model.get_input_embeddings()(ids.to(self.model.model.device))
         return embedding
+
+    def _read_and_cut(self, cut: CutConfig) -> AnswerScores:
+        """The whole picture through a decoder that cuts while it reads the prompt; then the answer, on top of that."""
+        hf_model: Any = self.model.model
+        check_allowed(cut, hf_model, self.model.family)
+        patches = (self.start.patch_of_row >= 0).nonzero()[:, 0]
+        prompt = torch.cat([self.start.embeds, self._embedded(self._ending())])[None]
+        with record_language(self.model.family.language_model(hf_model), (int(patches[0]), len(patches)), cut):
+            read = hf_model(inputs_embeds=prompt, use_cache=True, logits_to_keep=1)
+            logits = [read.logits]
+            if len(self.answer_ids) > 1:
+                answer = self._embedded(torch.tensor(self.answer_ids[:-1]))[None]
+                logits.append(hf_model(inputs_embeds=answer, past_key_values=read.past_key_values).logits)
+        return _scores(*_measured(torch.cat(logits, dim=1), self.answer_ids))
 
     def _dictate(self, cut: CutConfig | None) -> AnswerScores:
         """The stock `generate` under a cut, made to write this answer."""
@@ -216,6 +236,9 @@ def score_cut_together(scorers: Sequence[AnswerScorer], cut: CutConfig | None) -
     check_is_cut(cut)
     first = scorers[0]
     with first.model.lock, torch.no_grad():
+        if stage_of(cut) == "decoder" and first.takes_patches:
+            assert cut is not None
+            return [scorer._read_and_cut(cut) for scorer in scorers]
         start = first._encode(cut)
         if start is None or any(not torch.equal(first._beginning(), scorer._beginning()) for scorer in scorers):
             return [scorer._dictate(cut) for scorer in scorers]

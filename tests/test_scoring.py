@@ -13,6 +13,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 import flowcut
 from flowcut import reading
+from flowcut.criteria import METHODS
 from flowcut.errors import FlowCutError
 from flowcut.models import VisionLanguageModel
 from flowcut.scoring import AnswerScorer, score_cut_together, score_together
@@ -205,11 +206,14 @@ def test_half_precision_is_left_as_it_is(tmp_path: Path, dtype: str) -> None:
 
 
 CUTS = [None, flowcut.FlowCut(tokens=9), flowcut.Cut("cls-attention", tokens=12), flowcut.Cut("random", tokens=5)]
+CUTS += [flowcut.Cut(name, tokens=9) for name in ("divprune", "downsample", "visionzip")]
+CUTS += [flowcut.Cut(name, tokens=9) for name, method in METHODS.items() if method.stage == "decoder"]
 
 
 @pytest.mark.parametrize("cut", CUTS, ids=lambda cut: cut.title if cut else "whole")
-def test_a_cut_is_scored_as_real_decoding_scores_it(model: VisionLanguageModel, cut: Any) -> None:
-    run = flowcut.ask(model, tiny.picture(), QUESTION, cut, max_new_tokens=6)
+@pytest.mark.parametrize("tokens", [1, 6])
+def test_a_cut_is_scored_as_real_decoding_scores_it(model: VisionLanguageModel, cut: Any, tokens: int) -> None:
+    run = flowcut.ask(model, tiny.picture(), QUESTION, cut, max_new_tokens=tokens)
     ids = [token.id for token in run.tokens]
     scores = AnswerScorer(model, tiny.picture(), QUESTION, ids).score_cut(cut)
     np.testing.assert_allclose(scores.logprobs[0], [token.logprob for token in run.tokens], atol=1e-5)
