@@ -87,7 +87,7 @@ class Llava:
 
     def placeholders(self, model: PreTrainedModel, kind: MediaKind, given: Mapping[str, Any]) -> list[int]:
         """The same for every picture."""
-        return [self.n_patches(model) + self.cls_tokens(model)] * len(given["pixel_values"])
+        return [self.n_patches(model) + self.cls_tokens(model)] * len(given[kind.inputs[0]])
 
     def encode(
         self,
@@ -99,7 +99,7 @@ class Llava:
     ) -> list[EncodedMedium]:
         """Every picture through tower and projector in one batch; a CLS token, where it is read, is a separator."""
         parts: Any = model
-        features = parts.get_image_features(pixel_values=given["pixel_values"], return_dict=True).pooler_output
+        features = parts.get_image_features(pixel_values=given[kind.inputs[0]], return_dict=True).pooler_output
         cls = self.cls_tokens(model)
         kept = nn.functional.pad(recording.kept_patch_ids, (cls, 0), value=SEPARATOR)
         rows = torch.arange(len(kept), device=kept.device)[:, None].expand_as(kept).where(kept != SEPARATOR, SEPARATOR)
