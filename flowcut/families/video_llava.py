@@ -58,7 +58,7 @@ class VideoLlava(Llava):
         parts, pixels = cast(Any, model), given[VIDEOS.inputs[0]]
         videos, frames = frames_of(pixels)
         with cut_by_frame(recording, cut, videos, frames):
-            features = parts.get_video_features(pixel_values_videos=pixels, return_dict=True).pooler_output
+            features = parts.model.get_video_features(pixel_values_videos=pixels, return_dict=True).pooler_output
         kept = kept_tokens(recording)
         cls = cut is None or cut.tokens >= frames * self.n_patches(model)
         return [
