@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 # Imported here and now so that loading the module `flowcut.record` can never rebind the name of the function below.
 from flowcut.record import FlowRecord, Geometry, LayerFlow, PruneStep
+from flowcut.torchvision_ops import watch_for_torchvision
 
 if TYPE_CHECKING:
     from flowcut.allowed import refusals
@@ -48,6 +49,8 @@ if TYPE_CHECKING:
     from flowcut.vision import Recording
 
 __version__ = "0.1.0"
+
+watch_for_torchvision()  # before transformers, or anyone, looks for it
 
 _HOMES = {
     "errors": "FlowCutError InvalidCut InvalidPicture InvalidQuestion InvalidRecord ModelNotLoaded",

@@ -11,7 +11,6 @@ from __future__ import annotations
 import math
 import sys
 import threading
-import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -55,7 +54,8 @@ class Probe(Protocol):
 
 _probes: ContextVar[tuple[Probe, ...]] = ContextVar("flowcut_probes", default=())
 _switch_lock = threading.Lock()
-_switches: weakref.WeakKeyDictionary[nn.Module, _Switch] = weakref.WeakKeyDictionary()
+_switches: dict[int, _Switch] = {}
+"""By the identity of a configuration in use, which two towers of one model may share."""
 
 
 @dataclass
@@ -151,7 +151,7 @@ def watched_by(probe: Probe) -> Iterator[None]:
 
 def _switch_on(model: PreTrainedModel) -> None:
     with _switch_lock:
-        switch = _switches.setdefault(model, _Switch(model.config._attn_implementation))
+        switch = _switches.setdefault(id(model.config), _Switch(model.config._attn_implementation))
         if switch.users == 0:
             model.set_attn_implementation(_register(switch.original))
         switch.users += 1
@@ -160,10 +160,10 @@ def _switch_on(model: PreTrainedModel) -> None:
 def _switch_off(model: PreTrainedModel) -> None:
     """The last of several threads that watch one model puts its own attention back."""
     with _switch_lock:
-        switch = _switches[model]
+        switch = _switches[id(model.config)]
         switch.users -= 1
         if switch.users == 0:
-            del _switches[model]
+            del _switches[id(model.config)]
             model.set_attn_implementation(switch.original)
 
 

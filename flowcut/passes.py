@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from flowcut.attention import Attention
 from flowcut.encoders import PackedEncoder, VisionEncoder
-from flowcut.errors import InvalidCut
 from flowcut.lanes import Lane, Plan, View
+from flowcut.schedule import even_shares
 
 Call = tuple[tuple[Any, ...], dict[str, Any]]
 """Positional and keyword arguments of a layer."""
@@ -212,7 +212,7 @@ class PackedPass(Pass):
         super().__init__(encoder, plan, seconds, device)
         self.grids = [tuple(grid) for grid in grids]
         self.places: list[Tensor] = []
-        self.shares = [[*_shares(plan, slices)] for slices, _, _ in self.grids]
+        self.shares = [_shares(plan, slices) for slices, _, _ in self.grids]
         begin = 0
         for (slices, rows, cols), shares in zip(self.grids, self.shares, strict=True):
             order = encoder.row_order(rows, cols).to(device)
@@ -321,21 +321,9 @@ def _mean_joined(patches: Tensor, joins: Tensor, count: int) -> Tensor:
     return (shares.transpose(1, 2) @ patches.float()).to(patches.dtype)
 
 
-def _shares(plan: Plan, slices: int) -> list[int | None]:
-    """The budget of each slice in time: even, the first ones taking what cannot be divided.
-
-    Raises:
-        InvalidCut: there are more slices than tokens.
-    """
-    if plan.cut is None:
-        return [None] * slices
-    if plan.cut.tokens < slices:
-        raise InvalidCut(
-            f"tokens is {plan.cut.tokens}, and this video is {slices} slices in time, each of which keeps at least "
-            f"one: choose {slices} or more, or sample fewer frames."
-        )
-    each, rest = divmod(plan.cut.tokens, slices)
-    return [each + (place < rest) for place in range(slices)]
+def _shares(plan: Plan, slices: int) -> Sequence[int | None]:
+    """The budget of each slice in time."""
+    return [None] * slices if plan.cut is None else even_shares(plan.cut.tokens, slices, "slices in time")
 
 
 def synchronise(device: torch.device) -> None:

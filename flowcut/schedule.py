@@ -189,3 +189,18 @@ def _whole_number(name: str, value: Any, least: int | None = None) -> int:
     if isinstance(value, bool) or not isinstance(value, Integral) or (least is not None and value < least):
         raise InvalidCut(f"{name} is {value!r}: it must be {wanted}.")
     return int(value)
+
+
+def even_shares(tokens: int, parts: int, noun: str) -> list[int]:
+    """A budget shared evenly by the `parts` of a video, the first ones taking what cannot be divided.
+
+    Raises:
+        InvalidCut: there are more parts than tokens.
+    """
+    if tokens < parts:
+        raise InvalidCut(
+            f"tokens is {tokens}, and this video is {parts} {noun}, each of which keeps at least one: choose {parts} "
+            "or more, or sample fewer frames."
+        )
+    each, rest = divmod(tokens, parts)
+    return [each + (place < rest) for place in range(parts)]

@@ -158,13 +158,22 @@ class Recording:
         return torch.cat([lane.alive_ids for lane in self._last])
 
     @property
+    def kept_by_row(self) -> list[Tensor]:
+        """Per row of the last pass int64 [T], the patches that it kept."""
+        return [ids for lane in self._last for ids in lane.alive_ids]
+
+    @property
     def lanes(self) -> list[Lane]:
         """The last pass, picture by picture or tile by tile as they were cut."""
         return self._finished
 
-    def recut(self, cut: CutConfig | None) -> None:
-        """Another cut for the passes to come: budgets of tiles depend on how many a picture has."""
-        self.plan = replace(self.plan, cut=cut)
+    def recut(self, cut: CutConfig | None, merge_side: int = 1) -> None:
+        """Another cut for the passes to come: budgets of tiles depend on how many a picture has.
+
+        Args:
+            merge_side: side of the squares of patches that are pooled into one token, and so live and die together.
+        """
+        self.plan = replace(self.plan, cut=cut, merge_side=merge_side)
 
     @contextmanager
     def together(self) -> Iterator[None]:

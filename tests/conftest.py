@@ -5,3 +5,5 @@ from __future__ import annotations
 import os
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # read by the hub's client when it is first imported, hence before any test module
+
+import flowcut  # noqa: F401  before transformers: a torchvision beside another torch needs two operators declared

@@ -8,12 +8,16 @@ from flowcut.errors import ModelNotLoaded
 from flowcut.families.family import Family
 from flowcut.families.llava import Llava
 from flowcut.families.llava_next import LlavaNext
+from flowcut.families.llava_next_video import LlavaNextVideo
 from flowcut.families.llava_onevision import LlavaOnevision
 from flowcut.families.qwen_vl import QwenVL
+from flowcut.families.video_llava import VideoLlava
 
 FAMILIES: dict[str, Family] = {
     "llava": Llava(),
     "llava_next": LlavaNext(),
+    "llava_next_video": LlavaNextVideo(),
+    "video_llava": VideoLlava(),
     "llava_onevision": LlavaOnevision(),
     "qwen2_vl": QwenVL("Qwen2-VL", "Qwen2VLForConditionalGeneration", "qwen2_vl_vision", "Qwen2VLProcessor"),
     "qwen2_5_vl": QwenVL(

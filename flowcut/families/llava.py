@@ -90,7 +90,7 @@ class Llava:
 
     def placeholders(self, model: PreTrainedModel, kind: MediaKind, given: Mapping[str, Any]) -> list[int]:
         """The same for every picture."""
-        return [self.n_patches(model) + self.cls_tokens(model)] * len(given["pixel_values"])
+        return [self.n_patches(model) + self.cls_tokens(model)] * len(given[kind.inputs[0]])
 
     def encode(
         self,
@@ -102,7 +102,7 @@ class Llava:
     ) -> list[EncodedMedium]:
         """Every picture through tower and projector in one batch; a CLS token, where it is read, is a separator."""
         parts: Any = model
-        pixels = given["pixel_values"]
+        pixels = given[kind.inputs[0]]
         other = {name: given[name] for name in ("interpolate_pos_encoding",) if name in given}  # scaled down
         features = parts.get_image_features(pixel_values=pixels, return_dict=True, **other).pooler_output
         cls = self.cls_tokens(model)

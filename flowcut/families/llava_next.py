@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.image_processing_utils import get_patch_output_size, select_best_resolution
 from transformers.image_utils import ChannelDimension
@@ -16,6 +16,7 @@ from transformers.models.llava_next.modeling_llava_next import image_size_to_num
 
 from flowcut.errors import FlowCutError, InvalidCut
 from flowcut.families.family import SEPARATOR, EncodedMedium, MediaKind
+from flowcut.families.grids import output_on_whole_grids
 from flowcut.families.llava import Llava
 from flowcut.record import Geometry
 from flowcut.schedule import CutConfig
@@ -37,7 +38,7 @@ class LlavaNext(Llava):
         """Patches of the base tile and of as many crops as the widest grid has."""
         side = model.config.vision_config.image_size
         crops = max((height // side) * (width // side) for height, width in model.config.image_grid_pinpoints)
-        return (1 + crops) * super().n_patches(model)
+        return (1 + crops) * self._tile_patches(model)
 
     def placeholders(self, model: PreTrainedModel, kind: MediaKind, given: Mapping[str, Any]) -> list[int]:
         """As many as the stock layout makes of a picture of this size."""
@@ -57,7 +58,7 @@ class LlavaNext(Llava):
         tiles = _tiles(model, sizes)
         pixels = _tile_pixels(given["pixel_values"], tiles)
         as_released = cut is None or (cut.variant == "official" and cut.method == "flowcut" and not cut.per_image)
-        coupled = as_released or _cuts_nothing(cut, max(tiles), super().n_patches(model))
+        coupled = as_released or _cuts_nothing(cut, max(tiles), self._tile_patches(model))
         everything = list(range(len(tiles)))
         groups = [everything] if coupled else [[index] for index in everything]
         encoded: list[EncodedMedium] = []
@@ -110,6 +111,10 @@ class LlavaNext(Llava):
         newlines = "newline tokens are left out" if cut.variant == "official" else "newline tokens stay"
         return (f"Each tile keeps {share}, {newlines}; the decoder's layer 1 then keeps the budget.",)
 
+    def _tile_patches(self, model: PreTrainedModel) -> int:
+        """Patches of one tile."""
+        return super().n_patches(model)
+
     def _check_tiles(self, model: PreTrainedModel, given: Mapping[str, Any]) -> None:
         if given.get("image_sizes") is None:
             raise FlowCutError("image_sizes is missing beside pixel_values: hand over all that the processor gave.")
@@ -131,21 +136,10 @@ class LlavaNext(Llava):
         first_row: int,
     ) -> list[EncodedMedium]:
         """One pass: survivors scattered on whole tiles, laid out by the stock code, and the live places read off."""
-        n_patches = super().n_patches(model)
+        n_patches = self._tile_patches(model)
         parts: Any = model
-
-        def on_whole_tiles(module: nn.Module, args: Any, features: Tensor) -> Tensor | None:
-            kept = recording.kept_patch_ids
-            if kept.shape[1] == n_patches:
-                return None
-            whole = features.new_zeros(len(features), n_patches, features.shape[-1])
-            return whole.scatter(1, kept[..., None].expand_as(features), features)
-
-        hook = self.projector(model).register_forward_hook(on_whole_tiles)
-        try:
+        with output_on_whole_grids(self.projector(model), recording, n_patches):
             laid_out = parts.get_image_features(pixel_values=pixels, image_sizes=sizes, return_dict=True).pooler_output
-        finally:
-            hook.remove()
         kept = recording.kept_patch_ids
         kept_places = (kept + torch.arange(len(kept), device=kept.device)[:, None] * n_patches).flatten()
         tiles, start, encoded = _tiles(model, sizes), 0, []
@@ -161,7 +155,7 @@ class LlavaNext(Llava):
 
     def _layout(self, model: PreTrainedModel, sizes: Tensor) -> list[Tensor]:
         """Per picture int64 [n]: the patch, counted through its tiles, that the stock code packs at each place."""
-        n_patches = super().n_patches(model)
+        n_patches = self._tile_patches(model)
         numbers = [torch.arange(count * n_patches).view(count, n_patches, 1) for count in _tiles(model, sizes)]
         strategy = model.config.vision_feature_select_strategy
         pack: Any = model.pack_image_features

@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from typing import Any, cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.image_processing_utils import get_patch_output_size, select_best_resolution
 from transformers.image_utils import ChannelDimension
@@ -24,6 +24,7 @@ from transformers.models.llava_onevision.modeling_llava_onevision import image_s
 
 from flowcut.errors import FlowCutError
 from flowcut.families.family import EncodedMedium, MediaKind
+from flowcut.families.grids import output_on_whole_grids
 from flowcut.families.llava import Llava
 from flowcut.lanes import Lane
 from flowcut.record import Geometry
@@ -148,22 +149,9 @@ class LlavaOnevision(Llava):
 
     def _laid_out(self, model: PreTrainedModel, recording: Recording, given: Mapping[str, Any]) -> list[Tensor]:
         """Per picture [n, width]: survivors on whole tiles, the dead at zero, laid out and pooled by the stock code."""
-        parts, n_patches = cast(Any, model), self._tile_patches(model)
-
-        def on_whole_tiles(module: nn.Module, args: Any, output: Tensor) -> Tensor | None:
-            kept = [lane.alive_ids[0] for lane in recording.lanes]
-            if all(len(ids) == n_patches for ids in kept):
-                return None
-            canvas = output.new_zeros(len(output), n_patches, output.shape[-1])
-            for row, ids in enumerate(kept):
-                canvas[row, ids] = output[row, : len(ids)]
-            return canvas
-
-        hook = self.projector(model).register_forward_hook(on_whole_tiles)
-        try:
+        parts = cast(Any, model)
+        with output_on_whole_grids(self.projector(model), recording, self._tile_patches(model)):
             laid_out: list[Tensor] = parts.get_image_features(**given, return_dict=True).pooler_output
-        finally:
-            hook.remove()
         return laid_out
 
     def _whole_layout(self, model: PreTrainedModel, sizes: Tensor, tiles: list[int]) -> list[Tensor]:

@@ -17,11 +17,10 @@ from transformers import PreTrainedModel
 
 from flowcut.errors import FlowCutError
 from flowcut.families.family import IMAGE, EncodedMedium, MediaKind
+from flowcut.families.grids import token_patches
 from flowcut.families.llava import Llava, size_entry
-from flowcut.lanes import Lane
 from flowcut.record import Geometry
 from flowcut.schedule import CutConfig
-from flowcut.scores import group_positions
 from flowcut.vision import Recording
 
 # Of each kind the patches, then the slices in time, rows and columns of each medium.
@@ -122,7 +121,7 @@ class QwenVL(Llava):
         features = parts.get_image_features if kind is PICTURES else parts.get_video_features
         pixels, grids = (given[name] for name in kind.inputs[:2])
         whole = features(pixels, grids, return_dict=True).pooler_output
-        rows = [_token_patches(lane, row) for row, lane in enumerate(recording.lanes)]
+        rows = token_patches(recording.lanes)
         encoded, first = [], 0
         for tokens, places, slices in zip(whole, recording.kept_tokens, grids[:, 0].tolist(), strict=True):
             patches = torch.cat(rows[first : first + slices])
@@ -160,10 +159,3 @@ class QwenVL(Llava):
                 f"{side} pixels."
             )
         return height // image_processor.patch_size, width // image_processor.patch_size
-
-
-def _token_patches(lane: Lane, row: int) -> Tensor:
-    """int64 [tokens, 4, 2], the record's row and the patches of each token kept of a picture, or slice of a video."""
-    groups = group_positions(lane.alive_ids, lane.grid_cols, lane.plan.merge_side)[0]
-    patches = lane.alive_ids[0][groups]
-    return torch.stack([torch.full_like(patches, row), patches], dim=-1)

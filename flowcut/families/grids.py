@@ -1,0 +1,65 @@
+"""Survivors back on whole grids, where stock code lays out or pools patches by their place."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from flowcut.lanes import Lane
+from flowcut.scores import group_positions
+from flowcut.vision import Recording
+
+
+@contextmanager
+def input_on_whole_grids(module: nn.Module, recording: Recording, n_patches: int) -> Iterator[None]:
+    """While inside, what enters `module` is a whole grid for each row of the pass just finished, the dead at zero."""
+
+    def before(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        return (on_whole_grids(args[0], recording.kept_by_row, n_patches), *args[1:])
+
+    with _removed_after(module.register_forward_pre_hook(before)):
+        yield
+
+
+@contextmanager
+def output_on_whole_grids(module: nn.Module, recording: Recording, n_patches: int) -> Iterator[None]:
+    """While inside, what leaves `module` is a whole grid for each row of the pass just finished, the dead at zero."""
+
+    def after(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
+        return on_whole_grids(output, recording.kept_by_row, n_patches)
+
+    with _removed_after(module.register_forward_hook(after)):
+        yield
+
+
+def on_whole_grids(features: Tensor, kept: Sequence[Tensor], n_patches: int) -> Tensor:
+    """[rows, n_patches, width] from [rows, longest, width], row r holding the patches `kept[r]`; itself if all."""
+    if all(len(ids) == n_patches for ids in kept):
+        return features
+    whole = features.new_zeros(len(features), n_patches, features.shape[-1])
+    for row, ids in enumerate(kept):
+        whole[row, ids] = features[row, : len(ids)]
+    return whole
+
+
+def token_patches(lanes: Sequence[Lane]) -> list[Tensor]:
+    """Per row of the record int64 [tokens, patches per token, 2]: the row, and the patches of each token kept."""
+    found = []
+    for lane in lanes:
+        groups = group_positions(lane.alive_ids, lane.grid_cols, lane.plan.merge_side)
+        for ids, own in zip(lane.alive_ids, groups, strict=True):
+            patches = ids[own]
+            found.append(torch.stack([torch.full_like(patches, len(found)), patches], dim=-1))
+    return found
+
+
+@contextmanager
+def _removed_after(hook: Any) -> Iterator[None]:
+    try:
+        yield
+    finally:
+        hook.remove()
