@@ -60,7 +60,7 @@ def prune(hf_model: PreTrainedModel, cut: CutConfig | None = None, *, record: bo
 class Session:
     """A `with` in which pictures or videos handed to `prepare` are encoded, recorded and pruned."""
 
-    def __init__(self, hf_model: PreTrainedModel, cut: CutConfig | None, record: bool) -> None:
+    def __init__(self, hf_model: PreTrainedModel, cut: CutConfig | None, record: bool, matrices: bool = False) -> None:
         if not isinstance(hf_model, PreTrainedModel):
             raise FlowCutError(
                 f"hf_model is a {type(hf_model).__name__}: give a transformers model (of what flowcut.load returned, "
@@ -81,7 +81,7 @@ class Session:
         layer = self.family.feature_layer(hf_model)
         towers = {kind.name: self.family.vision_tower(hf_model, kind) for kind in self.family.media}
         of_tower = {
-            tower: record_encoder(tower, self.encoder_cut, layer, flows=record, facts=dict(facts))
+            tower: record_encoder(tower, self.encoder_cut, layer, flows=record, matrices=matrices, facts=dict(facts))
             for tower in towers.values()
         }
         self.recordings = {name: of_tower[tower] for name, tower in towers.items()}

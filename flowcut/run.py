@@ -85,6 +85,7 @@ def ask(
     stop: Stop | None = None,
     record: bool = True,
     answer_attention: bool = False,
+    matrices: bool = False,
 ) -> Run:
     """Ask a question about a picture; with `cut=None`, token for token what the stock `generate` answers.
 
@@ -100,13 +101,14 @@ def ask(
         stop: an event, or a function that says True; looked at before the language model starts and after each token.
         record: False prunes only, and pays for nothing else; the run's record is then None.
         answer_attention: True also records where each answer token looked (`Run.answer_attention`; its size is there).
+        matrices: True also records each layer's head-mean attention matrix (CLIP-L at 336 px: 16 MB).
 
     Raises:
         FlowCutError: (a ValueError) one sentence: picture, question, cut or settings cannot be used.
     """
     settings = Settings(max_new_tokens, do_sample, temperature, top_p, system, seed)
     _check_cut(model, cut)
-    work = _Work(model, cut, settings, on_text, on_progress, _stop_function(stop), record, answer_attention)
+    work = _Work(model, cut, settings, on_text, on_progress, _stop_function(stop), record, answer_attention, matrices)
     picture, preprocess = _timed(lambda: open_picture(image))
     with model.lock:
         return work.run(picture, question, preprocess)
@@ -125,6 +127,7 @@ class _Work:
         stop: Callable[[], bool],
         record: bool,
         answer_attention: bool,
+        matrices: bool,
     ) -> None:
         self.model = model
         self.cut = cut
@@ -133,6 +136,7 @@ class _Work:
         self.stop = stop
         self.record = record
         self.answer_attention = answer_attention
+        self.matrices = matrices
         self.looks: AnswerRecording | None = None
         self.listener = Listener(model.processor.tokenizer, settings.max_new_tokens, on_text, self.tell, stop)
 
@@ -141,7 +145,8 @@ class _Work:
         hf_model, family = self.model.model, self.model.family
         self.tell("picture", 0.0)
         (prompt, inputs, notes), preparing_seconds = _timed(lambda: self._inputs(picture, question))
-        with Session(hf_model, self.cut, self.record) as session, _peak_memory(hf_model.device) as peak:
+        watched = Session(hf_model, self.cut, self.record, self.matrices)
+        with watched as session, _peak_memory(hf_model.device) as peak:
             self.tell("vision", 0.0)
             prepared, vision = self._see(session, inputs)
             door = family.language_model(hf_model)
