@@ -17,7 +17,7 @@ LEVEL = 0.95
 
 
 @dataclass(frozen=True)
-class Interval:
+class Agreement:
     """A value with its bootstrap interval."""
 
     value: float
@@ -35,13 +35,13 @@ def block_mean(ranking: np.ndarray, block_of_patch: np.ndarray) -> np.ndarray:
     return np.divide(total, count, out=np.full(size, np.nan), where=count > 0)
 
 
-def agreement_with_fall(
+def rank_agreement(
     rankings: Mapping[str, np.ndarray],
     fall: np.ndarray,
     block_of_patch: np.ndarray | None = None,
     resamples: int = RESAMPLES,
     seed: int = 0,
-) -> dict[str, Interval]:
+) -> dict[str, Agreement]:
     """Spearman's correlation of each ranking with the fall, with a 95 % percentile bootstrap interval.
 
     Patches (or blocks) are drawn with replacement, the same draws for every ranking, and ranked anew in each draw.
@@ -70,7 +70,7 @@ def agreement_with_fall(
         value = float(weighted_spearman(*pair, np.ones((1, count)))[0])
         drawn = weighted_spearman(*pair, weights)
         low, high = np.nanquantile(drawn, [(1 - LEVEL) / 2, (1 + LEVEL) / 2]) if value == value else (np.nan, np.nan)
-        found[name] = Interval(value, float(low), float(high), count)
+        found[name] = Agreement(value, float(low), float(high), count)
     return found
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.stats import spearmanr
 
-from analysis.causal import agreement_with_fall, band, block_mean, curve_area, flip_point, weighted_spearman
+from analysis.causal import rank_agreement, band, block_mean, curve_area, flip_point, weighted_spearman
 
 
 def test_a_draw_is_ranked_as_if_its_patches_were_repeated() -> None:
@@ -28,7 +28,7 @@ def test_the_interval_holds_the_truth_about_as_often_as_it_says() -> None:
     for trial in range(60):
         x = rng.normal(size=150)
         fall = r * x + np.sqrt(1 - r * r) * rng.normal(size=150)
-        found = agreement_with_fall({"x": x}, fall, resamples=300, seed=trial)["x"]
+        found = rank_agreement({"x": x}, fall, resamples=300, seed=trial)["x"]
         assert found.low < found.value < found.high
         hits += found.low <= true <= found.high
     assert 51 <= hits <= 60
@@ -39,24 +39,24 @@ def test_unmeasured_patches_are_left_out_and_the_seed_decides() -> None:
     fall, ranking = rng.normal(size=40), rng.normal(size=40)
     part = fall.copy()
     part[25:] = np.nan
-    found = agreement_with_fall({"a": ranking, "same": fall, "flat": np.ones(40)}, part, seed=3)
+    found = rank_agreement({"a": ranking, "same": fall, "flat": np.ones(40)}, part, seed=3)
     assert found["a"].value == pytest.approx(spearmanr(ranking[:25], fall[:25]).statistic)
     assert found["a"].count == 25
     assert (found["same"].value, found["same"].low) == pytest.approx((1, 1))
     assert np.isnan([found["flat"].value, found["flat"].low]).all()
-    assert found["a"] == agreement_with_fall({"a": ranking}, part, seed=3)["a"]
-    assert found["a"] != agreement_with_fall({"a": ranking}, part, seed=4)["a"]
-    assert np.isnan(agreement_with_fall({"a": ranking}, np.full(40, np.nan))["a"].value)
+    assert found["a"] == rank_agreement({"a": ranking}, part, seed=3)["a"]
+    assert found["a"] != rank_agreement({"a": ranking}, part, seed=4)["a"]
+    assert np.isnan(rank_agreement({"a": ranking}, np.full(40, np.nan))["a"].value)
 
 
 def test_blocks_take_the_mean_of_their_patches() -> None:
     blocks = np.array([0, 0, 1, 3, 1])
     np.testing.assert_array_equal(block_mean(np.array([1.0, 3, 5, 7, 6]), blocks), [2, 5.5, np.nan, 7])
     fall = np.array([0.1, 0.4, np.nan, 0.2])
-    found = agreement_with_fall({"r": np.array([1.0, 3, 5, 7, 6])}, fall, blocks)["r"]
+    found = rank_agreement({"r": np.array([1.0, 3, 5, 7, 6])}, fall, blocks)["r"]
     assert found.value == pytest.approx(spearmanr([2, 5.5, 7], [0.1, 0.4, 0.2]).statistic)
     with pytest.raises(ValueError, match="'short' is of 3 patches or blocks, the fall of 4"):
-        agreement_with_fall({"short": np.ones(3)}, fall)
+        rank_agreement({"short": np.ones(3)}, fall)
 
 
 def test_areas_by_hand() -> None:

@@ -1,0 +1,226 @@
+"""Figures of agreement: matrices, the contradiction map over the picture, criteria against each other."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
+from scipy.stats import rankdata
+
+from analysis.agreement import Contradiction
+from analysis.figures.look import (
+    BOTH_WAYS,
+    COLOURS,
+    MORE,
+    NEUTRAL,
+    aspect,
+    centres,
+    finished,
+    grid_values,
+    how_to_read_all,
+    lay_picture,
+    patch_hover,
+    picture_source,
+)
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from flowcut.record import Geometry
+
+MEASURES = {
+    "iou": ("Overlap of the kept patches (IoU)", "IoU"),
+    "spearman": ("Agreement of the rankings (Spearman's ρ)", "ρ"),
+    "kendall": ("Agreement of the rankings (Kendall's τ)", "τ"),
+}
+MAX_COLUMNS = 6
+STANDINGS = (
+    ("kept by both", "circle", COLOURS[0]),
+    ("kept by this layer, cut by the running score", "cross", COLOURS[4]),
+    ("cut by this layer, kept by the running score", "x", COLOURS[1]),
+)
+"""Where a layer and the accumulated score stand to each other: words, symbol, colour."""
+
+
+def heat_matrix(
+    values: np.ndarray, names: Sequence[str], facts: str, measure: Literal["iou", "spearman", "kendall"] = "iou"
+) -> go.Figure:
+    """A matrix of agreement between criteria, or between layers.
+
+    How to read: each cell compares the row with the column. IoU: 1 the same patches, 0 none in common. ρ and τ: 1 the
+    same order, 0 unrelated, −1 opposite. An empty cell: one of the two ranks nothing.
+
+    Args:
+        values: float [M, M].
+        names: of the M rows.
+        facts: of the figure.
+        measure: what the values are.
+    """
+    title, short = MEASURES[measure]
+    words = [["" if np.isnan(value) else _short(value) for value in row] for row in values]
+    labels = [str(name) for name in names]
+    from_zero = measure == "iou"
+    figure = go.Figure(
+        go.Heatmap(
+            z=values, x=labels, y=labels, text=words, texttemplate="%{text}", xgap=1, ygap=1,
+            zmin=0 if from_zero else -1, zmax=1, colorscale=MORE if from_zero else BOTH_WAYS,
+            colorbar={"title": {"text": short}, "thickness": 12}, textfont={"size": 12 if len(labels) <= 12 else 9},
+            hovertemplate=f"%{{y}} and %{{x}}: {short} %{{z:.2f}}<extra></extra>", hoverongaps=False,
+        )
+    )  # fmt: skip
+    figure.update_xaxes(type="category", tickangle=-40 if max(map(len, labels)) > 3 else 0, showgrid=False)
+    figure.update_yaxes(type="category", autorange="reversed", showgrid=False)
+    return finished(figure, title, facts, 110 + 30 * max(len(labels), 3))
+
+
+def _short(value: float) -> str:
+    """Two decimals without the nought before the point."""
+    words = f"{value:.2f}".replace("-0.", "−.").replace("0.", ".", 1) if abs(value) < 0.995 else f"{value:.0f}"
+    return words.replace("-", "−")
+
+
+def contradiction_map(found: Contradiction, geometry: Geometry, facts: str, picture: Image | None = None) -> go.Figure:
+    """How many layers would keep each patch alone, and what the accumulated score does with it.
+
+    How to read: left the picture, right its patches. Bright: every layer alone would keep the patch, dark: none would;
+    in between the layers contradict each other. Open square: kept by the accumulated score. Cross: kept or cut by it
+    against most layers.
+    """
+    source = None if picture is None else picture_source(picture)
+    panels = 1 if picture is None else 2
+    figure = make_subplots(1, panels, horizontal_spacing=0.02)
+    votes, against = found.votes, found.overruled > 0.5
+    notes = [
+        f"{vote * len(found.layers):.0f} of {len(found.layers)} layers would keep it<br>"
+        f"running score: {'kept' if kept else 'cut'}{', against most layers' if overruled else ''}"
+        for vote, kept, overruled in zip(votes, found.running_keeps, against, strict=True)
+    ]
+    figure.add_heatmap(
+        **grid_values(votes, geometry), zmin=0, zmax=1, colorscale=MORE, text=patch_hover(geometry, notes),
+        hovertemplate="%{text}<extra></extra>", col=panels, row=1,
+        colorbar={"title": {"text": "layers that<br>would keep it"}, "tickformat": ".0%", "thickness": 12},
+    )  # fmt: skip
+    x, y = centres(geometry)
+    marks = (
+        (found.running_keeps, "square-open", "#FFFFFF", f"kept by the running score ({found.tokens} tokens)", 11),
+        (against, "x-thin-open", COLOURS[1], "against most layers", 7),
+    )
+    for where, symbol, colour, name, size in marks:
+        figure.add_scatter(
+            x=x[where], y=y[where], mode="markers", name=name, hoverinfo="skip", row=1, col=panels,
+            marker={"symbol": symbol, "size": size, "color": colour, "line": {"width": 1.6, "color": colour}},
+        )  # fmt: skip
+    for panel in range(panels):
+        lay_picture(figure, geometry, source, panel=panel)
+    figure.update_layout(legend={"orientation": "h", "y": -0.02, "yanchor": "top", "bgcolor": "rgba(128,128,128,0.55)"})
+    return finished(figure, "Where single layers contradict each other", facts, int(360 * aspect(geometry)) + 60)
+
+
+def layer_keeps(found: Contradiction, geometry: Geometry, facts: str, picture: Image | None = None) -> go.Figure:
+    """Every scored layer's own choice over the picture, beside what the accumulated score does.
+
+    How to read: one small picture per layer. Dot: the layer alone and the running score both keep the patch; plus: the
+    layer alone would keep it, the running score cuts it; cross: the layer alone would cut it, the running score keeps
+    it. The more plusses and crosses, the more this layer contradicts what all of them decide together.
+    """
+    source = None if picture is None else picture_source(picture)
+    columns = min(MAX_COLUMNS, len(found.layers))
+    rows = -(-len(found.layers) // columns)
+    shared = [(keeps & found.running_keeps).sum() / max(found.running_keeps.sum(), 1) for keeps in found.keeps]
+    titles = [f"layer {layer} · {share:.0%} shared" for layer, share in zip(found.layers, shared, strict=True)]
+    figure = make_subplots(rows, columns, subplot_titles=titles, horizontal_spacing=0.012, vertical_spacing=0.16 / rows)
+    x, y = centres(geometry)
+    for panel, keeps in enumerate(found.keeps):
+        standings = (keeps & found.running_keeps, keeps & ~found.running_keeps, ~keeps & found.running_keeps)
+        for where, (name, symbol, colour) in zip(standings, STANDINGS, strict=True):
+            figure.add_scatter(
+                x=x[where], y=y[where], mode="markers", name=name, legendgroup=name, showlegend=panel == 0,
+                marker={"symbol": symbol, "size": 5, "color": colour}, customdata=np.flatnonzero(where),
+                hovertemplate=f"patch %{{customdata}}<br>{name}<extra></extra>",
+                row=panel // columns + 1, col=panel % columns + 1,
+            )  # fmt: skip
+        lay_picture(figure, geometry, source, 0.4, panel)
+    figure.update_annotations(font_size=11)
+    figure.update_layout(legend={"orientation": "h", "y": -0.03, "yanchor": "top"})
+    height = int(rows * (760 / columns * aspect(geometry) + 26)) + 40
+    title = f"What each layer alone would keep ({found.tokens} tokens)"
+    return finished(figure, title, facts, height)
+
+
+def criteria_scatter(
+    x: np.ndarray,
+    y: np.ndarray,
+    names: tuple[str, str],
+    facts: str,
+    kept: tuple[np.ndarray, np.ndarray] | None = None,
+    marked: np.ndarray | None = None,
+    marked_as: str = "sink",
+    selected: int | None = None,
+    as_ranks: bool = True,
+) -> go.Figure:
+    """Two criteria's rankings of every patch against each other.
+
+    How to read: each mark is a patch (hover for its id and values); further right, or higher up, one or the other
+    criterion ranks it higher. On the rising diagonal both rank alike, far from it they differ. Symbols: which of the
+    two keep the patch; a ring marks sinks.
+
+    Args:
+        x: float [N]; NaN: not ranked.
+        y: float [N].
+        names: of both.
+        facts: of the figure.
+        kept: bool [N] of each, whether the criterion keeps the patch.
+        marked: bool [N], patches to be ringed.
+        marked_as: what the ring means.
+        selected: a patch to point at.
+        as_ranks: percentile ranks on both axes rather than the values, which are often very uneven.
+    """
+    figure = go.Figure()
+    ids = np.arange(len(x))
+    values = np.stack([ids, x, y], axis=-1)
+    across, up = (_percentile(axis) if as_ranks else axis for axis in (x, y))
+    hover = f"patch %{{customdata[0]}}<br>{names[0]}: %{{customdata[1]:.3g}}<br>{names[1]}: %{{customdata[2]:.3g}}"
+    for where, name, symbol, colour in _by_keeper(len(x), names, kept):
+        figure.add_scatter(
+            x=across[where], y=up[where], mode="markers", name=name, customdata=values[where],
+            marker={"symbol": symbol, "size": 7, "color": colour, "opacity": 0.85},
+            hovertemplate=hover + "<extra></extra>",
+        )  # fmt: skip
+    rings = ((marked, "circle-open", 15, marked_as), (ids == selected, "square-open", 19, f"patch {selected}"))
+    for ring, symbol, size, name in rings:
+        if ring is not None and ring.any():
+            figure.add_scatter(
+                x=across[ring], y=up[ring], mode="markers", name=name, hoverinfo="skip",
+                marker={"symbol": symbol, "size": size, "color": COLOURS[1], "line": {"width": 1.8}},
+            )  # fmt: skip
+    unit = ", percentile among patches" if as_ranks else ""
+    figure.update_xaxes(title=names[0] + unit, exponentformat="power")
+    figure.update_yaxes(title=names[1] + unit, exponentformat="power")
+    return finished(figure, f"{names[1]} against {names[0]}", facts, 440)
+
+
+def _percentile(values: np.ndarray) -> np.ndarray:
+    """0 for the lowest to 100 for the highest, ties sharing their mean; NaN stays."""
+    ranks = rankdata(values, nan_policy="omit")
+    return np.asarray(100 * (ranks - 1) / max(np.nanmax(ranks) - 1, 1))
+
+
+def _by_keeper(
+    count: int, names: tuple[str, str], kept: tuple[np.ndarray, np.ndarray] | None
+) -> list[tuple[np.ndarray, str, str, str]]:
+    """Which patches, in words, symbol and colour, by who keeps them; those that nobody keeps are drawn first."""
+    if kept is None:
+        return [(np.ones(count, bool), "patches", "circle", COLOURS[0])]
+    one, other = kept
+    return [
+        (~one & ~other, "kept by neither", "circle-open", NEUTRAL),
+        (one & other, "kept by both", "circle", COLOURS[0]),
+        (one & ~other, f"by {names[0]} alone", "triangle-right", COLOURS[4]),
+        (~one & other, f"by {names[1]} alone", "triangle-up", COLOURS[2]),
+    ]
+
+
+HOW_TO_READ = how_to_read_all((heat_matrix, contradiction_map, layer_keeps, criteria_scatter))

@@ -1,0 +1,182 @@
+"""The look of the Compare page's figures: one template for light and dark pages, told apart without colour.
+
+Backgrounds are clear and fonts are the page's own. Colours are Okabe and Ito's (2008) where things are told apart,
+cividis where there is more or less of something, and blue to orange where it goes both ways; symbols, dashes, numbers
+or places say the same again. Every figure carries its facts (model, layers, heads, variant, budget, seed) below its
+title, and says how to read it in its function's docstring (`how_to_read`).
+"""
+
+from __future__ import annotations
+
+import base64
+import html
+import inspect
+import io
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import plotly.graph_objects as go
+
+from analysis.figures.style import wrapped
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from flowcut.record import Geometry
+
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8A8A8A")
+"""Okabe and Ito without black and yellow, which vanish on a dark and on a light page."""
+SYMBOLS = ("circle", "square", "diamond", "triangle-up", "star", "triangle-down", "pentagon", "hourglass", "hexagram")
+"""No crosses: those stand for what is lost or contradicted."""
+DASHES = ("solid", "dash", "dot", "dashdot")
+
+NEUTRAL = "#8A8A8A"
+GRID = "rgba(128,128,128,0.25)"
+CLEAR = "rgba(0,0,0,0)"
+MORE = "Cividis"
+"""Colour scale for amounts."""
+BOTH_WAYS = ((0.0, "#0072B2"), (0.5, "#F2F2F2"), (1.0, "#D55E00"))
+"""Colour scale from -1 to 1."""
+
+FACTS_LENGTH = 105
+PICTURE_SIDE = 512
+"""Pixels of the longest side of a picture inside a figure."""
+
+
+def style_of(index: int) -> tuple[str, str, str]:
+    """Colour, symbol and dash of the index-th thing: no two of the first 28 are the same."""
+    colour, symbol = COLOURS[index % len(COLOURS)], SYMBOLS[index % len(SYMBOLS)]
+    return colour, symbol, DASHES[index // len(COLOURS) % len(DASHES)]
+
+
+def line_and_marker(index: int, size: int = 7) -> dict[str, Any]:
+    """Keywords of a scatter trace with lines and markers."""
+    colour, symbol, dash = style_of(index)
+    return {
+        "mode": "lines+markers",
+        "line": {"color": colour, "dash": dash, "width": 1.8},
+        "marker": {"color": colour, "symbol": symbol, "size": size},
+    }
+
+
+def see_through(colour: str, opacity: float) -> str:
+    """`#rrggbb` as `rgba(...)`."""
+    red, green, blue = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
+    return f"rgba({red},{green},{blue},{opacity})"
+
+
+def add_band(
+    figure: go.Figure, x: np.ndarray, low: np.ndarray, high: np.ndarray, colour: str, name: str, **where: Any
+) -> None:
+    """A shaded band between two curves; places where either is not a number are left out."""
+    known = np.isfinite(low) & np.isfinite(high)
+    x, low, high = np.asarray(x)[known], np.asarray(low)[known], np.asarray(high)[known]
+    figure.add_scatter(
+        x=np.concatenate([x, x[::-1]]), y=np.concatenate([high, low[::-1]]), fill="toself", mode="lines", line_width=0,
+        fillcolor=see_through(colour, 0.2), name=name, hoverinfo="skip", **where,
+    )  # fmt: skip
+
+
+def layer_axis(layers: np.ndarray) -> dict[str, Any]:
+    """An axis of vision layers."""
+    return {"title": {"text": "vision layer"}, "dtick": 1 if len(layers) <= 16 else 2, "zeroline": False}
+
+
+def picture_source(picture: Image) -> str:
+    """A picture as a data URL, no larger than a figure needs."""
+    shown = picture.convert("RGB")
+    shown.thumbnail((PICTURE_SIDE, PICTURE_SIDE))
+    file = io.BytesIO()
+    shown.save(file, format="PNG")
+    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
+
+
+def centres(geometry: Geometry) -> tuple[np.ndarray, np.ndarray]:
+    """float64 [N] each, x and y of every patch's centre in original pixels."""
+    boxes = geometry.boxes()
+    return boxes[:, [0, 2]].mean(axis=1), boxes[:, [1, 3]].mean(axis=1)
+
+
+def lay_picture(
+    figure: go.Figure, geometry: Geometry, source: str | None, opacity: float = 1.0, panel: int = 0
+) -> None:
+    """The picture under the panel-th pair of axes, which become those of original pixels, without ticks.
+
+    Args:
+        source: from `picture_source`; None: no picture.
+    """
+    name = str(panel + 1) if panel else ""
+    boxes = geometry.boxes()
+    left, top = boxes[:, :2].min(axis=0)
+    right, bottom = boxes[:, 2:].max(axis=0)
+    if source is not None:
+        figure.add_layout_image(
+            source=source, xref=f"x{name}", yref=f"y{name}", x=0, y=0, sizex=geometry.original_width,
+            sizey=geometry.original_height, sizing="stretch", layer="below", opacity=opacity,
+        )  # fmt: skip
+    figure.update_layout(
+        {
+            f"xaxis{name}": {"visible": False, "range": [float(left), float(right)], "constrain": "domain"},
+            f"yaxis{name}": {
+                "visible": False, "range": [float(bottom), float(top)], "constrain": "domain",
+                "scaleanchor": f"x{name}",
+            },
+        }
+    )  # fmt: skip
+
+
+def aspect(geometry: Geometry) -> float:
+    """Height over width of the patch grid on the picture."""
+    boxes = geometry.boxes()
+    return float((boxes[-1, 3] - boxes[0, 1]) / (boxes[-1, 2] - boxes[0, 0]))
+
+
+def grid_values(values: np.ndarray, geometry: Geometry) -> dict[str, np.ndarray]:
+    """Keywords x, y, z of a heat map that lays one value per patch over the picture."""
+    x, y = centres(geometry)
+    shape = geometry.grid_rows, geometry.grid_cols
+    return {"x": x.reshape(shape)[0], "y": y.reshape(shape)[:, 0], "z": np.asarray(values, float).reshape(shape)}
+
+
+def patch_hover(geometry: Geometry, notes: Sequence[str] | None = None) -> np.ndarray:
+    """[rows, cols] of words for hovering: each patch's id, and a note."""
+    count = geometry.grid_rows * geometry.grid_cols
+    words = [f"patch {patch}" + (f"<br>{notes[patch]}" if notes else "") for patch in range(count)]
+    return np.array(words, dtype=object).reshape(geometry.grid_rows, geometry.grid_cols)
+
+
+def finished(figure: go.Figure, title: str, facts: str, height: int) -> go.Figure:
+    """The common look, the title, and the facts in small letters below it; height in pixels without these."""
+    lines = wrapped(html.escape(facts, quote=False), "<br>", FACTS_LENGTH)
+    above = 62 + 15 * (lines.count("<br>") + 1)
+    figure.update_layout(
+        title={
+            "text": title, "x": 0, "xref": "container", "xanchor": "left", "y": 1 - 16 / (height + above),
+            "yref": "container", "yanchor": "top", "font": {"size": 15},
+            "subtitle": {"text": lines, "font": {"size": 11}},
+        },
+        paper_bgcolor=CLEAR, plot_bgcolor=CLEAR, height=height + above,
+        margin={"t": above, "l": 64, "r": 16, "b": 48}, hoverlabel={"align": "left"},
+    )  # fmt: skip
+    figure.update_xaxes(gridcolor=GRID, zerolinecolor=GRID, automargin=True)
+    figure.update_yaxes(gridcolor=GRID, zerolinecolor=GRID, automargin=True)
+    return figure
+
+
+def how_to_read(draw: Callable[..., go.Figure]) -> str:
+    """The line of a figure function's docstring that says how to read its figure.
+
+    Raises:
+        ValueError: the docstring has none.
+    """
+    for paragraph in (inspect.getdoc(draw) or "").split("\n\n"):
+        if paragraph.startswith("How to read: "):
+            line = " ".join(paragraph.removeprefix("How to read: ").split())
+            return line[0].upper() + line[1:]
+    raise ValueError(f"{draw.__name__} does not say how to read its figure.")
+
+
+def how_to_read_all(draws: Sequence[Callable[..., go.Figure]]) -> dict[str, str]:
+    """`how_to_read` of several figures, by the function's name."""
+    return {draw.__name__: how_to_read(draw) for draw in draws}
