@@ -21,7 +21,7 @@ from analysis.figures.look import (
 )
 from analysis.proxy import ClsProxy, Sinks
 
-READINGS = {
+READINGS: dict[Reading, str] = {
     "column_mean": "column mean (what all tokens attend to)",
     "rollout": "attention rollout",
     "value_weighted": "attention × value norm",

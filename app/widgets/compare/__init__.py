@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import streamlit as st
 
 from app.widgets import answers
-from app.widgets.compare import methods, rescue, sweep
+from app.widgets.compare import causal, depth, methods, overlap, proxy, rescue, sweep, truth
 from app.widgets.compare.subject import Subject
 
 
@@ -23,6 +23,11 @@ class Section:
 
 SECTIONS = {
     "methods": Section("Methods", "What does every criterion keep at this budget, and what is answered?", methods.show),
+    "agreement": Section("Agreement", "Where do criteria and layers contradict each other?", overlap.show),
+    "proxy": Section("CLS as a proxy", "Does the CLS row stand for what all tokens attend to?", proxy.show),
+    "depth": Section("Flow by depth", "What flows where, how far, and how much does each patch carry?", depth.show),
+    "causal": Section("Causal check", "Which criterion ranks patches as taking them away does?", causal.show),
+    "truth": Section("Ground truth", "Are the patches of what was asked about kept?", truth.show),
     "rescue": Section("Rescue and drop", "What if other patches had been kept?", rescue.show),
     "sweep": Section("Budget sweep", "How few tokens keep the answer?", sweep.show),
 }
@@ -43,5 +48,5 @@ def choose_section() -> Section:
         key="section", bind="query-params", label_visibility="collapsed",
     )  # fmt: skip
     section = SECTIONS[name or "methods"]
-    st.subheader(section.question, anchor=False)
+    st.html(f'<h2 class="lens-section">{section.question}</h2>')
     return section

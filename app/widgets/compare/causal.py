@@ -13,6 +13,7 @@ from analysis.causal import band, curve_area, rank_agreement
 from analysis.figures.causal import causal_bars, removal_areas, removal_curves
 from app.studies import Study
 from app.widgets.compare import methods
+from app.widgets.compare.choice import choose
 from app.widgets.compare.pictures import on_small, small
 from app.widgets.compare.plots import plot
 from app.widgets.compare.running import Plan, follow
@@ -27,15 +28,20 @@ if TYPE_CHECKING:
 
 SIDE = 300
 BLOCKS = {1: "one by one", 2: "2 × 2", 4: "4 × 4"}
+BLOCK_HELP = "Blocks are quicker, and find what neighbours hold between them"
 STEPS = 16
 TAKES = "With the embedded model less than a minute and a half for all 576 patches; the page can be left meanwhile."
 MAPS = (
-    ("Taken away alone", "how far the answer's log-prob falls without this patch", lambda knocked: knocked.fall),
-    ("Shown alone", "how much it rises with this patch alone, against none", lambda knocked: knocked.alone - knocked.nothing),
+    ("Taken away alone", "how far the answer's log-prob falls without this patch", lambda one: one.fall),
+    (
+        "Shown alone",
+        "how much it rises with this patch alone, against none",
+        lambda knocked: knocked.alone - knocked.nothing,
+    ),
 )
 HOW_TO_READ = (
-    "Full orange is the largest change, grey none or a change the other way. Both ask what the language model needs of "
-    "the vision encoder's output: what a patch gave to others inside the encoder before is not undone by taking it away."
+    "Full orange is the largest change, grey none or a change the other way. Both ask what the language model needs "
+    "of the vision encoder's output: what a patch gave to others inside the encoder before is not undone by it."
 )
 
 
@@ -47,17 +53,14 @@ def show(about: Subject) -> None:
     found = methods.found(about)
     if found is None:
         return
-    block = st.segmented_control(
-        "Patches taken away together", list(BLOCKS), format_func=BLOCKS.__getitem__, default=1, required=True,
-        key="knock-out-block", help="Blocks are quicker, and find what neighbours hold between them",
-    ) or 1  # fmt: skip
+    block = choose("Patches taken away together", BLOCKS, "knock-out-block", BLOCK_HELP)
     follow(about, plan(about, block, found), lambda results: _results(about, results, found))
 
 
 def rankings_of(found: list[MethodResult]) -> dict[str, np.ndarray]:
     """Every criterion's ranking of the patches, by its name; several draws of chance among them."""
-    ranked = [(one.cut, one.run.ranking) for one in found if one.run is not None]
-    return {methods.short_title(cut): ranking for cut, ranking in ranked if ranking is not None}
+    ranked = [one.run for one in found if one.run is not None and one.run.cut is not None]
+    return {methods.short_title(run.cut): run.ranking for run in ranked if run.cut and run.ranking is not None}
 
 
 def plan(about: Subject, block: int, found: list[MethodResult]) -> Plan:
@@ -93,9 +96,10 @@ def _results(about: Subject, results: list[Any], found: list[MethodResult]) -> N
 
 def _maps(about: Subject, knocked: KnockOut) -> None:
     """What taking each patch away does, and what each does alone, over the picture."""
+    one = "patch" if knocked.block == 1 else "block"
     st.markdown(
-        f"Log-prob of the full answer: **{signed(knocked.whole)}** with all patches, **{signed(knocked.nothing)}** with "
-        f"none. Taking one {'patch' if knocked.block == 1 else 'block'} away costs at most "
+        f"Log-prob of the full answer: **{signed(knocked.whole)}** with all patches, "
+        f"**{signed(knocked.nothing)}** with none. Taking one {one} away costs at most "
         f"**{signed(float(np.nanmax(knocked.fall, initial=0)))}** nats."
     )
     picture = small(about.image, SIDE)
@@ -133,13 +137,23 @@ def _curves(about: Subject, curves: dict[str, RemovalCurves], knocked: KnockOut)
         random = band([getattr(one, kind) for one in chance])
         figure = removal_curves(removed, shown, facts, kind, random, knocked.whole, knocked.nothing)
         plot(figure, removal_curves, f"curves-{kind}")
-    deletion, insertion = (
-        {name: curve_area(one.removed, getattr(one, kind), knocked.whole, knocked.nothing) for name, one in curves.items()}
-        for kind in ("deletion", "insertion")
+    deletion, insertion = _areas(curves, "deletion", knocked), _areas(curves, "insertion", knocked)
+    figure = removal_areas(
+        {name: deletion[name] for name in others},
+        {name: insertion[name] for name in others},
+        facts,
+        [deletion[name] for name in curves if _is_chance(name)],
+        [insertion[name] for name in curves if _is_chance(name)],
     )
-    spread = [[areas[name] for name in curves if _is_chance(name)] for areas in (deletion, insertion)]
-    named = [{name: areas[name] for name in others} for areas in (deletion, insertion)]
-    plot(removal_areas(*named, facts, *spread), removal_areas)
+    plot(figure, removal_areas)
+
+
+def _areas(curves: dict[str, RemovalCurves], kind: str, knocked: KnockOut) -> dict[str, float]:
+    """The area under each curve, on the scale where the whole picture is 1 and none 0."""
+    return {
+        name: curve_area(curve.removed, getattr(curve, kind), knocked.whole, knocked.nothing)
+        for name, curve in curves.items()
+    }
 
 
 _USUAL = ("FlowCut, official", "FlowCut, paper", "CLS attention", "VisPruner", "DivPrune", "FastV")

@@ -119,6 +119,33 @@ def _grid(about: Subject, results: list[Any]) -> None:
     st.caption(about.facts(f"{about.tokens} of {about.full.visual_tokens} visual tokens", "greedy decoding"))
 
 
+@dataclass(frozen=True, eq=False)
+class Choice:
+    """What one method chose, for figures that compare methods."""
+
+    name: str
+    cut: CutConfig
+    patch_ids: np.ndarray
+    """int64 [T], patches that the language model's last layer reads."""
+    ranking: np.ndarray
+    """float64 [N], higher is kept longer; NaN where the method ranks nothing."""
+
+
+def choices(results: list[MethodResult], n_patches: int, ablations: bool = True) -> list[Choice]:
+    """The choices of the methods that keep patches of the picture's own grid; of chance, every draw."""
+    return [
+        Choice(short_title(one.cut), one.cut, one.run.final_patch_ids, _ranking(one.run, n_patches))
+        for one in results
+        if one.run is not None
+        and one.run.final_patch_ids is not None
+        and (ablations or METHODS[one.cut.method].kind != "ablation")
+    ]
+
+
+def _ranking(run: Run, n_patches: int) -> np.ndarray:
+    return np.full(n_patches, np.nan) if run.ranking is None else run.ranking.astype(np.float64)
+
+
 def one_draw(results: list[MethodResult]) -> list[MethodResult]:
     """Of several draws of chance the first stands for all."""
     return [result for result in results if not result.cut.seed]
@@ -153,11 +180,6 @@ def short_title(cut: CutConfig) -> str:
     details += [] if cut.seed is None else [f"seed {cut.seed}"]
     details += [] if cut.layer is None else [f"layer {cut.layer}"]
     return METHODS[cut.method].label + (f", {', '.join(details)}" if details else "")
-
-
-def names(results: list[MethodResult]) -> list[str]:
-    """What figures call them."""
-    return [short_title(result.cut) for result in results]
 
 
 def _verdict(result: MethodResult, whole: float) -> str:

@@ -2,25 +2,31 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import streamlit as st
+from scipy.stats import rankdata
 
-from analysis.agreement import contradiction, iou, kept_mask, layer_rankings, spearman
-from analysis.agreement import kendall as kendall_tau
+from analysis.agreement import Ranked, contradiction, iou, kendall, kept_mask, layer_rankings, spearman
 from analysis.figures.agreement import contradiction_map, criteria_scatter, heat_matrix, layer_keeps
 from analysis.proxy import sinks
 from app.widgets.compare import methods
+from app.widgets.compare.choice import choose
 from app.widgets.compare.plots import plot
 from app.widgets.compare.subject import Subject
-from flowcut.criteria import METHODS
 
 if TYPE_CHECKING:
     from flowcut.study_results import MethodResult
 
-MEASURES = {"iou": "Kept patches (IoU)", "spearman": "Ranks (Spearman)", "kendall": "Ranks (Kendall)"}
-BY = {"score": "FlowCut's score S", "cls": "CLS attention alone"}
+Correlation = Literal["spearman", "kendall"]
+RANKS: dict[Correlation, str] = {"spearman": "Ranks (Spearman)", "kendall": "Ranks (Kendall)"}
+MEASURES: dict[Literal["iou", "spearman", "kendall"], str] = {
+    "iou": "Kept patches (IoU)",
+    "spearman": "Ranks (Spearman)",
+    "kendall": "Ranks (Kendall)",
+}
+BY: dict[Ranked, str] = {"score": "FlowCut's score S", "cls": "CLS attention alone"}
 
 
 def show(about: Subject) -> None:
@@ -30,7 +36,7 @@ def show(about: Subject) -> None:
         return
     found = methods.found(about)
     if found is not None:
-        _criteria(about, [one for one in found if one.run is not None and one.run.final_patch_ids is not None])
+        _criteria(about, methods.one_draw(found))
     _layers(about)
 
 
@@ -38,47 +44,46 @@ def show(about: Subject) -> None:
 def _criteria(about: Subject, found: list[MethodResult]) -> None:
     st.html('<h3 class="lens-panel">Criteria against each other</h3>')
     with st.container(horizontal=True, gap="medium", vertical_alignment="bottom"):
-        measure = st.segmented_control(
-            "Compared by", list(MEASURES), format_func=MEASURES.__getitem__, key="agreement-measure", default="iou",
-            required=True,
-        ) or "iou"  # fmt: skip
+        measure = choose("Compared by", MEASURES, "agreement-measure")
         ablations = st.toggle("FlowCut's ablations too", key="agreement-ablations")
-    shown = [one for one in methods.one_draw(found) if ablations or METHODS[one.cut.method].kind != "ablation"]
-    plot(heat_matrix(_matrix(about, shown, measure), methods.names(shown), _facts(about), measure), heat_matrix)
-    _scatter(about, [one for one in shown if one.run is not None and one.run.ranking is not None])
+    shown = methods.choices(found, about.record.n_patches, ablations)
+    plot(heat_matrix(_matrix(shown, measure), [one.name for one in shown], _facts(about), measure), heat_matrix)
+    _scatter(about, [one for one in shown if not np.isnan(one.ranking).all()])
 
 
-def _matrix(about: Subject, shown: list[MethodResult], measure: str) -> np.ndarray:
+def _matrix(shown: list[methods.Choice], measure: str) -> np.ndarray:
     if measure == "iou":
-        return iou(kept_mask([one.run.final_patch_ids for one in shown], about.record.n_patches))
-    nothing = np.full(about.record.n_patches, np.nan)
-    rankings = np.array([nothing if one.run.ranking is None else one.run.ranking for one in shown], np.float64)
-    return spearman(rankings) if measure == "spearman" else kendall_tau(rankings)
+        return iou(kept_mask([one.patch_ids for one in shown], len(shown[0].ranking)))
+    return _correlation(np.array([one.ranking for one in shown]), measure)
 
 
-def _scatter(about: Subject, ranked: list[MethodResult]) -> None:
+def _correlation(rankings: np.ndarray, measure: str) -> np.ndarray:
+    return spearman(rankings) if measure == "spearman" else kendall(rankings)
+
+
+def _scatter(about: Subject, ranked: list[methods.Choice]) -> None:
     """Two criteria's ranks, chosen by name; sinks ringed."""
     if len(ranked) < 2:
         return
-    names = methods.names(ranked)
+    names = [one.name for one in ranked]
     across, up = st.columns(2)
     first = across.selectbox("Across", range(len(names)), format_func=names.__getitem__, key="scatter-x")
     second = up.selectbox("Up", range(len(names)), index=1, format_func=names.__getitem__, key="scatter-y")
-    pair = [ranked[first].run, ranked[second].run]
-    kept = kept_mask([run.final_patch_ids for run in pair], about.record.n_patches)
+    one, other = ranked[first], ranked[second]
+    kept = kept_mask([one.patch_ids, other.patch_ids], about.record.n_patches)
     last = sinks(about.record).marked[about.record.feature_layer]
-    values = [np.argsort(np.argsort(run.ranking, kind="stable")).astype(float) for run in pair]
-    axes = (f"{names[first]}, rank", f"{names[second]}, rank")
-    figure = criteria_scatter(*values, axes, _facts(about), (kept[0], kept[1]), last, "sink at the feature layer")
+    axes = (f"{one.name}, rank", f"{other.name}, rank")
+    ranks = rankdata(one.ranking), rankdata(other.ranking)
+    figure = criteria_scatter(
+        ranks[0], ranks[1], axes, _facts(about), (kept[0], kept[1]), last, "sink at the feature layer"
+    )
     plot(figure, criteria_scatter)
 
 
 @st.fragment
 def _layers(about: Subject) -> None:
     st.html('<h3 class="lens-panel">Single layers against each other, and what accumulating does</h3>')
-    by = st.segmented_control(
-        "Each layer ranks by", list(BY), format_func=BY.__getitem__, key="layers-by", default="score", required=True
-    ) or "score"
+    by = choose("Each layer ranks by", BY, "layers-by")
     facts = about.facts(BY[by], f"mean of {about.record.n_heads} heads", "official", f"budget {about.tokens}")
     divided = contradiction(about.record, about.tokens, by)
     geometry = about.record.geometries[0]
@@ -88,14 +93,18 @@ def _layers(about: Subject) -> None:
     )
     plot(contradiction_map(divided, geometry, facts, about.image), contradiction_map)
     plot(layer_keeps(divided, geometry, facts, about.image), layer_keeps)
-    measure = st.segmented_control(
-        "Layers' ranks by", ["spearman", "kendall"], format_func=MEASURES.__getitem__, key="layers-measure",
-        default="spearman", required=True,
-    ) or "spearman"  # fmt: skip
+    measure = choose("Layers' ranks by", RANKS, "layers-measure")
     rankings = layer_rankings(about.record, by)
-    matrix = spearman(rankings) if measure == "spearman" else kendall_tau(rankings)
-    plot(heat_matrix(matrix, [str(layer.layer) for layer in about.record.layers], facts, measure), heat_matrix, "layer-matrix")
+    layers = [str(layer.layer) for layer in about.record.layers]
+    matrix = _correlation(rankings, measure)
+    plot(
+        heat_matrix(matrix, layers, facts, measure),
+        heat_matrix,
+        "layer-matrix",
+    )
 
 
 def _facts(about: Subject) -> str:
-    return about.facts(f"budget {about.tokens} of {about.full.visual_tokens}", "random: seed 0", "FlowCut: both variants")
+    return about.facts(
+        f"budget {about.tokens} of {about.full.visual_tokens}", "random: seed 0", "FlowCut: both variants"
+    )

@@ -13,6 +13,7 @@ from analysis.rescue import after_edits, equal_count_swap
 from app.runtime import runtime
 from app.studies import Study
 from app.widgets.answers import marked_answer
+from app.widgets.compare.choice import choose
 from app.widgets.compare.methods import total
 from app.widgets.compare.pictures import on_small, small
 from app.widgets.compare.running import Plan, begin, follow
@@ -76,11 +77,8 @@ def _mask(about: Subject, base: np.ndarray, kept: np.ndarray) -> None:
     assert about.pruned.record is not None
     picture = small(about.image, SIDE)
     geometry = on_small(about.pruned.record.geometries[0], picture)
-    lasso = st.segmented_control(
-        "Lasso", list(LASSO), format_func=LASSO.__getitem__, key="lasso", default="rescue", required=True,
-        label_visibility="collapsed",
-    )  # fmt: skip
-    painter(data_url(picture, SIDE), geometry, base, kept, lasso or "rescue", "painter", _edits(about).append)
+    lasso = choose("Lasso", LASSO, "lasso", shown=False)
+    painter(data_url(picture, SIDE), geometry, base, kept, lasso, "painter", _edits(about).append)
 
 
 def _tools(about: Subject, base: np.ndarray, kept: np.ndarray, edits: list[list[int]]) -> None:

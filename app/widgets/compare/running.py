@@ -55,9 +55,7 @@ def begin(about: Subject, plan: Plan) -> None:
 
 
 def _offer(about: Subject, plan: Plan, label: str) -> None:
-    st.button(
-        label, icon=":material/play_arrow:", key=f"begin-{plan.key}", on_click=begin, args=(about, plan)
-    )
+    st.button(label, icon=":material/play_arrow:", key=f"begin-{plan.key}", on_click=begin, args=(about, plan))
 
 
 def _ended(about: Subject, plan: Plan, study: Study) -> None:

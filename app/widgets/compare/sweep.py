@@ -26,6 +26,7 @@ SHARES = (1, 3 / 4, 1 / 2, 1 / 3, 1 / 4, 1 / 6, 1 / 9, 1 / 12, 1 / 18, 1 / 24, 1
 """Of all visual tokens; below the last, the budgets of `FEWEST`."""
 FEWEST = (6, 4, 3, 2, 1)
 TAKES = "Every criterion at some eighteen budgets; with the embedded model about a minute."
+COLUMNS = ("criterion", "first lost at", "back at", "smallest that keeps it", "tried")
 HOW_TO_READ = (
     "Smallest budget: found by bisection, then looked for below it; what was tried is written out, a cross for another "
     "answer. Where more tokens changed the answer again, the criterion is not monotone here, and “smallest” is only "
@@ -83,7 +84,7 @@ def _figure(about: Subject, grid: list[int], whole: dict[str, list[SweepPoint]])
     if not others:
         return
     chosen = st.pills("Curves of", list(others), selection_mode="multi", default=list(others)[:5], key="sweep-of")
-    random = band([[point.logprob for point in found] for found in chance]) if chance else None
+    random = band([np.array([point.logprob for point in found]) for found in chance]) if chance else None
     kept = np.mean([[point.same for point in found] for found in chance], axis=0) if chance else None
     figure = budget_sweep(
         np.array(grid),
@@ -102,7 +103,9 @@ def _table(about: Subject, whole: dict[str, list[SweepPoint]], smallest: dict[st
     if not whole:
         return
     rows = "".join(_row(name, found, smallest.get(name)) for name, found in whole.items())
-    head = "".join(f"<th>{name}</th>" for name in ("criterion", "first lost at", "back at", "smallest that keeps it", "tried"))
+    head = "".join(
+        f"<th>{name}</th>" for name in ("criterion", "first lost at", "back at", "smallest that keeps it", "tried")
+    )
     st.html(f'<div class="lens-why" data-testid="budgets"><table><tr>{head}</tr>{rows}</table></div>')
     st.caption(f"**How to read this.** {HOW_TO_READ}")
     st.caption(about.facts("greedy decoding", "the very same tokens"))
