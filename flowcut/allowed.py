@@ -13,8 +13,6 @@ from flowcut.families import family_of
 from flowcut.families.family import Family
 from flowcut.schedule import CutConfig
 
-ENCODER_ONLY = ("encoder",)
-"""Stages of families that say nothing of theirs."""
 PLACES = {
     "picture": "the picture before the encoder",
     "encoder": "in the vision encoder",
@@ -52,20 +50,19 @@ def check_allowed(cut: CutConfig | None, hf_model: PreTrainedModel, family: Fami
 
 def _reason(name: str, hf_model: PreTrainedModel, family: Family) -> str | None:
     method, label = METHODS[name], METHODS[name].label
-    stages = getattr(family, "stages", ENCODER_ONLY)
     if "text_tower" in method.needs:
         return (
             f"{label} needs CLIP's text tower to say which patches the question is about, and {family.name} models "
             "hold none: choose another method."
         )
-    if method.stage not in stages:
+    if method.stage not in family.stages:
         where = PLACES[method.stage]
         return f"{label} cuts {where}, and that is not built for {family.name}: choose another method."
     if method.stage == "decoder":
         return _decoder_reason(label, hf_model, family)
-    if _compares_patches(name) and getattr(family, "merges_patches", False):
+    if _compares_patches(name) and family.merges_patches:
         return f"{label} compares single patches, and {family.name} cuts squares of them: choose another method."
-    if method.takes_patches and not getattr(family, "one_grid", True):
+    if method.takes_patches and not family.one_grid:
         return f"{label} patches are named on one grid, and {family.name} sees a picture as several tiles or frames."
     return None
 

@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -18,6 +19,7 @@ from flowcut.store import write_run
 
 if TYPE_CHECKING:
     from flowcut.images import Picture
+    from flowcut.record import FlowRecord
     from flowcut.results import Run
 
 BAD_INPUT = 2
@@ -56,7 +58,9 @@ def _parser() -> argparse.ArgumentParser:
     ask.add_argument("--tokens", type=int, default=64, help="visual tokens to keep (default 64)")
     ask.add_argument("--method", default="flowcut", help=f"{NO_CUT} (all tokens), {', '.join(METHODS)}")
     ask.add_argument("--variant", default="official", help=f"FlowCut's: {' or '.join(VARIANTS)}")
-    ask.add_argument("--layer", type=int, help="the layer that cls-attention reads (default: the feature layer)")
+    takes_layer = ", ".join(name for name, method in METHODS.items() if method.takes_layer)
+    ask.add_argument("--layer", type=int, help=f"the vision layer that the method looks at ({takes_layer})")
+    ask.add_argument("--patches", type=_ids, metavar="3,17,...", help="the patches that --method chosen keeps")
     ask.add_argument("--seed", type=int, default=0, help="seed of the random method and of --sample (default 0)")
     ask.add_argument("--max-new-tokens", type=int, default=128, help="longest answer, in tokens (default 128)")
     ask.add_argument("--sample", action="store_true", help="sample the answer instead of taking the likeliest")
@@ -105,7 +109,15 @@ def _cut(wanted: argparse.Namespace) -> CutConfig | None:
         return None
     method = METHODS.get(wanted.method)
     seed = wanted.seed if method is not None and method.takes_seed else None
-    return CutConfig(wanted.method, wanted.tokens, wanted.variant, wanted.layer, seed)
+    tokens = wanted.tokens if wanted.patches is None else len(wanted.patches)
+    return CutConfig(wanted.method, tokens, wanted.variant, wanted.layer, seed, patches=wanted.patches)
+
+
+def _ids(text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is no list of whole numbers such as 3,17") from error
 
 
 def _check_folder(folder: Path | None) -> None:
@@ -134,7 +146,7 @@ def _keep(run: Run, picture: Picture, folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         write_run(run, picture.image, folder)
-        for name, mask in record_masks(picture.image, run.record).items():
+        for name, mask in record_masks(picture.image, _as_read(run.record, run)).items():
             mask.save(folder / f"{name}.png")
     except OSError as error:
         raise FlowCutError(f"The run cannot be written to {folder} ({error.strerror}): give another --out.") from error
@@ -142,10 +154,17 @@ def _keep(run: Run, picture: Picture, folder: Path) -> None:
 
 def _facts(run: Run) -> dict[str, Any]:
     steps = run.record.steps if run.record is not None else ()
-    rows = run.record.kept_patch_ids.tolist() if run.record is not None else None
+    rows = _as_read(run.record, run).kept_patch_ids.tolist() if run.record is not None else None
     kept = rows[0] if rows is not None and len(rows) == 1 else rows  # several rows: one list for each tile
     cuts = [{"layer": s.layer, "before": s.alive_before, "after": s.alive_after, "forced": s.forced} for s in steps]
     return {"id": run.id, "title": run.title, **run.facts(), "kept_patch_ids": kept, "steps": cuts}
+
+
+def _as_read(record: FlowRecord, run: Run) -> FlowRecord:
+    """The record of one picture with the patches that the language model read to its last layer, whatever cut them."""
+    if record.batch > 1 or run.final_patch_ids is None or record.patches_per_token > 1:
+        return record
+    return replace(record, kept_patch_ids=run.final_patch_ids[None])
 
 
 def _app(wanted: argparse.Namespace) -> int:

@@ -39,7 +39,7 @@ def test_the_answer_and_nothing_else_is_on_stdout(model: str, picture: str, caps
     assert capsys.readouterr().out == run.answer + "\n"
 
 
-@pytest.mark.parametrize("method", ["full", "flowcut", "random", "stride", "cls-attention"])
+@pytest.mark.parametrize("method", ["full", "flowcut", "random", "stride", "cls-attention", "divprune", "downsample"])
 def test_every_method_and_its_files(
     model: str, picture: str, method: str, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
@@ -53,6 +53,24 @@ def test_every_method_and_its_files(
     assert run.record is not None
     assert Image.open(out / "mask.png").size == Image.open(picture).size
     assert sorted(path.name for path in out.iterdir()) == ["mask.png", "picture.png", "record.safetensors", "run.json"]
+
+
+@pytest.mark.parametrize(
+    "options", [["--method", "fastv", "--tokens", "9"], ["--method", "chosen", "--patches", "3,0"]]
+)
+def test_what_is_told_is_what_the_language_model_reads_in_the_end(
+    model: str, picture: str, options: list[str], tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    more = ["--model", model, "--json", "--max-new-tokens", "2", "--out", str(tmp_path / "run")]
+    assert flow("ask", picture, "What?", *options, *more) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["kept_patch_ids"] == facts["final_patch_ids"]
+    assert len(facts["kept_patch_ids"]) == facts["cut"]["tokens"]
+    mask = Image.open(tmp_path / "run" / "mask.png").convert("L")
+    assert sum(mask.resize((8, 8)).tobytes()) > 0.6 * 255 * 64  # most of the picture is faded
+    run = store.load_run(tmp_path / "run")
+    assert run.final_patch_ids is not None
+    assert run.final_patch_ids.tolist() == facts["kept_patch_ids"]
 
 
 def test_options_reach_the_run(model: str, picture: str, capsys: pytest.CaptureFixture) -> None:
@@ -71,7 +89,8 @@ def test_options_reach_the_run(model: str, picture: str, capsys: pytest.CaptureF
         ["--tokens", "many"], ["--method", "magic"], ["--variant", "arxiv"], ["--model", "/no/such/model"],
         ["--method", "cls-attention", "--layer", "99"], ["--layer", "3"], ["--max-new-tokens", "0"],
         ["--device", "abacus"], ["--sample", "--temperature", "-1"], ["--unknown"],
-        ["--method", "random", "--seed", "-1"], ["--out", __file__],
+        ["--method", "random", "--seed", "-1"], ["--out", __file__], ["--method", "cdpruner"],
+        ["--method", "chosen"], ["--method", "chosen", "--patches", "a,b"], ["--method", "chosen", "--patches", "64"],
     ],
     ids=" ".join,
 )  # fmt: skip

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 import flowcut
+from flowcut.criteria import METHODS
 from flowcut.flops import linear_flops, tokens_by_layer
 from flowcut.models import VisionLanguageModel
 from tests import tiny
@@ -282,3 +283,29 @@ def test_chosen_patches_are_those_of_a_method_that_chose_them(model: VisionLangu
     assert whole.ranking is None
     assert whole.final_patch_ids is not None
     assert len(whole.final_patch_ids) == tiny.N_PATCHES
+
+
+@pytest.fixture(scope="module")
+def embedded() -> VisionLanguageModel:
+    return flowcut.load("embedded")
+
+
+@pytest.mark.parametrize("method", [name for name in METHODS if not METHODS[name].takes_patches])
+def test_the_embedded_model_with_every_method(embedded: VisionLanguageModel, method: str) -> None:
+    cut, reasons = flowcut.Cut(method, tokens=64), flowcut.refusals(embedded)
+    if method in reasons:
+        with pytest.raises(flowcut.InvalidCut, match="text tower"):
+            flowcut.ask(embedded, tiny.picture(size=(400, 300)), QUESTION, cut)
+        return
+    run = flowcut.ask(embedded, tiny.picture(size=(400, 300)), QUESTION, cut, max_new_tokens=3, record=False)
+    stage, text = METHODS[method].stage, run.prompt_tokens - run.visual_tokens
+    assert run.visual_tokens == (576 if stage == "decoder" else 64)
+    assert run.layer_tokens[-1] == text + 64
+    assert (run.final_patch_ids is None) == (stage == "picture")
+    assert (run.ranking is None) == (not METHODS[method].ranks)
+    if run.final_patch_ids is not None:
+        assert len(run.final_patch_ids) == 64
+        assert (np.diff(run.final_patch_ids) > 0).all()
+    if run.ranking is not None:
+        assert run.ranking.shape == (576,)
+        np.testing.assert_array_equal(np.sort(np.argsort(-run.ranking, kind="stable")[:64]), run.final_patch_ids)

@@ -48,6 +48,12 @@ class Family(Protocol):
     """transformers' processor, where it cannot be loaded by itself without torchvision."""
     counts_by_picture: bool
     """Whether the number of a picture's tokens depends on its size."""
+    stages: tuple[str, ...]
+    """Stages at which methods other than FlowCut may cut: of `picture`, `encoder`, `projector`, `decoder`."""
+    merges_patches: bool
+    """Whether squares of patches become one token."""
+    one_grid: bool
+    """Whether a picture is one grid of patches, not several tiles or frames."""
 
     def vision_tower(self, model: PreTrainedModel) -> nn.Module:
         """The vision encoder inside the model."""

@@ -29,6 +29,8 @@ class Llava:
     processor_class: str | None = None
     counts_by_picture = False
     stages: tuple[str, ...] = ("picture", "encoder", "projector", "decoder")
+    merges_patches = False
+    one_grid = True
     default_prompt = "USER: {picture}\n{question} ASSISTANT:"
 
     def vision_tower(self, model: PreTrainedModel) -> nn.Module:
