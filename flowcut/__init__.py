@@ -37,11 +37,12 @@ if TYPE_CHECKING:
     from flowcut.schedule import Cut, CutConfig, FlowCut
     from flowcut.scoring import AnswerScorer
     from flowcut.store import load_run, save_run
-    from flowcut.studies import compare_methods, deletion_insertion, knock_out, smallest_budget, sweep
+    from flowcut.studies import compare_methods, deletion_insertion, knock_out, rank_patches, smallest_budget, sweep
     from flowcut.study_results import (
         AnswerScores,
         KnockOut,
         MethodResult,
+        PatchRanking,
         RemovalCurves,
         SmallestBudget,
         SweepPoint,
@@ -69,8 +70,8 @@ _HOMES = {
     "allowed": "refusals",
     "run": "ask",
     "scoring": "AnswerScorer",
-    "studies": "compare_methods deletion_insertion knock_out smallest_budget sweep",
-    "study_results": "AnswerScores KnockOut MethodResult RemovalCurves SmallestBudget SweepPoint",
+    "studies": "compare_methods deletion_insertion knock_out rank_patches smallest_budget sweep",
+    "study_results": "AnswerScores KnockOut MethodResult PatchRanking RemovalCurves SmallestBudget SweepPoint",
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names.split()}
 
@@ -97,6 +98,7 @@ __all__ = [
     "LayerFlow",
     "MethodResult",
     "ModelNotLoaded",
+    "PatchRanking",
     "Picture",
     "PruneStep",
     "Recording",
@@ -116,6 +118,7 @@ __all__ = [
     "methods",
     "open_picture",
     "prune",
+    "rank_patches",
     "record",
     "record_language",
     "refusals",

@@ -46,11 +46,18 @@ class PatchChooser:
         return kept
 
     def ranking(self, cut: CutConfig) -> np.ndarray | None:
-        """float64 [N], what such a method ranks the patches by at this budget; None where it ranks nothing."""
+        """float32 [N], what such a method ranks the patches by at this budget; None where it ranks or cuts nothing.
+
+        Raises:
+            InvalidCut: as `kept`.
+        """
+        check_allowed(cut, self.scorer.model.model, self.scorer.model.family)
         method = METHODS[cut.method]
-        rank = method.rank
-        assert rank is not None
-        return rank(self._look(cut), cut)[0] if method.ranks else None
+        assert method.rank is not None
+        if not method.ranks or cut.tokens >= self.scorer.n_patches:
+            return None
+        ranking: np.ndarray = method.rank(self._look(cut), cut)[0].astype(np.float32)
+        return ranking
 
     def _look(self, cut: CutConfig) -> Evidence:
         """What the method wants to know of this picture, gathered as it is in a real cut."""

@@ -12,7 +12,6 @@ import inspect
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
 from itertools import pairwise
 from numbers import Integral
 from types import TracebackType
@@ -25,16 +24,15 @@ from torch import Tensor, nn
 from flowcut.attention import Attention, is_watching, watched_by, watching
 from flowcut.criteria import METHODS, DecoderEvidence, DecoderPlan, highest
 from flowcut.criteria.decoder import raters, step_tokens
-from flowcut.criteria.evidence import by_removal
 from flowcut.decoders import LanguageDecoder, find_decoder
 from flowcut.encoders import model_facts
 from flowcut.errors import FlowCutError, InvalidCut
 from flowcut.language_draft import numpy_of, score_fields, stacked
+from flowcut.language_pass import Pass, Span, Stage
 from flowcut.language_record import LanguageRecord
 from flowcut.language_scores import attention_rows, visual_criteria
 from flowcut.record import PADDING_ID
 from flowcut.schedule import CutConfig, check_is_cut
-from flowcut.scores import Criteria
 from flowcut.spans import Spans, check_spans, read_spans
 from flowcut.survivors import Survivors, survivors_of
 
@@ -79,93 +77,6 @@ def record_language(
     return recording
 
 
-@dataclass
-class _Stage:
-    """What the layers after one cut read, up to the next one."""
-
-    after: int
-    """The layer after which it was cut."""
-    survivors: Survivors
-    positions: Tensor | None = None
-    """int64 [B, q], after the cut."""
-    rotary: tuple[Tensor, Tensor] | None = None
-    masks: dict[bool, Any] = field(default_factory=dict)
-    """By whether the layer's attention reaches back a window only."""
-
-
-@dataclass
-class _Span:
-    """One picture's visual tokens in one prompt of a prefill."""
-
-    prompt: int
-    start: int
-    length: int
-    """N."""
-    alive: np.ndarray
-    """int64 [n], visual ids that are still there."""
-    died: np.ndarray
-    """int64 [N], the layer after which each went; -1: it is still there."""
-    rank: np.ndarray
-    """float64 [N], what each was ranked by when it was last looked at."""
-    criteria: Criteria | None = None
-    """FlowCut's scores."""
-    evidence: dict[str, np.ndarray] = field(default_factory=dict)
-    """What another method looks at in the layer at hand, by the names of DecoderEvidence's fields."""
-    raters: Tensor | None = None
-    """int64, rows of the text tokens that rate (SparseVLM)."""
-
-    @property
-    def place(self) -> tuple[int, int, int]:
-        """Prompt, start and length."""
-        return self.prompt, self.start, self.length
-
-    def rows(self) -> Tensor:
-        """int64 [n], rows of the uncut sequence of the visual tokens that are still there."""
-        return torch.from_numpy(self.start + self.alive)
-
-    def ranking(self) -> np.ndarray:
-        """float64 [N], as LanguageRecord.ranking says."""
-        when = np.where(self.died < 0, np.iinfo(np.int64).max, self.died)
-        return self.rank if len(np.unique(when)) <= 2 else by_removal(when, self.rank)
-
-
-@dataclass
-class _Pass:
-    """One forward pass of the decoder."""
-
-    mask: Tensor | None
-    """[B, keys], the padding mask at the door."""
-    prefill: bool
-    stages: list[_Stage] = field(default_factory=list)
-    """Known at the door while decoding; in a prefill each one from its layer on."""
-    spans: list[_Span] = field(default_factory=list)
-    """Of a prefill."""
-    last: list[int] = field(default_factory=list)
-    """Per prompt, the last instruction token's row."""
-    live: Tensor | None = None
-    """bool [B, L] on the CPU, where a prefill's prompts are not padded."""
-    origin: Tensor | None = None
-    """int64 [B, L], positions of a prefill before any cut."""
-
-    def stage_at(self, layer: int) -> _Stage | None:
-        """What a layer reads; None: everything."""
-        return next((stage for stage in reversed(self.stages) if stage.after < layer), None)
-
-    def columns(self, prompt: int, rows: Tensor) -> Tensor:
-        """int64, where rows of a prompt that are still there lie in the sequence as it is now."""
-        return self.stages[-1].survivors.columns(prompt, rows) if self.stages else rows
-
-    def text_after(self, span: _Span) -> Tensor:
-        """int64 [m], rows of the text tokens between a picture and the prompt's end, the last one among them."""
-        assert self.live is not None
-        is_text = torch.zeros_like(self.live[span.prompt])
-        is_text[span.start + span.length : self.last[span.prompt] + 1] = True
-        for other in self.spans:
-            if other.prompt == span.prompt:
-                is_text[other.start : other.start + other.length] = False
-        return is_text.nonzero()[:, 0]
-
-
 class LanguageRecording:
     """A `with` over a decoder; `record` is the last prefill through it.
 
@@ -190,7 +101,7 @@ class LanguageRecording:
         self._instruction_end: int | list[int] | None = None
         self._cut_of: weakref.WeakKeyDictionary[Any, list[tuple[int, Survivors]]] = weakref.WeakKeyDictionary()
         """By the cache that was filled after them, the cuts and the layers after which they were made."""
-        self._pass: _Pass | None = None
+        self._pass: Pass | None = None
         self._draft: dict[str, Any] | None = None
         self._undo = ExitStack()
 
@@ -282,7 +193,7 @@ class LanguageRecording:
         return int(config.sliding_window) if self.decoder.slides(layer) else None
 
     def _look(
-        self, current: _Pass, span: _Span, query: Tensor, key: Tensor, value: Tensor, scaling: float, window: int | None
+        self, current: Pass, span: Span, query: Tensor, key: Tensor, value: Tensor, scaling: float, window: int | None
     ) -> None:
         """Take from one layer what the method needs to know of one span; [B, H or G, L', d] in."""
         prompt = span.prompt
@@ -307,7 +218,7 @@ class LanguageRecording:
 
     def _attention_over(
         self,
-        current: _Pass,
+        current: Pass,
         prompt: int,
         rows: Tensor,
         query: Tensor,
@@ -341,22 +252,22 @@ class LanguageRecording:
                 self._pass = self._prompt(batch, length, _padding_mask(mask))
                 self._find_raters(self._pass, given)
         elif cache in self._cut_of:
-            stages = [_Stage(layer, survivors.for_batch(batch)) for layer, survivors in self._cut_of[cache]]
-            self._pass = _Pass(_padding_mask(mask), prefill=False, stages=stages)
+            stages = [Stage(layer, survivors.for_batch(batch)) for layer, survivors in self._cut_of[cache]]
+            self._pass = Pass(_padding_mask(mask), prefill=False, stages=stages)
 
-    def _prompt(self, batch: int, length: int, mask: Tensor | None) -> _Pass:
+    def _prompt(self, batch: int, length: int, mask: Tensor | None) -> Pass:
         """A prefill about to begin; its spans are held against the prompts that came."""
         spans, live = self._spans_of(batch), _live_rows(mask, batch, length)
         ends = self._ends(batch, live)
         for prompt, (own, alive, end) in enumerate(zip(spans, live.numpy(), ends, strict=True)):
             check_spans(own, prompt, alive, end)
-        flat = [_span(prompt, start, span) for prompt, own in enumerate(spans) for start, span in own]
-        current = _Pass(mask, prefill=True, spans=flat, last=[end - 1 for end in ends], live=live)
+        flat = [Span.whole(prompt, start, span) for prompt, own in enumerate(spans) for start, span in own]
+        current = Pass(mask, prefill=True, spans=flat, last=[end - 1 for end in ends], live=live)
         if self._plan is not None and not all(len(current.text_after(span)) for span in flat):
             raise FlowCutError("There is no text after the visual tokens, and the method asks what it attends to.")
         return current
 
-    def _find_raters(self, current: _Pass, given: Mapping[str, Any]) -> None:
+    def _find_raters(self, current: Pass, given: Mapping[str, Any]) -> None:
         """For SparseVLM, the text tokens that rate each picture, from what enters the decoder."""
         if "rater_attention" not in self._needs:
             return
@@ -403,7 +314,7 @@ class LanguageRecording:
 
         return cut
 
-    def _cut_after(self, step: int, current: _Pass, hidden: Tensor, kwargs: Mapping[str, Any]) -> Tensor | None:
+    def _cut_after(self, step: int, current: Pass, hidden: Tensor, kwargs: Mapping[str, Any]) -> Tensor | None:
         """A prefill's sequence after one of the layers, without what goes there; None if all stay."""
         assert current.live is not None
         if current.origin is None:
@@ -417,12 +328,12 @@ class LanguageRecording:
         if not lost:
             return None
         here = survivors.places(current.stages[-1].survivors if current.stages else None)
-        current.stages.append(_Stage(self.layers[step], survivors, survivors.renumbered(current.origin)))
+        current.stages.append(Stage(self.layers[step], survivors, survivors.renumbered(current.origin)))
         if kwargs.get("past_key_values") is not None:
             self._cut_of[kwargs["past_key_values"]] = [(stage.after, stage.survivors) for stage in current.stages]
         return hidden.gather(1, here[..., None].expand(-1, -1, hidden.shape[-1]))
 
-    def _choose(self, step: int, current: _Pass, hidden: Tensor, kwargs: Mapping[str, Any]) -> bool:
+    def _choose(self, step: int, current: Pass, hidden: Tensor, kwargs: Mapping[str, Any]) -> bool:
         """Let each span lose what goes at this step; whether any lost something."""
         if self.cut is None:
             return False
@@ -440,7 +351,7 @@ class LanguageRecording:
             span.alive = span.alive[stays]
         return bool(losing)
 
-    def _rank(self, span: _Span, step: int) -> np.ndarray:
+    def _rank(self, span: Span, step: int) -> np.ndarray:
         """float64 [n], the ranking of one span's visual tokens that are still there."""
         assert self.cut is not None
         if self._plan is None:
@@ -464,7 +375,7 @@ class LanguageRecording:
         finally:
             self._ahead = False
 
-    def _take_states(self, current: _Pass, states: Tensor) -> None:
+    def _take_states(self, current: Pass, states: Tensor) -> None:
         """Keep the hidden states of pictures and text, for a method that compares them; [B, L', width]."""
         for span in current.spans:
             rows = {"visual_states": span.rows(), "text_states": current.text_after(span)}
@@ -492,7 +403,7 @@ class LanguageRecording:
 
         return prepare
 
-    def _mask(self, padding: Tensor | None, stage: _Stage, index: int, hidden: Tensor, cache: Any) -> Any:
+    def _mask(self, padding: Tensor | None, stage: Stage, index: int, hidden: Tensor, cache: Any) -> Any:
         survivors, slides = stage.survivors, self.decoder.slides(index)
         if slides not in stage.masks:
             cached = 0 if cache is None else cache.get_seq_length(index)
@@ -502,7 +413,7 @@ class LanguageRecording:
         return stage.masks[slides]
 
     def _write_draft(
-        self, current: _Pass, kept: list[Tensor], survivors: Survivors, positions: Tensor, layer: int
+        self, current: Pass, kept: list[Tensor], survivors: Survivors, positions: Tensor, layer: int
     ) -> None:
         """The record's fields; of prompts that were repeated, as beams are, the first of each."""
         assert self._spans is not None
@@ -528,7 +439,7 @@ class LanguageRecording:
             "differs_from_release": self._differences(current, len(positions) // times, survivors),
         }
 
-    def _fates(self, spans: list[_Span]) -> dict[str, np.ndarray | None]:
+    def _fates(self, spans: list[Span]) -> dict[str, np.ndarray | None]:
         """When each visual token went, and what it was ranked by; None where none went."""
         if all((span.died < 0).all() for span in spans):
             return {"ranking": None, "died_at_layer": None}
@@ -536,7 +447,7 @@ class LanguageRecording:
         died = [torch.from_numpy(span.died) for span in spans]
         return {"ranking": stacked(rankings, np.nan), "died_at_layer": stacked(died, PADDING_ID)}
 
-    def _notes(self, current: _Pass) -> tuple[str, ...]:
+    def _notes(self, current: Pass) -> tuple[str, ...]:
         notes = []
         if any(span.criteria is not None or span.evidence for span in current.spans):
             notes.append("Scores are taken in float32, whatever the model's dtype.")
@@ -552,7 +463,7 @@ class LanguageRecording:
             notes.append(self._what_it_costs(max(current.spans, key=lambda span: span.length)))
         return tuple(notes)
 
-    def _what_it_costs(self, span: _Span) -> str:
+    def _what_it_costs(self, span: Span) -> str:
         """A budget at the end says little of the layers before: in words, what all layers read on average."""
         n_layers, steps = len(self.decoder.layers), len(self.layers)
         assert self.cut is not None
@@ -565,7 +476,7 @@ class LanguageRecording:
             f"{n_layers - begins[-2]} read {left[-1]}; the mean over layers is {mean:.1f}."
         )
 
-    def _differences(self, current: _Pass, prompts: int, survivors: Survivors) -> tuple[str, ...]:
+    def _differences(self, current: Pass, prompts: int, survivors: Survivors) -> tuple[str, ...]:
         """Where the released code, given the same, would stop or go wrong (golden vectors, points 13 and 15)."""
         if not bool(survivors.removed.any()):
             return ()
@@ -607,11 +518,6 @@ def _check_cut(cut: CutConfig | None, layer: int, n_layers: int) -> None:
         raise InvalidCut(
             f"layer is {layer!r} and the language model has {n_layers} layers: choose 0 to {n_layers - 1}."
         )
-
-
-def _span(prompt: int, start: int, length: int) -> _Span:
-    """A picture's visual tokens, all of them there."""
-    return _Span(prompt, start, length, np.arange(length), np.full(length, -1), np.full(length, np.nan))
 
 
 def _rows_of(tensor: Tensor, rows: Tensor) -> np.ndarray:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
@@ -27,10 +28,21 @@ MOST_ROWS_AT_ONCE = 65536
 class PromptStart:
     """A prompt up to and with its last visual token, V tokens, ready to be read with any of its patches left out."""
 
-    def __init__(self, hf_model: PreTrainedModel, embeds: Tensor, patch_of_row: Tensor, grid_cols: int) -> None:
-        """`embeds` is [V, width]; `patch_of_row` int64 [V] on the CPU: the patch that each token is, -1: none."""
+    def __init__(
+        self,
+        hf_model: PreTrainedModel,
+        embeds: Tensor,
+        patch_of_row: Tensor,
+        grid_cols: int,
+        ranking: np.ndarray | None = None,
+    ) -> None:
+        """`embeds` is [V, width]; `patch_of_row` int64 [V] on the CPU: the patch that each token is, -1: none.
+
+        `grid_cols` are the patches in a row of the grid; `ranking` is that of the cut that made it, if one did.
+        """
         self.model: Any = hf_model
         self.grid_cols = grid_cols
+        self.ranking = ranking
         self.embeds = embeds
         self.patch_of_row = patch_of_row
         self._whole: list[tuple[Any, Any]] | None = None

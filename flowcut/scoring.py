@@ -56,6 +56,7 @@ class AnswerScorer:
         if not isinstance(model, VisionLanguageModel):
             raise FlowCutError(f"model is a {type(model).__name__}: give what flowcut.load returned.")
         self.model = model
+        self.question = question
         self.system = system
         self.picture = open_picture(image)
         self.answer_ids = _checked_answer(model, answer_ids)
@@ -155,7 +156,7 @@ class AnswerScorer:
         embeds[visual[:end]] = picture.features.to(embeds.dtype)
         patch_of_row = torch.full((end,), -1)
         patch_of_row[visual[:end].cpu()] = picture.sources[:, 1].cpu()
-        return PromptStart(hf_model, embeds, patch_of_row, session.recording.lanes[0].grid_cols)
+        return PromptStart(hf_model, embeds, patch_of_row, session.recording.lanes[0].grid_cols, session.ranking)
 
     def _encoded(self) -> PromptStart | None:
         """The whole picture, encoded once; None where `_encode` says so."""
@@ -179,13 +180,16 @@ class AnswerScorer:
         check_allowed(cut, hf_model, self.model.family)
         patches = (self.start.patch_of_row >= 0).nonzero()[:, 0]
         prompt = torch.cat([self.start.embeds, self._embedded(self._ending())])[None]
-        with record_language(self.model.family.language_model(hf_model), (int(patches[0]), len(patches)), cut):
+        decoder, span = self.model.family.language_model(hf_model), (int(patches[0]), len(patches))
+        with record_language(decoder, span, cut) as recording:
             read = hf_model(inputs_embeds=prompt, use_cache=True, logits_to_keep=1)
             logits = [read.logits]
             if len(self.answer_ids) > 1:
                 answer = self._embedded(torch.tensor(self.answer_ids[:-1]))[None]
                 logits.append(hf_model(inputs_embeds=answer, past_key_values=read.past_key_values).logits)
-        return _scores(*_measured(torch.cat(logits, dim=1), self.answer_ids))
+        ranking = recording.record.ranking
+        found = _measured(torch.cat(logits, dim=1), self.answer_ids)
+        return AnswerScores(*found, ranking=None if ranking is None else ranking[0].astype(np.float32))
 
     def _dictate(self, cut: CutConfig | None) -> AnswerScores:
         """The stock `generate` under a cut, made to write this answer."""
@@ -202,7 +206,7 @@ class AnswerScorer:
                 output_logits=True,
                 return_dict_in_generate=True,
             )
-        return _scores(*_measured(torch.stack(out.logits, dim=1), self.answer_ids))
+        return AnswerScores(*_measured(torch.stack(out.logits, dim=1), self.answer_ids), ranking=session.ranking)
 
 
 def score_together(scorers: Sequence[AnswerScorer], kept: Sequence[Any]) -> list[AnswerScores]:
@@ -228,7 +232,7 @@ def score_together(scorers: Sequence[AnswerScorer], kept: Sequence[Any]) -> list
         for rows_found, result in zip(found, results, strict=True):
             rows_found.put(indices, *result)
     everywhere = [place[one.tobytes()] for one in sets]
-    return [_scores(one.logprobs[everywhere], one.same[everywhere]) for one in found]
+    return [AnswerScores(one.logprobs[everywhere], one.same[everywhere]) for one in found]
 
 
 def score_cut_together(scorers: Sequence[AnswerScorer], cut: CutConfig | None) -> list[AnswerScores]:
@@ -243,7 +247,7 @@ def score_cut_together(scorers: Sequence[AnswerScorer], cut: CutConfig | None) -
         if start is None or any(not torch.equal(first._beginning(), scorer._beginning()) for scorer in scorers):
             return [scorer._dictate(cut) for scorer in scorers]
         everything = torch.arange(len(start.embeds))[None]
-        return [_scores(*result) for result in _read_batch(scorers, start, everything)]
+        return [AnswerScores(*found, ranking=start.ranking) for found in _read_batch(scorers, start, everything)]
 
 
 def _read_batch(
@@ -289,10 +293,6 @@ def _measured(logits: Tensor, answer_ids: Sequence[int]) -> tuple[np.ndarray, np
     own = logprobs.gather(-1, answer.expand(len(logits), -1)[..., None])[..., 0]
     same = (logits.argmax(dim=-1) == answer).all(dim=1)
     return own.cpu().numpy(), same.cpu().numpy()
-
-
-def _scores(logprobs: np.ndarray, same: np.ndarray) -> AnswerScores:
-    return AnswerScores(logprobs=logprobs, same=same)
 
 
 def _checked_answer(model: VisionLanguageModel, answer_ids: Any) -> tuple[int, ...]:

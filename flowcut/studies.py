@@ -22,10 +22,20 @@ from flowcut.results import Run
 from flowcut.run import ask
 from flowcut.schedule import CutConfig
 from flowcut.scoring import AnswerScorer
-from flowcut.study_results import AnswerScores, KnockOut, MethodResult, RemovalCurves, SmallestBudget, SweepPoint
+from flowcut.study_results import (
+    AnswerScores,
+    KnockOut,
+    MethodResult,
+    PatchRanking,
+    RemovalCurves,
+    SmallestBudget,
+    SweepPoint,
+)
 
 SECONDS_A_SHARE = 0.7
 """About how long a study works before it yields."""
+NO_ANSWER = 0
+"""A token id that stands where only the picture is looked at."""
 TIE_SEED = 0
 """Of the draw that orders patches of equal rank."""
 
@@ -64,6 +74,29 @@ def _compare_one(
     except Exception as error:
         return MethodResult(cut, run, None, run is not None and _ids(run) == _ids(full), _sentence(error))
     return MethodResult(cut, run, logprobs, _ids(run) == _ids(full))
+
+
+def rank_patches(
+    model: VisionLanguageModel, image: Any, question: str, cuts: Sequence[CutConfig], *, system: str | None = None
+) -> Iterator[PatchRanking]:
+    """What each method ranks the patches by, without its answer; a method that fails has its sentence.
+
+    Raises:
+        FlowCutError: picture or question cannot be used.
+    """
+    scorer = AnswerScorer(model, image, question, [NO_ANSWER], system)
+    chooser = PatchChooser(scorer)
+    for cut in cuts:
+        try:
+            ranking = _ranking_of(scorer, chooser, cut)
+        except Exception as error:
+            yield PatchRanking(cut, None, _sentence(error))
+        else:
+            yield PatchRanking(cut, ranking)
+
+
+def _ranking_of(scorer: AnswerScorer, chooser: PatchChooser, cut: CutConfig) -> np.ndarray | None:
+    return chooser.ranking(cut) if chooser.knows(cut) else scorer.score_cut(cut).ranking
 
 
 def knock_out(

@@ -19,6 +19,8 @@ class AnswerScores:
     same: np.ndarray
     """bool [K], whether the likeliest token is the answer's own at every place, the end token included: greedy decoding
     then writes this answer."""
+    ranking: np.ndarray | None = None
+    """float32 [N], of a whole cut: what it ranked the patches by, as `Run.ranking` says; None where there is none."""
 
     @property
     def total(self) -> np.ndarray:
@@ -39,6 +41,17 @@ class MethodResult:
     """Whether the method's answer is, token for token, that of the whole picture."""
     error: str | None = None
     """One sentence on why a part is missing."""
+
+
+@dataclass(frozen=True, eq=False)
+class PatchRanking:
+    """What one method ranks the patches by, at its budget."""
+
+    cut: CutConfig
+    ranking: np.ndarray | None
+    """float32 [N], as `Run.ranking`: higher is kept longer; None where the method ranks nothing, or failed."""
+    error: str | None = None
+    """One sentence on why it failed."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -34,8 +34,11 @@ class Survivors:
         times = batch // len(self.rows)
         if times == 1:
             return self
-        parts = (self.rows, self.live, self.shift, self.removed, self.moved)
-        return Survivors(*(part.repeat_interleave(times, dim=0) for part in parts), self.prompt_length)
+        rows, live, shift, removed, moved = (
+            part.repeat_interleave(times, dim=0)
+            for part in (self.rows, self.live, self.shift, self.removed, self.moved)
+        )
+        return Survivors(rows, live, shift, removed, moved, self.prompt_length)
 
     def columns(self, prompt: int, rows: Tensor) -> Tensor:
         """int64, where these live rows of one prompt, ascending, lie in the sequence that is left."""

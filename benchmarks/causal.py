@@ -1,0 +1,218 @@
+"""Which criterion does the causal check trust? Over the held-out scenes, four questions each, with the embedded model.
+
+For every question the answer of the whole picture is scored again without each 2 x 2 block of patches, 144 knock-outs.
+A criterion is trusted as far as its ranking is like the ranking by that fall (Spearman), and as far as the answer is
+kept, token for token, at its cuts.
+
+    python -m benchmarks.causal                 # all 500 scenes: what is missing is measured, then the tables written
+    python -m benchmarks.causal --scenes 60     # the first 60 scenes, in the order of their seeds
+    python -m benchmarks.causal --table         # the tables of what was measured so far
+
+Every scene is a line of benchmarks/results/causal.jsonl as soon as it is measured; a run that was broken off goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import transformers
+from scipy.stats import rankdata, spearmanr
+
+import flowcut
+from benchmarks.causal_tables import write_tables
+from flowcut.choices import PatchChooser
+from flowcut.criteria import METHODS
+from flowcut.models import VisionLanguageModel
+from flowcut.scoring import AnswerScorer, score_cut_together, score_together
+from flowcut.studies import block_of_patch
+from scenes import draw, matches
+
+HERE = Path(__file__).parent
+QUESTIONS = HERE.parent / "assets" / "questions.jsonl"
+RESULTS = HERE / "results" / "causal.jsonl"
+BLOCK = 2
+RANKED_AT = 64
+"""The budget at which a criterion is asked for its ranking, where that depends on it."""
+BUDGETS = (192, 128, 64, 32, 16)
+SEEDS = range(5)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--scenes", type=int, default=500, help="how many, from the first seed on (default 500: all)")
+    parser.add_argument("--minutes", type=float, default=float("inf"), help="start no further scene after so long")
+    parser.add_argument("--table", action="store_true", help="measure nothing, write the tables of what is there")
+    wanted = parser.parse_args()
+    if not wanted.table:
+        measure(wanted.scenes, wanted.minutes)
+    lines = [json.loads(line) for line in RESULTS.read_text().splitlines()]
+    print(write_tables(lines[0], lines[1:], HERE))
+
+
+def measure(n_scenes: int, minutes: float) -> None:
+    """Append to the results every scene, of the first so many, that is not there yet."""
+    model = flowcut.load("embedded")
+    cuts = all_cuts(model)
+    done = _begun(_facts(model))
+    started = time.perf_counter()
+    for index, (seed, questions) in enumerate(_scenes()):
+        if index >= n_scenes or time.perf_counter() - started > 60 * minutes:
+            break
+        if seed not in done:
+            began = time.perf_counter()
+            line = json.dumps(measure_scene(model, seed, questions, cuts))
+            with RESULTS.open("a") as file:
+                file.write(line + "\n")
+            print(f"scene {index + 1} of {n_scenes} (seed {seed}): {time.perf_counter() - began:.1f} s", flush=True)
+
+
+def all_cuts(model: VisionLanguageModel) -> dict[str, list[flowcut.CutConfig]]:
+    """By name, what stands for a criterion: itself, or the random draw with several seeds; at the ranking's budget."""
+    refused = flowcut.refusals(model)
+    names = [name for name, method in METHODS.items() if name not in refused and not method.takes_patches]
+    seeded = {name: SEEDS if METHODS[name].takes_seed else [None] for name in names}
+    return {name: [flowcut.CutConfig(name, RANKED_AT, seed=seed) for seed in seeds] for name, seeds in seeded.items()}
+
+
+def measure_scene(
+    model: VisionLanguageModel, seed: int, questions: list[dict[str, Any]], cuts: dict[str, list[flowcut.CutConfig]]
+) -> dict[str, Any]:
+    """One line of the results: a scene and all that was found for each of its questions."""
+    image = draw(seed).image
+    runs = [flowcut.ask(model, image, question["question"], record=False) for question in questions]
+    answers = [[token.id for token in run.tokens] for run in runs]
+    first = AnswerScorer(model, image, questions[0]["question"], answers[0])
+    pairs = zip(questions[1:], answers[1:], strict=True)
+    scorers = [first, *(first.also(question["question"], answer) for question, answer in pairs)]
+    blocks = block_of_patch(first.n_patches // first.grid_cols, first.grid_cols, BLOCK)
+    ids = np.arange(first.n_patches)
+    sets = [ids, ids[:0], *(ids[blocks != block] for block in range(blocks.max() + 1))]
+    falls = [_falls(scores.total) for scores in score_together(scorers, sets)]
+    chooser = PatchChooser(first)
+    everything = [replace(cut, tokens=tokens) for seeds in cuts.values() for cut in seeds for tokens in BUDGETS]
+    scores = _score(scorers, chooser, everything)
+    ranks = {cut: _block_ranks(chooser, cut, scores[cut], blocks) for cut in ranked(cuts)}
+    rows = [
+        {
+            **question,
+            "given": runs[place].answer,
+            "right": matches(runs[place].answer, question["answer"]),
+            "answer_tokens": len(answers[place]),
+            **falls[place],
+            "spearman": _agreements({cut: of_questions[place] for cut, of_questions in ranks.items()}, falls[place]),
+            "kept": {name: _by_budget(seeds, scores, place) for name, seeds in cuts.items()},
+        }
+        for place, question in enumerate(questions)
+    ]
+    return {"seed": seed, "questions": rows}
+
+
+def ranked(cuts: dict[str, list[flowcut.CutConfig]]) -> list[flowcut.CutConfig]:
+    """All that rank the patches and do not only choose."""
+    return [cut for name, seeds in cuts.items() if METHODS[name].ranks for cut in seeds]
+
+
+def _falls(totals: np.ndarray) -> dict[str, Any]:
+    whole, nothing = totals[:2].tolist()
+    return {"whole": whole, "nothing": nothing, "fall": np.round(whole - totals[2:], 7).tolist()}
+
+
+def _score(
+    scorers: list[AnswerScorer], chooser: PatchChooser, cuts: list[flowcut.CutConfig]
+) -> dict[flowcut.CutConfig, list[flowcut.AnswerScores]]:
+    """By cut, the scores (K = 1) of each question's answer; methods that choose among the same patches at once."""
+    at_once = [cut for cut in cuts if chooser.knows(cut)]
+    together = score_together(scorers, [chooser.kept(cut) for cut in at_once])
+    found = {
+        cut: [flowcut.AnswerScores(one.logprobs[[place]], one.same[[place]]) for one in together]
+        for place, cut in enumerate(at_once)
+    }
+    return {**found, **{cut: score_cut_together(scorers, cut) for cut in cuts if cut not in found}}
+
+
+def _block_ranks(
+    chooser: PatchChooser, cut: flowcut.CutConfig, scores: list[flowcut.AnswerScores], blocks: np.ndarray
+) -> list[np.ndarray]:
+    """By question, the blocks' mean ranks; what does not look at the question ranks the same for all."""
+    if chooser.knows(cut):
+        ranking = chooser.ranking(cut)
+        assert ranking is not None
+        return [block_means(ranking, blocks)] * len(scores)
+    rankings = [one.ranking for one in scores]
+    return [block_means(ranking, blocks) for ranking in rankings if ranking is not None]
+
+
+def _agreements(ranks: dict[flowcut.CutConfig, np.ndarray], falls: dict[str, Any]) -> dict[str, float]:
+    """By criterion, Spearman between its ranks of the blocks and their falls; of several seeds the mean."""
+    found: dict[str, list[float]] = {}
+    for cut, own in ranks.items():
+        found.setdefault(cut.method, []).append(float(spearmanr(own, falls["fall"]).statistic))
+    return {name: round(float(np.mean(values)), 6) for name, values in found.items()}
+
+
+def block_means(ranking: np.ndarray, blocks: np.ndarray) -> np.ndarray:
+    """float64 [P], the mean rank of each block's patches; patches of equal rank share theirs."""
+    return np.bincount(blocks, rankdata(ranking)) / np.bincount(blocks)
+
+
+def _by_budget(cuts: list[flowcut.CutConfig], scores: dict[flowcut.CutConfig, Any], question: int) -> dict[str, Any]:
+    """Per budget [[answer stays, ln p] of each seed]."""
+    found: dict[str, Any] = {}
+    for tokens in BUDGETS:
+        own = [scores[replace(cut, tokens=tokens)][question] for cut in cuts]
+        found[str(tokens)] = [[int(one.same[0]), round(float(one.total[0]), 6)] for one in own]
+    return found
+
+
+def _scenes() -> Iterator[tuple[int, list[dict[str, Any]]]]:
+    """Every held-out scene with its questions, in the order of their seeds."""
+    rows = [json.loads(line) for line in QUESTIONS.read_text().splitlines()]
+    for seed, questions in groupby(sorted(rows, key=lambda row: row["seed"]), key=lambda row: row["seed"]):
+        yield seed, [{name: value for name, value in row.items() if name != "seed"} for row in questions]
+
+
+def _facts(model: VisionLanguageModel) -> dict[str, Any]:
+    """What every line of the results was measured with."""
+    return {
+        "model": model.id,
+        "revision": model.revision,
+        "dtype": model.dtype,
+        "device": model.device,
+        "decoder_layers": int(model.model.config.text_config.num_hidden_layers),
+        "block": BLOCK,
+        "ranked_at": RANKED_AT,
+        "budgets": list(BUDGETS),
+        "seeds": len(SEEDS),
+        "versions": {
+            "torch": torch.__version__,
+            "transformers": transformers.__version__,
+            "python": platform.python_version(),
+        },
+    }
+
+
+def _begun(facts: dict[str, Any]) -> set[int]:
+    """Seeds that are there already; a new file gets the facts as its first line."""
+    RESULTS.parent.mkdir(exist_ok=True)
+    if not RESULTS.exists():
+        RESULTS.write_text(json.dumps(facts) + "\n")
+    whole_lines = RESULTS.read_text().rpartition("\n")[0]  # what was broken off in the middle is measured again
+    RESULTS.write_text(whole_lines + "\n")
+    first, *lines = whole_lines.splitlines()
+    if json.loads(first) != facts:
+        raise SystemExit(f"{RESULTS} was measured with other settings or another model: move it away to begin anew.")
+    return {json.loads(line)["seed"] for line in lines}
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,231 @@
+"""The tables of benchmarks/causal.py: means over questions, intervals and tests that respect that scenes are shared.
+
+The four questions of a scene are not independent of each other: scenes, not questions, are drawn again for the 95 %
+intervals (percentile bootstrap of the mean over questions), and scenes change sign in the tests (two-sided, of the
+paired difference). Tests are Holm-corrected over their table.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from flowcut.criteria import METHODS
+
+RESAMPLES = 10_000
+SEED = 0
+LEVEL = 0.05
+BASELINES = ("random", "flowcut")
+
+
+@dataclass(frozen=True, eq=False)
+class Measured:
+    """One number for each criterion and question; Q questions of S scenes."""
+
+    names: list[str]
+    values: np.ndarray
+    """float64 [M, Q]; NaN where it could not be measured (an answer that no block changes at all)."""
+    scene: np.ndarray
+    """int64 [Q], whose scene each question is of."""
+
+    def of(self, chosen: np.ndarray) -> Measured:
+        """Some of the questions, bool [Q]."""
+        return Measured(self.names, self.values[:, chosen], self.scene[chosen])
+
+    def minus(self, baseline: str) -> Measured:
+        """The paired difference of every other criterion to one of them."""
+        others = [name for name in self.names if name != baseline]
+        rows = [self.names.index(name) for name in others]
+        return Measured(others, self.values[rows] - self.values[self.names.index(baseline)], self.scene)
+
+
+def summary(measured: Measured) -> dict[str, dict[str, float]]:
+    """By criterion: the mean over questions with its interval, and p of a two-sided test that it is zero."""
+    sums, counts = _by_scene(measured)
+    means = sums.sum(axis=1) / counts.sum(axis=1)
+    stream = np.random.default_rng(SEED)
+    n_scenes = sums.shape[1]
+    draws = stream.multinomial(n_scenes, np.full(n_scenes, 1 / n_scenes), size=RESAMPLES)
+    with np.errstate(invalid="ignore"):
+        drawn = (draws @ sums.T) / (draws @ counts.T)
+    low, high = np.nanpercentile(drawn, [2.5, 97.5], axis=0)
+    signs = stream.choice([-1.0, 1.0], size=(RESAMPLES, n_scenes))
+    as_far = np.abs(signs @ sums.T) >= np.abs(sums.sum(axis=1)) - 1e-12
+    p = (1 + as_far.sum(axis=0)) / (1 + RESAMPLES)
+    rows = zip(measured.names, means, low, high, p, counts.sum(axis=1), strict=True)
+    return {
+        name: {"mean": float(m), "low": float(lo), "high": float(hi), "p": float(one), "n": int(n)}
+        for name, m, lo, hi, one, n in rows
+    }
+
+
+def _by_scene(measured: Measured) -> tuple[np.ndarray, np.ndarray]:
+    """Sums and counts of the questions of each scene, float64 [M, S]."""
+    _, scene = np.unique(measured.scene, return_inverse=True)
+    there = np.isfinite(measured.values)
+    whole = np.where(there, measured.values, 0.0)
+    sums = np.stack([np.bincount(scene, row, minlength=scene.max() + 1) for row in whole])
+    counts = np.stack([np.bincount(scene, row, minlength=scene.max() + 1) for row in there.astype(float)])
+    return sums, counts
+
+
+def holm(p: Iterable[float]) -> np.ndarray:
+    """Holm's step-down correction: float64, in the order given."""
+    raw = np.array(list(p), dtype=float)
+    order = np.argsort(raw)
+    stepped = np.maximum.accumulate(raw[order] * (len(raw) - np.arange(len(raw))))
+    corrected = np.empty_like(raw)
+    corrected[order] = np.minimum(stepped, 1.0)
+    return corrected
+
+
+def study(lines: list[dict[str, Any]], budgets: list[int]) -> dict[str, Any]:
+    """All numbers of the tables: by table, column and criterion."""
+    questions = [question for line in lines for question in line["questions"]]
+    scene = np.array([line["seed"] for line in lines for _ in line["questions"]])
+    kinds = np.array([question["type"] for question in questions])
+    agreement = _collect(questions, scene, lambda question, name: question["spearman"].get(name), "spearman")
+    kept = {
+        str(t): _collect(questions, scene, lambda question, name, t=t: _kept_at(question, name, t)) for t in budgets
+    }
+    by_kind = {kind: kinds == kind for kind in sorted(set(kinds.tolist()))}
+    at_64 = kept["64"] if "64" in kept else kept[str(budgets[0])]
+    return {
+        "agreement": _table({"all": agreement}),
+        "kept": _table(kept),
+        "agreement_by_type": _table({kind: agreement.of(chosen) for kind, chosen in by_kind.items()}),
+        "kept_by_type": _table({kind: at_64.of(chosen) for kind, chosen in by_kind.items()}),
+        "right": float(np.mean([question["right"] for question in questions])),
+        "questions": len(questions),
+        "scenes": len(lines),
+        "first_seed": int(scene.min()),
+        "last_seed": int(scene.max()),
+    }
+
+
+def _kept_at(question: dict[str, Any], name: str, tokens: int) -> float:
+    return float(np.mean([same for same, _ in question["kept"][name][str(tokens)]]))
+
+
+def _collect(questions: list[dict[str, Any]], scene: np.ndarray, read: Any, field: str = "kept") -> Measured:
+    names = list(questions[0][field])
+    values = [[read(question, name) for question in questions] for name in names]
+    return Measured(names, np.array(values, dtype=float), scene)
+
+
+def _table(columns: dict[str, Measured]) -> dict[str, Any]:
+    """By column: every criterion's mean, and its differences to the baselines, Holm-corrected over the table."""
+    found: dict[str, Any] = {"value": {column: summary(measured) for column, measured in columns.items()}}
+    for baseline in BASELINES:
+        differences = {column: summary(measured.minus(baseline)) for column, measured in columns.items()}
+        cells = [cell for rows in differences.values() for cell in rows.values()]
+        for cell, corrected in zip(cells, holm(cell["p"] for cell in cells), strict=True):
+            cell["holm"] = float(corrected)
+        found[f"minus_{baseline}"] = differences
+    return found
+
+
+def write_tables(facts: dict[str, Any], lines: list[dict[str, Any]], folder: Path) -> str:
+    """causal.json and causal.md in a folder; returns the latter's text."""
+    found = study(lines, facts["budgets"])
+    text = as_text(facts, found)
+    (folder / "causal.json").write_text(json.dumps({"facts": facts, **_rounded(found)}, indent=1) + "\n")
+    (folder / "causal.md").write_text(text)
+    return text
+
+
+def _rounded(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _rounded(one) for name, one in value.items()}
+    return None if value != value else round(value, 4) if isinstance(value, float) else value
+
+
+def as_text(facts: dict[str, Any], found: dict[str, Any]) -> str:
+    """The tables in Markdown."""
+    parts = [
+        "# Which criterion does the causal check trust?",
+        _how(facts, found),
+        "## The ranking by what its loss costs the answer",
+        f"Spearman's rank correlation between a criterion's ranking of the blocks (asked for {facts['ranked_at']} "
+        "tokens; mean rank of a block's patches) and the fall of ln p of the answer without each; mean over questions. "
+        "Differences are paired by question; * : p < 0.05 after Holm's correction over the column.",
+        _agreement(found["agreement"]),
+        "## The answer kept, by budget",
+        "Share of questions, in percent, whose answer under the cut is that of the whole picture, token for token "
+        f"(greedy decoding); random: mean of {facts['seeds']} seeds.",
+        _grid(found["kept"]["value"], percent=True),
+        "Difference to random, in percentage points; * : p < 0.05 after Holm's correction over the table.",
+        _grid(found["kept"]["minus_random"], percent=True),
+        "Difference to FlowCut, likewise.",
+        _grid(found["kept"]["minus_flowcut"], percent=True),
+        "## By type of question",
+        "The rank correlation of the first table; * : differs from random, p < 0.05 after Holm's correction over the "
+        "table. Intervals, and differences to FlowCut, are in causal.json.",
+        _grid(found["agreement_by_type"]["value"], marks=found["agreement_by_type"]["minus_random"]),
+        "The answer kept at 64 tokens, in percent; marked in the same way.",
+        _grid(found["kept_by_type"]["value"], percent=True, marks=found["kept_by_type"]["minus_random"]),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _how(facts: dict[str, Any], found: dict[str, Any]) -> str:
+    versions = ", ".join(f"{name} {version}" for name, version in facts["versions"].items())
+    block = facts["block"]
+    return (
+        f"The embedded model (weights {facts['revision']}, {facts['dtype']}, {facts['device']}) on "
+        f"{found['questions']} questions about {found['scenes']} of the 500 held-out scenes: seeds "
+        f"{found['first_seed']} to {found['last_seed']}, the first in the order of their seeds, so that no result had "
+        f"a say in it. {100 * found['right']:.1f} % of the whole picture's answers are right; they are scored right or "
+        f"wrong. Each answer was scored again without each block of {block} x {block} patches (every patch as the "
+        "unpruned encoder made it). A high correlation says that a criterion ranks high what the answer needs; it says "
+        "nothing of how good the answer is. Intervals are 95 % (percentile bootstrap, scenes drawn again with all "
+        "their questions); tests flip the signs of whole scenes. Methods that cut in the language model cut after some "
+        f"of its {facts['decoder_layers']} layers: those before read every token, so their budgets buy more than the "
+        f"others'. {versions}. Written by `python -m benchmarks.causal`."
+    )
+
+
+def _agreement(table: dict[str, Any]) -> str:
+    value, random, own = (table[part]["all"] for part in ("value", "minus_random", "minus_flowcut"))
+    lines = ["| criterion | Spearman [95 %] | minus random | minus FlowCut |", "|-|-|-|-|"]
+    for name in sorted(value, key=lambda name: -value[name]["mean"]):
+        cells = (_cell(value[name], 1, 3), *(_cell(part.get(name), 1, 3, signed=True) for part in (random, own)))
+        lines.append(f"| {_label(name)} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _grid(columns: dict[str, Any], percent: bool = False, marks: dict[str, Any] | None = None) -> str:
+    """One row a criterion; with intervals, or with the marks of another table and none."""
+    names = list(next(iter(columns.values())))
+    lines = [f"| criterion | {' | '.join(columns)} |", "|-" * (len(columns) + 1) + "|"]
+    scale, digits = (100, 1) if percent else (1, 2)
+    for name in names:
+        cells = []
+        for column, rows in columns.items():
+            if marks is None:
+                cells.append(_cell(rows[name], scale, digits, signed="holm" in rows[name]))
+            else:
+                star = "*" if marks[column].get(name, {}).get("holm", 1) < LEVEL else ""
+                cells.append(f"{scale * rows[name]['mean']:.{digits}f}{star}")
+        lines.append(f"| {_label(name)} | {' | '.join(cells)} |")
+    if marks is not None:
+        counts = [str(max(row["n"] for row in rows.values())) for rows in columns.values()]
+        lines.append(f"| (questions) | {' | '.join(counts)} |")
+    return "\n".join(lines)
+
+
+def _cell(row: dict[str, float] | None, scale: float, digits: int, signed: bool = False) -> str:
+    if row is None:
+        return ""
+    numbers = [f"{scale * row[part]:{'+' if signed else ''}.{digits}f}" for part in ("mean", "low", "high")]
+    star = "*" if row.get("holm", 1) < LEVEL else ""
+    return f"{numbers[0]} [{numbers[1]}, {numbers[2]}]{star}"
+
+
+def _label(name: str) -> str:
+    return METHODS[name].label if name in METHODS else name
