@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from flowcut.schedule import Cut, CutConfig, FlowCut
     from flowcut.scoring import AnswerScorer
     from flowcut.store import load_run, save_run
+<<<<<<< HEAD
     from flowcut.studies import compare_methods, deletion_insertion, knock_out, rank_patches, smallest_budget, sweep
     from flowcut.study_results import (
         AnswerScores,
@@ -47,6 +48,9 @@ if TYPE_CHECKING:
         SmallestBudget,
         SweepPoint,
     )
+=======
+    from flowcut.videos import Video, open_video
+>>>>>>> video
     from flowcut.vision import Recording
 
 __version__ = "0.1.0"
@@ -62,6 +66,7 @@ _HOMES = {
     "results": "AnswerToken Flops Run Times",
     "store": "load_run save_run",
     "images": "Picture open_picture",
+    "videos": "Video open_video",
     "vision": "Recording",
     "inputs": "prune",
     "language": "LanguageRecording record_language",
@@ -107,6 +112,7 @@ __all__ = [
     "SmallestBudget",
     "SweepPoint",
     "Times",
+    "Video",
     "VisionLanguageModel",
     "__version__",
     "ask",
@@ -117,6 +123,7 @@ __all__ = [
     "load_run",
     "methods",
     "open_picture",
+    "open_video",
     "prune",
     "rank_patches",
     "record",

@@ -21,12 +21,12 @@ from analysis.figures.look import (
 )
 from analysis.proxy import ClsProxy, Sinks
 
+Reading = Literal["column_mean", "rollout", "value_weighted"]
 READINGS: dict[Reading, str] = {
     "column_mean": "column mean (what all tokens attend to)",
     "rollout": "attention rollout",
     "value_weighted": "attention × value norm",
 }
-Reading = Literal["column_mean", "rollout", "value_weighted"]
 
 
 def proxy_lines(found: ClsProxy, facts: str) -> go.Figure:

@@ -42,11 +42,15 @@ def heading() -> None:
 
 
 def choose_section() -> Section:
-    """The section that is shown; its name is part of the page's address."""
+    """The section that is shown; its name is part of the page's address, and stays chosen when the page is left."""
+    state, asked = st.session_state, st.query_params.get("section")
+    if "section" not in state:
+        state.section = asked if asked in SECTIONS else state.get("last_section", next(iter(SECTIONS)))
     name = st.segmented_control(
-        "Section", list(SECTIONS), format_func=lambda one: SECTIONS[one].label, default="methods", required=True,
-        key="section", bind="query-params", label_visibility="collapsed",
+        "Section", list(SECTIONS), format_func=lambda one: SECTIONS[one].label, required=True, key="section",
+        label_visibility="collapsed",
     )  # fmt: skip
-    section = SECTIONS[name or "methods"]
+    state.last_section = st.query_params["section"] = name or next(iter(SECTIONS))
+    section = SECTIONS[state.last_section]
     st.html(f'<h2 class="lens-section">{section.question}</h2>')
     return section
