@@ -37,7 +37,6 @@ if TYPE_CHECKING:
     from flowcut.schedule import Cut, CutConfig, FlowCut
     from flowcut.scoring import AnswerScorer
     from flowcut.store import load_run, save_run
-<<<<<<< HEAD
     from flowcut.studies import compare_methods, deletion_insertion, knock_out, rank_patches, smallest_budget, sweep
     from flowcut.study_results import (
         AnswerScores,
@@ -48,9 +47,7 @@ if TYPE_CHECKING:
         SmallestBudget,
         SweepPoint,
     )
-=======
     from flowcut.videos import Video, open_video
->>>>>>> video
     from flowcut.vision import Recording
 
 __version__ = "0.1.0"

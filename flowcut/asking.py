@@ -1,4 +1,4 @@
-"""A picture and a question as a model takes them: the prompt in its own wording, and the processor's inputs."""
+"""A picture or video and a question as a model takes them: the prompt in its own wording, and the processor's inputs."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from transformers import BatchFeature
 
 from flowcut.errors import InvalidQuestion
-from flowcut.images import Picture
+from flowcut.media import Medium, kind_of, processed
 from flowcut.models import VisionLanguageModel
 from flowcut.questions import clean_text
 
 
 @dataclass(frozen=True, eq=False)
 class Asked:
-    """One question about one picture, not cut."""
+    """One question about one picture or video, not cut."""
 
     prompt: str
     """The text handed to the processor, system prompt and image placeholder included."""
@@ -25,9 +25,9 @@ class Asked:
 
 
 def put_question(
-    model: VisionLanguageModel, picture: Picture, question: str, system: str | None, new_tokens: int
+    model: VisionLanguageModel, medium: Medium, question: str, system: str | None, new_tokens: int
 ) -> Asked:
-    """Word a question for a model and process it with its picture.
+    """Word a question for a model and process it with its picture or video.
 
     Raises:
         InvalidQuestion: (a ValueError) it is no text, blank, too long, or leaves no room for `new_tokens` of answer.
@@ -35,14 +35,12 @@ def put_question(
     processor = model.processor
     added = processor.tokenizer.added_tokens_decoder.values()  # some tokenizers name their chat tokens only here
     commands = [token.content for token in added if token.special]
-    reserved = [*processor.tokenizer.all_special_tokens, *commands, processor.image_token]
+    places = [getattr(processor, f"{kind.name}_token") for kind in model.family.media]
+    reserved = [*processor.tokenizer.all_special_tokens, *commands, *places]
     asked = clean_text(question, reserved)
     told = None if system is None else clean_text(system, reserved, what="system prompt")
-    prompt = model.family.prompt(processor, asked.text, told.text if told else None)
-    # A template that writes the first token itself must not get it twice; transformers' own rule.
-    bos = processor.tokenizer.bos_token
-    special = not (bos and prompt.startswith(bos))
-    inputs = processor(images=picture.image, text=prompt, return_tensors="pt", add_special_tokens=special)
+    prompt = model.family.prompt(processor, asked.text, told.text if told else None, kind_of(model, medium))
+    inputs = processed(model, medium, prompt)
     _check_length(model, inputs["input_ids"].shape[1], new_tokens)
     return Asked(prompt, inputs, (*asked.notes, *(told.notes if told else ())))
 

@@ -18,12 +18,8 @@ from flowcut.schedule import VARIANTS, CutConfig
 from flowcut.store import write_run
 
 if TYPE_CHECKING:
-<<<<<<< HEAD
-    from flowcut.images import Picture
-    from flowcut.record import FlowRecord
-=======
     from flowcut.media import Medium
->>>>>>> video
+    from flowcut.record import FlowRecord
     from flowcut.results import Run
 
 BAD_INPUT = 2
@@ -159,13 +155,13 @@ def _keep(run: Run, picture: Medium, folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         write_run(run, picture.image, folder)
-<<<<<<< HEAD
-        for name, mask in record_masks(picture.image, _as_read(run.record, run)).items():
-=======
         pictured = isinstance(picture, Picture)
-        masks = record_masks(picture.image, run.record) if pictured else video_masks(picture.frames, run.record)
+        masks = (
+            record_masks(picture.image, _as_read(run.record, run))
+            if pictured
+            else video_masks(picture.frames, run.record)
+        )
         for name, mask in masks.items():
->>>>>>> video
             mask.save(folder / f"{name}.png")
     except OSError as error:
         raise FlowCutError(f"The run cannot be written to {folder} ({error.strerror}): give another --out.") from error

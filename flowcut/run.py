@@ -17,26 +17,16 @@ from transformers import BatchFeature
 
 from flowcut.asking import put_question
 from flowcut.decoding import AnswerRecording
-<<<<<<< HEAD
-from flowcut.encoders import find_encoder
 from flowcut.errors import FlowCutError, InvalidCut
-=======
-from flowcut.errors import FlowCutError, InvalidCut, InvalidQuestion
->>>>>>> video
 from flowcut.families.family import is_visual
 from flowcut.flops import count_flops
 from flowcut.images import Picture
 from flowcut.inputs import Session
 from flowcut.listening import Listener
-from flowcut.media import Medium, geometries, kind_of, open_medium, processed
+from flowcut.media import Medium, geometries, open_medium
 from flowcut.memory import reset_peak, resident_peak
 from flowcut.models import VisionLanguageModel
-<<<<<<< HEAD
-from flowcut.record import PADDING_ID, FlowRecord
-=======
-from flowcut.questions import clean_text
 from flowcut.record import PADDING_ID
->>>>>>> video
 from flowcut.results import Flops, Run, Times
 from flowcut.schedule import CutConfig, check_is_cut
 from flowcut.videos import is_video
@@ -96,11 +86,8 @@ def ask(
     stop: Stop | None = None,
     record: bool = True,
     answer_attention: bool = False,
-<<<<<<< HEAD
     matrices: bool = False,
-=======
     frames: int | None = None,
->>>>>>> video
 ) -> Run:
     """Ask a question about a picture or a video; with `cut=None`, token for token what the stock `generate` answers.
 
@@ -117,25 +104,16 @@ def ask(
         stop: an event, or a function that says True; looked at before the language model starts and after each token.
         record: False prunes only, and pays for nothing else; the run's record is then None.
         answer_attention: True also records where each answer token looked (`Run.answer_attention`; its size is there).
-<<<<<<< HEAD
         matrices: True also records each layer's head-mean attention matrix (CLIP-L at 336 px: 16 MB).
-=======
         frames: how many frames to take of a video file; None: as many as the model is used to.
->>>>>>> video
 
     Raises:
         FlowCutError: (a ValueError) one sentence: picture, question, cut or settings cannot be used.
     """
     settings = Settings(max_new_tokens, do_sample, temperature, top_p, system, seed)
-<<<<<<< HEAD
-    _check_cut(model, cut)
-    work = _Work(model, cut, settings, on_text, on_progress, _stop_function(stop), record, answer_attention, matrices)
-    picture, preprocess = _timed(lambda: open_picture(image))
-=======
     _check_cut(model, cut, is_video(image))
-    work = _Work(model, cut, settings, on_text, on_progress, _stop_function(stop), record, answer_attention)
+    work = _Work(model, cut, settings, on_text, on_progress, _stop_function(stop), record, answer_attention, matrices)
     picture, preprocess = _timed(lambda: open_medium(model, image, frames))
->>>>>>> video
     with model.lock:
         return work.run(picture, question, preprocess)
 
@@ -190,27 +168,10 @@ class _Work:
 
     def _inputs(self, picture: Medium, question: str) -> tuple[str, BatchFeature, tuple[str, ...]]:
         """The prompt, what the processor makes of it, and the notes on question and system prompt."""
-<<<<<<< HEAD
         settings = self.settings
         asked = put_question(self.model, picture, question, settings.system, settings.max_new_tokens)
-        self._check_budget(asked.inputs["input_ids"])
+        self._check_budget(picture, asked.inputs["input_ids"])
         return asked.prompt, asked.inputs, (*asked.notes, *self._overruled())
-=======
-        processor = self.model.processor
-        added = processor.tokenizer.added_tokens_decoder.values()  # some tokenizers name their chat tokens only here
-        commands = [token.content for token in added if token.special]
-        places = [getattr(processor, f"{kind.name}_token") for kind in self.model.family.media]
-        reserved = [*processor.tokenizer.all_special_tokens, *commands, *places]
-        asked = clean_text(question, reserved)
-        system = self.settings.system
-        told = None if system is None else clean_text(system, reserved, what="system prompt")
-        kind = kind_of(self.model, picture)
-        prompt = self.model.family.prompt(processor, asked.text, told.text if told else None, kind)
-        inputs = processed(self.model, picture, prompt)
-        self._check_length(inputs["input_ids"].shape[1])
-        self._check_budget(picture, inputs["input_ids"])
-        return prompt, inputs, (*asked.notes, *(told.notes if told else ()))
->>>>>>> video
 
     def _overruled(self) -> tuple[str, ...]:
         """A note where the checkpoint's own generation settings ask for what is not done here."""

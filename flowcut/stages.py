@@ -127,9 +127,7 @@ def ranking_of_first_row(
     return np.maximum(reached, in_decoder[own].min()).astype(np.float32)
 
 
-def patches_of_first_row(
-    kept: np.ndarray, media: Sequence[EncodedMedium], stays: np.ndarray | None
-) -> np.ndarray:
+def patches_of_first_row(kept: np.ndarray, media: Sequence[EncodedMedium], stays: np.ndarray | None) -> np.ndarray:
     """int64 [T], patches of the record's first row that the language model's last layer reads, ascending.
 
     Args:

@@ -83,19 +83,16 @@ class Family(Protocol):
     """transformers' processor, where it cannot be loaded by itself without torchvision."""
     counts_by_picture: bool
     """Whether the number of a picture's tokens depends on its size."""
-<<<<<<< HEAD
     stages: tuple[str, ...]
     """Stages at which methods other than FlowCut may cut: of `picture`, `encoder`, `projector`, `decoder`."""
     merges_patches: bool
     """Whether squares of patches become one token."""
     one_grid: bool
     """Whether a picture is one grid of patches, not several tiles or frames."""
-=======
     frames: int
     """Frames that are taken of a video unless others are asked for; 0: it takes no videos."""
     most_frames: int
     """Frames of a video that it takes at most."""
->>>>>>> video
 
     def vision_tower(self, model: PreTrainedModel, kind: MediaKind = IMAGE) -> nn.Module:
         """The vision encoder inside the model, for this kind of media."""

@@ -29,14 +29,11 @@ class Llava:
     language_layer: int | None = None
     processor_class: str | None = None
     counts_by_picture = False
-<<<<<<< HEAD
     stages: tuple[str, ...] = ("picture", "encoder", "projector", "decoder")
     merges_patches = False
     one_grid = True
-=======
     frames = 0
     most_frames = 0
->>>>>>> video
     default_prompt = "USER: {picture}\n{question} ASSISTANT:"
 
     def vision_tower(self, model: PreTrainedModel, kind: MediaKind = IMAGE) -> nn.Module:

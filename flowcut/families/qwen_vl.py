@@ -35,13 +35,10 @@ class QwenVL(Llava):
     default_prompt = "<|im_start|>user\n{picture}{question}<|im_end|>\n<|im_start|>assistant\n"
     media: tuple[MediaKind, ...] = (PICTURES, VIDEOS)
     counts_by_picture = True
-<<<<<<< HEAD
     stages: tuple[str, ...] = ("encoder",)
     merges_patches = True
-=======
     frames = 8
     most_frames = 768
->>>>>>> video
 
     def __init__(self, name: str, model_class: str, tower: str, processor_class: str) -> None:
         self.name = name
