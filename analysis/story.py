@@ -3,8 +3,8 @@
 Ranks count from 1, the highest running score among the patches alive; of equal scores the one nearer the top left of
 the grid is ahead, as in the cut itself.
 
-A patch that went has a keep-alive twin: of the patches that stayed at that cut, the one whose value vector in that layer
-(all heads joined) has the highest cosine with its own.
+A patch that went has a keep-alive twin: of the patches that stayed at that cut, the one whose value vector in that
+layer (all heads joined) has the highest cosine with its own.
 """
 
 from __future__ import annotations

@@ -82,6 +82,12 @@ def write(link: Link | None) -> None:
             del st.query_params[name]
 
 
+def show_patch(patch: int) -> None:
+    """Put a patch into an address that has none, for a stage that is about to appear: after a visit to another page."""
+    if "patch" not in st.query_params:
+        st.query_params["patch"] = str(patch)
+
+
 def _number(text: str | None) -> int | None:
     number = int(text) if text and text.isascii() and text.isdecimal() and len(text) < 11 else None
     return number if number is not None and number <= LARGEST else None

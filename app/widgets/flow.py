@@ -14,7 +14,7 @@ from typing import Any
 import streamlit as st
 
 from analysis.graph import MASS, stage_payload
-from app import selection, session
+from app import link, selection, session
 from app.comparison import Comparison
 from app.runtime import runtime
 from app.widgets.answers import escape_markdown
@@ -26,6 +26,7 @@ PATIENCE = 1.0
 """Seconds that the page waits for figures before it shows that they are on their way."""
 
 LOOK_EVERY = 0.4
+STAGE = "stage"
 MASSES = (0.5, MASS, 0.95)
 PROXY = (
     "This vision encoder has no CLS token. What is called CLS in these figures is a proxy: the mean of all patches' "
@@ -97,7 +98,10 @@ def _stage(figures: Future[dict[str, Any]]) -> int | None:
     """Show the stage; the patch that is chosen on it."""
     error = figures.exception()
     if error is None:
-        patch = stage(figures.result(), key="stage", linked_patch=selection.chosen().patch)["patch"]
+        chosen = selection.chosen().patch
+        if chosen is not None and STAGE not in st.session_state:
+            link.show_patch(chosen)
+        patch = stage(figures.result(), key=STAGE, linked_patch=chosen)["patch"]
         selection.choose(patch=patch)
         return patch
     st.warning(f"The figures could not be made: {escape_markdown(str(error))}")

@@ -58,7 +58,11 @@ def panel(run: Run, patch_id: int | None) -> str:
     table = f'<div class="scroll"><table><thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table></div>'
     facts = f"model {record.model_id} · {run.title} · mean of {record.n_heads} heads · {record.dtype}"
     below = f'<p class="quiet">{HOW_TO_READ}</p><p class="quiet">{escape(facts)}</p>'
-    twin = f'<p data-testid="twin">{_twin(record, keep_alive_twin(record, patch_id))}</p>' if story[-1].died else ""
+    twin = (
+        f'<p data-testid="twin">{_twin(record, keep_alive_twin(record, patch_id), story[-1].layer)}</p>'
+        if story[-1].died
+        else ""
+    )
     return f'<section class="lens-why" data-testid="why"><h3>{title}</h3><p>{told}</p>{twin}{table}{below}</section>'
 
 
@@ -69,7 +73,7 @@ def _place(record: FlowRecord, patch_id: int) -> str:
     return f"Patch {patch_id} (row {row}, column {column})"
 
 
-def _twin(record: FlowRecord, twin: Twin | None) -> str:
+def _twin(record: FlowRecord, twin: Twin | None, layer: int) -> str:
     """Which patch that stayed is most like the one that went, as a button that chooses it."""
     if twin is None:
         return NO_TWIN
@@ -77,8 +81,8 @@ def _twin(record: FlowRecord, twin: Twin | None) -> str:
     fate = "stayed to the end" if twin.died_at < 0 else f"went itself after layer {twin.died_at}"
     return (
         f'Its twin: <button type="button" class="lens-pick" data-patch="{twin.patch_id}">{place}</button>, cosine '
-        f"<b>{twin.cosine:.2f}</b>. Of the patches that stayed at this cut, its value vector in this layer (all heads "
-        f"joined) is the most alike; it {fate}."
+        f"<b>{twin.cosine:.2f}</b>. Of the patches that stayed at this cut, its value vector in layer {layer} (all "
+        f"heads joined) is the most alike; it {fate}."
     )
 
 

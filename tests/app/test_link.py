@@ -102,6 +102,15 @@ def test_what_is_chosen_in_the_panels_is_in_the_address_and_comes_back() -> None
     assert other.selectbox("word-head").value == 3
 
 
+def test_a_patch_chosen_before_the_stage_appears_is_put_into_the_address_that_it_reads() -> None:
+    """As after a visit to another page, which takes the stage's own memory and the address's end."""
+    page = AppTest.from_file(str(MAIN), default_timeout=SECONDS)
+    page.session_state.selection = Selection(patch=217)
+    settled(page.run())
+    assert address(page) == {"patch": "217"}
+    assert any("Patch 217 (row 9, column 1)" in box.value for box in page.get("html") if isinstance(box.value, str))
+
+
 def test_a_new_question_begins_at_its_first_word_again() -> None:
     page = opened(word="1", question="Describe the picture.")
     assert page.session_state.selection.word == 1
