@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from contextlib import ExitStack
 from types import TracebackType
@@ -33,6 +34,7 @@ from flowcut.stages import (
     stage_of,
 )
 from flowcut.vision import record as record_encoder
+from flowcut.vision import synchronise
 
 
 def prune(hf_model: PreTrainedModel, cut: CutConfig | None = None, *, record: bool = True) -> Session:
@@ -249,7 +251,10 @@ class Session:
         """Drop the tokens that a method of this stage does not keep."""
         if self.cut is None or stage_of(self.cut) != "projector":
             return
+        synchronise(self.model.device)
+        started = time.perf_counter()
         cut = [behind_the_projector(medium, self.cut) for medium in self.media]
+        self.recording.seconds["scoring"] += time.perf_counter() - started
         self.media = [medium for medium, _ in cut]
         self._projected_ranking = cut[0][1]
         if self._projected_ranking is None:
