@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
-from scipy.stats import rankdata
 
 from analysis.agreement import Contradiction
 from analysis.figures.look import (
@@ -22,7 +21,9 @@ from analysis.figures.look import (
     grid_values,
     how_to_read_all,
     lay_picture,
+    number,
     patch_hover,
+    percentile,
     picture_source,
 )
 
@@ -60,7 +61,7 @@ def heat_matrix(
         measure: what the values are.
     """
     title, short = MEASURES[measure]
-    words = [["" if np.isnan(value) else _short(value) for value in row] for row in values]
+    words = [[_short(value) for value in row] for row in values]
     labels = [str(name) for name in names]
     from_zero = measure == "iou"
     figure = go.Figure(
@@ -78,8 +79,7 @@ def heat_matrix(
 
 def _short(value: float) -> str:
     """Two decimals without the nought before the point."""
-    words = f"{value:.2f}".replace("-0.", "−.").replace("0.", ".", 1) if abs(value) < 0.995 else f"{value:.0f}"
-    return words.replace("-", "−")
+    return number(value, 0) if abs(value) >= 0.995 else number(value).replace("0.", ".", 1)
 
 
 def contradiction_map(found: Contradiction, geometry: Geometry, facts: str, picture: Image | None = None) -> go.Figure:
@@ -147,7 +147,7 @@ def layer_keeps(found: Contradiction, geometry: Geometry, facts: str, picture: I
     figure.update_layout(legend={"orientation": "h", "y": -0.03, "yanchor": "top"})
     height = int(rows * (760 / columns * aspect(geometry) + 26)) + 40
     title = f"What each layer alone would keep ({found.tokens} tokens)"
-    return finished(figure, title, facts, height)
+    return finished(figure, title, facts, height, panel_titles=True)
 
 
 def criteria_scatter(
@@ -181,7 +181,7 @@ def criteria_scatter(
     figure = go.Figure()
     ids = np.arange(len(x))
     values = np.stack([ids, x, y], axis=-1)
-    across, up = (_percentile(axis) if as_ranks else axis for axis in (x, y))
+    across, up = (percentile(axis) if as_ranks else axis for axis in (x, y))
     hover = f"patch %{{customdata[0]}}<br>{names[0]}: %{{customdata[1]:.3g}}<br>{names[1]}: %{{customdata[2]:.3g}}"
     for where, name, symbol, colour in _by_keeper(len(x), names, kept):
         figure.add_scatter(
@@ -200,12 +200,6 @@ def criteria_scatter(
     figure.update_xaxes(title=names[0] + unit, exponentformat="power")
     figure.update_yaxes(title=names[1] + unit, exponentformat="power")
     return finished(figure, f"{names[1]} against {names[0]}", facts, 440)
-
-
-def _percentile(values: np.ndarray) -> np.ndarray:
-    """0 for the lowest to 100 for the highest, ties sharing their mean; NaN stays."""
-    ranks = rankdata(values, nan_policy="omit")
-    return np.asarray(100 * (ranks - 1) / max(np.nanmax(ranks) - 1, 1))
 
 
 def _by_keeper(

@@ -9,7 +9,7 @@ import numpy as np
 import plotly.graph_objects as go
 
 from analysis.causal import Agreement, Band, flip_point
-from analysis.figures.look import NEUTRAL, add_band, finished, how_to_read_all, line_and_marker, style_of
+from analysis.figures.look import NEUTRAL, add_band, finished, how_to_read_all, line_and_marker, number, style_of
 
 
 def causal_bars(agreements: Mapping[str, Agreement], facts: str) -> go.Figure:
@@ -212,7 +212,7 @@ def _add_sweep(
 
 
 def _signed(value: float) -> str:
-    return f"{value:+.2f}".replace("-", "−")
+    return ("+" if value >= 0.005 else "") + number(value)
 
 
 HOW_TO_READ = how_to_read_all((causal_bars, removal_curves, removal_areas, budget_sweep))

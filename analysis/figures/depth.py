@@ -46,7 +46,7 @@ def flow_share_lines(runs: Mapping[str, FlowShares], facts: str) -> go.Figure:
     figure.update_xaxes(**layer_axis(next(iter(runs.values())).layers))
     figure.update_yaxes(tickformat=".0%", range=[-0.02, 1.02])
     figure.update_yaxes(title="share of the patches alive", col=1)
-    return finished(figure, "Flow-in and flow-out", facts, 400)
+    return finished(figure, "Flow-in and flow-out", facts, 400, panel_titles=True)
 
 
 def spread_lines(runs: Mapping[str, Spread], facts: str) -> go.Figure:
@@ -59,9 +59,15 @@ def spread_lines(runs: Mapping[str, Spread], facts: str) -> go.Figure:
     figure = make_subplots(1, 2, subplot_titles=("Attention distance", "Entropy of attention"), horizontal_spacing=0.09)
     for run, (name, found) in enumerate(runs.items()):
         for column, values in enumerate((found.distance, found.entropy_ratio), 1):
+<<<<<<< HEAD
             where: dict[str, Any] = {"row": 1, "col": column}
             ends = values.min(axis=1), values.max(axis=1)
             add_band(figure, found.layers, *ends, style_of(run)[0], f"{name}: heads", showlegend=False, **where)
+=======
+            where = {"row": 1, "col": column}
+            low, high, colour = values.min(axis=1), values.max(axis=1), style_of(run)[0]
+            add_band(figure, found.layers, low, high, colour, f"{name}: heads", showlegend=False, **where)
+>>>>>>> measures
             figure.add_scatter(
                 x=found.layers, y=values.mean(axis=1), name=name, legendgroup=name, showlegend=column == 1,
                 **_run_line(run), **where, customdata=found.alive,
@@ -70,7 +76,7 @@ def spread_lines(runs: Mapping[str, Spread], facts: str) -> go.Figure:
     figure.update_xaxes(**layer_axis(next(iter(runs.values())).layers))
     figure.update_yaxes(title="patches", rangemode="tozero", col=1)
     figure.update_yaxes(title="of the largest possible", col=2)
-    return finished(figure, "Attention distance and entropy", facts, 380)
+    return finished(figure, "Attention distance and entropy", facts, 380, panel_titles=True)
 
 
 def density_lines(runs: Mapping[str, Density], facts: str) -> go.Figure:
@@ -92,7 +98,7 @@ def density_lines(runs: Mapping[str, Density], facts: str) -> go.Figure:
     figure.update_xaxes(**layer_axis(next(iter(runs.values())).layers))
     figure.update_yaxes(rangemode="tozero")
     figure.update_yaxes(title="L1 norm", col=1)
-    return finished(figure, "Information density", facts, 380)
+    return finished(figure, "Information density", facts, 380, panel_titles=True)
 
 
 def value_boxes(runs: Mapping[str, Density], facts: str) -> go.Figure:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import plotly.graph_objects as go
+from scipy.stats import rankdata
 
 from analysis.figures.style import wrapped
 
@@ -146,10 +147,29 @@ def patch_hover(geometry: Geometry, notes: Sequence[str] | None = None) -> np.nd
     return np.array(words, dtype=object).reshape(geometry.grid_rows, geometry.grid_cols)
 
 
-def finished(figure: go.Figure, title: str, facts: str, height: int) -> go.Figure:
-    """The common look, the title, and the facts in small letters below it; height in pixels without these."""
+def number(value: float, digits: int = 2) -> str:
+    """A number in a figure: a minus sign and no minus nought; nothing for NaN."""
+    return "" if np.isnan(value) else f"{value:z.{digits}f}".replace("-", "−")
+
+
+def percentile(values: np.ndarray) -> np.ndarray:
+    """0 for the lowest to 100 for the highest, ties sharing their mean; NaN stays."""
+    ranks = rankdata(values, nan_policy="omit")
+    return np.asarray(100 * (ranks - 1) / max(int((~np.isnan(ranks)).sum()) - 1, 1))
+
+
+def finished(figure: go.Figure, title: str, facts: str, height: int, panel_titles: bool = False) -> go.Figure:
+    """The common look, the title, and the facts in small letters below it.
+
+    Args:
+        figure: drawn.
+        title: one line.
+        facts: what the figure is of; broken into lines.
+        height: pixels without title and facts.
+        panel_titles: whether titles of panels stand above the axes.
+    """
     lines = wrapped(html.escape(facts, quote=False), "<br>", FACTS_LENGTH)
-    above = 62 + 15 * (lines.count("<br>") + 1)
+    above = 62 + 15 * (lines.count("<br>") + 1) + (20 if panel_titles else 0)
     figure.update_layout(
         title={
             "text": title, "x": 0, "xref": "container", "xanchor": "left", "y": 1 - 16 / (height + above),

@@ -21,6 +21,7 @@ from analysis.figures.look import (
     how_to_read_all,
     lay_picture,
     patch_hover,
+    percentile,
     picture_source,
 )
 from flowcut.record import CLS_ID, PADDING_ID
@@ -44,6 +45,7 @@ def patch_maps(
     marked: Mapping[str, np.ndarray] | None = None,
     marked_as: str = "kept",
     own_scale: bool = True,
+    as_ranks: bool = False,
 ) -> go.Figure:
     """One small map per thing: criteria side by side, masks by method, CLS attention by depth, knock-out falls.
 
@@ -59,6 +61,7 @@ def patch_maps(
         marked: by name, bool [N], patches to be marked.
         marked_as: what the mark means.
         own_scale: whether each map goes from its own lowest to its own highest value.
+        as_ranks: colour by percentile among the patches rather than by value, where few patches outshine the rest.
     """
     names = ([] if picture is None else ["picture"]) + list(values)
     columns = min(MAX_COLUMNS, len(names))
@@ -67,25 +70,30 @@ def patch_maps(
     source = None if picture is None else picture_source(picture)
     if not own_scale:
         everything = np.concatenate([np.asarray(value, float) for value in values.values()])
-        ends = {"cmin": float(np.nanmin(everything)), "cmax": float(np.nanmax(everything))}
+        lowest, highest = (0.0, 100.0) if as_ranks else (float(np.nanmin(everything)), float(np.nanmax(everything)))
+        ends = {"cmin": lowest, "cmax": highest}
         figure.update_layout(coloraxis={"colorscale": MORE, **ends, "colorbar": {"thickness": 12}})
     for panel, name in enumerate(names):
         where = {"row": panel // columns + 1, "col": panel % columns + 1}
         if source is None or panel > 0:
-            _add_map(figure, values[name], geometry, own_scale, where)
+            _add_map(figure, np.asarray(values[name], float), geometry, own_scale, as_ranks, where)
             if marked is not None and name in marked:
                 _add_marks(figure, marked[name], geometry, marked_as, where)
         lay_picture(figure, geometry, source if panel == 0 else None, panel=panel)
     figure.update_annotations(font_size=12)
     figure.update_layout(showlegend=marked is not None, legend={"orientation": "h", "y": -0.02, "yanchor": "top"})
-    return finished(figure, title, facts, int(rows * (820 / columns * aspect(geometry) + 34)) + 20)
+    height = int(rows * (820 / columns * aspect(geometry) + 34)) + 20
+    return finished(figure, title, facts, height, panel_titles=True)
 
 
-def _add_map(figure: go.Figure, values: np.ndarray, geometry: Geometry, own_scale: bool, where: dict[str, int]) -> None:
-    notes = [f"{value:.4g}" for value in np.asarray(values, float)]
+def _add_map(
+    figure: go.Figure, values: np.ndarray, geometry: Geometry, own_scale: bool, as_ranks: bool, where: dict[str, int]
+) -> None:
+    notes = [f"{value:.4g}" for value in values]
     scale = {"colorscale": MORE, "showscale": False} if own_scale else {"coloraxis": "coloraxis"}
+    shown = grid_values(percentile(values) if as_ranks else values, geometry)
     figure.add_heatmap(
-        **grid_values(values, geometry), **scale, **where, text=patch_hover(geometry, notes), hoverongaps=False,
+        **shown, **scale, **where, text=patch_hover(geometry, notes), hoverongaps=False,
         hovertemplate="%{text}<extra></extra>",
     )  # fmt: skip
 

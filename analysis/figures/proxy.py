@@ -17,6 +17,7 @@ from analysis.figures.look import (
     how_to_read_all,
     layer_axis,
     line_and_marker,
+    number,
     style_of,
 )
 from analysis.proxy import ClsProxy, Sinks
@@ -68,7 +69,7 @@ def proxy_heads(found: ClsProxy, facts: str, reading: Reading = "column_mean") -
     if correlation is None or np.isnan(correlation.per_head).all():
         raise ValueError(f"This record holds nothing for “{READINGS[reading]}”: record with matrices=True, or anew.")
     values = correlation.per_head.T
-    words = [["" if np.isnan(value) else f"{value:.1f}".replace("-", "−") for value in row] for row in values]
+    words = [[number(value, 1) for value in row] for row in values]
     figure = go.Figure(
         go.Heatmap(
             z=values, x=found.layers, y=[f"head {head}" for head in range(len(values))], text=words,
@@ -119,7 +120,7 @@ def sink_norms(found: Sinks, facts: str) -> go.Figure:
     figure.update_xaxes(**layer_axis(found.layers))
     figure.update_xaxes(title="", row=1)
     figure.update_yaxes(title="L2 norm of the state", row=1)
-    figure.update_yaxes(title="share of attention", tickformat=".0%", rangemode="tozero", row=2)
+    figure.update_yaxes(title="share of attention", tickformat=".1%", rangemode="tozero", row=2)
     return finished(figure, "Sinks and registers: patches of outlying norm", facts, 520)
 
 

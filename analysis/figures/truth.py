@@ -39,13 +39,13 @@ def truth_bars(
     figure = go.Figure(
         go.Bar(
             x=np.nan_to_num(recall[order]), y=[names[index] for index in order], orientation="h", text=labels,
-            textposition="outside", cliponaxis=False, marker={"color": COLOURS[0]}, width=0.62,
+            textposition="outside", cliponaxis=False, showlegend=False, marker={"color": COLOURS[0]}, width=0.62,
             hovertemplate="%{y}: %{text}<extra></extra>",
         )
     )  # fmt: skip
     if chance is not None:
         line = {"color": NEUTRAL, "dash": "dot", "width": 2}
-        figure.add_vline(x=chance, line=line, annotation_text="by chance", annotation_font_size=11)
+        figure.add_vline(x=chance, line=line, name=f"by chance: {chance:.0%}", showlegend=True)
     figure.update_xaxes(title="part of the object that is kept", range=[0, 1.12], tickformat=".0%", dtick=0.2)
     return finished(figure, "Is the object asked about kept?", facts, 90 + 30 * max(len(names), 2))
 
