@@ -1,4 +1,4 @@
-"""A picture or video and a question as a model takes them: the prompt in its own wording, and the processor's inputs."""
+"""A picture or video and a question as a model takes them: the prompt in its wording, and the inputs."""
 
 from __future__ import annotations
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
@@ -59,15 +58,9 @@ def spread_lines(runs: Mapping[str, Spread], facts: str) -> go.Figure:
     figure = make_subplots(1, 2, subplot_titles=("Attention distance", "Entropy of attention"), horizontal_spacing=0.09)
     for run, (name, found) in enumerate(runs.items()):
         for column, values in enumerate((found.distance, found.entropy_ratio), 1):
-<<<<<<< HEAD
-            where: dict[str, Any] = {"row": 1, "col": column}
-            ends = values.min(axis=1), values.max(axis=1)
-            add_band(figure, found.layers, *ends, style_of(run)[0], f"{name}: heads", showlegend=False, **where)
-=======
             where = {"row": 1, "col": column}
             low, high, colour = values.min(axis=1), values.max(axis=1), style_of(run)[0]
             add_band(figure, found.layers, low, high, colour, f"{name}: heads", showlegend=False, **where)
->>>>>>> measures
             figure.add_scatter(
                 x=found.layers, y=values.mean(axis=1), name=name, legendgroup=name, showlegend=column == 1,
                 **_run_line(run), **where, customdata=found.alive,
