@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from flowcut.run import ask
     from flowcut.schedule import Cut, CutConfig, FlowCut
     from flowcut.store import load_run, save_run
+    from flowcut.videos import Video, open_video
     from flowcut.vision import Recording
 
 __version__ = "0.1.0"
@@ -50,6 +51,7 @@ _HOMES = {
     "results": "AnswerToken Flops Run Times",
     "store": "load_run save_run",
     "images": "Picture open_picture",
+    "videos": "Video open_video",
     "vision": "Recording",
     "inputs": "prune",
     "language": "LanguageRecording record_language",
@@ -83,6 +85,7 @@ __all__ = [
     "Recording",
     "Run",
     "Times",
+    "Video",
     "VisionLanguageModel",
     "__version__",
     "ask",
@@ -90,6 +93,7 @@ __all__ = [
     "load_run",
     "methods",
     "open_picture",
+    "open_video",
     "prune",
     "record",
     "record_language",

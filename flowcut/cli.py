@@ -17,7 +17,7 @@ from flowcut.schedule import VARIANTS, CutConfig
 from flowcut.store import write_run
 
 if TYPE_CHECKING:
-    from flowcut.images import Picture
+    from flowcut.media import Medium
     from flowcut.results import Run
 
 BAD_INPUT = 2
@@ -48,9 +48,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="flowcut", description="Ask a vision-language model, and prune its visual tokens.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=_Parser)
-    ask = commands.add_parser("ask", help="ask a question about a picture; the answer goes to stdout")
+    ask = commands.add_parser("ask", help="ask a question about a picture or a video; the answer goes to stdout")
     ask.set_defaults(run=_ask)
-    ask.add_argument("image", metavar="PICTURE", help="a picture's path")
+    ask.add_argument("image", metavar="PICTURE", help="the path of a picture, or of a video")
     ask.add_argument("question", metavar="QUESTION")
     ask.add_argument("--model", default="embedded", help="embedded (default), a folder, or a hub id")
     ask.add_argument("--tokens", type=int, default=64, help="visual tokens to keep (default 64)")
@@ -62,6 +62,7 @@ def _parser() -> argparse.ArgumentParser:
     ask.add_argument("--sample", action="store_true", help="sample the answer instead of taking the likeliest")
     ask.add_argument("--temperature", type=float, help="of --sample")
     ask.add_argument("--system", help="a system prompt, if the model takes one")
+    ask.add_argument("--frames", type=int, help="frames to take of a video (default: the model's own number)")
     ask.add_argument("--device", help="cpu, cuda or mps (default: the best there is)")
     ask.add_argument("--out", type=Path, metavar="DIR", help="keep run, record, picture and mask there")
     ask.add_argument("--json", action="store_true", help="write all facts of the run to stdout, not only the answer")
@@ -75,14 +76,18 @@ def _ask(wanted: argparse.Namespace) -> int:
     cut = _cut(wanted)  # before torch is loaded: a wrong setting is told at once
     _check_folder(wanted.out)
     from flowcut.images import open_picture
+    from flowcut.videos import is_video
 
-    picture = open_picture(wanted.image)
+    early = None if is_video(wanted.image) else open_picture(wanted.image)  # before torch and the model
     _quiet_libraries()
+    from flowcut.media import open_medium
     from flowcut.models import load
     from flowcut.run import ask
 
+    model = load(wanted.model, device=wanted.device)
+    picture = open_medium(model, early or wanted.image, wanted.frames)
     run = ask(
-        load(wanted.model, device=wanted.device),
+        model,
         picture,
         wanted.question,
         cut,
@@ -126,15 +131,21 @@ def _quiet_libraries() -> None:
     logging.disable_progress_bar()
 
 
-def _keep(run: Run, picture: Picture, folder: Path) -> None:
-    """run.json, record.safetensors, picture.png and mask.png (of tiles also mask-base.png) in the folder itself."""
-    from flowcut.maskpicture import record_masks
+def _keep(run: Run, picture: Medium, folder: Path) -> None:
+    """run.json, record.safetensors, picture.png (of a video its first frame) and masks in the folder itself.
+
+    The mask of a picture is mask.png, of tiles also mask-base.png; those of a video are mask-frame-1.png and on.
+    """
+    from flowcut.images import Picture
+    from flowcut.maskpicture import record_masks, video_masks
 
     assert run.record is not None
     try:
         folder.mkdir(parents=True, exist_ok=True)
         write_run(run, picture.image, folder)
-        for name, mask in record_masks(picture.image, run.record).items():
+        pictured = isinstance(picture, Picture)
+        masks = record_masks(picture.image, run.record) if pictured else video_masks(picture.frames, run.record)
+        for name, mask in masks.items():
             mask.save(folder / f"{name}.png")
     except OSError as error:
         raise FlowCutError(f"The run cannot be written to {folder} ({error.strerror}): give another --out.") from error

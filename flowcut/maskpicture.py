@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -39,6 +40,17 @@ def record_masks(image: Image.Image, record: FlowRecord) -> dict[str, Image.Imag
             geometries = [record.geometries[place] for place in places]
             masks[name] = assembled_mask(image, geometries, list(record.kept_patch_ids[places]))
     return masks
+
+
+def video_masks(frames: Sequence[Image.Image], record: FlowRecord) -> dict[str, Image.Image]:
+    """The masks of a record of one video by name, `mask-frame-1` and on; a slice of frames is shown on its first."""
+    step = math.ceil(len(frames) / record.batch)
+    return {
+        f"mask-{geometry.part.replace(' ', '-')}": mask_picture(
+            frames[row * step], geometry, record.kept_patch_ids[row]
+        )
+        for row, geometry in enumerate(record.geometries)
+    }
 
 
 def assembled_mask(image: Image.Image, geometries: Sequence[Geometry], kept: Sequence[np.ndarray]) -> Image.Image:

@@ -21,7 +21,7 @@ import torch
 from huggingface_hub import HfApi, hf_hub_download, snapshot_download
 from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, HFValidationError, RepositoryNotFoundError
 from safetensors import SafetensorError, safe_open
-from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, PreTrainedModel
+from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageTextToText, AutoProcessor, PreTrainedModel
 
 from flowcut import memory
 from flowcut.errors import ModelNotLoaded
@@ -247,6 +247,8 @@ def _processor(folder: Path, name: str, family: Family) -> Any:
     try:
         loader = AutoProcessor if family.processor_class is None else processor_class(family.processor_class)
         processor = loader.from_pretrained(folder, trust_remote_code=False)
+        # Pictures are resized by Pillow whether torchvision is there or not: its pixels differ a little.
+        processor.image_processor = AutoImageProcessor.from_pretrained(folder, backend="pil", trust_remote_code=False)
     except Exception as error:  # tokenizers, image processors and their files fail in many ways
         raise ModelNotLoaded(
             f"{name} has no usable processor ({_reason(error)}): add its tokenizer and preprocessor files."

@@ -16,19 +16,20 @@ from torch import nn
 from transformers import BatchFeature
 
 from flowcut.decoding import AnswerRecording
-from flowcut.encoders import find_encoder
 from flowcut.errors import FlowCutError, InvalidCut, InvalidQuestion
 from flowcut.families.family import is_visual
 from flowcut.flops import count_flops
-from flowcut.images import Picture, open_picture
+from flowcut.images import Picture
 from flowcut.inputs import Session
 from flowcut.listening import Listener
+from flowcut.media import Medium, geometries, kind_of, open_medium, processed
 from flowcut.memory import reset_peak, resident_peak
 from flowcut.models import VisionLanguageModel
 from flowcut.questions import clean_text
-from flowcut.record import PADDING_ID, FlowRecord
+from flowcut.record import PADDING_ID
 from flowcut.results import Flops, Run, Times
 from flowcut.schedule import CutConfig, check_is_cut
+from flowcut.videos import is_video
 from flowcut.vision import synchronise
 
 Stop = threading.Event | Callable[[], bool]
@@ -85,12 +86,14 @@ def ask(
     stop: Stop | None = None,
     record: bool = True,
     answer_attention: bool = False,
+    frames: int | None = None,
 ) -> Run:
-    """Ask a question about a picture; with `cut=None`, token for token what the stock `generate` answers.
+    """Ask a question about a picture or a video; with `cut=None`, token for token what the stock `generate` answers.
 
     Args:
         model: from `flowcut.load`; runs on one model wait for each other.
-        image: path, bytes, PIL image, array or Picture (see `flowcut.open_picture`).
+        image: path, bytes, PIL image, array or Picture (see `flowcut.open_picture`); or a video: a file, a sequence of
+            pictures, an array with one axis more, or a Video (see `flowcut.open_video`).
         cut: which visual tokens to keep; None keeps all.
         max_new_tokens, do_sample, temperature, top_p: as in transformers' `generate`.
         system: a system prompt, if the model's template has a place for one.
@@ -100,14 +103,15 @@ def ask(
         stop: an event, or a function that says True; looked at before the language model starts and after each token.
         record: False prunes only, and pays for nothing else; the run's record is then None.
         answer_attention: True also records where each answer token looked (`Run.answer_attention`; its size is there).
+        frames: how many frames to take of a video file; None: as many as the model is used to.
 
     Raises:
         FlowCutError: (a ValueError) one sentence: picture, question, cut or settings cannot be used.
     """
     settings = Settings(max_new_tokens, do_sample, temperature, top_p, system, seed)
-    _check_cut(model, cut)
+    _check_cut(model, cut, is_video(image))
     work = _Work(model, cut, settings, on_text, on_progress, _stop_function(stop), record, answer_attention)
-    picture, preprocess = _timed(lambda: open_picture(image))
+    picture, preprocess = _timed(lambda: open_medium(model, image, frames))
     with model.lock:
         return work.run(picture, question, preprocess)
 
@@ -136,7 +140,7 @@ class _Work:
         self.looks: AnswerRecording | None = None
         self.listener = Listener(model.processor.tokenizer, settings.max_new_tokens, on_text, self.tell, stop)
 
-    def run(self, picture: Picture, question: str, opening_seconds: float) -> Run:
+    def run(self, picture: Medium, question: str, opening_seconds: float) -> Run:
         """All stages, in order; a run stopped before its first token has an empty answer."""
         hf_model, family = self.model.model, self.model.family
         self.tell("picture", 0.0)
@@ -157,22 +161,21 @@ class _Work:
         pairs = session.recording.attended_pairs
         return self._result(picture, question, prompt, notes, times, session, prepared, peak[0], pairs)
 
-    def _inputs(self, picture: Picture, question: str) -> tuple[str, BatchFeature, tuple[str, ...]]:
+    def _inputs(self, picture: Medium, question: str) -> tuple[str, BatchFeature, tuple[str, ...]]:
         """The prompt, what the processor makes of it, and the notes on question and system prompt."""
         processor = self.model.processor
         added = processor.tokenizer.added_tokens_decoder.values()  # some tokenizers name their chat tokens only here
         commands = [token.content for token in added if token.special]
-        reserved = [*processor.tokenizer.all_special_tokens, *commands, processor.image_token]
+        places = [getattr(processor, f"{kind.name}_token") for kind in self.model.family.media]
+        reserved = [*processor.tokenizer.all_special_tokens, *commands, *places]
         asked = clean_text(question, reserved)
         system = self.settings.system
         told = None if system is None else clean_text(system, reserved, what="system prompt")
-        prompt = self.model.family.prompt(processor, asked.text, told.text if told else None)
-        # A template that writes the first token itself must not get it twice; transformers' own rule.
-        bos = processor.tokenizer.bos_token
-        special = not (bos and prompt.startswith(bos))
-        inputs = processor(images=picture.image, text=prompt, return_tensors="pt", add_special_tokens=special)
+        kind = kind_of(self.model, picture)
+        prompt = self.model.family.prompt(processor, asked.text, told.text if told else None, kind)
+        inputs = processed(self.model, picture, prompt)
         self._check_length(inputs["input_ids"].shape[1])
-        self._check_budget(inputs["input_ids"])
+        self._check_budget(picture, inputs["input_ids"])
         return prompt, inputs, (*asked.notes, *(told.notes if told else ()))
 
     def _check_length(self, prompt_tokens: int) -> None:
@@ -185,12 +188,14 @@ class _Work:
                 f"model takes {limit}: shorten the question, or ask for fewer new tokens."
             )
 
-    def _check_budget(self, input_ids: torch.Tensor) -> None:
+    def _check_budget(self, picture: Medium, input_ids: torch.Tensor) -> None:
         """Where the number of a picture's tokens depends on its size, it is known only now."""
         found = int(is_visual(self.model.family, self.model.model, input_ids).sum())
-        if self.cut is not None and self.model.family.counts_by_picture and self.cut.tokens > found:
+        known_before = isinstance(picture, Picture) and not self.model.family.counts_by_picture
+        if self.cut is not None and not known_before and self.cut.tokens > found:
+            what = "picture" if isinstance(picture, Picture) else "video"
             raise InvalidCut(
-                f"tokens is {self.cut.tokens}, and {self.model.id} sees this picture as {found} tokens: "
+                f"tokens is {self.cut.tokens}, and {self.model.id} sees this {what} as {found} tokens: "
                 f"choose 1 to {found}."
             )
 
@@ -225,12 +230,12 @@ class _Work:
         with _sampling_lock, _seeded(self.settings.seed, hf_model.device):
             hf_model.generate(**prepared, **options)
 
-    def _describe(self, session: Session, picture: Picture, notes: tuple[str, ...]) -> None:
+    def _describe(self, session: Session, picture: Medium, notes: tuple[str, ...]) -> None:
         model = self.model
         session.describe(
             model_id=model.id,
             revision=model.revision,
-            geometries=model.family.geometries(model.model, model.processor.image_processor, picture.size),
+            geometries=geometries(model, picture),
             notes=(*picture.notes, *notes),
         )
 
@@ -243,7 +248,7 @@ class _Work:
 
     def _result(
         self,
-        picture: Picture,
+        picture: Medium,
         question: str,
         prompt: str,
         notes: tuple[str, ...],
@@ -270,7 +275,7 @@ class _Work:
             prompt_tokens=prompt_tokens,
             kv_bytes=listener.kv_bytes(),
             peak_memory_bytes=peak,
-            flops=self._flops(record, visual, layer_tokens, attended_pairs),
+            flops=self._flops(session, visual, layer_tokens, attended_pairs),
             image_hash=picture.hash,
             image_size=picture.size,
             model_id=model.id,
@@ -291,10 +296,9 @@ class _Work:
         )
 
     def _flops(
-        self, record: FlowRecord, visual_tokens: int, layer_tokens: tuple[int, ...], attended_pairs: tuple[int, ...]
+        self, session: Session, visual_tokens: int, layer_tokens: tuple[int, ...], attended_pairs: tuple[int, ...]
     ) -> Flops:
-        hf_model, family = self.model.model, self.model.family
-        encoder = find_encoder(family.vision_tower(hf_model))
+        hf_model, family, encoder = self.model.model, self.model.family, session.recording.encoder
         return count_flops(
             encoder.layers,
             encoder.patch_embedding,
@@ -302,7 +306,7 @@ class _Work:
             family.language_model(hf_model),
             hf_model.get_output_embeddings(),
             hf_model.config,
-            record,
+            session.record,
             visual_tokens,
             layer_tokens,
             answer_tokens=len(self.listener.tokens()),
@@ -310,11 +314,11 @@ class _Work:
         )
 
 
-def _check_cut(model: VisionLanguageModel, cut: CutConfig | None) -> None:
+def _check_cut(model: VisionLanguageModel, cut: CutConfig | None, video: bool) -> None:
     if not isinstance(model, VisionLanguageModel):
         raise FlowCutError(f"model is a {type(model).__name__}: give what flowcut.load returned.")
     check_is_cut(cut)
-    if cut is not None and cut.tokens > model.n_patches:
+    if cut is not None and not video and cut.tokens > model.n_patches:
         raise InvalidCut(
             f"tokens is {cut.tokens}, and {model.id} sees a picture as {model.n_patches} patches: "
             f"choose 1 to {model.n_patches}."

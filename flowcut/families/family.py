@@ -83,6 +83,10 @@ class Family(Protocol):
     """transformers' processor, where it cannot be loaded by itself without torchvision."""
     counts_by_picture: bool
     """Whether the number of a picture's tokens depends on its size."""
+    frames: int
+    """Frames that are taken of a video unless others are asked for; 0: it takes no videos."""
+    most_frames: int
+    """Frames of a video that it takes at most."""
 
     def vision_tower(self, model: PreTrainedModel, kind: MediaKind = IMAGE) -> nn.Module:
         """The vision encoder inside the model, for this kind of media."""
@@ -112,12 +116,18 @@ class Family(Protocol):
         """Tell a processor what it needs to count placeholders; older checkpoints left it out of their files."""
         ...
 
-    def prompt(self, processor: Any, question: str, system: str | None) -> str:
-        """The prompt for one picture and a question, as the processor takes it."""
+    def prompt(self, processor: Any, question: str, system: str | None, kind: MediaKind = IMAGE) -> str:
+        """The prompt for one medium and a question, as the processor takes it."""
         ...
 
     def geometries(self, model: PreTrainedModel, image_processor: Any, size: tuple[int, int]) -> tuple[Geometry, ...]:
         """How one picture of (width, height) lies on the encoder's inputs: one for each row of its record."""
+        ...
+
+    def frame_geometries(
+        self, model: PreTrainedModel, video_processor: Any, size: tuple[int, int], frames: int
+    ) -> tuple[Geometry, ...]:
+        """How a video of so many frames of (width, height) lies on the encoder's inputs: one for each row."""
         ...
 
     def placeholders(self, model: PreTrainedModel, kind: MediaKind, given: Mapping[str, Any]) -> list[int]:

@@ -10,7 +10,6 @@ from torch import Tensor
 
 from flowcut.errors import FlowCutError
 from flowcut.families.family import MediaKind
-from flowcut.record import Geometry
 from flowcut.schedule import CutConfig, even_shares
 from flowcut.vision import Recording
 
@@ -64,8 +63,3 @@ def cut_by_frame(
 def kept_tokens(recording: Recording) -> list[Tensor]:
     """Of the last pass, per frame int64 [tokens], which of its tokens were kept; patches, where none are pooled."""
     return [tokens for lane in recording.lanes for tokens in lane.token_ids()]
-
-
-def frame_geometries(geometry: Geometry, frames: int) -> tuple[Geometry, ...]:
-    """One for each frame: they all lie alike."""
-    return tuple(replace(geometry, part=f"frame {frame + 1}") for frame in range(frames))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -28,6 +29,8 @@ class Llava:
     language_layer: int | None = None
     processor_class: str | None = None
     counts_by_picture = False
+    frames = 0
+    most_frames = 0
     default_prompt = "USER: {picture}\n{question} ASSISTANT:"
 
     def vision_tower(self, model: PreTrainedModel, kind: MediaKind = IMAGE) -> nn.Module:
@@ -66,15 +69,15 @@ class Llava:
         processor.vision_feature_select_strategy = model.config.vision_feature_select_strategy
         processor.num_additional_image_tokens = 1  # CLIP's CLS
 
-    def prompt(self, processor: Any, question: str, system: str | None) -> str:
+    def prompt(self, processor: Any, question: str, system: str | None, kind: MediaKind = IMAGE) -> str:
         """The prompt as the processor takes it: its own template, else the tokenizer's, else LLaVA-1.5's.
 
         Raises:
             InvalidQuestion: the template has no place for a system prompt.
         """
-        picture = self.picture_text(processor)
+        picture = self.place_text(processor, kind)
         if getattr(processor, "chat_template", None):
-            content = [{"type": "image"}, {"type": "text", "text": question}]
+            content = [{"type": kind.name}, {"type": "text", "text": question}]
             text = self._fill_template(processor, content, system, wrap=True)
         elif getattr(processor.tokenizer, "chat_template", None):
             text = self._fill_template(processor.tokenizer, f"{picture}\n{question}", system, wrap=False)
@@ -114,13 +117,20 @@ class Llava:
         """One row per picture."""
         return (self.geometry(image_processor, size, model.config.vision_config.patch_size),)
 
+    def frame_geometries(
+        self, model: PreTrainedModel, video_processor: Any, size: tuple[int, int], frames: int
+    ) -> tuple[Geometry, ...]:
+        """Each frame is resized, and cropped where the video processor crops, as a picture of LLaVA-1.5 is."""
+        geometry = self.geometry(video_processor, size, model.config.vision_config.patch_size)
+        return tuple(replace(geometry, part=f"frame {frame + 1}") for frame in range(frames))
+
     def notes(self, cut: CutConfig | None) -> tuple[str, ...]:
         """Nothing but what the cut itself says."""
         return ()
 
-    def picture_text(self, processor: Any) -> str:
-        """A picture's place in a prompt."""
-        return str(processor.image_token)
+    def place_text(self, processor: Any, kind: MediaKind) -> str:
+        """A medium's place in a prompt."""
+        return str(getattr(processor, f"{kind.name}_token"))
 
     def geometry(self, image_processor: Any, size: tuple[int, int], patch: int) -> Geometry:
         """How the processor lays a picture of (width, height) on the encoder's square input: resize, then crop.

@@ -11,10 +11,9 @@ from transformers import PreTrainedModel
 
 from flowcut.errors import FlowCutError
 from flowcut.families.family import EncodedMedium, MediaKind
-from flowcut.families.frames import FRAMES_NOTE, VIDEOS, cut_by_frame, frame_geometries, frames_of, kept_tokens
+from flowcut.families.frames import FRAMES_NOTE, VIDEOS, cut_by_frame, frames_of, kept_tokens
 from flowcut.families.grids import input_on_whole_grids, token_patches
 from flowcut.families.llava_next import LlavaNext
-from flowcut.record import Geometry
 from flowcut.schedule import CutConfig
 from flowcut.vision import Recording
 
@@ -65,13 +64,6 @@ class LlavaNextVideo(LlavaNext):
             shares = torch.full(made_of.shape[:2], 1 / made_of.shape[1], device=made_of.device)
             encoded.append(EncodedMedium(features[video, places], places, made_of, shares))
         return encoded
-
-    def frame_geometries(
-        self, model: PreTrainedModel, video_processor: Any, size: tuple[int, int], frames: int
-    ) -> tuple[Geometry, ...]:
-        """Every frame is resized and cropped as a picture of LLaVA-1.5 is."""
-        geometry = self.geometry(video_processor, size, model.config.vision_config.patch_size)
-        return frame_geometries(geometry, frames)
 
     def notes(self, cut: CutConfig | None) -> tuple[str, ...]:
         """Also how a video's budget is shared."""

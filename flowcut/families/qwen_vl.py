@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -34,6 +35,8 @@ class QwenVL(Llava):
     default_prompt = "<|im_start|>user\n{picture}{question}<|im_end|>\n<|im_start|>assistant\n"
     media: tuple[MediaKind, ...] = (PICTURES, VIDEOS)
     counts_by_picture = True
+    frames = 8
+    most_frames = 768
 
     def __init__(self, name: str, model_class: str, tower: str, processor_class: str) -> None:
         self.name = name
@@ -62,9 +65,9 @@ class QwenVL(Llava):
     def complete_processor(self, processor: Any, model: PreTrainedModel) -> None:
         """It knows all it needs."""
 
-    def picture_text(self, processor: Any) -> str:
-        """A picture's place in a prompt."""
-        return f"<|vision_start|>{processor.image_token}<|vision_end|>"
+    def place_text(self, processor: Any, kind: MediaKind) -> str:
+        """A medium's place in a prompt."""
+        return f"<|vision_start|>{super().place_text(processor, kind)}<|vision_end|>"
 
     def geometry(self, image_processor: Any, size: tuple[int, int], patch: int) -> Geometry:
         """How the processor lays a picture of (width, height) on the patch grid: resized to whole squares, not cropped.
@@ -87,6 +90,16 @@ class QwenVL(Llava):
             grid_rows=rows,
             grid_cols=cols,
         )
+
+    def frame_geometries(
+        self, model: PreTrainedModel, video_processor: Any, size: tuple[int, int], frames: int
+    ) -> tuple[Geometry, ...]:
+        """One for each slice in time: its frames lie alike; a last one short of frames repeats the video's last."""
+        geometry = self.geometry(video_processor, size, model.config.vision_config.patch_size)
+        step = video_processor.temporal_patch_size
+        slices = [(first + 1, min(first + step, frames)) for first in range(0, frames, step)]
+        names = [f"frame {first}" if first == last else f"frames {first} to {last}" for first, last in slices]
+        return tuple(replace(geometry, part=name) for name in names)
 
     def placeholders(self, model: PreTrainedModel, kind: MediaKind, given: Mapping[str, Any]) -> list[int]:
         """One for each square of patches.

@@ -10,9 +10,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from flowcut.families.family import IMAGE, SEPARATOR, EncodedMedium, MediaKind
-from flowcut.families.frames import FRAMES_NOTE, VIDEOS, cut_by_frame, frame_geometries, frames_of, kept_tokens
+from flowcut.families.frames import FRAMES_NOTE, VIDEOS, cut_by_frame, frames_of, kept_tokens
 from flowcut.families.llava import Llava
-from flowcut.record import Geometry
 from flowcut.schedule import CutConfig
 from flowcut.vision import Recording
 
@@ -65,13 +64,6 @@ class VideoLlava(Llava):
             self._video(model, features[first : first + frames], kept[first : first + frames], first, cls)
             for first in range(0, videos * frames, frames)
         ]
-
-    def frame_geometries(
-        self, model: PreTrainedModel, video_processor: Any, size: tuple[int, int], frames: int
-    ) -> tuple[Geometry, ...]:
-        """Every frame is resized and cropped as a picture is."""
-        geometry = self.geometry(video_processor, size, model.config.vision_config.patch_size)
-        return frame_geometries(geometry, frames)
 
     def notes(self, cut: CutConfig | None) -> tuple[str, ...]:
         """How a video's budget is shared."""
