@@ -14,7 +14,7 @@ from typing import Literal
 import numpy as np
 from scipy.stats import rankdata
 
-from analysis.measures import one_image
+from analysis.parts import one_image
 from flowcut.record import FlowRecord, LayerFlow
 
 PAIR_BLOCK = 64

@@ -12,7 +12,7 @@ from typing import Literal
 
 import numpy as np
 
-from analysis.measures import one_image
+from analysis.parts import one_image
 from analysis.relay import Direction
 from flowcut.record import CLS_ID, PADDING_ID, FlowRecord, LayerFlow
 

@@ -80,8 +80,13 @@ def picture_share(geometry: Geometry) -> np.ndarray:
 
 def unseen_boxes(geometry: Geometry) -> list[Box]:
     """The parts of the original picture that the crop left out, as boxes that do not overlap."""
-    left, top, right, bottom = geometry.seen_box()
-    width, height = float(geometry.original_width), float(geometry.original_height)
+    return strips_around(geometry.seen_box(), geometry.original_width, geometry.original_height)
+
+
+def strips_around(box: Box, width: float, height: float) -> list[Box]:
+    """What of a picture of this size lies outside a box, in up to four boxes that do not overlap."""
+    left, top, right, bottom = box
+    width, height = float(width), float(height)
     strips = [
         (0.0, 0.0, left, height),
         (right, 0.0, width, height),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import networkx as nx
@@ -13,6 +13,7 @@ import numpy as np
 from analysis import geometry as places
 from analysis.figures import style
 from analysis.measures import METRICS, Concentration, Metric, concentration, concentration_claim
+from analysis.parts import Pane, first_patches, frame_of_row, images_of, panes, seen_box
 from analysis.relay import DIRECTIONS, MASS, MAX_EDGES, Direction, RelayLayer, relay
 from analysis.story import keep_alive_twins
 from flowcut.record import FlowRecord
@@ -27,8 +28,10 @@ Node = tuple[Any, ...]
 """("cls", state), ("source", layer, patch id) or ("destination", layer, patch id); states count from 0 to L."""
 
 
-def relay_graph(record: FlowRecord, batch: int = 0, mass: float = MASS, max_edges: int = MAX_EDGES) -> nx.DiGraph:
-    """The relay as a layered directed graph.
+def relay_graph(
+    record: FlowRecord, batch: int | None = 0, mass: float = MASS, max_edges: int = MAX_EDGES
+) -> nx.DiGraph:
+    """The relay of one row of the record, or (batch None) the mean of all, as a layered directed graph.
 
     Nodes: ("cls", s) for s = 0 .. L, CLS's state before layer s (L: after the last), and for each shown edge of layer l
     ("source", l, patch id) or ("destination", l, patch id). Edges have `kind`: inflow (source -> CLS l+1) and outflow
@@ -103,7 +106,12 @@ PICTURE_SIDE = 1024
 
 
 def stage_payload(
-    full: Run, pruned: Run, picture: Image, mass: float = MASS, max_edges: int = MAX_EDGES
+    full: Run,
+    pruned: Run,
+    picture: Image | Sequence[Image],
+    mass: float = MASS,
+    max_edges: int = MAX_EDGES,
+    part: int | None = 0,
 ) -> dict[str, Any]:
     """All that the stage draws for one question: picture, masks, relay edges and curves of two runs, ready for JSON.
 
@@ -111,31 +119,40 @@ def stage_payload(
     its keep-alive twin (-1: none);
     uint16 [L, N], in- and outflow (times `scale[l]`); uint8 [K, H], an edge's heads and their shares (/ 255).
 
+    Where the encoder saw the picture in several rows (tiles, frames), masks and flows are those of all rows, patches
+    numbered through them; edges, curves and counts are those of `part`. In place of `picture` there are then
+    `pictures`, the `panes` drawn on them, and the `parts` by name.
+
     Args:
         full: the unpruned run, recorded.
         pruned: the run to hold against it, recorded, of the same model and picture.
-        picture: the original, EXIF orientation applied.
+        picture: the original, EXIF orientation applied; of a video its frames.
         mass: share of each layer's flow wanted as edges.
         max_edges: the most edges per layer and direction.
+        part: the row of the records whose edges and curves are wanted; None: the mean of all rows.
 
     Raises:
         ValueError: a run without record, or of another picture; mass or max_edges out of range.
+        IndexError: the records have no such row.
     """
-    records = [_recorded(run, picture) for run in (full, pruned)]
-    if full.image_hash != pruned.image_hash or records[0].n_patches != records[1].n_patches:
+    pictures = list(picture) if isinstance(picture, Sequence) else [picture]
+    records = [_recorded(run, pictures[0]) for run in (full, pruned)]
+    shapes = [(record.batch, record.n_patches) for record in records]
+    if full.image_hash != pruned.image_hash or shapes[0] != shapes[1]:
         raise ValueError("These runs show different pictures or models: give two runs of one question.")
-    measured = [concentration(record) for record in records]
-    claim = concentration_claim(measured[0])
+    measured = [concentration(record, part) for record in records]
+    graphs = [relay_graph(record, part, mass, max_edges) for record in records]
+    claim = concentration_claim(measured[0], "this picture" if records[0].batch == 1 else _name(records[0], part))
     return {
-        "picture": _pack_picture(picture, places.geometry_of(records[0])),
+        **_pack_pictures(pictures, records[0], part),
         "layers": len(records[0].layers),
         "heads": records[0].n_heads,
         "featureLayer": records[0].feature_layer,
         "mass": mass,
         "maxEdges": max_edges,
         "runs": {
-            "full": _pack_run(full, records[0], measured[0], relay_graph(records[0], 0, mass, max_edges)),
-            "pruned": _pack_run(pruned, records[1], measured[1], relay_graph(records[1], 0, mass, max_edges)),
+            "full": _pack_run(full, records[0], measured[0], graphs[0], part),
+            "pruned": _pack_run(pruned, records[1], measured[1], graphs[1], part),
         },
         "curves": [_pack_metric(name, metric, measured) for name, metric in METRICS.items()],
         "claim": {"paper": claim.paper, "run": claim.run, "verdict": claim.verdict},
@@ -145,14 +162,57 @@ def stage_payload(
 
 
 def _recorded(run: Run, picture: Image) -> FlowRecord:
-    image = style.recorded(run)
+    style.recorded(run)  # for its sentence where there is no record
     if tuple(run.image_size) != picture.size:
         width, height = run.image_size
         raise ValueError(
             f"The picture is {picture.width} x {picture.height}, the run “{run.title}” saw one of "
             f"{width} x {height}: give the picture that the question was about."
         )
-    return image
+    assert run.record is not None
+    return run.record
+
+
+def _name(record: FlowRecord, part: int | None) -> str:
+    """Which row a figure is of, or that it is the mean of all."""
+    noun = "frames" if record.geometries[0].part.startswith("frame") else "tiles"
+    return f"mean of {record.batch} {noun}" if part is None else record.geometries[part].part
+
+
+def _pack_pictures(pictures: Sequence[Image], record: FlowRecord, part: int | None) -> dict[str, Any]:
+    """What the mask is drawn on: one picture under one grid, or panes, each with the grids of its rows."""
+    if record.batch == 1:
+        return {"picture": _pack_picture(pictures[0], places.geometry_of(record))}
+    places.geometry_of(record)  # for its sentence where no picture is known
+    first = first_patches(images_of(record, None))
+    shown = panes(record.geometries)
+    return {
+        "pictures": [_data_url(picture) for picture in pictures],
+        "panes": [_pack_pane(pane, record.geometries, first, len(pictures)) for pane in shown],
+        "parts": [geometry.part for geometry in record.geometries],
+        "part": part,
+        "partName": _name(record, part),
+    }
+
+
+def _pack_pane(pane: Pane, geometries: Sequence[Geometry], first: list[int], frames: int) -> dict[str, Any]:
+    """One picture and the grids on it: places in original pixels, patches by their number on their own grid."""
+    own = [geometries[row] for row in pane.rows]
+    canvases = np.array([places.canvas_box(geometry) for geometry in own])
+    seen = seen_box(own)
+    return {
+        "title": pane.title,
+        "picture": frame_of_row(pane.rows[0], len(geometries), frames) if frames > 1 else 0,
+        "width": own[0].original_width,
+        "height": own[0].original_height,
+        "canvas": _rounded([*canvases[:, :2].min(axis=0), *canvases[:, 2:].max(axis=0)]),
+        "seen": _rounded(seen),
+        "unseen": [_rounded(box) for box in places.strips_around(seen, own[0].original_width, own[0].original_height)],
+        "grids": [
+            {"part": row, "first": first[row], "padding": _padding(geometries[row]), **_pack_grid(geometries[row])}
+            for row in pane.rows
+        ],
+    }
 
 
 def _pack_picture(picture: Image, geometry: Geometry) -> dict[str, Any]:
@@ -162,11 +222,20 @@ def _pack_picture(picture: Image, geometry: Geometry) -> dict[str, Any]:
         "width": geometry.original_width,
         "height": geometry.original_height,
         "canvas": _rounded(places.canvas_box(geometry)),
-        "grid": {"box": _rounded(places.grid_box(geometry)), "rows": geometry.grid_rows, "cols": geometry.grid_cols},
+        "grid": _pack_grid(geometry),
         "seen": _rounded(geometry.seen_box()),
         "unseen": [_rounded(box) for box in places.unseen_boxes(geometry)],
-        "padding": np.flatnonzero(places.picture_share(geometry) < 1e-6).tolist(),
+        "padding": _padding(geometry),
     }
+
+
+def _pack_grid(geometry: Geometry) -> dict[str, Any]:
+    return {"box": _rounded(places.grid_box(geometry)), "rows": geometry.grid_rows, "cols": geometry.grid_cols}
+
+
+def _padding(geometry: Geometry) -> list[int]:
+    """Patches that show nothing of the picture."""
+    return np.flatnonzero(places.picture_share(geometry) < 1e-6).tolist()
 
 
 def _data_url(picture: Image) -> str:
@@ -177,27 +246,45 @@ def _data_url(picture: Image) -> str:
     return "data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode()
 
 
-def _pack_run(run: Run, image: FlowRecord, measured: Concentration, graph: nx.DiGraph) -> dict[str, Any]:
-    asked = {step.layer: step.asked for step in image.steps}
-    entropy = {step.layer: step.entropy_ratio[0] for step in image.steps}
+def _pack_run(
+    run: Run, record: FlowRecord, measured: Concentration, graph: nx.DiGraph, part: int | None
+) -> dict[str, Any]:
+    rows, chosen = images_of(record, None), images_of(record, part)
+    counts: dict[int, int | None] = {}
+    entropy: dict[int, float] = {}
+    for image in chosen:  # of several, each asks for its own count: their mean entropy alone says something
+        counts |= {step.layer: step.asked if part is not None else None for step in image.steps}
+    for layer in counts:
+        ratios = [step.entropy_ratio[0] for image in chosen for step in image.steps if step.layer == layer]
+        entropy[layer] = float(np.mean(ratios))
     layers = measured.layers.tolist()
+    of_several = {} if record.batch == 1 else {"patches": sum(image.n_patches for image in chosen)}
+    first = 0 if part is None else first_patches(rows)[part]
     return {
         "title": run.title,
-        "facts": style.facts(run, image),
-        "kept": int(image.kept_patch_ids.shape[1]),
-        "died": _base64(image.died_at_layer[0], "<i2"),
-        "twins": _base64(keep_alive_twins(image)[0], "<i2"),
+        "facts": " · ".join([style.facts(run, record), *([] if record.batch == 1 else [_name(record, part)])]),
+        **of_several,
+        "kept": sum(int(image.kept_patch_ids.shape[1]) for image in rows),
+        "died": _base64(np.concatenate([image.died_at_layer[0] for image in rows]), "<i2"),
+        "twins": _base64(_twins(rows), "<i2"),
         "alive": measured.alive.tolist(),
         "removed": measured.removed.tolist(),
         "forced": measured.forced.tolist(),
-        "scored": any(layer.scored for layer in image.layers),
-        "asked": [asked.get(layer) for layer in layers],
+        "scored": any(layer.scored for image in chosen for layer in image.layers),
+        "asked": [counts.get(layer) for layer in layers],
         "askedEntropy": [_rounded_or_none(entropy.get(layer)) for layer in layers],
         "shown": {direction: round(graph.graph["shown_total"][direction], 4) for direction in DIRECTIONS},
-        "edges": {direction: _pack_edges(graph, direction, image.n_heads) for direction in DIRECTIONS},
-        "flow": {direction: _pack_whole_flow(image, direction) for direction in DIRECTIONS},
+        "edges": {direction: _pack_edges(graph, direction, record.n_heads, first) for direction in DIRECTIONS},
+        "flow": {direction: _pack_whole_flow(rows, direction) for direction in DIRECTIONS},
         "clsToItself": _rounded([edge["weight"] for *_, edge in _edges(graph, "relay")], 4),
     }
+
+
+def _twins(rows: list[FlowRecord]) -> np.ndarray:
+    """int64, the keep-alive twin of every patch, patches and twins numbered through all rows; -1: none."""
+    found = [keep_alive_twins(image)[0] for image in rows]
+    pairs = zip(found, first_patches(rows), strict=True)
+    return np.concatenate([np.where(twins >= 0, twins + first, -1) for twins, first in pairs])
 
 
 def _edges(graph: nx.DiGraph, kind: str) -> list[tuple[Node, Node, dict[str, Any]]]:
@@ -205,15 +292,19 @@ def _edges(graph: nx.DiGraph, kind: str) -> list[tuple[Node, Node, dict[str, Any
     return [(one, other, edge) for one, other, edge in graph.edges(data=True) if edge["kind"] == kind]
 
 
-def _pack_edges(graph: nx.DiGraph, direction: Direction, n_heads: int) -> list[dict[str, Any]]:
-    """Each layer's edges in one direction, strongest first, and for each edge its heads, strongest first."""
+def _pack_edges(graph: nx.DiGraph, direction: Direction, n_heads: int, first: int) -> list[dict[str, Any]]:
+    """Each layer's edges in one direction, strongest first, and for each edge its heads, strongest first.
+
+    Args:
+        first: what the graph's patch 0 is, numbered through all rows.
+    """
     by_layer: list[list[tuple[int, dict[str, Any]]]] = [[] for _ in graph.graph["total"][direction]]
     for one, other, edge in _edges(graph, direction):
         node = one if direction == "inflow" else other
         by_layer[node[1]].append((node[2], edge))
     return [
         {
-            "ids": [patch for patch, _ in edges],
+            "ids": [first + patch for patch, _ in edges],
             "weights": [float(f"{edge['weight']:.3g}") for _, edge in edges],
             "total": float(f"{graph.graph['total'][direction][index]:.4g}"),
             "shown": round(graph.graph["shown"][direction][index], 4),
@@ -229,12 +320,13 @@ def _pack_heads(heads: list[list[tuple[int, float]]], n_heads: int) -> dict[str,
     return {"heads": _base64(table[..., 0], "u1"), "shares": _base64(np.round(255 * table[..., 1]), "u1")}
 
 
-def _pack_whole_flow(image: FlowRecord, direction: Direction) -> dict[str, Any]:
-    """Head-mean attention between CLS and every patch of the grid, 0 where it is dead: [L, N], a scale per layer."""
-    flow = np.zeros((len(image.layers), image.n_patches))
-    for index, layer in enumerate(image.layers):
-        attention = layer.cls_row if direction == "inflow" else layer.cls_column
-        flow[index, layer.alive_patch_ids[0]] = attention[0, :, 1:].mean(axis=0)
+def _pack_whole_flow(rows: Sequence[FlowRecord], direction: Direction) -> dict[str, Any]:
+    """Head-mean attention between its row's CLS and every patch, 0 where it is dead: [L, N], a scale per layer."""
+    flow = np.zeros((len(rows[0].layers), sum(image.n_patches for image in rows)))
+    for first, image in zip(first_patches(rows), rows, strict=True):
+        for index, layer in enumerate(image.layers):
+            attention = layer.cls_row if direction == "inflow" else layer.cls_column
+            flow[index, first + layer.alive_patch_ids[0]] = attention[0, :, 1:].mean(axis=0)
     scale = np.maximum(flow.max(axis=1), np.finfo(np.float32).tiny) / np.iinfo(np.uint16).max
     return {"data": _base64(np.round(flow / scale[:, None]), "<u2"), "scale": [float(f"{step:.6g}") for step in scale]}
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from analysis.parts import images_of
 from flowcut.record import FlowRecord
 
 TOP_SHARE = 0.1
@@ -119,7 +120,7 @@ class Concentration:
     layers: np.ndarray
     """int64 [L], vision layers from 0."""
     alive: np.ndarray
-    """int64 [L], N: patches alive at each layer's input."""
+    """int64 [L], N: patches alive at each layer's input; of several rows, all of theirs."""
     removed: np.ndarray
     """int64 [L], patches that went after each layer."""
     forced: np.ndarray
@@ -135,13 +136,32 @@ class Concentration:
         return found
 
 
-def concentration(record: FlowRecord, batch: int = 0) -> Concentration:
-    """Measure every layer and head of one picture of a record.
+def concentration(record: FlowRecord, batch: int | None = 0) -> Concentration:
+    """Measure every layer and head of one row of a record; with batch None, the mean over all rows (tiles, frames).
 
     Raises:
         ValueError: the record holds no layers (it was made by a cut without recording).
     """
-    image = one_image(record, batch)
+    rows = [_concentration_of(image) for image in images_of(record, batch)]
+    return rows[0] if len(rows) == 1 else _mean_concentration(rows)
+
+
+def _mean_concentration(rows: list[Concentration]) -> Concentration:
+    """Each row is measured by itself; what its heads show is then averaged, what went is counted together."""
+    curves = {
+        name: Curve(
+            np.mean([row.curve(name).per_head for row in rows], axis=0),
+            np.mean([row.curve(name).pooled for row in rows], axis=0),
+        )
+        for name in METRICS
+    }
+    alive = np.sum([row.alive for row in rows], axis=0)
+    removed = np.sum([row.removed for row in rows], axis=0)
+    forced = np.any([row.forced for row in rows], axis=0)
+    return Concentration(rows[0].layers, alive, removed, forced, **curves)
+
+
+def _concentration_of(image: FlowRecord) -> Concentration:
     alive = np.array([layer.alive_patch_ids.shape[1] for layer in image.layers])
     rows = _padded_rows(image, int(alive.max()))
     heads, pooled = _shares(rows), _shares(rows.mean(axis=1))
@@ -153,17 +173,6 @@ def concentration(record: FlowRecord, batch: int = 0) -> Concentration:
     }
     removed, forced = removals(image)
     return Concentration(np.array([layer.layer for layer in image.layers]), alive, removed, forced, **curves)
-
-
-def one_image(record: FlowRecord, batch: int) -> FlowRecord:
-    """The record of one picture, with layers in it.
-
-    Raises:
-        ValueError: the record holds no layers (it was made by a cut without recording).
-    """
-    if not record.layers:
-        raise ValueError("This run was made without recording its layers: ask again with record=True.")
-    return record.image(batch)
 
 
 def removals(image: FlowRecord) -> tuple[np.ndarray, np.ndarray]:
@@ -199,8 +208,8 @@ class Claim:
     """`agrees`, `mixed` or `disagrees`."""
 
 
-def concentration_claim(unpruned: Concentration) -> Claim:
-    """The paper's second finding (layer-wise attention concentration) against the unpruned run of this picture.
+def concentration_claim(unpruned: Concentration, what: str = "this picture") -> Claim:
+    """The paper's second finding (layer-wise attention concentration) against the unpruned run of `what`.
 
     Measured by Kendall's tau between depth and the entropy ratio (mean over heads): -1 is a fall at every step.
     """
@@ -208,7 +217,7 @@ def concentration_claim(unpruned: Concentration) -> Claim:
     tau = kendall_tau(unpruned.layers, entropy)
     lowest = int(np.nanargmin(entropy))
     run = (
-        f"Unpruned, this picture: entropy (mean over heads) {entropy[0]:.2f} at layer {unpruned.layers[0]}, "
+        f"Unpruned, {what}: entropy (mean over heads) {entropy[0]:.2f} at layer {unpruned.layers[0]}, "
         f"{entropy[-1]:.2f} at layer {unpruned.layers[-1]}, lowest {entropy[lowest]:.2f} at layer "
         f"{unpruned.layers[lowest]}; Kendall's τ with depth {tau:+.2f}.".replace("-", "−")
     )

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from analysis.agreement import row_spearman
-from analysis.measures import one_image
+from analysis.parts import one_image
 from flowcut.record import FlowRecord, LayerFlow
 
 RESIDUAL = 0.5

@@ -10,12 +10,13 @@ the number of patches: the two are never added up.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 
-from analysis.measures import one_image
+from analysis.parts import first_patches, images_of
 from flowcut.record import FlowRecord, LayerFlow
 
 MASS = 0.8
@@ -83,8 +84,11 @@ class Relay:
         return float(sum(flow.weights.sum() for flow in flows) / total) if total > 0 else 1.0
 
 
-def relay(record: FlowRecord, batch: int = 0, mass: float = MASS, max_edges: int = MAX_EDGES) -> Relay:
+def relay(record: FlowRecord, batch: int | None = 0, mass: float = MASS, max_edges: int = MAX_EDGES) -> Relay:
     """The strongest edges of every layer: as few as carry `mass` of its flow, but no more than `max_edges`.
+
+    Of one row of the record; or, with batch None, the mean of all rows (tiles, frames): each row's CLS is one of B that
+    are taken as one, so that an edge has the B-th part of its attention. Patches are then numbered through all rows.
 
     Raises:
         ValueError: mass or max_edges out of range, or a record without layers.
@@ -93,16 +97,20 @@ def relay(record: FlowRecord, batch: int = 0, mass: float = MASS, max_edges: int
         raise ValueError(f"mass is {mass!r}: it must be above 0 and at most 1.")
     if max_edges < 1:
         raise ValueError(f"max_edges is {max_edges!r}: it must be at least 1.")
-    image = one_image(record, batch)
-    return Relay(tuple(_relay_layer(layer, mass, max_edges) for layer in image.layers), mass, max_edges)
+    images = images_of(record, batch)
+    first = first_patches(images)
+    layers = zip(*(image.layers for image in images), strict=True)
+    return Relay(tuple(_relay_layer(layer, first, mass, max_edges) for layer in layers), mass, max_edges)
 
 
-def _relay_layer(layer: LayerFlow, mass: float, max_edges: int) -> RelayLayer:
-    ids = layer.alive_patch_ids[0]
-    row, column = layer.cls_row[0].astype(np.float64), layer.cls_column[0].astype(np.float64)
-    inflow = _strongest(ids, row[:, 1:], mass, max_edges)
-    outflow = _strongest(ids, column[:, 1:], mass, max_edges)
-    return RelayLayer(layer.layer, inflow, outflow, float(row[:, 0].mean()))
+def _relay_layer(rows: Sequence[LayerFlow], first: Sequence[int], mass: float, max_edges: int) -> RelayLayer:
+    """One layer of all rows; `first` is each row's first patch in the numbering through all of them."""
+    ids = np.concatenate([one + layer.alive_patch_ids[0] for one, layer in zip(first, rows, strict=True)])
+    gathers = [layer.cls_row[0].astype(np.float64) / len(rows) for layer in rows]
+    is_read = [layer.cls_column[0].astype(np.float64) / len(rows) for layer in rows]
+    inflow = _strongest(ids, np.concatenate([each[:, 1:] for each in gathers], axis=1), mass, max_edges)
+    outflow = _strongest(ids, np.concatenate([each[:, 1:] for each in is_read], axis=1), mass, max_edges)
+    return RelayLayer(rows[0].layer, inflow, outflow, float(sum(each[:, 0].mean() for each in gathers)))
 
 
 def _strongest(ids: np.ndarray, attention: np.ndarray, mass: float, max_edges: int) -> Flow:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from analysis.measures import one_image
+from analysis.parts import one_image
 from flowcut.record import FlowRecord, Geometry
 
 SHOWS = 0.25

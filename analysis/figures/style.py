@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL.Image import Image, Resampling
 
-from analysis.measures import METRICS, one_image
+from analysis.measures import METRICS
+from analysis.parts import images_of
 
 if TYPE_CHECKING:
     from flowcut.record import FlowRecord, Geometry
@@ -81,7 +82,7 @@ def recorded(run: Run) -> FlowRecord:
     """
     if run.record is None:
         raise ValueError(f"The run “{run.title}” was made without a record: ask again with record=True.")
-    return one_image(run.record, 0)
+    return images_of(run.record, 0)[0]
 
 
 def check_metric(name: str) -> None:

@@ -1,0 +1,97 @@
+"""Pictures and videos that an encoder saw in several rows (tiles, frames): numbered together, and where each lies.
+
+*Numbered through* means that the patches of the first row come first, then those of the second, and so on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from flowcut.record import PADDING_ID, FlowRecord, Geometry
+
+BASE = "base"
+CROP = "crop"
+"""How the names of tiles begin, in `Geometry.part`; others are frames, or the one picture."""
+
+
+def images_of(record: FlowRecord, batch: int | None = 0) -> list[FlowRecord]:
+    """One row of a record, or (None) all of them, each a record of its own with layers in it.
+
+    Raises:
+        ValueError: the record holds no layers (it was made by a cut without recording).
+    """
+    if not record.layers:
+        raise ValueError("This run was made without recording its layers: ask again with record=True.")
+    rows = range(record.batch) if batch is None else [batch]
+    return [record.image(row) for row in rows]
+
+
+def one_image(record: FlowRecord, batch: int = 0) -> FlowRecord:
+    """One row of a record; raises as `images_of` does."""
+    return images_of(record, batch)[0]
+
+
+def first_patches(images: Sequence[FlowRecord]) -> list[int]:
+    """Each row's first patch, numbered through all rows."""
+    counts = [image.n_patches for image in images]
+    return [sum(counts[:row]) for row in range(len(counts))]
+
+
+def place_of(record: FlowRecord, patch: int) -> tuple[int, int]:
+    """The row, and the patch on its own grid, of a patch that is numbered through all rows.
+
+    Raises:
+        IndexError: no row has such a patch.
+    """
+    first = 0
+    for row, died in enumerate(record.died_at_layer):
+        count = int((died != PADDING_ID).sum())
+        if first <= patch < first + count:
+            return row, patch - first
+        first += count
+    raise IndexError(f"Patch {patch} is not one of {first}.")
+
+
+@dataclass(frozen=True)
+class Pane:
+    """Rows that are drawn on one picture: a base tile, all crops put together, or one frame."""
+
+    title: str
+    rows: tuple[int, ...]
+    """Of the record, ascending."""
+
+
+def panes(geometries: Sequence[Geometry]) -> list[Pane]:
+    """How the rows are shown: the crops of one picture together on it, everything else by itself."""
+    shown: dict[tuple[int, int | str], list[int]] = {}
+    for row, geometry in enumerate(geometries):
+        own: int | str = CROP if geometry.part.startswith(CROP) else row
+        shown.setdefault((geometry.picture, own), []).append(row)
+    return [Pane(_title(geometries, rows), tuple(rows)) for rows in shown.values()]
+
+
+def _title(geometries: Sequence[Geometry], rows: Sequence[int]) -> str:
+    """The pane's head: what it is, and how many patches it has across and down."""
+    parts = [geometries[row] for row in rows]
+    if not parts[0].part.startswith(CROP):
+        name = "base: the whole picture once" if parts[0].part == BASE else parts[0].part
+        return f"{name}, {parts[0].grid_cols} × {parts[0].grid_rows} patches"
+    across = len({part.crop_left for part in parts}) * parts[0].grid_cols
+    down = len({part.crop_top for part in parts}) * parts[0].grid_rows
+    return f"{len(parts)} crops in their places, {across} × {down} patches"
+
+
+def frame_of_row(row: int, rows: int, frames: int) -> int:
+    """Which of the frames shows a row: the first of those that the row was made of."""
+    return min(row * -(-frames // rows), frames - 1)
+
+
+def seen_box(geometries: Sequence[Geometry]) -> tuple[float, float, float, float]:
+    """What tiles of one picture see of it together: left, top, right, bottom in original pixels."""
+    boxes = np.array([geometry.seen_box() for geometry in geometries])
+    left, top = boxes[:, :2].min(axis=0).tolist()
+    right, bottom = boxes[:, 2:].max(axis=0).tolist()
+    return left, top, right, bottom
