@@ -155,12 +155,10 @@ def _keep(run: Run, picture: Medium, folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         write_run(run, picture.image, folder)
-        pictured = isinstance(picture, Picture)
-        masks = (
-            record_masks(picture.image, _as_read(run.record, run))
-            if pictured
-            else video_masks(picture.frames, run.record)
-        )
+        if isinstance(picture, Picture):
+            masks = record_masks(picture.image, _as_read(run.record, run))
+        else:
+            masks = video_masks(picture.frames, run.record)
         for name, mask in masks.items():
             mask.save(folder / f"{name}.png")
     except OSError as error:
