@@ -150,7 +150,8 @@ class Session:
     def ranking(self) -> np.ndarray | None:
         """float32 [N], as `Run.ranking` says, of what was prepared last."""
         if self._projected_ranking is not None:
-            return self._projected_ranking.astype(np.float32)
+            n_patches = self.recording.lanes[0].died_at.shape[1]  # those of the first row come first
+            return self._projected_ranking[:n_patches].astype(np.float32)
         ranking = self.recording.lanes[0].ranking
         in_encoder = None if ranking is None else ranking[0].cpu().numpy()
         told = self.language_record
