@@ -175,9 +175,10 @@ class Panels:
         last_right, last_down = self.shift(self.columns - 1)[0], self.shift(self.count - 1)[1]
         figure.update_layout(
             images=images, annotations=words,
-            xaxis={"visible": False, "range": [left, left + last_right + width], "constrain": "domain"},
+            xaxis={"visible": False, "range": [left, left + last_right + width], "constrain": "domain",
+                   "constraintoward": "left"},
             yaxis={"visible": False, "range": [top + last_down + height, top - self.head], "constrain": "domain",
-                   "scaleanchor": "x"},
+                   "constraintoward": "top", "scaleanchor": "x"},
         )  # fmt: skip
 
 

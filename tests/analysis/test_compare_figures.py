@@ -151,7 +151,8 @@ def test_the_contradiction_map_lies_on_the_picture() -> None:
     assert len(trace(figure, "against most layers").x) == (measured.overruled > 0.5).sum()
     picture = figure.layout.images[0]
     grid = GEOMETRY.boxes()
-    assert (picture.x, picture.y, picture.sizex, picture.sizey) == pytest.approx((grid[0, 0], 0, 80, 80))
+    laid = (picture.x, picture.y, picture.x + picture.sizex, picture.y + picture.sizey)
+    assert laid == pytest.approx((grid[0, 0], 0, grid[-1, 2], 80))
     alone = agreement.contradiction_map(measured, GEOMETRY, FACTS)
     assert not alone.layout.images
     np.testing.assert_allclose(alone.data[1].x, (boxes[:, 0] + boxes[:, 2]) / 2)
