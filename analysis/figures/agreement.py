@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import plotly.graph_objects as go
-from plotly.subplots import make_subplots
 
 from analysis.agreement import Contradiction
 from analysis.figures.look import (
@@ -15,12 +14,9 @@ from analysis.figures.look import (
     COLOURS,
     MORE,
     NEUTRAL,
-    aspect,
-    centres,
+    Panels,
     finished,
-    grid_values,
     how_to_read_all,
-    lay_picture,
     number,
     patch_hover,
     percentile,
@@ -89,34 +85,34 @@ def contradiction_map(found: Contradiction, geometry: Geometry, facts: str, pict
     in between the layers contradict each other. Open square: kept by the accumulated score. Cross: kept or cut by it
     against most layers.
     """
-    source = None if picture is None else picture_source(picture)
-    panels = 1 if picture is None else 2
-    figure = make_subplots(1, panels, horizontal_spacing=0.02)
+    panels = Panels(geometry, 1 if picture is None else 2, 2, titled=False)
+    last = panels.count - 1
     votes, against = found.votes, found.overruled > 0.5
     notes = [
         f"{vote * len(found.layers):.0f} of {len(found.layers)} layers would keep it<br>"
         f"running score: {'kept' if kept else 'cut'}{', against most layers' if overruled else ''}"
         for vote, kept, overruled in zip(votes, found.running_keeps, against, strict=True)
     ]
-    figure.add_heatmap(
-        **grid_values(votes, geometry), zmin=0, zmax=1, colorscale=MORE, text=patch_hover(geometry, notes),
-        hovertemplate="%{text}<extra></extra>", col=panels, row=1,
-        colorbar={"title": {"text": "layers that<br>would keep it"}, "tickformat": ".0%", "thickness": 12},
+    figure = go.Figure(
+        go.Heatmap(
+            **panels.grid(votes, last), zmin=0, zmax=1, colorscale=MORE, text=patch_hover(geometry, notes),
+            hovertemplate="%{text}<extra></extra>",
+            colorbar={"title": {"text": "layers that<br>would keep it"}, "tickformat": ".0%", "thickness": 12},
+        )
     )  # fmt: skip
-    x, y = centres(geometry)
+    x, y = panels.centres(last)
     marks = (
         (found.running_keeps, "square-open", "#FFFFFF", f"kept by the running score ({found.tokens} tokens)", 11),
         (against, "x-thin-open", COLOURS[1], "against most layers", 7),
     )
     for where, symbol, colour, name, size in marks:
         figure.add_scatter(
-            x=x[where], y=y[where], mode="markers", name=name, hoverinfo="skip", row=1, col=panels,
+            x=x[where], y=y[where], mode="markers", name=name, hoverinfo="skip",
             marker={"symbol": symbol, "size": size, "color": colour, "line": {"width": 1.6, "color": colour}},
         )  # fmt: skip
-    for panel in range(panels):
-        lay_picture(figure, geometry, source, panel=panel)
+    panels.lay(figure, (), None if picture is None else picture_source(picture, geometry), [0])
     figure.update_layout(legend={"orientation": "h", "y": -0.02, "yanchor": "top", "bgcolor": "rgba(128,128,128,0.55)"})
-    return finished(figure, "Where single layers contradict each other", facts, int(360 * aspect(geometry)) + 60)
+    return finished(figure, "Where single layers contradict each other", facts, panels.height + 60)
 
 
 def layer_keeps(found: Contradiction, geometry: Geometry, facts: str, picture: Image | None = None) -> go.Figure:
@@ -126,28 +122,26 @@ def layer_keeps(found: Contradiction, geometry: Geometry, facts: str, picture: I
     layer alone would keep it, the running score cuts it; cross: the layer alone would cut it, the running score keeps
     it. The more plusses and crosses, the more this layer contradicts what all of them decide together.
     """
-    source = None if picture is None else picture_source(picture)
-    columns = min(MAX_COLUMNS, len(found.layers))
-    rows = -(-len(found.layers) // columns)
-    shared = [(keeps & found.running_keeps).sum() / max(found.running_keeps.sum(), 1) for keeps in found.keeps]
+    panels = Panels(geometry, len(found.layers), MAX_COLUMNS)
+    shared = (found.keeps & found.running_keeps).sum(axis=1) / found.running_keeps.sum()
     titles = [f"layer {layer} · {share:.0%} shared" for layer, share in zip(found.layers, shared, strict=True)]
-    figure = make_subplots(rows, columns, subplot_titles=titles, horizontal_spacing=0.012, vertical_spacing=0.16 / rows)
-    x, y = centres(geometry)
-    for panel, keeps in enumerate(found.keeps):
-        standings = (keeps & found.running_keeps, keeps & ~found.running_keeps, ~keeps & found.running_keeps)
-        for where, (name, symbol, colour) in zip(standings, STANDINGS, strict=True):
-            figure.add_scatter(
-                x=x[where], y=y[where], mode="markers", name=name, legendgroup=name, showlegend=panel == 0,
-                marker={"symbol": symbol, "size": 5, "color": colour}, customdata=np.flatnonzero(where),
-                hovertemplate=f"patch %{{customdata}}<br>{name}<extra></extra>",
-                row=panel // columns + 1, col=panel % columns + 1,
-            )  # fmt: skip
-        lay_picture(figure, geometry, source, 0.4, panel)
-    figure.update_annotations(font_size=11)
-    figure.update_layout(legend={"orientation": "h", "y": -0.03, "yanchor": "top"})
-    height = int(rows * (760 / columns * aspect(geometry) + 26)) + 40
+    standings = (
+        found.keeps & found.running_keeps, found.keeps & ~found.running_keeps, ~found.keeps & found.running_keeps,
+    )  # fmt: skip
+    x, y = np.stack([panels.centres(panel) for panel in range(panels.count)], axis=1)
+    figure = go.Figure()
+    for where, (name, symbol, colour) in zip(standings, STANDINGS, strict=True):
+        at, patch = np.nonzero(where)
+        figure.add_scatter(
+            x=x[where], y=y[where], mode="markers", name=name, customdata=np.stack([found.layers[at], patch], axis=-1),
+            marker={"symbol": symbol, "size": 5, "color": colour},
+            hovertemplate=f"layer %{{customdata[0]}}, patch %{{customdata[1]}}<br>{name}<extra></extra>",
+        )  # fmt: skip
+    source = None if picture is None else picture_source(picture, geometry)
+    panels.lay(figure, titles, source, range(panels.count), opacity=0.4)
+    figure.update_layout(legend={"orientation": "h", "y": -0.02, "yanchor": "top"})
     title = f"What each layer alone would keep ({found.tokens} tokens)"
-    return finished(figure, title, facts, height, panel_titles=True)
+    return finished(figure, title, facts, panels.height + 60)
 
 
 def criteria_scatter(

@@ -20,6 +20,7 @@ import plotly.graph_objects as go
 from scipy.stats import rankdata
 
 from analysis.figures.style import wrapped
+from analysis.geometry import grid_box
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -41,6 +42,8 @@ BOTH_WAYS = ((0.0, "#0072B2"), (0.5, "#F2F2F2"), (1.0, "#D55E00"))
 """Colour scale from -1 to 1."""
 
 FACTS_LENGTH = 105
+PLOT_WIDTH = 820
+"""Pixels across a figure's axes, more or less: the page decides."""
 PICTURE_SIDE = 512
 """Pixels of the longest side of a picture inside a figure."""
 
@@ -84,9 +87,10 @@ def layer_axis(layers: np.ndarray) -> dict[str, Any]:
     return {"title": {"text": "vision layer"}, "dtick": 1 if len(layers) <= 16 else 2, "zeroline": False}
 
 
-def picture_source(picture: Image) -> str:
-    """A picture as a data URL, no larger than a figure needs."""
-    shown = picture.convert("RGB")
+def picture_source(picture: Image, geometry: Geometry) -> str:
+    """The part of a picture that lies under the patch grid, as a data URL no larger than a figure needs."""
+    left, top, right, bottom = (round(edge) for edge in grid_box(geometry))
+    shown = picture.convert("RGB").crop((left, top, right, bottom))  # black where the encoder saw padding
     shown.thumbnail((PICTURE_SIDE, PICTURE_SIDE))
     file = io.BytesIO()
     shown.save(file, format="PNG")
@@ -99,45 +103,83 @@ def centres(geometry: Geometry) -> tuple[np.ndarray, np.ndarray]:
     return boxes[:, [0, 2]].mean(axis=1), boxes[:, [1, 3]].mean(axis=1)
 
 
-def lay_picture(
-    figure: go.Figure, geometry: Geometry, source: str | None, opacity: float = 1.0, panel: int = 0
-) -> None:
-    """The picture under the panel-th pair of axes, which become those of original pixels, without ticks.
+class Panels:
+    """Small copies of the patch grid in rows on ONE pair of axes, in original pixels: twenty are as quick as one.
 
-    Args:
-        source: from `picture_source`; None: no picture.
+    The first panel lies where the patches lie in the picture; the others are moved right and down.
     """
-    name = str(panel + 1) if panel else ""
-    boxes = geometry.boxes()
-    left, top = boxes[:, :2].min(axis=0)
-    right, bottom = boxes[:, 2:].max(axis=0)
-    if source is not None:
-        figure.add_layout_image(
-            source=source, xref=f"x{name}", yref=f"y{name}", x=0, y=0, sizex=geometry.original_width,
-            sizey=geometry.original_height, sizing="stretch", layer="below", opacity=opacity,
+
+    def __init__(self, geometry: Geometry, count: int, columns: int = 1, titled: bool = True) -> None:
+        self.geometry = geometry
+        self.count = count
+        self.columns = min(columns, count)
+        self.rows = -(-count // self.columns)
+        left, top, right, bottom = grid_box(geometry)
+        self.corner, self.size = (left, top), (right - left, bottom - top)
+        pixel = self.size[0] * self.columns / PLOT_WIDTH
+        self.gap, self.head = 8 * pixel, 22 * pixel if titled else 0.0
+
+    @property
+    def height(self) -> int:
+        """Pixels, where the figure is as wide as it usually is."""
+        pixel = self.size[0] * self.columns / PLOT_WIDTH
+        return round(self.rows * (self.size[1] + self.gap + self.head) / pixel)
+
+    def shift(self, panel: int) -> tuple[float, float]:
+        """How far a panel lies to the right of the first, and below it."""
+        row, column = divmod(panel, self.columns)
+        return column * (self.size[0] + self.gap), row * (self.size[1] + self.gap + self.head)
+
+    def centres(self, panel: int) -> tuple[np.ndarray, np.ndarray]:
+        """Of all patches in a panel, float64 [N] each."""
+        (x, y), (right, down) = centres(self.geometry), self.shift(panel)
+        return x + right, y + down
+
+    def grid(self, values: np.ndarray, panel: int) -> dict[str, np.ndarray]:
+        """Keywords x, y, z of a heat map that lays one value per patch on a panel."""
+        x, y = self.centres(panel)
+        shape = self.geometry.grid_rows, self.geometry.grid_cols
+        return {"x": x.reshape(shape)[0], "y": y.reshape(shape)[:, 0], "z": np.asarray(values, float).reshape(shape)}
+
+    def lay(
+        self,
+        figure: go.Figure,
+        titles: Sequence[str] = (),
+        source: str | None = None,
+        pictured: Sequence[int] = (),
+        opacity: float = 1.0,
+    ) -> None:
+        """The axes, the panels' titles, and the picture under some panels.
+
+        Args:
+            figure: to be drawn on.
+            titles: of the panels; none, or one for each.
+            source: from `picture_source`; None: no picture.
+            pictured: the panels that show it.
+            opacity: of the picture.
+        """  # fmt: skip
+        (left, top), (width, height) = self.corner, self.size
+        images, words = [], []
+        for panel in pictured if source is not None else ():
+            right, down = self.shift(panel)
+            images.append(
+                {"source": source, "xref": "x", "yref": "y", "x": left + right, "y": top + down, "sizex": width,
+                 "sizey": height, "sizing": "stretch", "layer": "below", "opacity": opacity}
+            )  # fmt: skip
+        for panel, title in enumerate(titles):
+            right, down = self.shift(panel)
+            words.append(
+                {"text": title, "x": left + right + width / 2, "y": top + down, "xref": "x", "yref": "y",
+                 "yanchor": "bottom", "showarrow": False, "font": {"size": 12}}
+            )  # fmt: skip
+        last_right, last_down = self.shift(self.columns - 1)[0], self.shift(self.count - 1)[1]
+        figure.update_layout(
+            images=images, annotations=words,
+            xaxis={"visible": False, "range": [left, left + last_right + width], "constrain": "domain",
+                   "constraintoward": "left"},
+            yaxis={"visible": False, "range": [top + last_down + height, top - self.head], "constrain": "domain",
+                   "constraintoward": "top", "scaleanchor": "x"},
         )  # fmt: skip
-    figure.update_layout(
-        {
-            f"xaxis{name}": {"visible": False, "range": [float(left), float(right)], "constrain": "domain"},
-            f"yaxis{name}": {
-                "visible": False, "range": [float(bottom), float(top)], "constrain": "domain",
-                "scaleanchor": f"x{name}",
-            },
-        }
-    )  # fmt: skip
-
-
-def aspect(geometry: Geometry) -> float:
-    """Height over width of the patch grid on the picture."""
-    boxes = geometry.boxes()
-    return float((boxes[-1, 3] - boxes[0, 1]) / (boxes[-1, 2] - boxes[0, 0]))
-
-
-def grid_values(values: np.ndarray, geometry: Geometry) -> dict[str, np.ndarray]:
-    """Keywords x, y, z of a heat map that lays one value per patch over the picture."""
-    x, y = centres(geometry)
-    shape = geometry.grid_rows, geometry.grid_cols
-    return {"x": x.reshape(shape)[0], "y": y.reshape(shape)[:, 0], "z": np.asarray(values, float).reshape(shape)}
 
 
 def patch_hover(geometry: Geometry, notes: Sequence[str] | None = None) -> np.ndarray:

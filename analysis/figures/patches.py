@@ -7,19 +7,17 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import plotly.graph_objects as go
-from plotly.subplots import make_subplots
 
 from analysis.depth import Streamlines
 from analysis.figures.look import (
     COLOURS,
     MORE,
     NEUTRAL,
-    aspect,
+    PLOT_WIDTH,
+    Panels,
     centres,
     finished,
-    grid_values,
     how_to_read_all,
-    lay_picture,
     patch_hover,
     percentile,
     picture_source,
@@ -64,49 +62,33 @@ def patch_maps(
         as_ranks: colour by percentile among the patches rather than by value, where few patches outshine the rest.
     """
     names = ([] if picture is None else ["picture"]) + list(values)
-    columns = min(MAX_COLUMNS, len(names))
-    rows = -(-len(names) // columns)
-    figure = make_subplots(rows, columns, subplot_titles=names, horizontal_spacing=0.02, vertical_spacing=0.12 / rows)
-    source = None if picture is None else picture_source(picture)
-    if not own_scale:
-        everything = np.concatenate([np.asarray(value, float) for value in values.values()])
-        lowest, highest = (0.0, 100.0) if as_ranks else (float(np.nanmin(everything)), float(np.nanmax(everything)))
-        ends = {"cmin": lowest, "cmax": highest}
-        figure.update_layout(coloraxis={"colorscale": MORE, **ends, "colorbar": {"thickness": 12}})
+    panels = Panels(geometry, len(names), MAX_COLUMNS)
+    figure = go.Figure()
     for panel, name in enumerate(names):
-        where = {"row": panel // columns + 1, "col": panel % columns + 1}
-        if source is None or panel > 0:
-            _add_map(figure, np.asarray(values[name], float), geometry, own_scale, as_ranks, where)
-            if marked is not None and name in marked:
-                _add_marks(figure, marked[name], geometry, marked_as, where)
-        lay_picture(figure, geometry, source if panel == 0 else None, panel=panel)
-    figure.update_annotations(font_size=12)
-    figure.update_layout(showlegend=marked is not None, legend={"orientation": "h", "y": -0.02, "yanchor": "top"})
-    height = int(rows * (820 / columns * aspect(geometry) + 34)) + 20
-    return finished(figure, title, facts, height, panel_titles=True)
+        if name in values:
+            shown = np.asarray(values[name], float)
+            notes = patch_hover(geometry, [f"{name}: {value:.4g}" for value in shown])
+            figure.add_heatmap(
+                **panels.grid(percentile(shown) if as_ranks else shown, panel), text=notes, hoverongaps=False,
+                hovertemplate="%{text}<extra></extra>", coloraxis=None if own_scale else "coloraxis",
+                colorscale=MORE if own_scale else None, showscale=False if own_scale else None,
+            )  # fmt: skip
+    if not own_scale:
+        figure.update_layout(coloraxis={"colorscale": MORE, "colorbar": {"thickness": 12}})
+    if marked:
+        _add_marks(figure, panels, {names.index(name): patches for name, patches in marked.items()}, marked_as)
+    panels.lay(figure, names, None if picture is None else picture_source(picture, geometry), [0])
+    figure.update_layout(showlegend=bool(marked), legend={"orientation": "h", "y": -0.02, "yanchor": "top"})
+    return finished(figure, title, facts, panels.height + 40)
 
 
-def _add_map(
-    figure: go.Figure, values: np.ndarray, geometry: Geometry, own_scale: bool, as_ranks: bool, where: dict[str, int]
-) -> None:
-    notes = [f"{value:.4g}" for value in values]
-    scale = {"colorscale": MORE, "showscale": False} if own_scale else {"coloraxis": "coloraxis"}
-    shown = grid_values(percentile(values) if as_ranks else values, geometry)
-    figure.add_heatmap(
-        **shown, **scale, **where, text=patch_hover(geometry, notes), hoverongaps=False,
-        hovertemplate="%{text}<extra></extra>",
-    )  # fmt: skip
-
-
-def _add_marks(
-    figure: go.Figure, marked: np.ndarray, geometry: Geometry, marked_as: str, where: dict[str, int]
-) -> None:
-    x, y = centres(geometry)
-    first = not any(trace.name == marked_as for trace in figure.data)
-    size = max(4, round(820 / MAX_COLUMNS / geometry.grid_cols) - 1)
+def _add_marks(figure: go.Figure, panels: Panels, marked: Mapping[int, np.ndarray], marked_as: str) -> None:
+    """An open square on every marked patch of some panels."""
+    places = [np.stack(panels.centres(panel), axis=-1)[patches] for panel, patches in marked.items()]
+    x, y = np.concatenate(places).T
+    size = max(4, round(PLOT_WIDTH / panels.columns / panels.geometry.grid_cols) - 2)
     figure.add_scatter(
-        x=x[marked], y=y[marked], mode="markers", name=marked_as, legendgroup=marked_as, showlegend=first,
-        hoverinfo="skip", **where,
+        x=x, y=y, mode="markers", name=marked_as, hoverinfo="skip",
         marker={"symbol": "square-open", "size": size, "color": COLOURS[1], "line": {"width": 1.5}},
     )  # fmt: skip
 
@@ -149,11 +131,12 @@ def streamlines_map(
         marker={"symbol": "star", "size": 16, "color": COLOURS[1]},
         hovertemplate=f"{through} of {len(found.ids)} chains pass CLS<extra></extra>",
     )  # fmt: skip
-    lay_picture(figure, geometry, None if picture is None else picture_source(picture), 0.6)
+    panels = Panels(geometry, 1, titled=False)
+    panels.lay(figure, (), None if picture is None else picture_source(picture, geometry), [0], opacity=0.6)
     figure.update_xaxes(range=[relay[0] - 0.06 * width, float(geometry.boxes()[-1, 2])])
     words = "back along main sources" if found.direction == "inflow" else "on along main destinations"
     title = f"Streamlines {words}: {len(chosen)} of {len(found.ids)}, {through} of all pass CLS"
-    return finished(figure, title, facts, int(620 * aspect(geometry)))
+    return finished(figure, title, facts, round(0.75 * panels.height))
 
 
 def _add_segments(figure: go.Figure, chains: np.ndarray, x: np.ndarray, y: np.ndarray) -> None:

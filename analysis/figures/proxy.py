@@ -117,10 +117,11 @@ def sink_norms(found: Sinks, facts: str) -> go.Figure:
     )  # fmt: skip
     style = line_and_marker(3, 6)
     figure.add_scatter(x=found.layers, y=found.received_share, name="received by sinks", **style, row=2, col=1)
+    most = max(0.1, float(found.cls_share.max()), float(found.received_share.max()))
     figure.update_xaxes(**layer_axis(found.layers))
     figure.update_xaxes(title="", row=1)
     figure.update_yaxes(title="L2 norm of the state", row=1)
-    figure.update_yaxes(title="share of attention", tickformat=".1%", rangemode="tozero", row=2)
+    figure.update_yaxes(title="share of attention", tickformat=".0%", range=[0, 1.1 * most], row=2)
     return finished(figure, "Sinks and registers: patches of outlying norm", facts, 520)
 
 

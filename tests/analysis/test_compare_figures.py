@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import json
 from collections.abc import Callable
 from dataclasses import replace
@@ -12,6 +14,7 @@ from typing import Any
 import numpy as np
 import plotly.graph_objects as go
 import pytest
+from PIL import Image
 
 from analysis.agreement import Contradiction, contradiction, highest, iou, layer_rankings, spearman
 from analysis.causal import Agreement, band
@@ -142,24 +145,34 @@ def test_the_contradiction_map_lies_on_the_picture() -> None:
     np.testing.assert_allclose(np.ravel(heat.z), measured.votes)
     kept = next(each for each in figure.data if each.name and each.name.startswith("kept by the running score"))
     boxes = GEOMETRY.boxes()[measured.running_keeps]
-    np.testing.assert_allclose(kept.x, (boxes[:, 0] + boxes[:, 2]) / 2)
+    np.testing.assert_allclose(kept.x - np.mean(kept.x), boxes[:, [0, 2]].mean(axis=1) - boxes[:, [0, 2]].mean())
+    assert min(kept.x) > GEOMETRY.boxes()[:, 2].max()  # beside the picture
     np.testing.assert_allclose(kept.y, (boxes[:, 1] + boxes[:, 3]) / 2)
     assert len(trace(figure, "against most layers").x) == (measured.overruled > 0.5).sum()
-    assert len(figure.layout.images) == 2
-    assert (figure.layout.images[0].sizex, figure.layout.images[0].sizey) == (96, 80)
+    picture = figure.layout.images[0]
+    grid = GEOMETRY.boxes()
+    laid = (picture.x, picture.y, picture.x + picture.sizex, picture.y + picture.sizey)
+    assert laid == pytest.approx((grid[0, 0], 0, grid[-1, 2], 80))
+    alone = agreement.contradiction_map(measured, GEOMETRY, FACTS)
+    assert not alone.layout.images
+    np.testing.assert_allclose(alone.data[1].x, (boxes[:, 0] + boxes[:, 2]) / 2)
     assert "patch 63" in heat.text[7][7]
 
 
 def test_each_layers_choice_is_held_against_the_running_score() -> None:
     measured = found()
-    figure = agreement.layer_keeps(measured, GEOMETRY, FACTS)
-    for panel, keeps in enumerate(measured.keeps):
-        agreed, alone, lost = figure.data[3 * panel : 3 * panel + 3]
-        assert set(agreed.customdata) == set(np.flatnonzero(keeps & measured.running_keeps))
-        assert set(alone.customdata) == set(np.flatnonzero(keeps & ~measured.running_keeps))
-        assert set(lost.customdata) == set(np.flatnonzero(~keeps & measured.running_keeps))
-        assert len({agreed.marker.symbol, alone.marker.symbol, lost.marker.symbol}) == 3
-    assert not figure.layout.images
+    figure = agreement.layer_keeps(measured, GEOMETRY, FACTS, PICTURE)
+    agreed, alone, lost = (set(map(tuple, each.customdata.tolist())) for each in figure.data)
+    assert agreed | alone == {(layer, p) for layer in range(4) for p in np.flatnonzero(measured.keeps[layer])}
+    assert agreed | lost == {(layer, p) for layer in range(4) for p in np.flatnonzero(measured.running_keeps)}
+    assert len(agreed | alone | lost) == len(agreed) + len(alone) + len(lost)
+    assert len({each.marker.symbol for each in figure.data}) == 3
+    boxes, pictures = GEOMETRY.boxes(), figure.layout.images
+    assert len(pictures) == 4
+    for each in figure.data:
+        for (layer, patch), x, y in zip(each.customdata, each.x, each.y, strict=True):
+            assert x - pictures[layer].x == pytest.approx(boxes[patch, [0, 2]].mean() - boxes[0, 0])
+            assert y - pictures[layer].y == pytest.approx(boxes[patch, [1, 3]].mean() - boxes[0, 1])
 
 
 def test_the_scatter_names_patches_and_who_keeps_them() -> None:
@@ -230,9 +243,11 @@ def test_maps_lay_values_on_their_patches() -> None:
     for each, given in zip(maps, values.values(), strict=True):
         np.testing.assert_array_equal(np.ravel(each.z), given)
         assert each.y[0] < each.y[1]
-    assert (figure.layout.coloraxis.cmin, figure.layout.coloraxis.cmax) == (0, 63**2)
-    boxes = GEOMETRY.boxes()
-    assert trace(figure, "kept").x[0] == pytest.approx(boxes[9, [0, 2]].mean())
+        assert each.coloraxis == "coloraxis"
+    boxes, kept = GEOMETRY.boxes(), trace(figure, "kept")
+    assert (kept.x[0], kept.y[0]) == pytest.approx((maps[0].x[1], maps[0].y[1]))
+    assert maps[0].x[0] > boxes[:, 2].max()  # the picture comes first
+    assert [note.text for note in figure.layout.annotations] == ["picture", "a", "b"]
     assert len(figure.layout.images) == 1
     ranked = patches.patch_maps({"a": values["a"]}, GEOMETRY, FACTS, as_ranks=True).data[0]
     np.testing.assert_allclose(np.ravel(ranked.z), 100 * np.arange(64) / 63)
@@ -298,6 +313,10 @@ def test_truth_is_sorted_and_says_where_there_is_no_object() -> None:
 
 def test_a_crop_is_drawn_where_the_encoder_saw_it() -> None:
     wide = Geometry(200, 100, 96, 48, 24, 0, 48, 48, 6, 8, 8)
-    figure = patches.patch_maps({"a": np.arange(64.0)}, wide, FACTS)
+    picture = synthetic.picture(200, 100)
+    figure = patches.patch_maps({}, wide, FACTS, "Nothing", picture)
+    source = figure.layout.images[0].source.removeprefix("data:image/png;base64,")
+    shown = np.asarray(Image.open(io.BytesIO(base64.b64decode(source))))
+    np.testing.assert_array_equal(shown, np.asarray(picture)[:, 50:150])
     assert list(figure.layout.xaxis.range) == pytest.approx([50, 150])
-    assert list(figure.layout.yaxis.range) == pytest.approx([100, 0])
+    assert figure.layout.yaxis.range[0] == pytest.approx(100)
