@@ -81,11 +81,11 @@ def _causal(wanted: argparse.Namespace) -> int:
     from flowcut.run import ask
     from flowcut.studies import knock_out, rank_patches
 
-    asked: tuple[Any, ...] = (model, picture, wanted.question)
-    run = ask(*asked, max_new_tokens=wanted.max_new_tokens, system=wanted.system, record=False)
+    question, system = wanted.question, wanted.system
+    run = ask(model, picture, question, max_new_tokens=wanted.max_new_tokens, system=system, record=False)
     ids = [token.id for token in run.tokens]
-    (*_, study) = knock_out(*asked, ids, wanted.block, system=wanted.system)
-    ranked = list(rank_patches(*asked, cuts, system=wanted.system))
+    *_, study = knock_out(model, picture, question, ids, wanted.block, system=system)
+    ranked = list(rank_patches(model, picture, question, cuts, system=system))
     rankings = {one.cut.method: one.ranking for one in ranked if one.ranking is not None}
     agreement = {name: spearman(ranking, study.block_of_patch, study.fall) for name, ranking in rankings.items()}
     if wanted.out is not None:
