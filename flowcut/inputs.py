@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from contextlib import ExitStack
 from types import TracebackType
@@ -33,6 +34,7 @@ from flowcut.stages import (
     stage_of,
 )
 from flowcut.vision import record as record_encoder
+from flowcut.vision import synchronise
 
 
 def prune(hf_model: PreTrainedModel, cut: CutConfig | None = None, *, record: bool = True) -> Session:
@@ -141,7 +143,8 @@ class Session:
     def ranking(self) -> np.ndarray | None:
         """float32 [N], as `Run.ranking` says, of what was prepared last."""
         if self._projected_ranking is not None:
-            return self._projected_ranking.astype(np.float32)
+            n_patches = self.recording.lanes[0].died_at.shape[1]  # those of the first row come first
+            return self._projected_ranking[:n_patches].astype(np.float32)
         ranking = self.recording.lanes[0].ranking
         in_encoder = None if ranking is None else ranking[0].cpu().numpy()
         told = self.language_record
@@ -215,7 +218,10 @@ class Session:
         """Drop the tokens that a method of this stage does not keep."""
         if self.cut is None or stage_of(self.cut) != "projector":
             return
+        synchronise(self.model.device)
+        started = time.perf_counter()
         cut = [behind_the_projector(picture, self.cut) for picture in self.pictures]
+        self.recording.seconds["scoring"] += time.perf_counter() - started
         self.pictures = [picture for picture, _ in cut]
         self._projected_ranking = cut[0][1]
         if self._projected_ranking is None:

@@ -18,7 +18,7 @@ from flowcut.attention import column_mean, stream_statistics
 from flowcut.criteria import METHODS, Evidence, Method, Recipe
 from flowcut.criteria import highest as highest_ranked
 from flowcut.criteria.evidence import by_removal
-from flowcut.errors import FlowCutError
+from flowcut.errors import FlowCutError, InvalidCut
 from flowcut.schedule import CutConfig, alive_after, asked_count, equal_count, prunes_after
 from flowcut.scores import (
     accumulate,
@@ -318,6 +318,8 @@ class Lane:
         assert method is not None
         assert method.rank is not None
         assert self.target is not None
+        if size > 1 and {"keys", "features"} & set(method.needs):
+            raise InvalidCut(f"{method.label} compares single patches, and squares of them are cut here.")
         batch, before, device = len(self.alive_ids), self.tokens, self.alive_ids.device
         found = {name: tensor.cpu().double().numpy() for name, tensor in self.evidence.items()}
         evidence = Evidence(batch, before, **found, grid_cols=self.grid_cols // self.plan.merge_side)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from flowcut.criteria import METHODS, Evidence
 from flowcut.criteria.controls import coarse_grid
 from flowcut.criteria.evidence import by_removal
+from flowcut.errors import InvalidCut
 from flowcut.families.family import SEPARATOR, EncodedPicture
 from flowcut.record import PADDING_ID, Geometry
 from flowcut.schedule import CutConfig
@@ -73,9 +74,14 @@ def coarser(cut: CutConfig | None, pictures: Mapping[str, Any], patch: int) -> C
     Args:
         pictures: what the processor gave, `pixel_values` [B, 3, H, W] among it.
         patch: side of a patch, px.
+
+    Raises:
+        InvalidCut: it is a video, or the pictures come in another way.
     """
     if cut is None or stage_of(cut) != "picture":
         return None
+    if "pixel_values" not in pictures:
+        raise InvalidCut(f"The method {cut.method!r} scales single pictures down: choose another one for a video.")
     rows, cols = (side // patch for side in pictures["pixel_values"].shape[-2:])
     if cut.tokens >= rows * cols:
         return None

@@ -12,7 +12,8 @@ import flowcut
 from flowcut.attention import column_mean
 from flowcut.criteria import METHODS, Evidence
 from flowcut.criteria.encoder import visionzip_joins
-from tests import tiny
+from tests import tiny, tiny_qwen
+from tests.test_qwen_vl import asked
 from tests.test_vision import run
 
 ENCODER = [name for name, method in METHODS.items() if method.stage == "encoder" and not method.takes_patches]
@@ -246,6 +247,18 @@ def test_merged_tokens_carry_the_mean_of_what_joined_them() -> None:
             if len(joined):
                 expected = expected + whole[image, joined].mean(dim=0)
             torch.testing.assert_close(out.hidden_states[-2][image, 1 + place], expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["visionzip", "vispruner"])
+@pytest.mark.parametrize("kind", tiny_qwen.KINDS)
+def test_squares_of_patches_are_not_compared_as_if_they_were_single(kind: str, name: str) -> None:
+    inputs = asked(tiny_qwen.processor(kind), "@ what?")
+    encoder = tiny_qwen.model(kind).model.visual
+    with (
+        pytest.raises(flowcut.InvalidCut, match="single patches"),
+        flowcut.record(encoder, flowcut.Cut(name, tokens=7)),
+    ):
+        encoder(inputs["pixel_values"], grid_thw=inputs["image_grid_thw"])
 
 
 @pytest.mark.parametrize("name", ABLATIONS)

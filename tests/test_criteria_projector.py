@@ -14,6 +14,7 @@ from flowcut.criteria import METHODS, Evidence
 from flowcut.criteria.controls import coarse_grid
 from flowcut.criteria.projector import cdpruner, conditional_kernel, dpp_map, max_min, relevance
 from flowcut.models import VisionLanguageModel
+from flowcut.stages import coarser
 from tests import tiny
 
 QUESTION = "What is in the picture?"
@@ -192,6 +193,23 @@ def test_several_pictures_are_each_cut(model: VisionLanguageModel) -> None:
             prepared = session.prepare(inputs)
             assert [len(picture.features) for picture in session.pictures] == [9, 9]
             assert model.model.generate(**prepared, max_new_tokens=2).shape[0] == 1
+
+
+def test_the_ranking_is_that_of_the_first_picture(model: VisionLanguageModel) -> None:
+    inputs = model.processor(
+        images=[tiny.picture(1), tiny.picture(2)], text="<image><image> differ?", return_tensors="pt"
+    )
+    with torch.no_grad(), flowcut.prune(model.model, flowcut.Cut("divprune", tokens=9)) as session:
+        session.prepare(inputs)
+        assert session.ranking is not None
+        assert session.ranking.shape == (tiny.N_PATCHES,)
+        assert np.flatnonzero(session.ranking).tolist() == session.final_patch_ids.tolist()  # type: ignore[union-attr]
+
+
+def test_what_is_no_picture_cannot_be_scaled_down() -> None:
+    with pytest.raises(flowcut.InvalidCut, match="scales single pictures"):
+        coarser(flowcut.Cut("downsample", tokens=4), {"pixel_values_videos": torch.zeros(1, 3, 3, 48, 48)}, 6)
+    assert coarser(flowcut.Cut("stride", tokens=4), {}, 6) is None
 
 
 def test_a_model_without_a_text_tower_says_so(model: VisionLanguageModel) -> None:

@@ -96,21 +96,21 @@ def vispruner(evidence: Evidence, cut: CutConfig) -> np.ndarray:
     ranking = np.zeros_like(attention)
     for row, strongest, vectors in zip(ranking, order, features, strict=True):
         row[strongest[:important]] = 2 + np.arange(important, 0, -1)
-        rounds = _duplicates(strongest[important:], vectors, cut.tokens - important)
+        rounds = _duplicates(strongest[important:], vectors @ vectors.T, cut.tokens - important)
         row[strongest[important:]] = 1  # those that are never found to be duplicates
         for number, gone in enumerate(rounds):
             row[gone] = number / len(rounds)
     return ranking
 
 
-def _duplicates(rest: np.ndarray, vectors: np.ndarray, wanted: int) -> list[np.ndarray]:
-    """Round by round, the patches that go until `wanted` of the rest are left; `vectors` [N, width] of length 1."""
+def _duplicates(rest: np.ndarray, cosine: np.ndarray, wanted: int) -> list[np.ndarray]:
+    """Round by round, the patches that go until `wanted` of the rest are left; `cosine` [N, N] of all patches."""
     rounds: list[np.ndarray] = []
     while len(rest) > wanted:
         evens, odds = rest[::2], rest[1::2]
         if not len(odds):  # one is left, and none is wanted
             return [*rounds, rest]
-        likeness = (vectors[evens] @ vectors[odds].T).max(axis=1)
+        likeness = cosine[np.ix_(evens, odds)].max(axis=1)
         most_alike = np.argsort(-likeness, kind="stable")
         count = min(PRUNED_AT_ONCE, len(rest) - wanted, len(evens))
         rounds.append(evens[most_alike[:count]])
