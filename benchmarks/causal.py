@@ -26,13 +26,14 @@ from typing import Any
 import numpy as np
 import torch
 import transformers
-from scipy.stats import rankdata, spearmanr
+from scipy.stats import spearmanr
 
 import flowcut
 from benchmarks.causal_tables import write_tables
 from flowcut.choices import PatchChooser
 from flowcut.criteria import METHODS
 from flowcut.models import VisionLanguageModel
+from flowcut.rank_agreement import block_ranks
 from flowcut.scoring import AnswerScorer, score_cut_together, score_together
 from flowcut.studies import block_of_patch
 from scenes import draw, matches
@@ -147,9 +148,9 @@ def _block_ranks(
     if chooser.knows(cut):
         ranking = chooser.ranking(cut)
         assert ranking is not None
-        return [block_means(ranking, blocks)] * len(scores)
+        return [block_ranks(ranking, blocks)] * len(scores)
     rankings = [one.ranking for one in scores]
-    return [block_means(ranking, blocks) for ranking in rankings if ranking is not None]
+    return [block_ranks(ranking, blocks) for ranking in rankings if ranking is not None]
 
 
 def _agreements(ranks: dict[flowcut.CutConfig, np.ndarray], falls: dict[str, Any]) -> dict[str, float]:
@@ -158,11 +159,6 @@ def _agreements(ranks: dict[flowcut.CutConfig, np.ndarray], falls: dict[str, Any
     for cut, own in ranks.items():
         found.setdefault(cut.method, []).append(float(spearmanr(own, falls["fall"]).statistic))
     return {name: round(float(np.mean(values)), 6) for name, values in found.items()}
-
-
-def block_means(ranking: np.ndarray, blocks: np.ndarray) -> np.ndarray:
-    """float64 [P], the mean rank of each block's patches; patches of equal rank share theirs."""
-    return np.bincount(blocks, rankdata(ranking)) / np.bincount(blocks)
 
 
 def _by_budget(cuts: list[flowcut.CutConfig], scores: dict[flowcut.CutConfig, Any], question: int) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The command line: `flowcut ask PICTURE "QUESTION"` and `flowcut app`."""
+"""The command line: `flowcut ask PICTURE "QUESTION"`, `flowcut compare`, `flowcut causal` and `flowcut app`."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from flowcut import cli_studies
+from flowcut.console import quiet_libraries
 from flowcut.criteria import METHODS
 from flowcut.errors import FlowCutError
 from flowcut.schedule import VARIANTS, CutConfig
@@ -70,6 +72,7 @@ def _parser() -> argparse.ArgumentParser:
     ask.add_argument("--device", help="cpu, cuda or mps (default: the best there is)")
     ask.add_argument("--out", type=Path, metavar="DIR", help="keep run, record, picture and mask there")
     ask.add_argument("--json", action="store_true", help="write all facts of the run to stdout, not only the answer")
+    cli_studies.add_commands(commands)
     app = commands.add_parser("app", help="open the app in the browser")
     app.set_defaults(run=_app)
     app.add_argument("--port", type=int, default=8501)
@@ -83,7 +86,7 @@ def _ask(wanted: argparse.Namespace) -> int:
     from flowcut.videos import is_video
 
     early = None if is_video(wanted.image) else open_picture(wanted.image)  # before torch and the model
-    _quiet_libraries()
+    quiet_libraries()
     from flowcut.media import open_medium
     from flowcut.models import load
     from flowcut.run import ask
@@ -131,16 +134,6 @@ def _check_folder(folder: Path | None) -> None:
             raise FlowCutError(f"--out is {folder}, which is a file: give a folder, new or old.")
     except OSError as error:  # a name that no file system takes
         raise FlowCutError(f"--out cannot be used ({error.strerror}): give a folder, new or old.") from error
-
-
-def _quiet_libraries() -> None:
-    """stdout and stderr belong to the answer and to our own sentences."""
-    from huggingface_hub.utils import logging as hub_logging
-    from transformers.utils import logging
-
-    hub_logging.set_verbosity_error()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
 
 
 def _keep(run: Run, picture: Medium, folder: Path) -> None:

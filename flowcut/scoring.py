@@ -243,7 +243,7 @@ def score_cut_together(scorers: Sequence[AnswerScorer], cut: CutConfig | None) -
         if stage_of(cut) == "decoder" and first.takes_patches:
             assert cut is not None
             return [scorer._read_and_cut(cut) for scorer in scorers]
-        start = first._encode(cut)
+        start = first._encoded() if cut is None else first._encode(cut)
         if start is None or any(not torch.equal(first._beginning(), scorer._beginning()) for scorer in scorers):
             return [scorer._dictate(cut) for scorer in scorers]
         everything = torch.arange(len(start.embeds))[None]

@@ -123,7 +123,7 @@ def knock_out(
 
     def so_far() -> KnockOut:
         done = float(np.isfinite([alone, without]).mean())
-        return KnockOut(block, blocks, without.copy(), alone.copy(), whole, nothing, done)
+        return KnockOut(block, blocks, without.copy(), alone.copy(), whole, nothing, done, scorer.grid_cols)
 
     yield so_far()
     for found, keeps in ((alone, True), (without, False)):

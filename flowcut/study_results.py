@@ -76,6 +76,8 @@ class KnockOut:
     """ln p of the answer with no visual token."""
     done: float
     """Share of the study that is done, 0 to 1."""
+    grid_cols: int
+    """Patches in a row of the grid."""
 
     @property
     def fall(self) -> np.ndarray:

@@ -63,6 +63,19 @@ def test_every_method_beside_the_whole_picture(
         np.testing.assert_array_equal(result.run.final_patch_ids, run.final_patch_ids)
 
 
+def test_rankings_are_those_of_real_runs(model: VisionLanguageModel) -> None:
+    cuts = every_cut(model, 9)
+    for one, cut in zip(studies.rank_patches(model, PICTURE, QUESTION, cuts), cuts, strict=True):
+        run = flowcut.ask(model, PICTURE, QUESTION, cut, max_new_tokens=1, record=False)
+        assert (one.cut, one.error) == (cut, None)
+        assert (one.ranking is None) == (run.ranking is None) == (not METHODS[cut.method].ranks)
+        if one.ranking is not None:
+            assert one.ranking.dtype == np.float32
+            np.testing.assert_allclose(one.ranking, run.ranking, rtol=1e-6)
+    (failed,) = studies.rank_patches(model, PICTURE, QUESTION, [flowcut.Cut("chosen", tokens=1, patches=(99,))])
+    assert failed.ranking is None
+
+
 def test_one_methods_failure_is_its_own(
     model: VisionLanguageModel, full: flowcut.Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
