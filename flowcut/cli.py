@@ -143,8 +143,10 @@ def _keep(run: Run, picture: Medium, folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         write_run(run, picture.image, folder)
-        pictured = isinstance(picture, Picture)
-        masks = record_masks(picture.image, run.record) if pictured else video_masks(picture.frames, run.record)
+        if isinstance(picture, Picture):
+            masks = record_masks(picture.image, run.record)
+        else:
+            masks = video_masks(picture.frames, run.record)
         for name, mask in masks.items():
             mask.save(folder / f"{name}.png")
     except OSError as error:

@@ -48,7 +48,7 @@ def on_whole_grids(features: Tensor, kept: Sequence[Tensor], n_patches: int) -> 
 
 def token_patches(lanes: Sequence[Lane]) -> list[Tensor]:
     """Per row of the record int64 [tokens, patches per token, 2]: the row, and the patches of each token kept."""
-    found = []
+    found: list[Tensor] = []
     for lane in lanes:
         groups = group_positions(lane.alive_ids, lane.grid_cols, lane.plan.merge_side)
         for ids, own in zip(lane.alive_ids, groups, strict=True):
