@@ -257,7 +257,9 @@ def test_recorded_inside_the_whole_model(model: Any) -> None:
 
 def test_asked_from_a_folder(model: Any, processor: Any, tmp_path: Path) -> None:
     model.save_pretrained(tmp_path)
-    processor.save_pretrained(tmp_path)
+    from tests import tiny_video  # which builds on this module
+
+    tiny_video.processor("LlavaOnevision").save_pretrained(tmp_path)
     loaded, image = flowcut.load(tmp_path), tiny.picture(0, SIZES[0])
     whole = flowcut.ask(loaded, image, "What is it?", max_new_tokens=5)
     inputs = processor(images=[image], text=[whole.prompt], return_tensors="pt")
@@ -281,3 +283,14 @@ def test_inputs_that_do_not_belong_together(model: Any, processor: Any) -> None:
             session.prepare({name: value for name, value in inputs.items() if name != "image_sizes"})
         with pytest.raises(flowcut.FlowCutError, match="one kind at a time"):
             session.prepare({**inputs, "pixel_values_videos": inputs["pixel_values"]})
+        with pytest.raises(flowcut.FlowCutError, match="need up to 7 tiles"):
+            session.prepare({**inputs, "pixel_values": inputs["pixel_values"][:, :2]})
+
+
+def test_a_picture_of_more_tiles_than_the_grid_allows(model: Any) -> None:
+    """The processor may have been told of larger grids than the model."""
+    processor = build_processor()
+    processor.image_processor.image_grid_pinpoints = [[SIDE * 6, SIDE]]
+    inputs = processor(images=[tiny.picture(0, (40, 240))], text=["<image> what?"], return_tensors="pt")
+    with flowcut.prune(model, CUT) as session, pytest.raises(flowcut.FlowCutError, match="placeholders"):
+        session.prepare(inputs)

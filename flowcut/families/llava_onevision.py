@@ -113,7 +113,12 @@ class LlavaOnevision(Llava):
             return [frames * self._frame_tokens(model) + 1] * videos
         if given.get("image_sizes") is None:
             raise FlowCutError("image_sizes is missing beside pixel_values: hand over all that the processor gave.")
-        sizes = given["image_sizes"]
+        sizes, pixels, most = given["image_sizes"], given["pixel_values"], max(self._tiles(model, given))
+        if pixels.ndim != 5 or len(pixels) != len(sizes) or pixels.shape[1] < most:
+            raise FlowCutError(
+                f"pixel_values has the shape {tuple(pixels.shape)}, and pictures of these sizes need up to {most} "
+                "tiles: take both from one processor, with the model's own image_grid_pinpoints."
+            )
         return [len(layout) for layout in self._whole_layout(model, sizes, self._tiles(model, given))]
 
     def encode(
