@@ -11,7 +11,7 @@ import json
 import math
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from textwrap import shorten
@@ -277,8 +277,22 @@ def _model(folder: Path, name: str, dtype: torch.dtype) -> PreTrainedModel:
         raise ModelNotLoaded(
             f"{name} is incomplete: {len(missing)} weights are missing, the first is {missing[0]}; copy it again."
         )
+    foreign = _foreign_parts(model, report["unexpected_keys"])
+    if foreign:
+        raise ModelNotLoaded(
+            f"The weights of {name} have a part {foreign[0]!r}, for which a {model.config.model_type} model has no "
+            "place: config.json and weights are of different models, so copy both from one place."
+        )
     model.eval()
     return cast(PreTrainedModel, model)
+
+
+def _foreign_parts(model: Any, unexpected: Iterable[str]) -> list[str]:
+    """Whole parts of a checkpoint that this model does not have; what is left over inside its own parts is let be."""
+    parts = [model, model.model]
+    named = [*(part.named_children() for part in parts), *(part.named_parameters(recurse=False) for part in parts)]
+    own = {name for names in named for name, _ in names}
+    return sorted({key.removeprefix("model.").split(".")[0] for key in unexpected} - own)
 
 
 def _moved(model: PreTrainedModel, device: torch.device) -> PreTrainedModel:

@@ -1,4 +1,4 @@
-"""Video-LLaVA and LLaVA-NeXT-Video: frames through the tower as pictures, one mask for each; stock generate."""
+"""Families whose frames go through the tower as pictures do: one mask for each frame; stock generate."""
 
 from __future__ import annotations
 
@@ -124,7 +124,9 @@ def test_decoding_after_the_cut_equals_a_full_prefill(model: Any, processor: Any
 
 @pytest.mark.parametrize("method", ["flowcut", "random", "stride", "cls-attention"])
 @pytest.mark.parametrize("tokens", [3, 11, 12, 40])
-def test_the_language_model_receives_the_budget(model: Any, processor: Any, method: str, tokens: int) -> None:
+def test_the_language_model_receives_the_budget(
+    kind: str, model: Any, processor: Any, method: str, tokens: int
+) -> None:
     inputs = asked(processor, "@ what?")
     with flowcut.prune(model, flowcut.Cut(method, tokens=tokens)) as session:
         door = door_tokens(model, session.prepare(inputs))
@@ -132,57 +134,58 @@ def test_the_language_model_receives_the_budget(model: Any, processor: Any, meth
     assert session.separator_tokens == 0
     record, (video,) = session.record, session.media
     assert record.batch == 3
-    kept = [len(record.image(frame).kept_patch_ids[0]) // record.patches_per_token for frame in range(3)]
-    assert sum(kept) == tokens
-    assert max(kept) - min(kept) <= 1
+    kept = video.sources[:, 0].bincount(minlength=3)
+    assert kept.sum() == tokens
+    assert kept.max() - kept.min() <= 1
+    if kind != "LlavaOnevision":  # whose pooled tokens share patches
+        assert (record.kept_patch_ids >= 0).sum() // record.patches_per_token == tokens
     for row, patch in video.parts.view(-1, 2).tolist():
-        assert patch in record.image(row).kept_patch_ids[0]
+        assert row == -1 or patch in record.image(row).kept_patch_ids[0]
 
 
 @pytest.mark.parametrize("cut", [None, CUT], ids=["whole", "cut"])
+@torch.no_grad()
 def test_a_token_is_made_of_the_patches_it_says(kind: str, model: Any, processor: Any, cut: Any) -> None:
-    """Rebuilt from what leaves the tower: the mean of its patches, projected."""
+    """Rebuilt from what leaves the tower: the mix of its patches, projected before or after it."""
     inputs, towers, parts = asked(processor, "@ or @?"), [], model.model
+    layer, cls = (-1, 0) if kind == "LlavaOnevision" else (-2, 1)
     tower = parts.video_tower if kind == "VideoLlava" else parts.vision_tower
-    hook = tower.register_forward_hook(lambda module, args, output: towers.append(output.hidden_states[-2]))
+    hook = tower.register_forward_hook(lambda module, args, output: towers.append(output.hidden_states[layer]))
     with flowcut.prune(model, cut) as session:
         session.prepare(inputs)
     hook.remove()
-    record = session.record
+    record, project = session.record, parts.multi_modal_projector
+    features = project(towers[0]) if kind == "LlavaOnevision" else towers[0]
     for video in session.media:
-        patches = video.shares.sum(1) > 0
-        for token, (sources, shares) in enumerate(zip(video.parts, video.shares, strict=True)):
-            if not patches[token]:
+        for token, sources, shares in zip(video.features, video.parts, video.shares, strict=True):
+            if not shares.sum():
                 continue
-            mixed = 0
+            mixed = torch.zeros_like(features[0, 0])
             for (row, patch), share in zip(sources.tolist(), shares, strict=True):
-                place = record.image(row).kept_patch_ids[0].tolist().index(patch)
-                mixed = mixed + share * towers[0][row, 1 + place]
-            with torch.no_grad():
-                projected = parts.multi_modal_projector(mixed[None, None])[0, 0]
-            torch.testing.assert_close(video.features[token], projected, atol=1e-4, rtol=1e-4)
-    squares = {"VideoLlava": 1, "LlavaNextVideo": 4}[kind]
-    assert record.patches_per_token == squares
-    assert session.media[0].parts.shape[1] == squares
+                if share:
+                    mixed = (
+                        mixed + share * features[row, cls + record.image(row).kept_patch_ids[0].tolist().index(patch)]
+                    )
+            wanted = mixed if kind == "LlavaOnevision" else project(mixed[None, None])[0, 0]
+            torch.testing.assert_close(token, wanted, atol=1e-4, rtol=1e-4)
+    assert record.patches_per_token == {"LlavaNextVideo": 4}.get(kind, 1)
+    assert session.media[0].parts.shape[1] == {"VideoLlava": 1}.get(kind, 4)
 
 
 def test_the_mask_of_a_frame_is_that_of_its_picture(kind: str, model: Any, processor: Any) -> None:
     """A frame cut by itself in the bare tower keeps the same patches, where it is not coupled to others."""
-    if kind != "VideoLlava":
-        cut = flowcut.FlowCut(tokens=12, per_image=True)
-        tower, squared = model.model.vision_tower, 2
-    else:
-        cut = flowcut.FlowCut(tokens=12, per_image=True)
-        tower, squared = model.model.video_tower, 1
+    tower = model.model.video_tower if kind == "VideoLlava" else model.model.vision_tower
+    squared = 2 if kind == "LlavaNextVideo" else 1
+    share = 32 if kind == "LlavaOnevision" else 4  # a quarter of the tokens: half of each axis' patches
     inputs = asked(processor, "@ what?")
-    with flowcut.prune(model, cut) as session:
+    with flowcut.prune(model, flowcut.FlowCut(tokens=12, per_image=True)) as session:
         session.prepare(inputs)
     for frame, pixels in enumerate(inputs["pixel_values_videos"][0]):
-        rec = flowcut.record(tower, flowcut.FlowCut(tokens=4))
-        rec.recut(rec.plan.cut, squared)
-        with rec, torch.no_grad():
+        recording = flowcut.record(tower, flowcut.FlowCut(tokens=share))
+        recording.recut(recording.plan.cut, squared)
+        with recording, torch.no_grad():
             tower(pixels[None])
-        np.testing.assert_array_equal(rec.record.kept_patch_ids, session.record.image(frame).kept_patch_ids)
+        np.testing.assert_array_equal(recording.record.kept_patch_ids, session.record.image(frame).kept_patch_ids)
 
 
 @pytest.mark.parametrize("side", ["left", "right"])
@@ -251,7 +254,6 @@ def test_inputs_that_do_not_belong_together(model: Any, processor: Any, inputs: 
 
 
 def test_fewer_tokens_than_frames(model: Any, processor: Any) -> None:
-    with flowcut.prune(model, flowcut.FlowCut(tokens=2)) as session:
-        with pytest.raises(flowcut.InvalidCut, match="3 frames, each of which keeps at least one: choose 3 or more"):
-            session.prepare(asked(processor, "@ what?"))
-        session.prepare(pictured(processor, "a picture @ is fine?")) if session.family.name == "Video-LLaVA" else None
+    sentence = "3 frames, each of which keeps at least one: choose 3 or more"
+    with flowcut.prune(model, flowcut.FlowCut(tokens=2)) as session, pytest.raises(flowcut.InvalidCut, match=sentence):
+        session.prepare(asked(processor, "@ what?"))

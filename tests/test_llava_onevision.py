@@ -25,7 +25,7 @@ from tests import tiny
 from tests.test_proxy import siglip
 from tests.test_vision import state_of
 
-SIDE, PATCH, IMAGE = 48, 6, tiny.SPECIAL.index("<image>")
+SIDE, PATCH, IMAGE, VIDEO = 48, 6, tiny.SPECIAL.index("<image>"), 256 + len(tiny.SPECIAL)
 GRIDS = [[SIDE * rows, SIDE * cols] for rows in range(1, 5) for cols in range(1, 5)]
 CUT = flowcut.FlowCut(tokens=17)
 SIZES = [(100, 80), (300, 60), (45, 190), (40, 37)]
@@ -36,7 +36,7 @@ SHAPES = [(96, 96), (400, 100), (100, 400), (1000, 100), (100, 1000), (9, 7), (1
 def build() -> Any:
     torch.manual_seed(0)
     text = Qwen2Config(
-        vocab_size=256 + len(tiny.SPECIAL), hidden_size=32, intermediate_size=48, num_hidden_layers=2,
+        vocab_size=VIDEO + 1, hidden_size=32, intermediate_size=48, num_hidden_layers=2,
         num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=4096, initializer_range=0.3,
         bos_token_id=1, eos_token_id=2, pad_token_id=0,
     )  # fmt: skip
@@ -45,7 +45,7 @@ def build() -> Any:
         patch_size=PATCH, vision_use_head=False,
     )  # fmt: skip
     config = LlavaOnevisionConfig(
-        vision_config=vision, text_config=text, image_token_index=IMAGE, video_token_index=258,
+        vision_config=vision, text_config=text, image_token_index=IMAGE, video_token_index=VIDEO,
         image_grid_pinpoints=GRIDS, vision_aspect_ratio="anyres_max_4",
     )  # fmt: skip
     model = LlavaOnevisionForConditionalGeneration(config).eval()
@@ -85,7 +85,7 @@ def asked(processor: Any, *prompts: str, first: int = 0, side: str = "left") -> 
 
 def generate(model: Any, inputs: Any, **options: Any) -> Any:
     wanted = {"max_new_tokens": 6, "do_sample": False, "eos_token_id": None, "pad_token_id": 0, **options}
-    wanted["suppress_tokens"] = [IMAGE, 258]  # an answer with a placeholder in it would want another picture
+    wanted["suppress_tokens"] = [IMAGE, VIDEO]  # an answer with a placeholder in it would want another picture
     out = model.generate(**inputs, **wanted, return_dict_in_generate=True, output_logits=True)
     out.new = out.sequences[:, inputs["input_ids"].shape[1] :]
     return out
@@ -93,7 +93,11 @@ def generate(model: Any, inputs: Any, **options: Any) -> Any:
 
 @pytest.mark.parametrize("cut", [None, flowcut.FlowCut(tokens=5000)], ids=["whole", "budget above"])
 @pytest.mark.parametrize("options", [{}, {"num_beams": 3}], ids=str)
-@pytest.mark.parametrize("prompts", [["@ what?", "a longer one with @ in it"], ["@ or @?"]], ids=["tiled", "several"])
+@pytest.mark.parametrize(
+    "prompts",
+    [["@ what?", "a longer one with @ in it"], ["@ or @?"], ["@ or @?", "one @"]],
+    ids=["tiled", "several", "padded"],
+)
 def test_keeping_all_is_the_stock_answer_to_the_bit(
     model: Any, processor: Any, cut: Any, options: dict, prompts: list[str]
 ) -> None:
@@ -253,7 +257,9 @@ def test_recorded_inside_the_whole_model(model: Any) -> None:
 
 def test_asked_from_a_folder(model: Any, processor: Any, tmp_path: Path) -> None:
     model.save_pretrained(tmp_path)
-    processor.save_pretrained(tmp_path)
+    from tests import tiny_video  # which builds on this module
+
+    tiny_video.processor("LlavaOnevision").save_pretrained(tmp_path)
     loaded, image = flowcut.load(tmp_path), tiny.picture(0, SIZES[0])
     whole = flowcut.ask(loaded, image, "What is it?", max_new_tokens=5)
     inputs = processor(images=[image], text=[whole.prompt], return_tensors="pt")
@@ -275,5 +281,16 @@ def test_inputs_that_do_not_belong_together(model: Any, processor: Any) -> None:
             session.prepare({**inputs, "input_ids": inputs["input_ids"][:, 5:]})
         with pytest.raises(flowcut.FlowCutError, match="image_sizes is missing"):
             session.prepare({name: value for name, value in inputs.items() if name != "image_sizes"})
-        with pytest.raises(flowcut.FlowCutError, match="takes no videos"):
+        with pytest.raises(flowcut.FlowCutError, match="one kind at a time"):
             session.prepare({**inputs, "pixel_values_videos": inputs["pixel_values"]})
+        with pytest.raises(flowcut.FlowCutError, match="need up to 7 tiles"):
+            session.prepare({**inputs, "pixel_values": inputs["pixel_values"][:, :2]})
+
+
+def test_a_picture_of_more_tiles_than_the_grid_allows(model: Any) -> None:
+    """The processor may have been told of larger grids than the model."""
+    processor = build_processor()
+    processor.image_processor.image_grid_pinpoints = [[SIDE * 6, SIDE]]
+    inputs = processor(images=[tiny.picture(0, (40, 240))], text=["<image> what?"], return_tensors="pt")
+    with flowcut.prune(model, CUT) as session, pytest.raises(flowcut.FlowCutError, match="placeholders"):
+        session.prepare(inputs)

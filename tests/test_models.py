@@ -14,7 +14,7 @@ from transformers import SiglipVisionConfig
 
 import flowcut
 from flowcut import models
-from tests import tiny
+from tests import tiny, tiny_qwen, tiny_video
 
 
 @pytest.fixture(scope="module")
@@ -236,3 +236,27 @@ def test_weights_of_a_much_smaller_model_are_refused_before_loading(
 def test_a_name_that_no_file_system_takes() -> None:
     with pytest.raises(flowcut.ModelNotLoaded, match="300 characters"):
         flowcut.load("x" * 300)
+
+
+@pytest.mark.parametrize(
+    ("config", "weights", "sentence"),
+    [
+        ("llava", "llava_next", r"have a part 'image_newline', for which a llava model has no place"),
+        ("llava_next", "llava", r"weights are missing, the first is .*image_newline"),
+        ("llava", "video", r"are not of the shapes in its config\.json"),
+        ("video", "llava", r"are not of the shapes in its config\.json"),
+        ("llava", "qwen", r"weights are missing|is incomplete|not of the shapes"),
+    ],
+)
+def test_weights_of_another_family(config: str, weights: str, sentence: str, tmp_path: Path) -> None:
+    """A folder put together from two: one sentence, and nothing is loaded."""
+    made = {
+        "llava": tiny.checkpoint,
+        "llava_next": tiny.next_checkpoint,
+        "video": lambda folder: tiny_video.checkpoint("VideoLlava", folder),
+        "qwen": lambda folder: tiny_qwen.checkpoint("Qwen2VL", folder),
+    }
+    folder, other = made[config](tmp_path / "config"), made[weights](tmp_path / "weights")
+    shutil.copy(other / "model.safetensors", folder / "model.safetensors")
+    with pytest.raises(flowcut.ModelNotLoaded, match=sentence):
+        flowcut.load(folder)

@@ -11,12 +11,13 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from transformers.video_utils import VideoMetadata
 
 import flowcut
 from flowcut import cli
 from flowcut.families import family_of
 from flowcut.record import PADDING_ID, FlowRecord
-from tests import tiny, tiny_qwen
+from tests import tiny, tiny_qwen, tiny_video
 from tests.test_vision import state_of
 
 CUT = flowcut.FlowCut(tokens=7)
@@ -492,3 +493,91 @@ def test_half_precision_is_scored_in_float32(kind: str, processor: Any, dtype: t
     assert answer.new.shape == (1, 6)
     assert session.record.kept_patch_ids.shape == (1, 28)
     assert all(np.isfinite(flow.cumulative).all() for flow in session.record.layers if flow.scored)
+
+
+def films(processor: Any, *prompts: str, frames: int = 4, size: tuple[int, int] = (100, 70)) -> Any:
+    """Prompts with `@` for each video, as the family's own video processor makes them."""
+    processor.tokenizer.padding_side = "left"
+    videos = [tiny_video.clip(seed, frames, size) for seed in range("".join(prompts).count("@"))]
+    texts = [prompt.replace("@", tiny_qwen.VIDEO) for prompt in prompts]
+    rate = [VideoMetadata(total_num_frames=frames, fps=3.0, frames_indices=list(range(frames)))] * len(videos)
+    return processor(
+        videos=videos, text=texts, return_tensors="pt", padding=True, do_sample_frames=False, video_metadata=rate
+    )
+
+
+@pytest.mark.parametrize("cut", [None, flowcut.FlowCut(tokens=500)], ids=["whole", "budget above"])
+@pytest.mark.parametrize("options", [{}, {"num_beams": 3}], ids=str)
+def test_keeping_all_of_a_video_is_the_stock_answer_to_the_bit(
+    model: Any, processor: Any, cut: Any, options: dict
+) -> None:
+    inputs = films(processor, "@ and @ differ?", "a longer prompt, then @ what?")
+    stock = generate(model, inputs, **options)
+    with flowcut.prune(model, cut) as session, torch.no_grad():
+        assert torch.equal(model(**session.prepare(inputs)).logits, model(**inputs).logits)
+        ours = generate(model, session.prepare(inputs), **options)
+    assert torch.equal(ours.new, stock.new)
+    assert all(torch.equal(a, b) for a, b in zip(ours.logits, stock.logits, strict=True))
+
+
+def test_videos_keep_the_budget_and_their_positions(model: Any, processor: Any) -> None:
+    inputs = films(processor, "@ and @ differ?")
+    whole = model.model.get_rope_index(
+        inputs["input_ids"], mm_token_type_ids=inputs["mm_token_type_ids"], video_grid_thw=inputs["video_grid_thw"],
+        second_per_grid_ts=inputs.get("second_per_grid_ts"), attention_mask=inputs["attention_mask"],
+    )[0]  # fmt: skip
+    with flowcut.prune(model, CUT) as session:
+        prepared = session.prepare(inputs)
+    is_video = inputs["input_ids"][0] == 6
+    stays = ~is_video
+    places = is_video.nonzero()[:, 0].split([int(grid.prod()) // 4 for grid in inputs["video_grid_thw"]])
+    for own, medium in zip(places, session.media, strict=True):
+        assert len(medium.features) == CUT.tokens
+        stays[own[medium.places]] = True
+    assert torch.equal(prepared["position_ids"][1:], whole[..., stays])
+    assert int((prepared["input_ids"] == 6).sum()) == 2 * CUT.tokens
+
+
+@pytest.mark.parametrize("size", [(96, 96), (400, 100), (100, 400), (1000, 100), (100, 1000), (9, 7), (333, 217),
+                                  (57, 290), (640, 480), (29, 700)], ids=str)  # fmt: skip
+def test_painted_frames(model: Any, processor: Any, size: tuple[int, int]) -> None:
+    """Of five frames in slices of two, the patches that change are those whose boxes the paint or its blur reaches."""
+    width, height = size
+    geometries = family_of(model.config).frame_geometries(model, processor.video_processor, size, 5)
+    assert [geometry.part for geometry in geometries] == ["frames 1 to 2", "frames 3 to 4", "frame 5"]
+    rng = np.random.default_rng(0)
+    for frame in (0, 3, 4):
+        left, top = int(rng.integers(width)), int(rng.integers(height))
+        right, bottom = min(left + max(width // 4, 1), width), min(top + max(height // 4, 1), height)
+        black = np.zeros((5, height, width, 3), np.uint8)
+        painted = black.copy()
+        painted[frame, top:bottom, left:right] = 255
+        made = [processor.video_processor([video], return_tensors="pt") for video in (black, painted)]
+        slices, rows, cols = made[0]["video_grid_thw"][0].tolist()
+        apart = (made[0]["pixel_values_videos"] - made[1]["pixel_values_videos"]).abs().amax(1)
+        # Rows lie square by square of 2 x 2 patches.
+        grid = apart.view(slices, rows // 2, cols // 2, 2, 2).transpose(2, 3).reshape(slices, -1).numpy() > 1e-3
+        for place, (geometry, changed) in enumerate(zip(geometries, grid, strict=True)):
+            assert (geometry.grid_rows, geometry.grid_cols) == (rows, cols)
+            if place != frame // 2:
+                assert not changed.any()
+                continue
+            boxes = geometry.boxes()
+            scale = np.array([width / geometry.resized_width, height / geometry.resized_height])
+
+            def overlaps(grow: np.ndarray, boxes: np.ndarray = boxes, paint: Any = (left, top, right, bottom)) -> Any:
+                across = (boxes[:, 0] < paint[2] + grow[0]) & (boxes[:, 2] > paint[0] - grow[0])
+                return across & (boxes[:, 1] < paint[3] + grow[1]) & (boxes[:, 3] > paint[1] - grow[1])
+
+            assert (changed <= overlaps(2 * np.maximum(scale, 1) + 1e-6)).all()
+            assert (overlaps(-scale) <= changed).all()
+
+
+def test_a_video_asked_from_a_folder(kind: str, tmp_path: Path) -> None:
+    loaded = flowcut.load(tiny_qwen.checkpoint(kind, tmp_path))
+    frames = list(tiny_video.clip(0, 4, (100, 70)))
+    whole = flowcut.ask(loaded, frames, "What happens?", max_new_tokens=4)
+    run = flowcut.ask(loaded, frames, "What happens?", CUT, max_new_tokens=4)
+    assert run.visual_tokens == CUT.tokens < whole.visual_tokens
+    assert run.record is not None
+    assert [geometry.part for geometry in run.record.geometries] == ["frames 1 to 2", "frames 3 to 4"]

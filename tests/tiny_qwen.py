@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import (
     PreTrainedTokenizerFast,
@@ -13,10 +14,9 @@ from transformers import (
     Qwen2_5_VLForConditionalGeneration,
     Qwen2VLConfig,
     Qwen2VLForConditionalGeneration,
+    Qwen2VLVideoProcessor,
 )
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
-
-from flowcut.processors import pictures_only, processor_class
 
 SPECIAL = [
     "<pad>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>",
@@ -25,7 +25,8 @@ PICTURE = "<|vision_start|><|image_pad|><|vision_end|>"
 VIDEO = "<|vision_start|><|video_pad|><|vision_end|>"
 TEMPLATE = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{% if m['content'] is string %}{{ m['content'] }}{% else %}"
-    "{% for c in m['content'] %}{% if c['type'] == 'image' %}" + PICTURE + "{% else %}{{ c['text'] }}{% endif %}"
+    "{% for c in m['content'] %}{% if c['type'] == 'image' %}" + PICTURE + "{% elif c['type'] == 'video' %}"
+    + VIDEO + "{% else %}{{ c['text'] }}{% endif %}"
     "{% endfor %}{% endif %}<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
 KINDS = ["Qwen2VL", "Qwen2_5_VL"]
@@ -73,8 +74,8 @@ def processor(kind: str, most_groups: int = 40) -> Any:
         additional_special_tokens=[token for token in SPECIAL if token not in ("<pad>", "<|im_end|>")],
     )  # fmt: skip
     pictures = Qwen2VLImageProcessorPil(size={"shortest_edge": 56 * 56, "longest_edge": 28 * 28 * most_groups})
-    # With torchvision the stock class would ask for its video processor as well.
-    return pictures_only(processor_class(f"{kind}Processor"))(pictures, fast, chat_template=TEMPLATE)
+    videos = Qwen2VLVideoProcessor(size={"shortest_edge": 56 * 56, "longest_edge": 28 * 28 * most_groups})
+    return getattr(transformers, f"{kind}Processor")(pictures, fast, videos, chat_template=TEMPLATE)
 
 
 def checkpoint(kind: str, folder: Path) -> Path:

@@ -1,4 +1,4 @@
-"""Tiny Video-LLaVA and LLaVA-NeXT-Video with random weights and their real processor classes, for tests."""
+"""Tiny models that take videos, with random weights and their real processor classes, for tests."""
 
 from __future__ import annotations
 
@@ -13,23 +13,29 @@ from transformers import (
     LlavaNextVideoForConditionalGeneration,
     LlavaNextVideoProcessor,
     LlavaNextVideoVideoProcessor,
+    LlavaOnevisionProcessor,
+    LlavaOnevisionVideoProcessor,
     VideoLlavaConfig,
     VideoLlavaForConditionalGeneration,
     VideoLlavaProcessor,
     VideoLlavaVideoProcessor,
 )
 from transformers.models.llava_next.image_processing_pil_llava_next import LlavaNextImageProcessorPil
+from transformers.models.llava_onevision.image_processing_pil_llava_onevision import LlavaOnevisionImageProcessorPil
 from transformers.models.video_llava.image_processing_video_llava import VideoLlavaImageProcessor
 
+from tests import test_llava_onevision
 from tests.tiny import N_PATCHES, PATCH, PINPOINTS, SIDE, SPECIAL, sharpen, tokenizer, vision_config
 
-KINDS = ["VideoLlava", "LlavaNextVideo"]
+KINDS = ["VideoLlava", "LlavaNextVideo", "LlavaOnevision"]
 IMAGE, VIDEO = SPECIAL.index("<image>"), 256 + len(SPECIAL)
 SQUARE = {"size": {"shortest_edge": SIDE}, "crop_size": {"height": SIDE, "width": SIDE}}
 
 
 def model(kind: str, seed: int = 0) -> Any:
     torch.manual_seed(seed)
+    if kind == "LlavaOnevision":
+        return test_llava_onevision.build()
     text = LlamaConfig(
         vocab_size=VIDEO + 1, hidden_size=32, intermediate_size=48, num_hidden_layers=3,
         num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=2048,
@@ -53,6 +59,15 @@ def model(kind: str, seed: int = 0) -> Any:
 def processor(kind: str) -> Any:
     words = tokenizer()
     words.add_tokens(["<video>"], special_tokens=True)
+    if kind == "LlavaOnevision":
+        pictures = LlavaOnevisionImageProcessorPil(
+            size={"height": SIDE, "width": SIDE}, image_grid_pinpoints=test_llava_onevision.GRIDS
+        )
+        frames = LlavaOnevisionVideoProcessor(size={"height": SIDE, "width": SIDE})
+        return LlavaOnevisionProcessor(
+            pictures, words, frames, num_image_tokens=N_PATCHES, vision_aspect_ratio="anyres_max_4",
+            vision_feature_select_strategy="full",
+        )  # fmt: skip
     counts = {"patch_size": PATCH, "vision_feature_select_strategy": "default", "num_additional_image_tokens": 1}
     if kind == "VideoLlava":
         parts: Any = (VideoLlavaImageProcessor(**SQUARE), VideoLlavaVideoProcessor(**SQUARE), words)

@@ -23,12 +23,13 @@ from transformers.image_utils import ChannelDimension
 from transformers.models.llava_onevision.modeling_llava_onevision import image_size_to_num_patches
 
 from flowcut.errors import FlowCutError
-from flowcut.families.family import EncodedMedium, MediaKind
+from flowcut.families.family import SEPARATOR, EncodedMedium, MediaKind
+from flowcut.families.frames import VIDEOS, frames_of
 from flowcut.families.grids import output_on_whole_grids
 from flowcut.families.llava import Llava
 from flowcut.lanes import Lane
 from flowcut.record import Geometry
-from flowcut.schedule import CutConfig
+from flowcut.schedule import CutConfig, even_shares
 from flowcut.vision import Recording
 
 ALIVE, SCORE, ROW, COLUMN, BASE = range(5)
@@ -45,11 +46,16 @@ class LlavaOnevision(Llava):
     model_class = "LlavaOnevisionForConditionalGeneration"
     towers: tuple[str, ...] = ("siglip_vision_model",)
     description = "LLaVA-OneVision (LlavaOnevisionForConditionalGeneration with a SigLIP vision tower)"
-    media: tuple[MediaKind, ...] = (MediaKind("image", ("pixel_values", "image_sizes", "batch_num_images")),)
+    media: tuple[MediaKind, ...] = (
+        MediaKind("image", ("pixel_values", "image_sizes", "batch_num_images")),
+        VIDEOS,
+    )
     processor_class: str | None = "LlavaOnevisionProcessor"
     counts_by_picture = True
     stages: tuple[str, ...] = ("encoder",)
     one_grid = False
+    frames = 8
+    most_frames = 32
 
     def complete_processor(self, processor: Any, model: PreTrainedModel) -> None:
         """Tell a processor what it needs to count placeholders."""
@@ -94,19 +100,27 @@ class LlavaOnevision(Llava):
         )
 
     def placeholders(self, model: PreTrainedModel, kind: MediaKind, given: Mapping[str, Any]) -> list[int]:
-        """As many as the stock layout makes of a picture of this size.
+        """As many as the stock layout makes of a picture of this size; of a video its pooled frames and a newline.
 
         Raises:
             FlowCutError: sizes are missing, or the model drops a patch as if it were CLS.
         """
-        if given.get("image_sizes") is None:
-            raise FlowCutError("image_sizes is missing beside pixel_values: hand over all that the processor gave.")
         if model.config.vision_feature_select_strategy != "full":
             raise FlowCutError(
                 "This model's vision_feature_select_strategy drops a patch as if it were CLS, which SigLIP towers do "
                 "not have: set it to 'full' in config.json."
             )
-        sizes = given["image_sizes"]
+        if kind is VIDEOS:
+            videos, frames = frames_of(given[VIDEOS.inputs[0]])
+            return [frames * self._frame_tokens(model) + 1] * videos
+        if given.get("image_sizes") is None:
+            raise FlowCutError("image_sizes is missing beside pixel_values: hand over all that the processor gave.")
+        sizes, pixels, most = given["image_sizes"], given["pixel_values"], max(self._tiles(model, given))
+        if pixels.ndim != 5 or len(pixels) != len(sizes) or pixels.shape[1] < most:
+            raise FlowCutError(
+                f"pixel_values has the shape {tuple(pixels.shape)}, and pictures of these sizes need up to {most} "
+                "tiles: take both from one processor, with the model's own image_grid_pinpoints."
+            )
         return [len(layout) for layout in self._whole_layout(model, sizes, self._tiles(model, given))]
 
     def encode(
@@ -118,10 +132,12 @@ class LlavaOnevision(Llava):
         cut: CutConfig | None,
     ) -> list[EncodedMedium]:
         """All tiles of all pictures in one batch, each cut to its share; then the best tokens of each picture."""
+        if kind is VIDEOS:
+            return self._encode_videos(model, recording, given[VIDEOS.inputs[0]], cut)
         sizes, tiles, n_patches = given["image_sizes"], self._tiles(model, given), self._tile_patches(model)
         whole = self._whole_layout(model, sizes, tiles)
         counts = [int((layout[:, ALIVE] != NEWLINE).sum()) for layout in whole]
-        shares = [_tile_share(cut, count, n_patches) for count in counts]
+        shares = [_tile_share(count if cut is None else cut.tokens, count, n_patches) for count in counts]
         with recording.budgets([share for share, count in zip(shares, tiles, strict=True) for _ in range(count)]):
             laid_out = self._laid_out(model, recording, given)
         alive, score = _survivors(recording.lanes, n_patches)
@@ -136,6 +152,47 @@ class LlavaOnevision(Llava):
             encoded.append(EncodedMedium(mended, chosen, *made_of))
             first += tiles[place]
         return encoded
+
+    def _encode_videos(
+        self, model: PreTrainedModel, recording: Recording, pixels: Tensor, cut: CutConfig | None
+    ) -> list[EncodedMedium]:
+        """All frames of all videos in one batch; then the best pooled tokens of each frame, its share of the budget."""
+        parts, n_patches, per_frame = cast(Any, model), self._tile_patches(model), self._frame_tokens(model)
+        videos, frames = frames_of(pixels)
+        whole = cut is None or cut.tokens >= frames * per_frame
+        shares = [per_frame] * frames if cut is None or whole else even_shares(cut.tokens, frames, "frames")
+        in_tower = [_tile_share(share, per_frame, n_patches) for share in shares] * videos
+        with recording.budgets(in_tower), output_on_whole_grids(self.projector(model), recording, n_patches):
+            pooled = parts.model.get_video_features(pixel_values_videos=pixels, return_dict=True).pooler_output
+        alive, score = _survivors(recording.lanes, n_patches)
+        layouts = self._frame_layouts(model, alive, alive if score is None else score)
+        encoded = []
+        for video, tokens in enumerate(pooled):
+            rows = range(video * frames, (video + 1) * frames)
+            chosen = [
+                _chosen(layouts[row], share, score is not None) if share < per_frame else layouts[row, :, ALIVE] > 0
+                for row, share in zip(rows, shares, strict=True)
+            ]
+            encoded.append(self._video(tokens, layouts[rows.start : rows.stop], alive, rows, chosen, newline=whole))
+        return encoded
+
+    def _video(
+        self, tokens: Tensor, layouts: Tensor, alive: Tensor, rows: range, chosen: list[Tensor], newline: bool
+    ) -> EncodedMedium:
+        """One video from its pooled tokens [frames * tokens of a frame + 1, width], the newline last."""
+        side = math.isqrt(alive.shape[1])
+        made_of = [
+            _sources(layout[keep], alive, row, side, 1) for layout, keep, row in zip(layouts, chosen, rows, strict=True)
+        ]
+        patches, shares = (torch.cat(part) for part in zip(*made_of, strict=True))
+        places = torch.cat(chosen).nonzero()[:, 0]
+        features = _mended(tokens[:-1], layouts.flatten(0, 1))[places.to(tokens.device)]
+        if newline:
+            places = torch.cat([places, torch.tensor([len(tokens) - 1])])
+            features = torch.cat([features, tokens[-1:]])
+            patches = torch.cat([patches, torch.full_like(patches[:1], SEPARATOR)])
+            shares = torch.cat([shares, torch.zeros_like(shares[:1])])
+        return EncodedMedium(features, places, patches, shares)
 
     def notes(self, cut: CutConfig | None) -> tuple[str, ...]:
         """How a budget is met."""
@@ -185,6 +242,20 @@ class LlavaOnevision(Llava):
         packed: list[Tensor] = pack(numbers, sizes.cpu(), image_newline=newline, vision_aspect_ratio=ratio)[0]
         return packed
 
+    def _frame_layouts(self, model: PreTrainedModel, alive: Tensor, score: Tensor) -> Tensor:
+        """float32 [frames, tokens of a frame, 5], the numbers of `ALIVE` ... `BASE` as the stock code pools them."""
+        side = self._side(model)
+        row, column = torch.meshgrid(torch.arange(side), torch.arange(side), indexing="ij")
+        places = [part.flatten().float().expand_as(alive) for part in (row, column, torch.ones_like(row))]
+        pool: Any = cast(Any, model).model.apply_pooling
+        pooled: Tensor = pool(torch.stack([alive, alive * score, *places], dim=-1))
+        return pooled
+
+    def _frame_tokens(self, model: PreTrainedModel) -> int:
+        """Tokens of an uncut frame, without the newline after the last one."""
+        pooled = cast(Any, model).model.apply_pooling(torch.empty(1, self._tile_patches(model), 1))
+        return int(pooled.shape[1])
+
     def _tiles(self, model: PreTrainedModel, given: Mapping[str, Any]) -> list[int]:
         """Tiles of each picture, the base among them; pictures that share a prompt have that alone."""
         sizes, batch_num_images = given["image_sizes"], given.get("batch_num_images")
@@ -212,11 +283,11 @@ class LlavaOnevision(Llava):
         return self._side(model) ** 2
 
 
-def _tile_share(cut: CutConfig | None, count: int, n_patches: int) -> int:
-    """Patches that each tile of a picture of `count` tokens keeps in the tower: between all and the budget's share."""
-    if cut is None or cut.tokens >= count:
+def _tile_share(tokens: int, count: int, n_patches: int) -> int:
+    """Patches that each tile keeps in the tower, of which `tokens` of `count` are to be made: between all and that."""
+    if tokens >= count:
         return n_patches
-    return max(int(n_patches * math.sqrt(cut.tokens / count)), 1)
+    return max(int(n_patches * math.sqrt(tokens / count)), 1)
 
 
 def _survivors(lanes: list[Lane], n_patches: int) -> tuple[Tensor, Tensor | None]:
