@@ -32,6 +32,7 @@ class LlavaNextVideo(LlavaNext):
     processor_class: str | None = "LlavaNextVideoProcessor"
     frames = 8
     most_frames = 32
+    merges_patches = True
 
     def placeholders(self, model: PreTrainedModel, kind: MediaKind, given: Mapping[str, Any]) -> list[int]:
         """As in LLaVA-NeXT; of a video one for each square of each frame."""

@@ -31,6 +31,8 @@ class VideoLlava(Llava):
     processor_class: str | None = "VideoLlavaProcessor"
     frames = 8
     most_frames = 8
+    one_grid = False
+    stages: tuple[str, ...] = ("encoder", "decoder")
 
     def vision_tower(self, model: PreTrainedModel, kind: MediaKind = IMAGE) -> nn.Module:
         """The vision encoder for pictures, or that for frames."""

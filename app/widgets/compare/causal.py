@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import streamlit as st
 from PIL.Image import Image
 
-from analysis.causal import band, curve_area, rank_agreement
+from analysis.causal import Agreement, band, curve_area, rank_agreement
 from analysis.figures.causal import causal_bars, removal_areas, removal_curves
 from app.studies import Study
 from app.widgets.compare import methods
@@ -45,6 +46,13 @@ HOW_TO_READ = (
 )
 
 
+@dataclass(frozen=True)
+class Trust:
+    """How well each criterion's ranking agrees with the knock-outs."""
+
+    agreements: dict[str, Agreement]
+
+
 def show(about: Subject) -> None:
     """The section."""
     if about.full.visual_tokens != about.record.n_patches or about.record.batch != 1:
@@ -74,6 +82,8 @@ def plan(about: Subject, block: int, found: list[MethodResult]) -> Plan:
         for state in flowcut.knock_out(*asked, block=block, system=about.system):
             study.report("Taking patches away", 0.7 * state.done)
             yield state
+        study.report("Comparing rankings", 0.7)
+        yield Trust(rank_agreement(rankings, state.fall, state.block_of_patch))
         curves = flowcut.deletion_insertion(*asked, rankings, steps=STEPS, system=about.system)
         for done, curve in enumerate(curves, 1):
             study.report("Removing and adding patches in each criterion's order", 0.7 + 0.3 * done / len(rankings))
@@ -87,11 +97,11 @@ def _results(about: Subject, results: list[Any], found: list[MethodResult]) -> N
     if knocked is None:
         return
     _maps(about, knocked)
-    if knocked.done == 1.0:
-        _trust(about, knocked, rankings_of(found))
-        curves = {one.name: one for one in results if isinstance(one, RemovalCurves)}
-        if curves:
-            _curves(about, curves, knocked)
+    for trust in (one for one in results if isinstance(one, Trust)):
+        _trust(about, knocked, trust)
+    curves = {one.name: one for one in results if isinstance(one, RemovalCurves)}
+    if len(curves) == len(rankings_of(found)):
+        _curves(about, curves, knocked)
 
 
 def _maps(about: Subject, knocked: KnockOut) -> None:
@@ -116,10 +126,9 @@ def _heat(about: Subject, picture: Image, knocked: KnockOut, change: Callable[[K
     return heat_picture(picture, geometry, np.arange(len(of_patch)), of_patch, float(of_patch.max()))
 
 
-def _trust(about: Subject, knocked: KnockOut, rankings: dict[str, np.ndarray]) -> None:
-    agreements = rank_agreement(rankings, knocked.fall, knocked.block_of_patch)
+def _trust(about: Subject, knocked: KnockOut, trust: Trust) -> None:
     facts = about.facts(f"budget {about.tokens}", f"{len(knocked.fall)} knock-outs", "1,000 bootstrap draws, seed 0")
-    plot(causal_bars(agreements, facts), causal_bars)
+    plot(causal_bars(trust.agreements, facts), causal_bars)
 
 
 def _curves(about: Subject, curves: dict[str, RemovalCurves], knocked: KnockOut) -> None:

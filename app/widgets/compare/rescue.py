@@ -103,7 +103,8 @@ def _undo(edits: list[list[int]]) -> None:
         edits.pop()
 
 
-def _plan(about: Subject, kept: tuple[int, ...]) -> Plan:
+def plan(about: Subject, kept: tuple[int, ...]) -> Plan:
+    """The question once more, under a mask of one's own."""
     def work(model: VisionLanguageModel, study: Study) -> Iterator[Any]:
         import flowcut
 
@@ -115,20 +116,20 @@ def _plan(about: Subject, kept: tuple[int, ...]) -> Plan:
 
 def _try(about: Subject, kept: np.ndarray) -> None:
     chosen = tuple(kept.tolist())
-    plan = _plan(about, chosen)
-    study = runtime().studies.find(plan.key)
+    again = plan(about, chosen)
+    study = runtime().studies.find(again.key)
     if study is None or not study.ended.is_set():
         disabled = len(chosen) == 0
         st.button(
-            plan.begin, type="primary", icon=":material/play_arrow:", key="ask-mask", disabled=disabled,
+            again.begin, type="primary", icon=":material/play_arrow:", key="ask-mask", disabled=disabled,
             on_click=_ask, args=(about, chosen), help="Keep at least one patch" if disabled else None,
         )  # fmt: skip
     if study is not None:
-        follow(about, plan, lambda results: None)
+        follow(about, again, lambda results: None)
 
 
 def _ask(about: Subject, kept: tuple[int, ...]) -> None:
-    begin(about, _plan(about, kept))
+    begin(about, plan(about, kept))
     if kept not in _tried(about):
         _tried(about).append(kept)
 
@@ -138,7 +139,7 @@ def _tries(about: Subject, base: np.ndarray) -> None:
     whole = sum(token.logprob for token in about.full.tokens)
     rows = [_row("All tokens", escape(about.full.answer), 0.0, True)]
     for kept in reversed(_tried(about)):
-        study = runtime().studies.find(_plan(about, kept).key)
+        study = runtime().studies.find(plan(about, kept).key)
         if study is not None and study.results:
             rows.append(_result_row(about, _name(base, kept), study.latest, whole))
     head = "<tr><th>mask</th><th>answer</th><th>log-prob</th></tr>"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +16,8 @@ from app.widgets.compare.subject import Subject
 
 LOOK_EVERY = 0.7
 """Seconds between two looks at a running study."""
+DRAW_EVERY = 4.0
+"""Seconds between two drawings of what a running study has found: drawing takes time from the study itself."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +49,9 @@ def follow(about: Subject, plan: Plan, show: Callable[[list[Any]], None]) -> Non
         if study.results:
             show(study.results)
     else:
-        _watch(study, show)
+        _watch(study, time.monotonic() + DRAW_EVERY, len(study.results))
+        if study.results:
+            show(list(study.results))
 
 
 def begin(about: Subject, plan: Plan) -> None:
@@ -69,12 +74,10 @@ def _ended(about: Subject, plan: Plan, study: Study) -> None:
 
 
 @st.fragment(run_every=LOOK_EVERY)
-def _watch(study: Study, show: Callable[[list[Any]], None]) -> None:
-    """Runs again by itself, alone, until the study has ended."""
-    if study.ended.is_set():
+def _watch(study: Study, draw_at: float, drawn: int) -> None:
+    """Runs again by itself, alone; the whole page runs when the study has ended, and now and then for its results."""
+    if study.ended.is_set() or (time.monotonic() > draw_at and len(study.results) > drawn):
         st.rerun()
     bar, stop = st.columns([6, 1], vertical_alignment="center")
     bar.progress(min(1.0, study.fraction), text=escape_markdown(study.phase))
     stop.button("Stop", icon=":material/stop:", on_click=study.stop.set, key="stop-study", width="stretch")
-    if study.results:
-        show(list(study.results))

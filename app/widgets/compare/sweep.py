@@ -83,7 +83,9 @@ def _figure(about: Subject, grid: list[int], whole: dict[str, list[SweepPoint]])
     others = {name: found for name, found in whole.items() if found[0].cut.method != "random"}
     if not others:
         return
-    chosen = st.pills("Curves of", list(others), selection_mode="multi", default=list(others)[:5], key="sweep-of")
+    chosen = st.pills(
+        "Curves of", list(others), selection_mode="multi", default=list(others)[:5], key=f"sweep-of-{len(others)}"
+    )
     random = band([np.array([point.logprob for point in found]) for found in chance]) if chance else None
     kept = np.mean([[point.same for point in found] for found in chance], axis=0) if chance else None
     figure = budget_sweep(

@@ -1,0 +1,196 @@
+"""The Compare page as Streamlit runs it: every section, its studies begun, stopped and found again."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+from streamlit.testing.v1 import AppTest
+
+from app.runtime import runtime
+from app.studies import Study
+from app.widgets.compare import SECTIONS, causal, methods, proxy, sweep
+from app.widgets.compare.running import Plan
+from app.widgets.compare.subject import Subject
+from flowcut.criteria import METHODS
+from flowcut.study_results import KnockOut, RemovalCurves, SmallestBudget, SweepPoint
+from tests.app.conftest import SECONDS, settled, shown
+
+
+def only_compare() -> None:
+    """The main script with nothing but this page: AppTest cannot choose among pages that are functions."""
+    from app import session
+    from app.views import compare
+    from app.widgets.frame import sidebar
+
+    session.begin()
+    session.collect()
+    sidebar()
+    compare.page()
+
+
+@pytest.fixture
+def page() -> Iterator[AppTest]:
+    test = AppTest.from_function(only_compare, default_timeout=SECONDS)
+    test.query_params["section"] = "depth"  # begins no study by itself
+    yield settled(test.run())
+    assert not test.exception
+
+
+def about(page: AppTest) -> Subject:
+    last = shown(page)
+    assert last.cut.cut is not None
+    return Subject("embedded", last.picture, last.full, last.cut.cut, last.cut)
+
+
+def study(plan: Plan) -> Study:
+    found = runtime().studies.find(plan.key)
+    assert found is not None
+    assert found.ended.wait(SECONDS * 2), found.phase
+    assert found.error is None, found.error
+    return found
+
+
+def go(page: AppTest, section: str) -> AppTest:
+    page.session_state["section"] = section
+    return page.run()
+
+
+def text(page: AppTest) -> str:
+    return " ".join(str(one.value) for one in (*page.markdown, *page.caption, *page.info)) + str(page.main)
+
+
+def begin(page: AppTest, plan: Plan) -> Study:
+    page.button(f"begin-{plan.key}").click().run()
+    return study(plan)
+
+
+@pytest.fixture
+def compared(page: AppTest) -> AppTest:
+    """All methods have been asked."""
+    go(page, "methods")
+    study(methods.plan(about(page)))
+    return page.run()
+
+
+def test_every_section_has_a_name_and_a_question() -> None:
+    assert len(SECTIONS) == 8
+    assert all(section.label and section.question.endswith("?") for section in SECTIONS.values())
+
+
+def test_all_methods_are_asked_and_shown(compared: AppTest) -> None:
+    results = study(methods.plan(about(compared))).results
+    asked = {result.cut.method for result in methods.answered(results)}
+    refused = {result.method for result in results if isinstance(result, methods.NotAllowed)}
+    choices = {name for name, method in METHODS.items() if not method.takes_patches}
+    assert asked | refused == choices
+    assert "cdpruner" in refused or "cdpruner" not in METHODS
+    page = " ".join(str(block) for block in compared.get("html"))
+    for name in asked:
+        assert METHODS[name].label.split(",")[0] in page
+
+
+def test_the_answers_are_measured_against_the_full_one(compared: AppTest) -> None:
+    subject = about(compared)
+    for result in methods.answered(study(methods.plan(subject)).results):
+        assert result.run is not None
+        assert result.same == ([token.id for token in result.run.tokens] == subject.answer_ids)
+        assert result.logprobs is not None
+        assert result.logprobs.shape == (len(subject.answer_ids),)
+
+
+@pytest.mark.parametrize("section", ["agreement", "truth", "depth"])
+def test_sections_of_figures(compared: AppTest, section: str) -> None:
+    go(compared, section)
+    figures = compared.get("plotly_chart")
+    assert len(figures) >= 2
+    assert "How to read this." in " ".join(caption.value for caption in compared.caption)
+
+
+def test_cls_as_a_proxy_begins_by_itself(page: AppTest) -> None:
+    go(page, "proxy")
+    record = study(proxy.plan(about(page))).latest
+    assert all(layer.head_mean is not None for layer in record.layers)
+    page.run()
+    assert len(page.get("plotly_chart")) == 3
+
+
+def test_the_causal_check_by_blocks(compared: AppTest) -> None:
+    go(compared, "causal")
+    compared.session_state["knock-out-block"] = 4
+    compared.run()
+    found = methods.found(about(compared))
+    assert found is not None
+    results = begin(compared, causal.plan(about(compared), 4, found)).results
+    knocked = [one for one in results if isinstance(one, KnockOut)][-1]
+    assert knocked.done == 1.0
+    assert np.isfinite(knocked.fall).all()
+    assert knocked.whole == pytest.approx(about(compared).total, abs=1e-3)
+    rankings = causal.rankings_of(found)
+    assert {one.name for one in results if isinstance(one, RemovalCurves)} == set(rankings)
+    compared.run()
+    assert len(compared.get("plotly_chart")) == 4
+
+
+def test_a_stopped_study_keeps_what_it_found(compared: AppTest) -> None:
+    go(compared, "sweep")
+    plan = sweep.plan(about(compared))
+    compared.button(f"begin-{plan.key}").click().run()
+    running = runtime().studies.find(plan.key)
+    assert running is not None
+    deadline = time.monotonic() + SECONDS
+    while len(running.results) < 40 and time.monotonic() < deadline:
+        time.sleep(0.05)
+    running.stop.set()
+    assert running.ended.wait(SECONDS)
+    compared.run()
+    assert any("Stopped at" in box.value for box in compared.info)
+    assert all(isinstance(point, SweepPoint) for point in running.results)
+    assert compared.get("plotly_chart"), "what was found before the stop is not drawn"
+    found = begin(compared, plan).results
+    assert any(isinstance(one, SmallestBudget) and one.done for one in found)
+
+
+def test_rescue_and_drop(compared: AppTest) -> None:
+    go(compared, "rescue")
+    subject = about(compared)
+    assert compared.button("undo-edit").disabled
+    edits = compared.session_state["mask_edits"][subject.pruned.id]
+    kept = subject.pruned.final_patch_ids
+    assert kept is not None
+    cut = np.setdiff1d(np.arange(576), kept)
+    edits.append([int(cut[0]), int(cut[1])])
+    compared.run()
+    assert "66 kept" in text(compared)
+    compared.button("equal-swap").click().run()
+    assert "64 kept" in text(compared)
+    compared.button("ask-mask").click().run()
+    (tried,) = compared.session_state["masks_tried"][subject.pruned.id]
+    assert len(tried) == 64
+    assert {int(cut[0]), int(cut[1])} <= set(tried)
+    from app.widgets.compare import rescue
+
+    result = study(rescue.plan(subject, tried)).latest
+    assert result.run.final_patch_ids.tolist() == list(tried)
+    compared.run()
+    assert "+2" in " ".join(str(block) for block in compared.get("html"))
+    compared.button("undo-edit").click().run()
+    assert "66 kept" in text(compared)
+
+
+def test_a_picture_without_truth_is_told_so(page: AppTest) -> None:
+    page.session_state.comparison = type(shown(page))(
+        type(shown(page).picture)(shown(page).picture.image, "your picture", None), *shown(page).runs
+    )
+    go(page, "truth")
+    assert any("drawn scenes only" in box.value for box in page.info)
+
+
+def test_an_unknown_section_in_the_address_shows_the_first() -> None:
+    test = AppTest.from_function(only_compare, default_timeout=SECONDS)
+    test.query_params["section"] = "<script>"
+    settled(test.run())
+    assert test.query_params["section"] == ["methods"]
+    assert not test.exception
