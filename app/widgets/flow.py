@@ -14,6 +14,7 @@ from typing import Any
 import streamlit as st
 
 from analysis.graph import MASS, stage_payload
+from analysis.parts import place_of
 from app import link, session
 from app.comparison import Comparison
 from app.runtime import runtime
@@ -26,6 +27,8 @@ PATIENCE = 1.0
 """Seconds that the page waits for figures before it shows that they are on their way."""
 
 LOOK_EVERY = 0.4
+MEAN = -1
+"""The choice of the mean of all tiles or frames."""
 MASSES = (0.5, MASS, 0.95)
 PROXY = (
     "This vision encoder has no CLS token. What is called CLS in these figures is a proxy: the mean of all patches' "
@@ -44,25 +47,31 @@ def flow() -> None:
     if shown is None:
         return
     lane, mass, part = _controls(shown)
-    full, pruned = (_part_of(run, part) for run in (shown.full, {"cut": shown.cut, "control": shown.control}[lane]))
-    compute = partial(stage_payload, full, pruned, shown.picture.image, mass=mass)
+    full, pruned = shown.full, {"cut": shown.cut, "control": shown.control}[lane]
+    compute = partial(stage_payload, full, pruned, shown.picture.frames or shown.picture.image, mass=mass, part=part)
     figures = runtime().figures(f"{full.id}-{pruned.id}-{mass}-{part}", compute)
     if full.record is not None and full.record.relay == "proxy":
         st.info(PROXY, icon=":material/info:")
     if _ready(figures):
-        why(pruned, _stage(figures))
+        why(*_own_row(pruned, _stage(figures, pruned)))
     else:
         _wait(figures)
     st.caption(SAME_FOR_ANY_QUESTION)
 
 
-def _part_of(run: Run, part: int) -> Run:
-    """The run as one tile of its picture shows it; most models see the picture in one."""
-    return run if run.record is None or run.record.batch == 1 else replace(run, record=run.record.image(part))
+def _own_row(run: Run, patch: int | None) -> tuple[Run, int | None]:
+    """The run as the tile or frame of a patch shows it, and the patch on that one's own grid."""
+    if run.record is None or run.record.batch == 1:
+        return run, patch
+    try:
+        row, own = (0, None) if patch is None else place_of(run.record, patch)
+    except IndexError:  # chosen on a picture of more tiles
+        row, own = 0, None
+    return replace(run, record=run.record.image(row)), own
 
 
-def _controls(shown: Comparison) -> tuple[str, float, int]:
-    """Which of the pruned runs stands beside the whole picture, how much of the flow is drawn, and of which tile."""
+def _controls(shown: Comparison) -> tuple[str, float, int | None]:
+    """Which pruned run stands beside the whole picture, how much of the flow is drawn, and of which tile or frame."""
     titles = {"cut": shown.cut.title, "control": shown.control.title}
     with st.container(horizontal=True, gap="medium", vertical_alignment="bottom", key="flow-controls"):
         lane = st.segmented_control(
@@ -73,13 +82,26 @@ def _controls(shown: Comparison) -> tuple[str, float, int]:
             help="The strongest edges that together carry this share of each layer's flow; what is really shown is "
             "written at the graph, as there is a limit to the number of edges.",
         )  # fmt: skip
-        parts = [] if shown.full.record is None else [geometry.part for geometry in shown.full.record.geometries]
-        part = 0
-        if len(parts) > 1:
-            part = st.selectbox(
-                "Tile", range(len(parts)), format_func=parts.__getitem__, key=f"tile-{len(parts)}", width=260
-            )
+        part = _part_box(shown.full)
     return lane or "cut", mass or MASS, part
+
+
+def _part_box(run: Run) -> int | None:
+    """Which tile or frame the graph and the curves are of; None: the mean of all. Most pictures have one, and no box."""
+    parts = [] if run.record is None else [geometry.part for geometry in run.record.geometries]
+    if len(parts) < 2:
+        return 0
+    noun = "Frame" if parts[0].startswith("frame") else "Tile"
+    chosen: int = st.selectbox(
+        noun, [*range(len(parts)), MEAN], key=_part_key(len(parts)), width=260,
+        format_func=lambda part: f"mean of all {len(parts)}" if part == MEAN else parts[part],
+        help="Of which the graph and the curves are; the mask shows all. A click on another one's patch chooses it.",
+    )  # fmt: skip
+    return None if chosen == MEAN else chosen
+
+
+def _part_key(parts: int) -> str:
+    return f"tile-{parts}"
 
 
 def _ready(figures: Future[dict[str, Any]]) -> bool:
@@ -90,13 +112,23 @@ def _ready(figures: Future[dict[str, Any]]) -> bool:
     return True
 
 
-def _stage(figures: Future[dict[str, Any]]) -> int | None:
-    """Show the stage; the patch that is chosen on it."""
+def _stage(figures: Future[dict[str, Any]], run: Run) -> int | None:
+    """Show the stage; the patch that is chosen on it, numbered through all tiles or frames."""
     error = figures.exception()
     if error is None:
-        return stage(figures.result(), key="stage", linked_patch=link.read().patch)["patch"]
+        follow = partial(_follow, run)
+        return stage(figures.result(), key="stage", linked_patch=link.read().patch, on_choice=follow)["patch"]
     st.warning(f"The figures could not be made: {escape_markdown(str(error))}")
     return None
+
+
+def _follow(run: Run, patch: int | None) -> None:
+    """The graph moves to the tile or frame of a patch that was chosen, unless it shows the mean of all."""
+    if run.record is None or run.record.batch == 1 or patch is None:
+        return
+    key = _part_key(run.record.batch)
+    if st.session_state.get(key) != MEAN:
+        st.session_state[key] = place_of(run.record, patch)[0]
 
 
 @st.fragment(run_every=LOOK_EVERY)

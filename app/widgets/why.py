@@ -57,7 +57,8 @@ def _place(record: FlowRecord, patch_id: int) -> str:
     if record.geometry is None:
         return f"Patch {patch_id}"
     row, column = divmod(patch_id, record.geometry.grid_cols)
-    return f"Patch {patch_id} (row {row}, column {column})"
+    where = "" if record.geometry.part == "picture" else f" of {record.geometry.part}"
+    return f"Patch {patch_id}{where} (row {row}, column {column})"
 
 
 def _verdict(run: Run, story: tuple[Chapter, ...]) -> str:
