@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import streamlit as st
-from PIL.Image import Image
 
 from analysis.answer import AnswerWord, Masses, answer_words, heads_by_mass, look, masses, same_word
 from app import session
-from app.comparison import Comparison
+from app.comparison import Comparison, Picture
 from app.widgets.answers import escape_markdown
+from app.widgets.heat import heat_pictures
 from flowcut.answer_attention import AnswerAttention
-from flowcut.maskpicture import heat_picture
 from flowcut.results import Run
 
 ALL = -1
 """The choice of all layers, or all heads."""
-SIDE = 420
-"""Longest side of a heat picture, pixels."""
 KINDS = (("picture", "picture"), ("prompt", "prompt text"), ("first", "first token"), ("answer", "answer so far"))
 HOW_TO_READ = (
     "Orange: attention of the position that chose this word to each visual token, full orange is the strongest patch "
@@ -26,7 +21,7 @@ HOW_TO_READ = (
     "head's output. Attention that goes nowhere sinks into the prompt's first token. A head that looks somewhere need "
     "not use what it sees."
 )
-NO_PICTURE = "No picture: this model's visual tokens are not its kept patches one by one."
+NO_PICTURE = "No picture: this run does not know which patches its visual tokens are made of. Ask again."
 NOT_RECORDED = (
     "Where each word looked was not recorded: this model's decoder cannot be read yet, or its attention over so long "
     "an answer would take too much memory here; flowcut.ask(..., answer_attention=True) has no such limit."
@@ -62,12 +57,12 @@ def _panel(shown: Comparison, spoken: tuple[AnswerWord, ...]) -> None:
     other = same_word(answer_words(shown.cut), spoken, at)
     left, right = st.columns(2)
     with left:
-        _one(shown.full, spoken[at], shown.picture.image, layer, head, weighted)
+        _one(shown.full, spoken[at], shown.picture, layer, head, weighted)
     with right:
         if other is None:
             st.caption(escape_markdown(f"{shown.cut.title}: its answer ends before this word."))
         else:
-            _one(shown.cut, other, shown.picture.image, layer, head, weighted)
+            _one(shown.cut, other, shown.picture, layer, head, weighted)
     st.caption(HOW_TO_READ)
     st.caption(escape_markdown(_facts(shown, layer, head)))
 
@@ -89,19 +84,19 @@ def _choices(attention: AnswerAttention, word: AnswerWord) -> tuple[int | None, 
     return layer, None if head == ALL else head, weigh.toggle("Weigh by value", key="word-weighted")
 
 
-def _one(run: Run, word: AnswerWord, picture: Image, layer: int | None, head: int | None, weighted: bool) -> None:
+def _one(run: Run, word: AnswerWord, picture: Picture, layer: int | None, head: int | None, weighted: bool) -> None:
     """One run's heat picture and where the rest of the attention went."""
-    attention, record = run.answer_attention, run.record
+    attention = run.answer_attention
     assert attention is not None
     values = look(attention, word, layer, head, weighted)
     st.caption(f"{escape_markdown(run.title)}, “{escape_markdown(word.text)}”")
-    if record is not None and record.geometry is not None and len(values) == record.kept_patch_ids.shape[1]:
-        small = picture.copy()
-        small.thumbnail((SIDE, SIDE))  # first: a photograph in full size would take seconds
-        geometry = replace(record.geometry, original_width=small.width, original_height=small.height)
-        heat = heat_picture(small, geometry, record.kept_patch_ids[0], values, float(values.max()))
-        st.image(heat, alt=f"Where {run.title} looked for the word {word.text}", width="content")
-    else:
+    alt = f"Where {run.title} looked for the word {word.text}"
+    heats = heat_pictures(run, values, picture)
+    if len(heats) == 1:
+        st.image(heats[0].image, alt=alt, width="content")
+    for heat in heats if len(heats) > 1 else []:
+        st.image(heat.image, alt=f"{alt}: {heat.title}", caption=escape_markdown(heat.title), width="content")
+    if not heats:
         st.caption(NO_PICTURE)
     st.html(_bar(masses(attention, word, layer, head)))
 

@@ -1,7 +1,7 @@
 // The masks of a picture that the encoder saw in several rows: base and crops side by side, or a strip of frames.
 // Each row is a MaskPanel with a place on the shared canvas; patches are numbered through all rows.
 
-const PANES = { gap: 14, title: 20, tallest: 600 };
+const PANES = { gap: 14, title: 20, titleRoom: 190, tallest: 600 };
 
 class PanesPanel {
   constructor(canvas) {
@@ -29,29 +29,34 @@ class PanesPanel {
     return { mask, first: grid.first, last, part: grid.part, grid };
   }
 
-  /** As many panes side by side as makes them largest. */
+  /** All pictures in one size, as many side by side as makes them largest. */
   resize(width) {
-    const [left, top, right, bottom] = this.panes[0].canvas, count = this.panes.length;
+    const sizes = this.panes.map(({ canvas: [left, top, right, bottom] }) => [right - left, bottom - top]);
+    const [widest, tallest] = [0, 1].map((side) => Math.max(...sizes.map((size) => size[side])));
     let best = { scale: 0 };
-    for (let columns = 1; columns <= count; columns++) {
-      const rows = Math.ceil(count / columns), across = (width - PANES.gap * (columns - 1)) / columns;
-      const scale = Math.min(across / (right - left), (PANES.tallest / rows - PANES.title - PANES.gap) / (bottom - top));
-      if (scale > best.scale) best = { scale, columns, rows };
+    for (let columns = 1; columns <= sizes.length; columns++) {
+      const rows = Math.ceil(sizes.length / columns), across = (width - PANES.gap * (columns - 1)) / columns;
+      const scale = Math.min(across / widest, (PANES.tallest / rows - PANES.title - PANES.gap) / tallest);
+      if (scale > best.scale) best = { scale, columns };
     }
     this.width = width;
-    const wide = (right - left) * best.scale, high = (bottom - top) * best.scale;
-    const room = Math.min((width - wide * best.columns) / Math.max(1, best.columns - 1), 3 * PANES.gap);
-    this.height = Math.round(best.rows * (high + PANES.title + PANES.gap) - PANES.gap);
-    this.panes.forEach((pane, at) => {
-      const x = (at % best.columns) * (wide + room), y = Math.floor(at / best.columns) * (high + PANES.title + PANES.gap);
-      this.place(pane, x, y + PANES.title, wide, high);
-    });
+    this.flow(sizes, best.scale, best.columns);
   }
 
-  /** Panes of other proportions than the first, as a base tile that shows padding, are scaled to fit in the same room. */
-  place(pane, x, y, wide, high) {
+  /** Left to right and row by row. */
+  flow(sizes, scale, columns) {
+    let x = 0, y = 0, high = 0;
+    this.panes.forEach((pane, at) => {
+      if (at % columns === 0) [x, y, high] = [0, at === 0 ? 0 : y + PANES.title + high + PANES.gap, 0];
+      this.place(pane, x, y + PANES.title, scale);
+      x += Math.max(sizes[at][0] * scale, Math.min(PANES.titleRoom, this.width / columns)) + PANES.gap;
+      high = Math.max(high, sizes[at][1] * scale);
+    });
+    this.height = Math.ceil(y + PANES.title + high + 3);
+  }
+
+  place(pane, x, y, scale) {
     const [left, top, right, bottom] = pane.canvas;
-    const scale = Math.min(wide / (right - left), high / (bottom - top));
     Object.assign(pane, { x, y, wide: (right - left) * scale, high: (bottom - top) * scale });
     for (const { mask, grid } of pane.tiles) {
       const [from, above, to, below] = grid.box;
