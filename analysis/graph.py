@@ -194,7 +194,7 @@ def _pack_pictures(pictures: Sequence[Image], record: FlowRecord, part: int | No
 
 
 def _pack_pane(pane: Pane, geometries: Sequence[Geometry], first: list[int], frames: int) -> dict[str, Any]:
-    """One picture and the grids that lie on it: places in original pixels, patches by their number on their own grid."""
+    """One picture and the grids on it: places in original pixels, patches by their number on their own grid."""
     own = [geometries[row] for row in pane.rows]
     canvases = np.array([places.canvas_box(geometry) for geometry in own])
     seen = seen_box(own)

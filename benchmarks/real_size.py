@@ -75,9 +75,7 @@ def llava(decoder_layers: int) -> Any:
 
 def llava_next(decoder_layers: int) -> Any:
     """As in llava-hf/llava-v1.6-vicuna-7b-hf."""
-    return LlavaNextForConditionalGeneration(
-        LlavaNextConfig(**parts(decoder_layers), image_grid_pinpoints=PINPOINTS)
-    )
+    return LlavaNextForConditionalGeneration(LlavaNextConfig(**parts(decoder_layers), image_grid_pinpoints=PINPOINTS))
 
 
 @dataclass(frozen=True)

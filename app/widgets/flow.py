@@ -87,7 +87,7 @@ def _controls(shown: Comparison) -> tuple[str, float, int | None]:
 
 
 def _part_box(run: Run) -> int | None:
-    """Which tile or frame the graph and the curves are of; None: the mean of all. Most pictures have one, and no box."""
+    """Which tile or frame graph and curves are of; None: the mean of all. Most pictures have one, and no box."""
     parts = [] if run.record is None else [geometry.part for geometry in run.record.geometries]
     if len(parts) < 2:
         return 0

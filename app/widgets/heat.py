@@ -64,8 +64,6 @@ def _heat_of(
     frames = picture.frames or (picture.image,)
     small = frames[frame_of_row(pane.rows[0], len(geometries), len(frames)) if len(frames) > 1 else 0].copy()
     small.thumbnail((side, side))  # first: a photograph in full size would take seconds
-    own = [
-        replace(geometries[row], original_width=small.width, original_height=small.height) for row in pane.rows
-    ]
+    own = [replace(geometries[row], original_width=small.width, original_height=small.height) for row in pane.rows]
     ids, values = [heats[row][0] for row in pane.rows], [heats[row][1] for row in pane.rows]
     return assembled_heat(small, own, ids, values, peak)

@@ -86,13 +86,13 @@ def test_slices_of_two_frames_show_the_first_of_them() -> None:
 def test_the_mean_is_the_mean_of_what_each_row_shows(runs: tuple[Run, Run]) -> None:
     record = runs[0].record
     assert record is not None
-    of_rows = [relay(record, row, mass=1, max_edges=1000) for row in range(3)]
+    of_rows = [[layer.inflow for layer in relay(record, row, mass=1, max_edges=1000).layers] for row in range(3)]
     mean = relay(record, None, mass=1, max_edges=1000)
     for index, layer in enumerate(mean.layers):
         expected = {
             36 * row + int(patch): weight / 3
-            for row, found in enumerate(of_rows)
-            for patch, weight in zip(found.layers[index].inflow.patch_ids, found.layers[index].inflow.weights, strict=True)
+            for row, flows in enumerate(of_rows)
+            for patch, weight in zip(flows[index].patch_ids, flows[index].weights, strict=True)
         }
         found = dict(zip(layer.inflow.patch_ids.tolist(), layer.inflow.weights, strict=True))
         assert found == pytest.approx(expected, rel=1e-9)

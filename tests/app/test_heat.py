@@ -55,7 +55,7 @@ def test_base_and_crops_show_their_own_tokens(picture: Picture) -> None:
 
 
 def test_frames_show_themselves(picture: Picture) -> None:
-    colours = ("red", "green", "blue")
+    colours = ("black", "grey", "white")
     frames = tuple(Image.new("RGB", (WIDTH, HEIGHT), colour) for colour in colours)
     run = tiled(("frame 1", "frame 2", "frame 3"), [[0, 0], [1, 0], [2, 0]])
     shown = heat_pictures(run, np.ones(3), replace(picture, frames=frames))
