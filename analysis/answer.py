@@ -72,6 +72,28 @@ def look(
     return mean
 
 
+def by_patch(attention: AnswerAttention, values: np.ndarray, row: int) -> tuple[np.ndarray, np.ndarray]:
+    """What each patch of one row of the vision record (tile, frame) gets of the values of visual tokens.
+
+    A token made of several patches is shared out by their shares; separators, such as newline tokens, show nowhere.
+
+    Args:
+        values: [V], one number per visual token, as `look` gives.
+
+    Returns:
+        int64 [K], the patches that some visual token is made of, ascending, and float64 [K], what they get.
+
+    Raises:
+        ValueError: the attention does not know what its visual tokens are made of.
+    """
+    if attention.parts is None or attention.shares is None:
+        raise ValueError("This run does not know which patches its visual tokens are made of: ask again.")
+    here = (attention.parts[..., 0] == row) & (attention.shares > 0)
+    patches, place = np.unique(attention.parts[..., 1][here], return_inverse=True)
+    shared = (attention.shares * values[:, None])[here]
+    return patches, np.bincount(place, weights=shared, minlength=len(patches))
+
+
 def masses(attention: AnswerAttention, word: AnswerWord, layer: int | None = None, head: int | None = None) -> Masses:
     """How a word's attention divides between picture and text; means as in `look`."""
     kinds = (attention.visual_mass, attention.prompt_text, attention.first, attention.answer_text)

@@ -28,7 +28,8 @@ class Agreement:
 
 
 def block_mean(ranking: np.ndarray, block_of_patch: np.ndarray) -> np.ndarray:
-    """float64 [P], the mean of a ranking [N] over the patches of each block; NaN for a block without patches."""
+    """float64 [P], the mean rank of a ranking's [N] patches in each block; NaN for a block without patches."""
+    ranking = rankdata(ranking)  # ranks, so that one patch of a skewed score cannot speak for its block
     size = int(block_of_patch.max()) + 1
     total = np.bincount(block_of_patch, ranking.astype(np.float64), minlength=size)
     count = np.bincount(block_of_patch, minlength=size)

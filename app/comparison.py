@@ -25,6 +25,8 @@ class Picture:
     """Seed of a drawn scene; None for a picture from outside, of which no truth is known."""
     notes: tuple[str, ...] = ()
     """What was done to it on opening, one sentence each."""
+    frames: tuple[Image, ...] = field(default=(), repr=False)
+    """Of a video, all that were taken, RGB and of one size; `image` is the first. Empty for a picture."""
 
     @cached_property
     def preview(self) -> Image:

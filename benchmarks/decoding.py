@@ -108,8 +108,9 @@ def main() -> None:
         for visual in wanted.visual
     }
     facts = (
-        f"One prompt, {wanted.tokens} answer tokens, prefill included, float32, one thread, medians of "
-        f"{wanted.repeats} rounds. torch {torch.__version__}, transformers {transformers.__version__}, Python "
+        f"One prompt, {wanted.tokens} answer tokens, prefill included, float32, one thread, on a machine with other "
+        f"work: the ways were run in turn, and ratios are medians of {wanted.repeats} rounds, each to the plain run "
+        f"of its own round. torch {torch.__version__}, transformers {transformers.__version__}, Python "
         f"{platform.python_version()}, {platform.machine()} CPU. Written by `python -m benchmarks.decoding`."
     )
     (wanted.out / "decoding.json").write_text(json.dumps(results, indent=1) + "\n")

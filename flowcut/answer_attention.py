@@ -37,6 +37,11 @@ class AnswerAttention:
     """float32 [A, D, H], attention paid to the answer so far; 0 for its first token."""
     visual_rows: np.ndarray
     """int64 [V], the visual tokens' places in the prompt, from 0."""
+    parts: np.ndarray | None = None
+    """int64 [V, P, 2], row of the vision record (tile, frame) and patch of each part of a visual token, the largest
+    first; -1: no part, and all -1: a separator. None where only the decoder is known."""
+    shares: np.ndarray | None = None
+    """float32 [V, P], the share of each part; they sum to 1, or to 0 for a separator."""
 
     @property
     def first_is_visual(self) -> bool:
@@ -57,7 +62,8 @@ class AnswerAttention:
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write to one file, whole or not at all; returns its path."""
-        return write_file(Path(path), FORMAT, FORMAT_VERSION, {}, {f.name: getattr(self, f.name) for f in fields(self)})
+        arrays = {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) is not None}
+        return write_file(Path(path), FORMAT, FORMAT_VERSION, {}, arrays)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> AnswerAttention:

@@ -14,8 +14,12 @@ from flowcut.errors import FlowCutError
 
 SUPPORTED = {"llama": "Llama", "mistral": "Mistral", "qwen2": "Qwen2"}
 """Decoders with rotary positions and grouped keys, by transformers' model_type; these can be cut."""
-READABLE = {**SUPPORTED, "qwen2_vl_text": "Qwen2-VL", "qwen2_5_vl_text": "Qwen2.5-VL"}
-"""Decoders whose attention can be read; those of Qwen-VL have positions in three axes, which no cut here renumbers."""
+READABLE = {
+    **SUPPORTED, "qwen2_vl_text": "Qwen2-VL", "qwen2_5_vl_text": "Qwen2.5-VL", "gemma": "Gemma", "phi3": "Phi-3",
+}  # fmt: skip
+"""Decoders whose attention can be read. Those of Qwen-VL have positions in three axes, which no cut here renumbers, and
+Phi-3's one weight for query, key and value, which no cut here reads. Gemma 2 and 3 are left out: Gemma 2 caps its
+logits, which SDPA does not do."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -78,9 +78,23 @@ def heat_picture(
         values: [T], at least 0.
         peak: the value that is shown as full orange.
     """
-    strength = np.full(geometry.grid_rows * geometry.grid_cols + 1, np.nan)  # the last entry: no patch there
-    strength[patch_ids] = np.clip(values / peak, 0, 1) if peak > 0 else 0.0
-    of_pixel = strength[patch_at_each_pixel(geometry)][..., None]
+    return assembled_heat(image, [geometry], [patch_ids], [values], peak)
+
+
+def assembled_heat(
+    image: Image.Image,
+    geometries: Sequence[Geometry],
+    patch_ids: Sequence[np.ndarray],
+    values: Sequence[np.ndarray],
+    peak: float,
+) -> Image.Image:
+    """`heat_picture` of several tiles of one picture, each with its patches and their values, on one scale."""
+    strengths = []
+    for geometry, ids, own in zip(geometries, patch_ids, values, strict=True):
+        strength = np.full(geometry.grid_rows * geometry.grid_cols + 1, np.nan)  # the last entry: no patch there
+        strength[ids] = np.clip(own / peak, 0, 1) if peak > 0 else 0.0
+        strengths.append(strength[patch_at_each_pixel(geometry)])
+    of_pixel = np.fmax.reduce(strengths)[..., None]  # NaN where no tile has a value
     grey = np.asarray(image.convert("L"), dtype=np.float64)[..., None]
     heated = grey + (np.array(HEAT) - grey) * HEAT_COVERS * of_pixel
     faded = 255 - (255 - grey) * CUT_BRIGHTNESS

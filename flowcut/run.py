@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
@@ -15,10 +15,11 @@ import torch
 from torch import nn
 from transformers import BatchFeature
 
+from flowcut.answer_attention import AnswerAttention
 from flowcut.asking import put_question
 from flowcut.decoding import AnswerRecording
 from flowcut.errors import FlowCutError, InvalidCut
-from flowcut.families.family import is_visual
+from flowcut.families.family import EncodedMedium, is_visual
 from flowcut.flops import count_flops
 from flowcut.images import Picture
 from flowcut.inputs import Session
@@ -217,6 +218,13 @@ class _Work:
         self.looks = AnswerRecording(family.language_model(hf_model), visual_rows, len(input_ids), session.language)
         return self.looks
 
+    def _looks_of(self, media: Sequence[EncodedMedium]) -> AnswerAttention | None:
+        """Where the answer's tokens looked, and what patches the visual tokens are made of."""
+        if self.looks is None:
+            return None
+        parts, shares = (torch.cat([getattr(one, name).cpu() for one in media]) for name in ("parts", "shares"))
+        return replace(self.looks.attention, parts=parts.numpy(), shares=shares.float().numpy())
+
     def _generate(self, prepared: BatchFeature) -> None:
         options = {**self.settings.for_generate(), "stopping_criteria": [self.listener]}
         hf_model: Any = self.model.model
@@ -288,7 +296,7 @@ class _Work:
             separator_tokens=session.separator_tokens,
             layer_tokens=listener.layer_tokens,
             language_record=session.language_record if self.record else None,
-            answer_attention=self.looks.attention if self.looks is not None and listener.heard else None,
+            answer_attention=self._looks_of(session.media) if listener.heard else None,
             final_patch_ids=session.final_patch_ids,
             ranking=session.ranking,
         )

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from transformers import AutoModelForCausalLM, GemmaConfig, Phi3Config
 
 import flowcut
 from flowcut.answer_attention import AnswerAttention
@@ -16,7 +17,7 @@ from flowcut.language import LanguageRecording
 from flowcut.models import VisionLanguageModel
 from flowcut.store import load_run, save_run
 from tests import tiny
-from tests.test_language import CUT, DECODERS, GREEDY, SPAN, decoder, hooks_of, prompt
+from tests.test_language import CUT, DECODERS, GREEDY, SIZES, SPAN, decoder, hooks_of, prompt
 
 VISUAL = torch.arange(3, 15)
 WINDOWED = {"mistral, window": range(4), "qwen2, half windows": range(2, 4), "llama": [], "mistral": []}
@@ -57,6 +58,41 @@ def test_it_is_what_eager_attention_holds(kind: str, cut: Any) -> None:
     whole = attention.visual_mass + attention.text + attention.first
     np.testing.assert_allclose(whole, 1, atol=1e-5)
     assert (attention.answer_text[0] == 0).all()
+
+
+READ_ONLY = {
+    "gemma": GemmaConfig(**SIZES, head_dim=16),
+    "phi3": Phi3Config(**SIZES, sliding_window=None),
+    "phi3, window": Phi3Config(**SIZES, sliding_window=9),
+}
+"""Gemma's heads are wider than its width says; Phi-3 has one weight for query, key and value."""
+
+
+@pytest.mark.parametrize("kind", sorted(READ_ONLY))
+def test_decoders_that_are_read_but_not_cut(kind: str) -> None:
+    def build(attention: str) -> Any:
+        torch.manual_seed(0)
+        facts = {**READ_ONLY[kind].to_dict(), "attn_implementation": attention}
+        return AutoModelForCausalLM.from_config(type(READ_ONLY[kind])(**facts)).eval()
+
+    model = build("sdpa")
+    with AnswerRecording(model, VISUAL, 20) as looks:
+        written = model.generate(prompt(), **GREEDY)
+    assert torch.equal(written, model.generate(prompt(), **GREEDY))
+    out = build("eager").generate(prompt(), **GREEDY, return_dict_in_generate=True, output_attentions=True)
+    assert torch.equal(written, out.sequences)
+    found = looks.attention
+    for step, layers in enumerate(out.attentions):
+        for layer, matrix in enumerate(layers):
+            row = matrix[0, :, -1].numpy()
+            whole = np.zeros((4, 20 + step), dtype=np.float32)
+            whole[:, (20 + step) - row.shape[1] :] = row
+            np.testing.assert_allclose(found.visual[step, layer], whole[:, 3:15], atol=1e-5)
+            np.testing.assert_allclose(found.first[step, layer], whole[:, 0], atol=1e-5)
+            text = whole[:, 1:3].sum(1) + whole[:, 15:20].sum(1)
+            np.testing.assert_allclose(found.prompt_text[step, layer], text, atol=1e-5)
+            np.testing.assert_allclose(found.answer_text[step, layer], whole[:, 20:].sum(1), atol=1e-5)
+    assert (found.visual[:, 0].min() == 0) == kind.endswith("window")
 
 
 def test_weighted_norms_are_those_of_attention_times_value() -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from dataclasses import fields
 from html import escape
+from itertools import accumulate, groupby
 
 import streamlit as st
 
@@ -187,4 +188,26 @@ def _numbers(run: Run, full: Run) -> str:
     lines = "".join(
         f"<div><dt>{name}</dt><dd>{value} <small>{delta}</small></dd></div>" for name, value, delta in entries
     )
-    return f'<dl class="lens-numbers">{lines}</dl>'
+    return f'<dl class="lens-numbers">{lines}</dl>{_counts(run)}'
+
+
+def _counts(run: Run) -> str:
+    """The counts behind the number of visual tokens, where they tell something: all were counted, none computed."""
+    told = []
+    if run.tower_tokens and run.tower_tokens != run.visual_tokens:
+        told.append(f"{run.tower_tokens} out of the vision encoder")
+    if run.separator_tokens:
+        told.append(f"{run.separator_tokens} of the visual tokens are newlines")
+    if len(set(run.layer_tokens)) > 1:
+        told.append(f"prompt tokens read by decoder {tokens_by_layer(run.layer_tokens)}")
+    return f'<p class="lens-looking" data-testid="counts">{"; ".join(told)}</p>' if told else ""
+
+
+def tokens_by_layer(counts: tuple[int, ...]) -> str:
+    """Counts by layer in words, neighbours that are equal as one: `layers 0-1: 340, layers 2-31: 180`."""
+    runs = [(number, len(list(same))) for number, same in groupby(counts)]
+    ends = list(accumulate(length for _, length in runs))
+    return ", ".join(
+        f"layer {end - 1}: {number}" if length == 1 else f"layers {end - length}–{end - 1}: {number}"
+        for (number, length), end in zip(runs, ends, strict=True)
+    )

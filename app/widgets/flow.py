@@ -14,6 +14,7 @@ from typing import Any
 import streamlit as st
 
 from analysis.graph import MASS, stage_payload
+from analysis.parts import place_of
 from app import link, selection, session
 from app.comparison import Comparison
 from app.runtime import runtime
@@ -27,6 +28,8 @@ PATIENCE = 1.0
 
 LOOK_EVERY = 0.4
 STAGE = "stage"
+MEAN = -1
+"""The choice of the mean of all tiles or frames."""
 MASSES = (0.5, MASS, 0.95)
 PROXY = (
     "This vision encoder has no CLS token. What is called CLS in these figures is a proxy: the mean of all patches' "
@@ -46,25 +49,31 @@ def flow() -> None:
         return
     lane, mass, part = _controls(shown)
     selection.tell_all_panels()
-    full, pruned = (_part_of(run, part) for run in (shown.full, shown.pruned(lane)))
-    compute = partial(stage_payload, full, pruned, shown.picture.image, mass=mass)
+    full, pruned = shown.full, shown.pruned(lane)
+    compute = partial(stage_payload, full, pruned, shown.picture.frames or shown.picture.image, mass=mass, part=part)
     figures = runtime().figures(f"{full.id}-{pruned.id}-{mass}-{part}", compute)
     if full.record is not None and full.record.relay == "proxy":
         st.info(PROXY, icon=":material/info:")
     if _ready(figures):
-        why(pruned, _stage(figures))
+        why(*_own_row(pruned, _stage(figures, pruned)))
     else:
         _wait(figures)
     st.caption(SAME_FOR_ANY_QUESTION)
 
 
-def _part_of(run: Run, part: int) -> Run:
-    """The run as one tile of its picture shows it; most models see the picture in one."""
-    return run if run.record is None or run.record.batch == 1 else replace(run, record=run.record.image(part))
+def _own_row(run: Run, patch: int | None) -> tuple[Run, int | None, int]:
+    """The run as the tile or frame of a patch shows it, the patch on that one's own grid, and that one's first patch."""
+    if run.record is None or run.record.batch == 1:
+        return run, patch, 0
+    try:
+        row, own = (0, None) if patch is None else place_of(run.record, patch)
+    except IndexError:  # chosen on a picture of more tiles
+        row, own = 0, None
+    return replace(run, record=run.record.image(row)), own, 0 if patch is None or own is None else patch - own
 
 
-def _controls(shown: Comparison) -> tuple[str, float, int]:
-    """Which of the pruned runs stands beside the whole picture, how much of the flow is drawn, and of which tile."""
+def _controls(shown: Comparison) -> tuple[str, float, int | None]:
+    """Which pruned run stands beside the whole picture, how much of the flow is drawn, and of which tile or frame."""
     titles = {lane: shown.pruned(lane).title for lane in selection.CUT_LANES}
     with st.container(horizontal=True, gap="medium", vertical_alignment="bottom", key="flow-controls"):
         st.segmented_control(
@@ -77,13 +86,26 @@ def _controls(shown: Comparison) -> tuple[str, float, int]:
             help="The strongest edges that together carry this share of each layer's flow; what is really shown is "
             "written at the graph, as there is a limit to the number of edges.",
         )  # fmt: skip
-        parts = [] if shown.full.record is None else [geometry.part for geometry in shown.full.record.geometries]
-        part = 0
-        if len(parts) > 1:
-            part = st.selectbox(
-                "Tile", range(len(parts)), format_func=parts.__getitem__, key=f"tile-{len(parts)}", width=260
-            )
+        part = _part_box(shown.full)
     return selection.chosen().lane, mass or MASS, part
+
+
+def _part_box(run: Run) -> int | None:
+    """Which tile or frame graph and curves are of; None: the mean of all. Most pictures have one, and no box."""
+    parts = [] if run.record is None else [geometry.part for geometry in run.record.geometries]
+    if len(parts) < 2:
+        return 0
+    noun = "Frame" if parts[0].startswith("frame") else "Tile"
+    chosen: int = st.selectbox(
+        noun, [*range(len(parts)), MEAN], key=_part_key(len(parts)), width=260,
+        format_func=lambda part: f"mean of all {len(parts)}" if part == MEAN else parts[part],
+        help="Of which the graph and the curves are; the mask shows all. A click on another one's patch chooses it.",
+    )  # fmt: skip
+    return None if chosen == MEAN else chosen
+
+
+def _part_key(parts: int) -> str:
+    return f"tile-{parts}"
 
 
 def _ready(figures: Future[dict[str, Any]]) -> bool:
@@ -94,18 +116,28 @@ def _ready(figures: Future[dict[str, Any]]) -> bool:
     return True
 
 
-def _stage(figures: Future[dict[str, Any]]) -> int | None:
-    """Show the stage; the patch that is chosen on it."""
+def _stage(figures: Future[dict[str, Any]], run: Run) -> int | None:
+    """Show the stage; the patch that is chosen on it, numbered through all tiles or frames."""
     error = figures.exception()
     if error is None:
         chosen = selection.chosen().patch
         if chosen is not None and STAGE not in st.session_state:
             link.show_patch(chosen)
-        patch = stage(figures.result(), key=STAGE, linked_patch=chosen)["patch"]
+        follow = partial(_follow, run)
+        patch = stage(figures.result(), key=STAGE, linked_patch=chosen, on_choice=follow)["patch"]
         selection.choose(patch=patch)
         return patch
     st.warning(f"The figures could not be made: {escape_markdown(str(error))}")
     return None
+
+
+def _follow(run: Run, patch: int | None) -> None:
+    """The graph moves to the tile or frame of a patch that was chosen, unless it shows the mean of all."""
+    if run.record is None or run.record.batch == 1 or patch is None:
+        return
+    key = _part_key(run.record.batch)
+    if st.session_state.get(key) != MEAN:
+        st.session_state[key] = place_of(run.record, patch)[0]
 
 
 @st.fragment(run_every=LOOK_EVERY)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import base64
 import io
-from dataclasses import replace
 from html import escape
 
 import streamlit as st
@@ -15,15 +14,13 @@ from PIL.Image import Image
 
 from analysis.answer import AnswerWord, Masses, answer_words, heads_by_mass, look, masses, same_word
 from app import link, selection, session
-from app.comparison import Comparison
+from app.comparison import Comparison, Picture
 from app.selection import ALL
 from app.widgets.answers import escape_markdown
+from app.widgets.heat import heat_pictures
 from flowcut.answer_attention import AnswerAttention
-from flowcut.maskpicture import heat_picture
 from flowcut.results import Run
 
-SIDE = 420
-"""Longest side of a heat picture, pixels."""
 HEADS_TOLD = 6
 KINDS = {"picture": "picture", "prompt": "prompt text", "first": "first token (sink)", "answer": "answer so far"}
 HOW_TO_READ = (
@@ -33,7 +30,7 @@ HOW_TO_READ = (
     "the prompt's first token. A head that looks somewhere need not use what it sees. A click on a picture chooses the "
     "patch, which is framed in all panels."
 )
-NO_PICTURE = "No picture: this model's visual tokens are not its kept patches one by one."
+NO_PICTURE = "No picture: this run does not know which patches its visual tokens are made of. Ask again."
 NOT_RECORDED = (
     "Where each word looked was not recorded: this model's decoder cannot be read yet, or its attention over so long "
     "an answer would take too much memory here; flowcut.ask(..., answer_attention=True) has no such limit."
@@ -71,12 +68,12 @@ def _panel(shown: Comparison, spoken: tuple[AnswerWord, ...]) -> None:
     other = same_word(answer_words(pruned), spoken, at)
     left, right = st.columns(2)
     with left:
-        _one(shown.full, spoken[at], shown.picture.image)
+        _one(shown.full, spoken[at], shown.picture)
     with right:
         if other is None:
             st.caption(escape_markdown(f"{pruned.title}: its answer ends before this word."))
         else:
-            _one(pruned, other, shown.picture.image)
+            _one(pruned, other, shown.picture)
     st.caption(HOW_TO_READ)
     st.caption(escape_markdown(_facts(shown.full, pruned)))
 
@@ -107,19 +104,19 @@ def _chosen_head() -> int | None:
     return None if selection.chosen().head == ALL else selection.chosen().head
 
 
-def _one(run: Run, word: AnswerWord, picture: Image) -> None:
+def _one(run: Run, word: AnswerWord, picture: Picture) -> None:
     """One run's heat picture, where the rest of the attention went, and its heads."""
-    attention, record, layer, head = run.answer_attention, run.record, _chosen_layer(), _chosen_head()
+    attention, layer, head = run.answer_attention, _chosen_layer(), _chosen_head()
     assert attention is not None
     values = look(attention, word, layer, head, selection.chosen().weighted)
     st.caption(f"{escape_markdown(run.title)}, “{escape_markdown(word.text)}”")
-    if record is not None and record.geometry is not None and len(values) == record.kept_patch_ids.shape[1]:
-        small = picture.copy()
-        small.thumbnail((SIDE, SIDE))  # first: a photograph in full size would take seconds
-        geometry = replace(record.geometry, original_width=small.width, original_height=small.height)
-        heat = heat_picture(small, geometry, record.kept_patch_ids[0], values, float(values.max()))
-        st.html(_picture(heat, f"Where {run.title} looked for the word {word.text}"))
-    else:
+    alt = f"Where {run.title} looked for the word {word.text}"
+    heats = heat_pictures(run, values, picture)
+    if len(heats) == 1:
+        st.html(_picture(heats[0].image, alt))
+    for heat in heats if len(heats) > 1 else []:
+        st.image(heat.image, alt=f"{alt}: {heat.title}", caption=escape_markdown(heat.title), width="content")
+    if not heats:
         st.caption(NO_PICTURE)
     st.html(_bar(masses(attention, word, layer, head)) + _heads(attention, word, layer))
 

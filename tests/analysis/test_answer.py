@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from analysis.answer import answer_words, heads_by_mass, look, masses, same_word
+from analysis.answer import answer_words, by_patch, heads_by_mass, look, masses, same_word
 from flowcut.answer_attention import AnswerAttention
 from flowcut.results import AnswerToken
 from tests.analysis import synthetic
@@ -73,3 +73,17 @@ def test_heads_come_by_how_much_they_look_at_the_picture() -> None:
         assert sorted(head for head, _ in ranked) == [0, 1]
         assert ranked[0][1] >= ranked[1][1]
         assert ranked[0][1] == pytest.approx(masses(seen, word, layer, ranked[0][0]).picture, rel=1e-5)
+
+
+def test_what_tokens_saw_is_laid_on_the_patches_they_are_made_of() -> None:
+    """Five tokens: one patch; two parts of two tiles; the same patch once more; a newline; padding beside a part."""
+    none = [-1, -1]
+    parts = np.array([[[0, 3], none], [[1, 2], [0, 3]], [[1, 2], none], [none, none], [[1, 0], none]])
+    shares = np.array([[1, 0], [0.75, 0.25], [1, 0], [0, 0], [1, 0]], np.float32)
+    traced = replace(attention(), parts=parts, shares=shares)
+    values = np.array([0.1, 0.4, 0.2, 9.0, 0.05])
+    for row, expected in enumerate([{3: 0.1 + 0.1}, {0: 0.05, 2: 0.3 + 0.2}]):
+        patches, found = by_patch(traced, values, row)
+        assert dict(zip(patches.tolist(), found.tolist(), strict=True)) == pytest.approx(expected)
+    with pytest.raises(ValueError, match="ask again"):
+        by_patch(attention(), values, 0)

@@ -105,6 +105,7 @@ def _undo(edits: list[list[int]]) -> None:
 
 def plan(about: Subject, kept: tuple[int, ...]) -> Plan:
     """The question once more, under a mask of one's own."""
+
     def work(model: VisionLanguageModel, study: Study) -> Iterator[Any]:
         import flowcut
 

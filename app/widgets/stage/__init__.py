@@ -7,6 +7,7 @@ the files of `js/` are joined in the order of their names.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, TypedDict
 
@@ -32,11 +33,15 @@ class Selection(TypedDict):
     layer: int | None
     """Layer at the last click on a patch."""
     patch: int | None
-    """The chosen patch, on the grid from 0."""
+    """The chosen patch, on the grid from 0; where there are several grids, numbered through them."""
 
 
 def stage(
-    payload: dict[str, Any], key: str, linked_patch: int | None = None, height: int | Literal["content"] = "content"
+    payload: dict[str, Any],
+    key: str,
+    linked_patch: int | None = None,
+    height: int | Literal["content"] = "content",
+    on_choice: Callable[[int | None], None] | None = None,
 ) -> Selection:
     """Show the stage.
 
@@ -45,7 +50,13 @@ def stage(
         key: the widget's key; layer, run and metric keep their place as long as it stays the same.
         linked_patch: the patch that the page was opened with, which the stage reads too; chosen until a person chooses.
         height: in pixels, or as high as it needs to be.
+        on_choice: called with the patch that was just chosen, before the page is run again.
     """
-    result = _component(key=key, data=payload, height=height, on_selection_change=lambda: None)
+
+    def changed() -> None:
+        if on_choice is not None and st.session_state[key].selection:
+            on_choice(st.session_state[key].selection["patch"])
+
+    result = _component(key=key, data=payload, height=height, on_selection_change=changed)
     chosen = result.selection or {"layer": None, "patch": linked_patch}
     return {"layer": chosen["layer"], "patch": chosen["patch"]}

@@ -53,6 +53,29 @@ class MaskPanel {
     return row >= 0 && row < rows && column >= 0 && column < cols ? row * cols + column : null;
   }
 
+  /** The patch one step down or to the right, or itself at the edge. */
+  neighbour(patch, [down, right]) {
+    const { rows, cols } = this.data.picture.grid;
+    const row = Math.max(0, Math.min(rows - 1, Math.floor(patch / cols) + down));
+    return row * cols + Math.max(0, Math.min(cols - 1, (patch % cols) + right));
+  }
+
+  middle() {
+    const { rows, cols } = this.data.picture.grid;
+    return Math.floor(rows / 2) * cols + Math.floor(cols / 2);
+  }
+
+  /** A patch's place in words. */
+  placeText(patch) {
+    const { cols } = this.data.picture.grid;
+    return ` (row ${Math.floor(patch / cols)}, column ${patch % cols})`;
+  }
+
+  /** How a patch is called. */
+  nameOf(patch) {
+    return patch;
+  }
+
   draw(state, theme) {
     const { context } = fit(this.canvas, this.width, this.height);
     this.drawPicture(context, theme);
@@ -65,9 +88,14 @@ class MaskPanel {
   }
 
   drawPicture(context, theme) {
-    const { width, height, padding } = this.data.picture;
+    const { width, height } = this.data.picture;
     context.imageSmoothingQuality = "high";
     context.drawImage(this.picture, this.x, this.y, width * this.scale, height * this.scale);
+    this.drawPadding(context, theme);
+  }
+
+  drawPadding(context, theme) {
+    const { padding } = this.data.picture;
     if (padding.length === 0) return;
     context.fillStyle = hatch(context, theme.line, 4, 1);
     for (const patch of padding) context.fillRect(...this.corner(patch), this.cellWidth, this.cellHeight);

@@ -10,7 +10,7 @@ class PageLinks {
   /** The layer's row in the table, and the patch's place on pictures of the whole original. */
   mark({ layer, patch }, picture) {
     const rules = [`.lens-why tr[data-layer="${layer}"] { --here: "▸ "; --here-line: currentColor; }`];
-    if (patch !== null) {
+    if (patch !== null && picture) {
       const { box, rows, cols } = picture.grid, across = (box[2] - box[0]) / cols, down = (box[3] - box[1]) / rows;
       const left = box[0] + (patch % cols) * across, top = box[1] + Math.floor(patch / cols) * down;
       const places = [["left", left / picture.width], ["top", top / picture.height], ["width", across / picture.width], ["height", down / picture.height]];

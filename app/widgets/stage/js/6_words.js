@@ -12,7 +12,8 @@ function element(tag, className, text) {
 
 function statusText(data, layer) {
   const run = data.runs.pruned, removed = run.removed[layer];
-  const enter = `${run.title}: ${run.alive[layer]} of ${run.died.length} patches enter layer ${layer}`;
+  const title = data.panes ? `${run.title}, ${data.partName}` : run.title;
+  const enter = `${title}: ${run.alive[layer]} of ${run.patches ?? run.died.length} patches enter layer ${layer}`;
   if (removed === 0) return `${enter}; none leave after it.`;
   const left = run.alive[layer] - removed;
   return `${enter}; ${removed} leave after it (${reasonText(run, layer)}), ${left} stay.`;
@@ -21,7 +22,9 @@ function statusText(data, layer) {
 function reasonText(run, layer) {
   if (!run.scored) return "all at once: this method cuts here only";
   if (run.forced[layer]) return "forced: the rest down to the target";
-  return `the head-averaged row's entropy, ${run.askedEntropy[layer].toFixed(2)}, asked for ${run.asked[layer]}`;
+  const entropy = run.askedEntropy[layer]?.toFixed(2);
+  if (run.asked[layer] === null) return `as the entropy of each one's head-averaged row asked, ${entropy} on average`;
+  return `the head-averaged row's entropy, ${entropy}, asked for ${run.asked[layer]}`;
 }
 
 function shownText(data, state) {
@@ -63,13 +66,13 @@ function showDetails(box, data, state, mask, theme) {
   const chosen = state.hover ?? state.patch;
   const patch = chosen ?? data.runs[state.run].edges.inflow[state.layer].ids[0];
   const pruned = data.runs.pruned, fate = FATES[fateOf(pruned, state.layer, patch)](pruned.died[patch]);
-  const { cols } = data.picture.grid, thumb = document.createElement("canvas");
+  const thumb = document.createElement("canvas");
   thumb.className = "thumb";
   thumb.width = thumb.height = 96;
   mask.copyPatch(thumb.getContext("2d"), patch, 0, 0, 96, theme);
   const title = element("p", "patch-title");
-  const where = ` (row ${Math.floor(patch / cols)}, column ${patch % cols}), ${fate}.`;
-  title.append(chosen === null ? "CLS gathers most from " : "", element("strong", "", `patch ${patch}`), where);
+  const where = `${mask.placeText(patch)}, ${fate}.`;
+  title.append(chosen === null ? "CLS gathers most from " : "", element("strong", "", `patch ${mask.nameOf(patch)}`), where);
   if (chosen === null) title.append(element("span", "hint", HINT));
   const head = element("div", "patch-head");
   head.append(thumb, title);

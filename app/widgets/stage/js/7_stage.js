@@ -35,12 +35,22 @@ const firstView = (data) => data.runs.pruned.removed.findLastIndex((count) => co
 
 const between = (least, value, most) => Math.round(Math.max(least, Math.min(most, value)));
 
+/** A picture that is ready to be drawn. */
+async function decoded(url) {
+  const picture = new Image();
+  picture.src = url;
+  await picture.decode();
+  return picture;
+}
+
 class Stage {
   constructor(root) {
     this.root = root;
     this.find = (selector) => root.querySelector(selector);
     this.state = { layer: fromAddress("layer"), focus: 0, run: runFromAddress(), metric: 0, byLayer: false, hover: null, patch: fromAddress("patch") };
-    this.mask = new MaskPanel(this.find(".mask canvas"));
+    this.whole = new MaskPanel(this.find(".mask canvas"));
+    this.panes = new PanesPanel(this.find(".mask canvas"));
+    this.mask = this.whole;
     this.relay = new RelayPanel(this.find(".relay canvas"), this.mask);
     this.chart = new ChartPanel(this.find(".chart canvas"));
     this.page = new PageLinks();
@@ -65,16 +75,17 @@ class Stage {
   }
 
   async load(data) {
-    const picture = new Image();
-    picture.src = data.picture.url;
-    await picture.decode();
-    if (this.payload.picture.url !== data.picture.url) return;
+    this.loading = data;
+    const pictures = await Promise.all((data.pictures ?? [data.picture.url]).map(decoded));
+    if (this.loading !== data) return;
     this.stop();
     cancelAnimationFrame(this.frame);
     this.data = data;
-    for (const panel of [this.mask, this.relay, this.chart]) panel.load(data, picture);
+    this.mask = this.relay.mask = data.panes ? this.panes : this.whole;
+    this.mask.load(data, data.panes ? pictures : pictures[0]);
+    for (const panel of [this.relay, this.chart]) panel.load(data);
     const layer = this.state.layer ?? firstView(data);
-    const patches = data.picture.grid.rows * data.picture.grid.cols;
+    const patches = data.runs.pruned.died.length;
     const patch = this.state.patch !== null && this.state.patch < patches ? this.state.patch : null;
     Object.assign(this.state, { layer: Math.min(layer, data.layers - 1), hover: null, patch });
     this.state.focus = this.state.layer;
@@ -94,8 +105,9 @@ class Stage {
     }
     const select = this.find("select");
     select.replaceChildren(...data.curves.map((curve, at) => new Option(curve.label, at, false, at === this.state.metric)));
-    const [left, top, right, bottom] = data.picture.canvas;
-    this.find(".panels").classList.toggle("wide-picture", right - left > WIDE_PICTURE * (bottom - top));
+    const [left, top, right, bottom] = (data.picture ?? data.panes[0]).canvas;
+    const wide = data.panes !== undefined || right - left > WIDE_PICTURE * (bottom - top);
+    this.find(".panels").classList.toggle("wide-picture", wide);
     this.find(".mask .how").textContent = data.howToRead.mask;
     this.find(".relay .how").textContent = relayHow(data);
     showClaim(this.find(".claim"), data.claim);
@@ -255,7 +267,7 @@ class Stage {
   }
 
   listenToMask(on) {
-    const { canvas } = this.mask;
+    const { canvas } = this.whole;
     on(canvas, "pointermove", (e) => this.point(this.mask.patchAt(e.offsetX, e.offsetY)));
     on(canvas, "pointerleave", () => this.point(null));
     on(canvas, "click", (e) => {
@@ -300,14 +312,10 @@ class Stage {
   /** On the picture the arrow keys move from patch to patch. */
   onPatchKey(event) {
     if (withModifier(event)) return;
-    const { rows, cols } = this.data.picture.grid;
     const move = { ArrowLeft: [0, -1], ArrowRight: [0, 1], ArrowUp: [-1, 0], ArrowDown: [1, 0] }[event.key];
-    const at = this.state.hover ?? this.state.patch ?? Math.floor(rows / 2) * cols + Math.floor(cols / 2);
-    if (move) {
-      const row = Math.max(0, Math.min(rows - 1, Math.floor(at / cols) + move[0]));
-      const column = Math.max(0, Math.min(cols - 1, (at % cols) + move[1]));
-      this.point(row * cols + column);
-    } else if (event.key === "Enter" && this.state.hover !== null) this.choose(this.state.hover);
+    const at = this.state.hover ?? this.state.patch ?? this.mask.middle();
+    if (move) this.point(this.mask.neighbour(at, move));
+    else if (event.key === "Enter" && this.state.hover !== null) this.choose(this.state.hover);
     else return;
     event.preventDefault();
   }
