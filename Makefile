@@ -11,6 +11,7 @@
 PYTHON ?= python3
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 TORCH := torch==2.13.0
+TORCHVISION := torchvision==0.28.0
 HOST ?= 127.0.0.1
 PORT ?= 8501
 
@@ -27,11 +28,11 @@ $(BIN)/python:
 	  { echo "Python 3.11 or newer is needed; $(PYTHON) is `$(PYTHON) --version`. Say 'make setup PYTHON=python3.12'."; exit 1; }
 	@$(PYTHON) -m venv .venv || { rm -rf .venv; echo "No virtual environment could be made: sudo apt-get install python3-venv"; exit 1; }
 
-# torch first: a CPU wheel that pip is already pointed to, otherwise the one on TORCH_INDEX.
+# torch first: a CPU wheel that pip is already pointed to, otherwise the one on TORCH_INDEX, with torchvision to match.
 $(READY): requirements.txt pyproject.toml | $(BIN)/python
 	@$(BIN)/python -c 'import torch' 2>/dev/null || \
 	  $(BIN)/pip install -q --no-index --no-deps $(TORCH) 2>/dev/null || \
-	  $(BIN)/pip install -q $(TORCH) $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
+	  $(BIN)/pip install -q $(TORCH) $(TORCHVISION) $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
 	@$(BIN)/pip install -q -r requirements.txt
 	@$(BIN)/pip install -q --no-deps --no-build-isolation -e .
 	@touch $@

