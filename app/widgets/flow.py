@@ -62,7 +62,7 @@ def flow() -> None:
 
 
 def _own_row(run: Run, patch: int | None) -> tuple[Run, int | None, int]:
-    """The run as the tile or frame of a patch shows it, the patch on its own grid, and the number of its first patch."""
+    """The run as the tile or frame of a patch shows it, the patch on its own grid, and its first patch's number."""
     if run.record is None or run.record.batch == 1:
         return run, patch, 0
     try:

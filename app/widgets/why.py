@@ -88,8 +88,8 @@ def _twin(record: FlowRecord, twin: Twin | None, layer: int, first: int) -> str:
     fate = "stayed to the end" if twin.died_at < 0 else f"went itself after layer {twin.died_at}"
     return (
         f'Its twin: <button type="button" class="lens-pick" data-patch="{first + twin.patch_id}">{place}</button>, '
-        f"cosine <b>{twin.cosine:.2f}</b>. Of the patches that stayed at this cut, its value vector in layer {layer} (all "
-        f"heads joined) is the most alike; it {fate}."
+        f"cosine <b>{twin.cosine:.2f}</b>. Of the patches that stayed at this cut, its value vector in layer "
+        f"{layer} (all heads joined) is the most alike; it {fate}."
     )
 
 
