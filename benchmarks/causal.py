@@ -8,6 +8,8 @@ kept, token for token, at its cuts.
     python -m benchmarks.causal --scenes 60     # the first 60 scenes, in the order of their seeds
     python -m benchmarks.causal --table         # the tables of what was measured so far
 
+    python -m benchmarks.causal --workers 2     # two scenes at a time, each in a process and on a thread of its own
+
 Every scene is a line of benchmarks/results/causal.jsonl as soon as it is measured; a run that was broken off goes on.
 """
 
@@ -19,7 +21,8 @@ import platform
 import time
 from collections.abc import Iterator
 from dataclasses import replace
-from itertools import groupby
+from functools import cache
+from itertools import groupby, islice
 from pathlib import Path
 from typing import Any
 
@@ -51,30 +54,44 @@ SEEDS = range(5)
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--scenes", type=int, default=500, help="how many, from the first seed on (default 500: all)")
-    parser.add_argument("--minutes", type=float, default=float("inf"), help="start no further scene after so long")
+    parser.add_argument("--minutes", type=float, default=float("inf"), help="stop at the first scene after so long")
+    parser.add_argument("--workers", type=int, default=1, help="processes that measure scenes (default 1)")
     parser.add_argument("--table", action="store_true", help="measure nothing, write the tables of what is there")
     wanted = parser.parse_args()
     if not wanted.table:
-        measure(wanted.scenes, wanted.minutes)
+        measure(wanted.scenes, wanted.minutes, wanted.workers)
     lines = [json.loads(line) for line in RESULTS.read_text().splitlines()]
     print(write_tables(lines[0], lines[1:], HERE))
 
 
-def measure(n_scenes: int, minutes: float) -> None:
+def measure(n_scenes: int, minutes: float, workers: int) -> None:
     """Append to the results every scene, of the first so many, that is not there yet."""
-    model = flowcut.load("embedded")
-    cuts = all_cuts(model)
-    done = _begun(_facts(model))
+    done = _begun(_facts(_model()))
+    missing = [scene for scene in islice(_scenes(), n_scenes) if scene[0] not in done]
     started = time.perf_counter()
-    for index, (seed, questions) in enumerate(_scenes()):
-        if index >= n_scenes or time.perf_counter() - started > 60 * minutes:
-            break
-        if seed not in done:
-            began = time.perf_counter()
-            line = json.dumps(measure_scene(model, seed, questions, cuts))
+    with torch.multiprocessing.get_context("spawn").Pool(workers, _prepare_worker) as pool:
+        for found in pool.imap(_measure_in_worker, missing):  # in the order of the seeds, also when it is broken off
             with RESULTS.open("a") as file:
-                file.write(line + "\n")
-            print(f"scene {index + 1} of {n_scenes} (seed {seed}): {time.perf_counter() - began:.1f} s", flush=True)
+                file.write(json.dumps(found) + "\n")
+            print(f"seed {found['seed']}: {time.perf_counter() - started:.0f} s since the start", flush=True)
+            if time.perf_counter() - started > 60 * minutes:
+                break
+
+
+def _prepare_worker() -> None:
+    """One thread a worker: two on a core wait for each other at every layer."""
+    torch.set_num_threads(1)
+
+
+def _measure_in_worker(scene: tuple[int, list[dict[str, Any]]]) -> dict[str, Any]:
+    model = _model()
+    return measure_scene(model, *scene, all_cuts(model))
+
+
+@cache
+def _model() -> VisionLanguageModel:
+    """The embedded model, loaded once in every process."""
+    return flowcut.load("embedded")
 
 
 def all_cuts(model: VisionLanguageModel) -> dict[str, list[flowcut.CutConfig]]:
