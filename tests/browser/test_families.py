@@ -13,6 +13,7 @@ from playwright.sync_api import Locator, Page, expect
 from tests import tiny, tiny_qwen
 from tests.browser.conftest import ANSWER_SECONDS, ask, idle
 
+pytestmark = pytest.mark.timeout(900)  # three answers of a model that is loaded first, on a machine with other work
 Visit = Callable[..., Page]
 BUDGET = "9"
 ANSWER_TOKENS = "4"
