@@ -25,8 +25,11 @@ PICTURE = "<|vision_start|><|image_pad|><|vision_end|>"
 VIDEO = "<|vision_start|><|video_pad|><|vision_end|>"
 TEMPLATE = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{% if m['content'] is string %}{{ m['content'] }}{% else %}"
-    "{% for c in m['content'] %}{% if c['type'] == 'image' %}" + PICTURE + "{% elif c['type'] == 'video' %}"
-    + VIDEO + "{% else %}{{ c['text'] }}{% endif %}"
+    "{% for c in m['content'] %}{% if c['type'] == 'image' %}"
+    + PICTURE
+    + "{% elif c['type'] == 'video' %}"
+    + VIDEO
+    + "{% else %}{{ c['text'] }}{% endif %}"
     "{% endfor %}{% endif %}<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
 KINDS = ["Qwen2VL", "Qwen2_5_VL"]

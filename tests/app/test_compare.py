@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import base64
+import json
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from html import escape
 
 import numpy as np
@@ -137,15 +140,16 @@ def test_the_causal_check_by_blocks(compared: AppTest, monkeypatch: pytest.Monke
     assert len(compared.get("plotly_chart")) == 4
 
 
-def test_a_stopped_study_keeps_what_it_found(compared: AppTest) -> None:
+def test_a_stopped_study_keeps_what_it_found(compared: AppTest, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sweep, "SHARES", (1, 1 / 9))
     go(compared, "sweep")
     plan = sweep.plan(about(compared))
     compared.button(f"begin-{plan.key}").click().run()
     running = runtime().studies.find(plan.key)
     assert running is not None
     deadline = time.monotonic() + SECONDS
-    while len(running.results) < 130 and time.monotonic() < deadline:
-        time.sleep(0.05)
+    while all(one.cut.method == "random" for one in running.results) and time.monotonic() < deadline:
+        time.sleep(0.01)
     running.stop.set()
     assert running.ended.wait(SECONDS)
     compared.run()
@@ -154,6 +158,23 @@ def test_a_stopped_study_keeps_what_it_found(compared: AppTest) -> None:
     assert compared.get("plotly_chart"), "what was found before the stop is not drawn"
     found = begin(compared, plan).results
     assert any(isinstance(one, SmallestBudget) and one.done for one in found)
+    compared.run()
+    curves = {one["name"]: one for one in json.loads(compared.get("plotly_chart")[0].proto.spec)["data"]}
+    cut = about(compared).cut
+    measured = {
+        one.cut.tokens: one.logprob
+        for one in found
+        if isinstance(one, SweepPoint) and replace(one.cut, tokens=cut.tokens) == cut
+    }
+    curve = curves[methods.short_title(cut)]
+    assert set(measured) == {576, 64, 6, 4, 3, 2, 1}
+    assert dict(zip(numbers(curve["x"]), numbers(curve["y"]), strict=True)) == pytest.approx(measured)
+
+
+def numbers(packed: dict[str, str]) -> list[float]:
+    """An array as Plotly sends it to the browser."""
+    found: list[float] = np.frombuffer(base64.b64decode(packed["bdata"]), packed["dtype"]).tolist()
+    return found
 
 
 def test_rescue_and_drop(compared: AppTest) -> None:

@@ -13,10 +13,12 @@ import streamlit as st
 from analysis.causal import band, flip_point
 from analysis.figures.causal import budget_sweep
 from app.studies import Study
+from app.widgets.answers import escape_markdown
 from app.widgets.compare import methods
 from app.widgets.compare.plots import plot
 from app.widgets.compare.running import Plan, follow
 from app.widgets.compare.subject import Subject
+from flowcut.schedule import CutConfig
 from flowcut.study_results import SmallestBudget, SweepPoint
 
 if TYPE_CHECKING:
@@ -45,16 +47,22 @@ def budgets(n_tokens: int) -> list[int]:
     return sorted(grid, reverse=True)
 
 
+def _swept(tokens: int) -> list[CutConfig]:
+    """What is swept, in the order of the registry; FlowCut's ablations are compared at one budget only."""
+    return methods.cuts_at(tokens, ("flowcut", "peer", "control"))
+
+
 def plan(about: Subject) -> Plan:
     """Every criterion at every budget, then the smallest budget of each by bisection."""
+    grid = budgets(about.full.visual_tokens)
 
     def work(model: VisionLanguageModel, study: Study) -> Iterator[Any]:
         import flowcut
 
         refused = flowcut.refusals(model)
-        cuts = [cut for cut in methods.cuts_at(1, ("flowcut", "peer", "control")) if cut.method not in refused]
+        cuts = [cut for cut in _swept(1) if cut.method not in refused]
         asked = (model, about.image, about.full.question, about.answer_ids)
-        points = [replace(cut, tokens=tokens) for cut in cuts for tokens in budgets(about.full.visual_tokens)]
+        points = [replace(cut, tokens=tokens) for cut in cuts for tokens in grid]
         for done, point in enumerate(flowcut.sweep(*asked, points, system=about.system), 1):
             study.report(point.cut.title, 0.7 * done / len(points))
             yield point
@@ -63,51 +71,62 @@ def plan(about: Subject) -> Plan:
                 study.report(f"Smallest budget of {methods.short_title(cut)}", 0.7 + 0.3 * number / len(cuts))
                 yield found
 
-    return Plan(about.key("sweep", about.full.visual_tokens), work, "Sweep the budget", TAKES)
+    return Plan(about.key("sweep", tuple(grid)), work, "Sweep the budget", TAKES)
 
 
 def _results(about: Subject, results: list[Any]) -> None:
-    points = [one for one in results if isinstance(one, SweepPoint)]
-    by_method: dict[str, list[SweepPoint]] = {}
-    for point in points:
-        by_method.setdefault(methods.short_title(point.cut), []).append(point)
-    grid = budgets(about.full.visual_tokens)
-    whole = {name: found for name, found in by_method.items() if len(found) == len(grid)}
-    _figure(about, grid, whole)
+    """What was found so far, also of a sweep that was stopped: points without a measurement are left open."""
+    by_method: dict[str, dict[int, SweepPoint]] = {}
+    for point in results:
+        if isinstance(point, SweepPoint):
+            by_method.setdefault(methods.short_title(point.cut), {})[point.cut.tokens] = point
+    by_method = {name: by_method[name] for name in map(methods.short_title, _swept(1)) if name in by_method}
+    _figure(about, by_method)
     smallest = {methods.short_title(one.cut): one for one in results if isinstance(one, SmallestBudget) and one.done}
-    _table(about, whole, smallest)
+    _table(about, by_method, smallest)
+    failed = {point.error: point for point in results if isinstance(point, SweepPoint) and point.error is not None}
+    for sentence, point in failed.items():
+        st.caption(f"{methods.short_title(point.cut)}, {point.cut.tokens} tokens: {escape_markdown(sentence)}")
 
 
-def _figure(about: Subject, grid: list[int], whole: dict[str, list[SweepPoint]]) -> None:
-    chance = [found for found in whole.values() if found[0].cut.method == "random"]
-    others = {name: found for name, found in whole.items() if found[0].cut.method != "random"}
+def _figure(about: Subject, by_method: dict[str, dict[int, SweepPoint]]) -> None:
+    grid = budgets(about.full.visual_tokens)
+    is_chance = {name: next(iter(found.values())).cut.method == "random" for name, found in by_method.items()}
+    chance = [found for name, found in by_method.items() if is_chance[name] and len(found) == len(grid)]
+    others = {name: found for name, found in by_method.items() if not is_chance[name]}
     if not others:
         return
     chosen = st.pills(
         "Curves of", list(others), selection_mode="multi", default=list(others)[:5], key=f"sweep-of-{len(others)}"
     )
-    random = band([np.array([point.logprob for point in found]) for found in chance]) if chance else None
-    kept = np.mean([[point.same for point in found] for found in chance], axis=0) if chance else None
     figure = budget_sweep(
         np.array(grid),
-        {name: np.array([point.logprob for point in others[name]]) for name in chosen},
-        {name: np.array([point.same for point in others[name]]) for name in chosen},
+        {name: _along(grid, others[name], "logprob") for name in chosen},
+        {name: _along(grid, others[name], "same") == 1.0 for name in chosen},
         about.facts(f"{about.full.visual_tokens} visual tokens in all", f"random: {len(chance)} seeds"),
-        random,
-        kept,
+        band([_along(grid, found, "logprob") for found in chance]) if chance else None,
+        np.mean([_along(grid, found, "same") for found in chance], axis=0) if chance else None,
         about.total,
     )
     plot(figure, budget_sweep)
 
 
-def _table(about: Subject, whole: dict[str, list[SweepPoint]], smallest: dict[str, SmallestBudget]) -> None:
-    """Flip point and smallest budget of every criterion; answers that came back are written out."""
-    if not whole:
-        return
-    rows = "".join(_row(name, found, smallest.get(name)) for name, found in whole.items())
-    head = "".join(
-        f"<th>{name}</th>" for name in ("criterion", "first lost at", "back at", "smallest that keeps it", "tried")
+def _along(grid: list[int], found: dict[int, SweepPoint], what: str) -> np.ndarray:
+    """float [K], one measurement of a criterion along the budgets; NaN: not measured."""
+    return np.array([float(getattr(found[tokens], what)) if tokens in found else np.nan for tokens in grid])
+
+
+def _table(about: Subject, by_method: dict[str, dict[int, SweepPoint]], smallest: dict[str, SmallestBudget]) -> None:
+    """Flip point and smallest budget of every criterion that was swept; answers that came back are written out."""
+    complete = len(budgets(about.full.visual_tokens))
+    rows = "".join(
+        _row(name, list(found.values()), smallest.get(name))
+        for name, found in by_method.items()
+        if len(found) == complete
     )
+    if not rows:
+        return
+    head = "".join(f"<th>{name}</th>" for name in COLUMNS)
     st.html(f'<div class="lens-why" data-testid="budgets"><table><tr>{head}</tr>{rows}</table></div>')
     st.caption(f"**How to read this.** {HOW_TO_READ}")
     st.caption(about.facts("greedy decoding", "the very same tokens"))
