@@ -5,7 +5,8 @@ and the projector are whole; the language model may be cut in depth to what the 
 All ways are run in turn, round by round, and each is told as the median ratio to the stock run of its own round, so
 that other work on the machine weighs on all alike.
 
-    python -m benchmarks.real_size --decoder-layers 8        # writes benchmarks/real_size.md and .json
+    python -m benchmarks.real_size                                          # writes benchmarks/real_size.md and .json
+    python -m benchmarks.real_size --models next --decoder-layers 8         # that model only, the others' tables stay
 """
 
 from __future__ import annotations
@@ -218,19 +219,21 @@ def main() -> None:
     parser.add_argument("--models", choices=SHAPES, nargs="+", default=list(SHAPES))
     arguments = parser.parse_args()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    told, kept = ["# Two models at their real shapes", "", VERSIONS, ""], {}
+    folder = Path(__file__).parent
+    stored = folder / "real_size.json"
+    kept: dict[str, Any] = json.loads(stored.read_text()) if stored.exists() else {}
     for name in arguments.models:
         shape = SHAPES[name]
         model = random_model(shape.build, arguments.decoder_layers, getattr(torch, arguments.dtype), device)
         results = in_turn(model, shape, arguments.rounds)
         facts = facts_of(model, arguments, results["stock"])
         kept[shape.title] = {"facts": facts, "runs": results}
-        told.append(table(shape.title, results, facts))
+        stored.write_text(json.dumps(kept, indent=1) + "\n")
         del model
-    folder = Path(__file__).parent
-    (folder / "real_size.json").write_text(json.dumps(kept, indent=1) + "\n")
-    (folder / "real_size.md").write_text("\n".join(told))
-    print("\n".join(told))
+    tables = [table(title, one["runs"], one["facts"]) for title, one in kept.items()]
+    text = "\n".join(["# Models at their real shapes", "", VERSIONS, "", *tables])
+    (folder / "real_size.md").write_text(text)
+    print(text)
 
 
 VERSIONS = (
