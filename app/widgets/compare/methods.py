@@ -115,7 +115,7 @@ def _grid(about: Subject, results: list[Any]) -> None:
     if refused:
         lines = "".join(f"<li>{escape(METHODS[one.method].label)}: {escape(one.reason)}</li>" for one in refused)
         st.html(f'<h3 class="lens-panel">Not for this model</h3><ul class="lens-list">{lines}</ul>')
-    st.caption(HOW_TO_READ)
+    st.caption(f"**How to read this.** {HOW_TO_READ}")
     st.caption(about.facts(f"{about.tokens} of {about.full.visual_tokens} visual tokens", "greedy decoding"))
 
 

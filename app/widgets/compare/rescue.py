@@ -60,7 +60,7 @@ def _section(about: Subject, base: np.ndarray) -> None:
         _tools(about, base, kept, edits)
         _try(about, kept)
         _tries(about, base)
-    st.caption(HOW_TO_READ)
+    st.caption(f"**How to read this.** {HOW_TO_READ}")
     st.caption(about.facts(about.pruned.title, f"{len(kept)} patches kept now"))
 
 
@@ -175,5 +175,5 @@ def _result_row(about: Subject, name: str, result: MethodResult, whole: float) -
 def _row(name: str, answer: str, change: float, same: bool) -> str:
     """A line of the table; the answer is HTML already."""
     mark = '<b class="right">✓</b>' if same else '<b class="wrong">✗</b>'
-    number = f'<td class="number">{"–" if isnan(change) else signed(change, plus=True)}</td>'
+    number = f'<td>{"–" if isnan(change) else signed(change, plus=True)}</td>'
     return f'<tr><th>{escape(name)}</th><td dir="auto">{mark} {answer}</td>{number}</tr>'
