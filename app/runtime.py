@@ -27,6 +27,7 @@ from PIL import Image
 from app.studies import Studies
 from flowcut.results import Run
 from flowcut.schedule import CutConfig
+from flowcut.videos import Video
 
 if TYPE_CHECKING:
     from flowcut.models import VisionLanguageModel
@@ -80,7 +81,8 @@ class Order:
 
     model: str
     """`embedded`, a folder, or a hub id."""
-    image: Image.Image
+    image: Image.Image | Video
+    """A picture, or the frames of a video."""
     question: str
     cut: CutConfig
     control: CutConfig
@@ -313,18 +315,20 @@ class Runtime:
             on_text=partial(setattr, shown, "text"),
             on_progress=lambda stage, fraction: job.report(f"{LANE_WORDS[lane]}: {stage}", fraction),
             stop=lambda: job.stop.is_set() or self._closing.is_set(),
-            answer_attention=shows_answer_attention(model, order.generation.max_new_tokens),
+            answer_attention=shows_answer_attention(model, order),
             **order.generation.as_arguments(),
         )
 
 
-def shows_answer_attention(model: VisionLanguageModel, max_new_tokens: int) -> bool:
+def shows_answer_attention(model: VisionLanguageModel, order: Order) -> bool:
     """Whether the decoder can be read, and the attention of a longest answer to all visual tokens takes little."""
     from flowcut.decoders import READABLE
 
     text = model.model.config.text_config
-    per_token = text.num_hidden_layers * text.num_attention_heads * model.n_patches
-    raw_and_weighed = 2 * 4 * max_new_tokens * per_token  # float32
+    frames = len(order.image.frames) if isinstance(order.image, Video) else 1
+    visual_tokens = model.n_patches if model.family.counts_by_picture else frames * model.n_patches
+    per_token = text.num_hidden_layers * text.num_attention_heads * visual_tokens
+    raw_and_weighed = 2 * 4 * order.generation.max_new_tokens * per_token  # float32
     return text.model_type in READABLE and raw_and_weighed <= MOST_ATTENTION_BYTES
 
 
@@ -343,12 +347,13 @@ def run_key(order: Order, lane: str, revision: str | None) -> str:
         order.model,
         revision,
         order.image.size,
+        order.image.frames_a_second if isinstance(order.image, Video) else None,  # some models place frames by it
         order.question,
         cut.as_dict() if cut else None,
         order.generation.as_arguments(),
     ]
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
-    digest.update(order.image.convert("RGB").tobytes())
+    digest.update(order.image.hash.encode() if isinstance(order.image, Video) else order.image.convert("RGB").tobytes())
     return digest.hexdigest()
 
 
