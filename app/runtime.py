@@ -19,6 +19,8 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from functools import partial
+from importlib import import_module
+from types import ModuleType
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import streamlit as st
@@ -52,6 +54,7 @@ CLOSING_SECONDS = 20
 LANE_WORDS = {"full": "All tokens", "cut": "Pruned", "control": "Random"}
 
 log = logging.getLogger(__name__)
+_importing = threading.Lock()
 Value = TypeVar("Value")
 
 
@@ -158,9 +161,7 @@ class Models:
         with self._lock:
             if name not in self._loaded:
                 progress(None, "Loading PyTorch")
-                import flowcut
-
-                model = flowcut.load(name, progress=progress)
+                model = models_module().load(name, progress=progress)
                 if name == EMBEDDED or model.device != "cpu":  # where it takes a second, not a minute
                     progress(None, "First steps")
                     warm(model)
@@ -171,6 +172,12 @@ class Models:
                 gc.collect()
                 gc.freeze()
             return self._loaded[name]
+
+
+def models_module() -> ModuleType:
+    """`flowcut.models`, which brings in torch and transformers: of two threads that import them at once, one fails."""
+    with _importing:
+        return import_module("flowcut.models")
 
 
 class Recent(Generic[Value]):

@@ -8,7 +8,7 @@ from __future__ import annotations
 import io
 from dataclasses import dataclass, field
 
-from app.runtime import runtime
+from app.runtime import models_module, runtime
 from flowcut.errors import InvalidPicture
 from flowcut.videos import SUFFIXES, Video, open_video
 
@@ -61,13 +61,11 @@ class Limits:
 
 def limits(model: str) -> Limits | None:
     """What the model of this name takes; None: not known before it has been loaded."""
-    from flowcut.families import FAMILIES
-    from flowcut.models import known_family
-
+    models = models_module()
     loaded = runtime().models.get(model)
-    family = known_family(model) if loaded is None else loaded.family
+    family = models.known_family(model) if loaded is None else loaded.family
     if family is None and model in MODEL_TYPES:
-        family = FAMILIES[MODEL_TYPES[model]]
+        family = models.FAMILIES[MODEL_TYPES[model]]
     return None if family is None else Limits(family.name, family.frames, family.most_frames)
 
 
@@ -77,12 +75,12 @@ def check_frames(model: str, frames: int) -> None:
     Raises:
         InvalidPicture: (a ValueError) one sentence that says what it takes, or which models take videos.
     """
-    from flowcut.families import names_of_video_families
-
     known = limits(model)
     if known is None or LEAST_FRAMES <= frames <= known.most:
         return
     if not known.most:
+        from flowcut.families import names_of_video_families
+
         raise InvalidPicture(
             f"The model “{model}” is of the family {known.family}, which takes no videos: choose a model of "
             f"{names_of_video_families()}, or a picture."

@@ -132,7 +132,7 @@ def known_family(name: str) -> Family | None:
     """
     try:
         return family_of(_config(_folder_here(name), name))
-    except ModelNotLoaded:
+    except (ModelNotLoaded, OSError, ValueError):  # the latter two of names that no file system takes
         return None
 
 
@@ -142,7 +142,7 @@ def _folder_here(name: str) -> Path:
         return embedded_folder()
     try:
         cached = None if Path(name).is_dir() else try_to_load_from_cache(name, "config.json")
-    except (HFValidationError, OSError, ValueError):  # no name of a model, or one that no file system takes
+    except HFValidationError:
         cached = None
     return Path(cached).parent if isinstance(cached, str) else Path(name)
 

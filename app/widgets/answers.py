@@ -124,7 +124,7 @@ def _card(lane: str, run: Run, shown: Comparison, longest: float) -> str:
         f'<p class="lens-answer" dir="auto">{words or "(nothing)"}</p>',
         f'<p class="lens-difference">{_difference(run, difference)}</p>',
         _times(run.times, shown.full.times, longest, shown.picture.kind),
-        _numbers(run, shown.full),
+        _numbers(run, shown.full, shown.picture.kind),
     ]
     return f'<section class="lens-card {lane}">{"".join(parts)}</section>'
 
@@ -196,7 +196,7 @@ def _times(times: Times, full: Times, longest: float, kind: str) -> str:
     return f'<div>{total}{bar}<dl class="lens-times">{lines}</dl>{looking}</div>'
 
 
-def _numbers(run: Run, full: Run) -> str:
+def _numbers(run: Run, full: Run, kind: str) -> str:
     kv, full_kv = sum(run.kv_bytes), sum(full.kv_bytes)
     entries = (
         ("Visual tokens", str(run.visual_tokens), change(run.visual_tokens, full.visual_tokens)),
@@ -206,16 +206,17 @@ def _numbers(run: Run, full: Run) -> str:
     lines = "".join(
         f"<div><dt>{name}</dt><dd>{value} <small>{delta}</small></dd></div>" for name, value, delta in entries
     )
-    return f'<dl class="lens-numbers">{lines}</dl>{_counts(run)}'
+    return f'<dl class="lens-numbers">{lines}</dl>{_counts(run, kind)}'
 
 
-def _counts(run: Run) -> str:
+def _counts(run: Run, kind: str) -> str:
     """The counts behind the number of visual tokens, where they tell something: all were counted, none computed."""
     told = []
     if run.tower_tokens and run.tower_tokens != run.visual_tokens:
         told.append(f"{run.tower_tokens} out of the vision encoder")
     if run.separator_tokens:
-        told.append(f"{run.separator_tokens} of the visual tokens are newlines")
+        what = "newlines" if kind == "picture" else "no patches (newlines, or the CLS tokens of frames)"
+        told.append(f"{run.separator_tokens} of the visual tokens are {what}")
     if len(set(run.layer_tokens)) > 1:
         told.append(f"prompt tokens read by decoder {tokens_by_layer(run.layer_tokens)}")
     return f'<p class="lens-looking" data-testid="counts">{"; ".join(told)}</p>' if told else ""

@@ -99,11 +99,11 @@ def _open_waiting() -> None:
     if file is None:
         return
     again = file is session.picture().file
-    frames = state.frames if again else session.usual_frames()
     try:
-        if again:
-            videos.check_frames(state.model, frames)
         with st.spinner("Taking frames of the video …"):
+            frames = state.frames if again else session.usual_frames()
+            if again:
+                videos.check_frames(state.model, frames)
             video = file.open(frames)
     except FlowCutError as error:
         state.problem = str(error)
