@@ -7,7 +7,9 @@ from functools import cached_property
 
 from PIL.Image import Image
 
+from app.videos import VideoFile
 from flowcut.results import Run
+from flowcut.videos import Video
 
 PREVIEW_SIDE = 640
 """Longest side of a preview in pixels: twice the width of the sidebar, for dense displays."""
@@ -25,8 +27,25 @@ class Picture:
     """Seed of a drawn scene; None for a picture from outside, of which no truth is known."""
     notes: tuple[str, ...] = ()
     """What was done to it on opening, one sentence each."""
-    frames: tuple[Image, ...] = field(default=(), repr=False)
-    """Of a video, all that were taken, RGB and of one size; `image` is the first. Empty for a picture."""
+    video: Video | None = field(default=None, repr=False)
+    """The frames that were taken, if this is a video; `image` is the first."""
+    file: VideoFile | None = field(default=None, repr=False)
+    """What they were taken of."""
+
+    @property
+    def frames(self) -> tuple[Image, ...]:
+        """Of a video, all that were taken, RGB and of one size; empty for a picture."""
+        return () if self.video is None else self.video.frames
+
+    @property
+    def kind(self) -> str:
+        """What it is called in a sentence."""
+        return "picture" if self.video is None else "video"
+
+    @property
+    def medium(self) -> Image | Video:
+        """What a model is asked about."""
+        return self.video or self.image
 
     @cached_property
     def preview(self) -> Image:

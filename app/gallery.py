@@ -18,6 +18,7 @@ from scenes import Scene, draw, questions
 SUGGESTIONS = 4
 PHOTOGRAPH_QUESTIONS = ("Describe the picture.", "What is in the picture?", "What colours do you see?")
 """Suggested for pictures from outside, of which nothing is known."""
+VIDEO_QUESTIONS = ("What happens in the video?", "Describe the video.", "What changes from start to end?")
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,11 @@ def suggested_questions(seed: int | None) -> list[str]:
     for question in questions(scene(seed), seed=seed):
         by_kind.setdefault(question.kind, question.text)
     return list(by_kind.values())[:SUGGESTIONS]
+
+
+def suggested_for(picture: Picture) -> list[str]:
+    """A few questions worth asking about a picture or video."""
+    return suggested_questions(picture.seed) if picture.video is None else list(VIDEO_QUESTIONS)
 
 
 def examples_folder(seed: int) -> Path:

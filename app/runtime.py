@@ -19,6 +19,8 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from functools import partial
+from importlib import import_module
+from types import ModuleType
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import streamlit as st
@@ -27,6 +29,7 @@ from PIL import Image
 from app.studies import Studies
 from flowcut.results import Run
 from flowcut.schedule import CutConfig
+from flowcut.videos import Video
 
 if TYPE_CHECKING:
     from flowcut.models import VisionLanguageModel
@@ -51,6 +54,7 @@ CLOSING_SECONDS = 20
 LANE_WORDS = {"full": "All tokens", "cut": "Pruned", "control": "Random"}
 
 log = logging.getLogger(__name__)
+_importing = threading.Lock()
 Value = TypeVar("Value")
 
 
@@ -80,7 +84,8 @@ class Order:
 
     model: str
     """`embedded`, a folder, or a hub id."""
-    image: Image.Image
+    image: Image.Image | Video
+    """A picture, or the frames of a video."""
     question: str
     cut: CutConfig
     control: CutConfig
@@ -156,9 +161,7 @@ class Models:
         with self._lock:
             if name not in self._loaded:
                 progress(None, "Loading PyTorch")
-                import flowcut
-
-                model = flowcut.load(name, progress=progress)
+                model = models_module().load(name, progress=progress)
                 if name == EMBEDDED or model.device != "cpu":  # where it takes a second, not a minute
                     progress(None, "First steps")
                     warm(model)
@@ -169,6 +172,12 @@ class Models:
                 gc.collect()
                 gc.freeze()
             return self._loaded[name]
+
+
+def models_module() -> ModuleType:
+    """`flowcut.models`, which brings in torch and transformers: of two threads that import them at once, one fails."""
+    with _importing:
+        return import_module("flowcut.models")
 
 
 class Recent(Generic[Value]):
@@ -313,18 +322,20 @@ class Runtime:
             on_text=partial(setattr, shown, "text"),
             on_progress=lambda stage, fraction: job.report(f"{LANE_WORDS[lane]}: {stage}", fraction),
             stop=lambda: job.stop.is_set() or self._closing.is_set(),
-            answer_attention=shows_answer_attention(model, order.generation.max_new_tokens),
+            answer_attention=shows_answer_attention(model, order),
             **order.generation.as_arguments(),
         )
 
 
-def shows_answer_attention(model: VisionLanguageModel, max_new_tokens: int) -> bool:
+def shows_answer_attention(model: VisionLanguageModel, order: Order) -> bool:
     """Whether the decoder can be read, and the attention of a longest answer to all visual tokens takes little."""
     from flowcut.decoders import READABLE
 
     text = model.model.config.text_config
-    per_token = text.num_hidden_layers * text.num_attention_heads * model.n_patches
-    raw_and_weighed = 2 * 4 * max_new_tokens * per_token  # float32
+    frames = len(order.image.frames) if isinstance(order.image, Video) else 1
+    visual_tokens = model.n_patches if model.family.counts_by_picture else frames * model.n_patches
+    per_token = text.num_hidden_layers * text.num_attention_heads * visual_tokens
+    raw_and_weighed = 2 * 4 * order.generation.max_new_tokens * per_token  # float32
     return text.model_type in READABLE and raw_and_weighed <= MOST_ATTENTION_BYTES
 
 
@@ -343,12 +354,13 @@ def run_key(order: Order, lane: str, revision: str | None) -> str:
         order.model,
         revision,
         order.image.size,
+        order.image.frames_a_second if isinstance(order.image, Video) else None,  # some models place frames by it
         order.question,
         cut.as_dict() if cut else None,
         order.generation.as_arguments(),
     ]
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
-    digest.update(order.image.convert("RGB").tobytes())
+    digest.update(order.image.hash.encode() if isinstance(order.image, Video) else order.image.convert("RGB").tobytes())
     return digest.hexdigest()
 
 

@@ -14,6 +14,7 @@ import streamlit as st
 from app import gallery, link, selection
 from app.comparison import Comparison, Picture
 from app.runtime import EMBEDDED, Generation, Job, Order, runtime
+from app.videos import USUAL_FRAMES, check_frames, limits
 from flowcut.criteria import METHODS
 from flowcut.errors import FlowCutError
 from flowcut.schedule import CutConfig
@@ -105,6 +106,12 @@ def patches() -> int:
     """How many visual tokens the model in use reads of a whole picture, as its last run showed."""
     last = comparison()
     return USUAL_PATCHES if last is None else last.full.visual_tokens
+
+
+def usual_frames() -> int:
+    """How many frames are taken of a video, unless others are asked for: as many as the chosen model is used to."""
+    known = limits(st.session_state.model)
+    return known.usual if known is not None and known.usual else USUAL_FRAMES
 
 
 def percent_of(tokens: int) -> float:
@@ -212,7 +219,9 @@ def _order() -> Order:
         seed=state.sampling_seed,
         system=state.system.strip() or None,
     )
-    return Order(state.model, picture().image, state.question, chosen_cut(), control_cut(), generation)
+    if picture().video is not None:
+        check_frames(state.model, len(picture().frames))
+    return Order(state.model, picture().medium, state.question, chosen_cut(), control_cut(), generation)
 
 
 def chosen_cut() -> CutConfig:

@@ -9,6 +9,7 @@ from transformers.utils import is_torchvision_available
 from transformers.video_utils import VideoMetadata
 
 from flowcut.errors import InvalidPicture
+from flowcut.families import names_of_video_families
 from flowcut.families.family import IMAGE, MediaKind
 from flowcut.images import Picture, open_picture
 from flowcut.models import VisionLanguageModel
@@ -34,7 +35,9 @@ def open_medium(model: VisionLanguageModel, source: Any, frames: int | None = No
         return open_picture(source)
     family = model.family
     if not family.frames:
-        raise InvalidPicture(f"{family.name} takes no videos: hand over a picture, or choose another model.")
+        raise InvalidPicture(
+            f"{family.name} takes no videos: hand over a picture, or choose a model of {names_of_video_families()}."
+        )
     if not is_torchvision_available():
         raise InvalidPicture("The frames of videos are resized by torchvision, which is not installed: install it.")
     return open_video(source, frames or family.frames, family.most_frames)

@@ -18,7 +18,7 @@ from textwrap import shorten
 from typing import Any, cast
 
 import torch
-from huggingface_hub import HfApi, hf_hub_download, snapshot_download
+from huggingface_hub import HfApi, hf_hub_download, snapshot_download, try_to_load_from_cache
 from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, HFValidationError, RepositoryNotFoundError
 from safetensors import SafetensorError, safe_open
 from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageTextToText, AutoProcessor, PreTrainedModel
@@ -123,6 +123,28 @@ def load(
     family.complete_processor(processor, model)
     tell(1.0, "Ready")
     return VisionLanguageModel(model, processor, family, str(name), revision or _weights_hash(weights))
+
+
+def known_family(name: str) -> Family | None:
+    """The family of the model of this name, as its configuration on this machine says; None: there is none to use.
+
+    Loads nothing and asks no network.
+    """
+    try:
+        return family_of(_config(_folder_here(name), name))
+    except (ModelNotLoaded, OSError, ValueError):  # the latter two of names that no file system takes
+        return None
+
+
+def _folder_here(name: str) -> Path:
+    """Where a model's configuration lies on this machine; a folder without one where it does not."""
+    if name == EMBEDDED:
+        return embedded_folder()
+    try:
+        cached = None if Path(name).is_dir() else try_to_load_from_cache(name, "config.json")
+    except HFValidationError:
+        cached = None
+    return Path(cached).parent if isinstance(cached, str) else Path(name)
 
 
 def embedded_folder() -> Path:

@@ -23,6 +23,8 @@ MAX_SECONDS = 600
 """A video is decoded from its start to its last sampled frame, on the CPU."""
 MAX_FRAMES = 36_000
 """The same at 60 frames a second."""
+MAX_TAKEN_PIXELS = 400_000_000
+"""Of all frames that are taken of a file: held in memory together, 1.2 GB."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -141,6 +143,7 @@ def _from_file(source: Any, frames: int) -> Video:
     with _opened(content, name) as stream:
         total = _count(stream, name)
         wanted = list(range(total)) if total <= frames else [place * total // frames for place in range(frames)]
+        _check_pixels(stream, len(wanted), name)
         taken = _decoded(stream, wanted, name)
     note = f"Of the video's {total} frames, {len(taken)} at even distances were taken."
     notes = (note,) if len(taken) < total else ()
@@ -205,6 +208,17 @@ def _count(stream: Any, name: str) -> int:
     if not total:
         raise InvalidPicture(f"{name} has no frames: choose another file.")
     return total
+
+
+def _check_pixels(stream: Any, frames: int, name: str) -> None:
+    """All frames that are taken must fit into memory together."""
+    width, height = stream.codec_context.width, stream.codec_context.height
+    most = MAX_TAKEN_PIXELS // (width * height)
+    if frames > most:
+        raise InvalidPicture(
+            f"{name} has frames of {width} x {height} pixels, of which {frames} are too many: take at most {most}, or "
+            "scale it down first."
+        )
 
 
 def _decoded(stream: Any, wanted: Sequence[int], name: str) -> list[tuple[Image.Image, float | None]]:

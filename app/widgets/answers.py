@@ -17,11 +17,14 @@ from app import session
 from app.comparison import Comparison
 from app.runtime import EMBEDDED, LANES, Job
 from app.truth import is_right, right_answer
-from app.widgets.controls import PUBLISHED
+from app.videos import check_frames
+from app.widgets.controls import FOR_VIDEOS, PUBLISHED
 from app.widgets.numbers import BYTE_UNITS, FLOP_UNITS, change, duration, scaled, signed
 from flowcut.criteria import METHODS
+from flowcut.errors import FlowCutError
 from flowcut.results import Run, Times
 from flowcut.schedule import CutConfig
+from flowcut.videos import Video
 
 STAGES = tuple(field.name for field in fields(Times) if field.name != "recording")
 SIGN = {True: ("right", "✓ right"), False: ("wrong", "✗ wrong")}
@@ -48,6 +51,8 @@ def _question(text: str, below: str) -> None:
 def _facts(shown: Comparison) -> str:
     run = shown.full
     told = [f"Model “{run.model_id}”, {run.dtype} on {run.device}", shown.picture.name]
+    if shown.picture.frames:
+        told.append(f"{len(shown.picture.frames)} frames")
     if shown.picture.seed is not None:
         right = right_answer(shown.picture.seed, run.question)
         told.append("the scene's truth does not cover this question" if right is None else f"in truth: {right}")
@@ -58,13 +63,25 @@ def _facts(shown: Comparison) -> str:
 
 def what_the_model_knows() -> None:
     """A word of warning where the embedded model is to look at something it was never shown."""
-    if session.picture().seed is None and st.session_state.model == EMBEDDED:
+    if session.picture().video is not None:
+        _whether_it_takes_videos()
+    elif session.picture().seed is None and st.session_state.model == EMBEDDED:
         names = ", ".join(f"`{name}`" for name in PUBLISHED)
         st.info(
             "The embedded model knows drawn scenes only: about a photograph its answers mean nothing, though the flow "
             f"you see is really its own. For photographs choose a published model on the left: {names}.",
             icon=":material/info:",
         )
+
+
+def _whether_it_takes_videos() -> None:
+    """Said as soon as it is known; pressing Run would say the same."""
+    try:
+        check_frames(st.session_state.model, len(session.picture().frames))
+    except FlowCutError as error:
+        if session.problem() != str(error):
+            names = ", ".join(f"`{name}`" for name in FOR_VIDEOS)
+            st.info(f"{escape_markdown(str(error))} Published ones: {names}.", icon=":material/info:")
 
 
 def answers(shown: Comparison) -> None:
@@ -79,11 +96,12 @@ def answers(shown: Comparison) -> None:
 def growing_answers(job: Job) -> None:
     """Three answers that are still being written."""
     cards = []
+    kind = "video" if isinstance(job.order.image, Video) else "picture"
     for lane in LANES:
         state = job.lanes[lane]
         caret = '<span class="caret"></span>' if state.text and state.run is None else ""
         body = f'<p class="lens-answer" dir="auto">{escape(state.text)}{caret}</p>'
-        head = f"<header>{_name(job.order.cut_of(lane))}</header>"
+        head = f"<header>{_name(job.order.cut_of(lane), kind)}</header>"
         cards.append(f'<section class="lens-card {lane}">{head}{body}</section>')
     st.html(f'<div class="lens-cards" data-testid="growing-answers">{"".join(cards)}</div>')
 
@@ -102,20 +120,20 @@ def _card(lane: str, run: Run, shown: Comparison, longest: float) -> str:
     difference = None if lane == "full" else compare(shown.full, run)
     words = escape(run.answer) if difference is None else _marked(difference.other_words)
     parts = [
-        f"<header>{_name(run.cut, run.visual_tokens)}{_verdict(run, shown.picture.seed)}</header>",
+        f"<header>{_name(run.cut, shown.picture.kind, run.visual_tokens)}{_verdict(run, shown.picture.seed)}</header>",
         f'<p class="lens-answer" dir="auto">{words or "(nothing)"}</p>',
         f'<p class="lens-difference">{_difference(run, difference)}</p>',
-        _times(run.times, shown.full.times, longest),
-        _numbers(run, shown.full),
+        _times(run.times, shown.full.times, longest, shown.picture.kind),
+        _numbers(run, shown.full, shown.picture.kind),
     ]
     return f'<section class="lens-card {lane}">{"".join(parts)}</section>'
 
 
-def _name(cut: CutConfig | None, visual_tokens: int | None = None) -> str:
+def _name(cut: CutConfig | None, kind: str, visual_tokens: int | None = None) -> str:
     """The head of a card: which method, how many tokens, and what else sets it."""
     if cut is None:
         tokens = "" if visual_tokens is None else f", {visual_tokens} tokens"
-        return f"<h2>Whole picture{tokens}</h2>"
+        return f"<h2>Whole {kind}{tokens}</h2>"
     below = f"seed {cut.seed}" if cut.seed is not None else cut.variant if METHODS[cut.method].has_variants else ""
     title = f"{METHODS[cut.method].label}, {cut.tokens} tokens"
     return f'<h2>{escape(title)}</h2><span class="sub">{escape(below)}</span>'
@@ -162,7 +180,7 @@ def _mean_logprob(run: Run) -> str:
     return signed(sum(token.logprob for token in run.tokens) / len(run.tokens))
 
 
-def _times(times: Times, full: Times, longest: float) -> str:
+def _times(times: Times, full: Times, longest: float, kind: str) -> str:
     """A bar on the scale of the slowest answer, and the seconds of each stage in words."""
     spent = [(stage, getattr(times, stage)) for stage in STAGES if getattr(times, stage) > 0]
     bar = "".join(
@@ -172,13 +190,13 @@ def _times(times: Times, full: Times, longest: float) -> str:
         f'<div class="{stage}"><dt>{stage}</dt><dd>{duration(seconds)}</dd></div>' for stage, seconds in spent
     )
     delta = change(times.total, full.total)
-    total = f'<p class="lens-total"><b>{duration(times.total)}</b> from picture to last word {delta}</p>'
+    total = f'<p class="lens-total"><b>{duration(times.total)}</b> from {kind} to last word {delta}</p>'
     looking = f'<p class="lens-looking">besides, {duration(times.recording)} to record the flow shown below</p>'
     bar = f'<div class="lens-bar" aria-hidden="true">{bar}</div>'
     return f'<div>{total}{bar}<dl class="lens-times">{lines}</dl>{looking}</div>'
 
 
-def _numbers(run: Run, full: Run) -> str:
+def _numbers(run: Run, full: Run, kind: str) -> str:
     kv, full_kv = sum(run.kv_bytes), sum(full.kv_bytes)
     entries = (
         ("Visual tokens", str(run.visual_tokens), change(run.visual_tokens, full.visual_tokens)),
@@ -188,16 +206,17 @@ def _numbers(run: Run, full: Run) -> str:
     lines = "".join(
         f"<div><dt>{name}</dt><dd>{value} <small>{delta}</small></dd></div>" for name, value, delta in entries
     )
-    return f'<dl class="lens-numbers">{lines}</dl>{_counts(run)}'
+    return f'<dl class="lens-numbers">{lines}</dl>{_counts(run, kind)}'
 
 
-def _counts(run: Run) -> str:
+def _counts(run: Run, kind: str) -> str:
     """The counts behind the number of visual tokens, where they tell something: all were counted, none computed."""
     told = []
     if run.tower_tokens and run.tower_tokens != run.visual_tokens:
         told.append(f"{run.tower_tokens} out of the vision encoder")
     if run.separator_tokens:
-        told.append(f"{run.separator_tokens} of the visual tokens are newlines")
+        what = "newlines" if kind == "picture" else "no patches (newlines, or the CLS tokens of frames)"
+        told.append(f"{run.separator_tokens} of the visual tokens are {what}")
     if len(set(run.layer_tokens)) > 1:
         told.append(f"prompt tokens read by decoder {tokens_by_layer(run.layer_tokens)}")
     return f'<p class="lens-looking" data-testid="counts">{"; ".join(told)}</p>' if told else ""

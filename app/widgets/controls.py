@@ -17,11 +17,18 @@ PUBLISHED = (
     "Intel/llava-gemma-2b",
 )
 """Models that people will try on photographs: large to small."""
+FOR_VIDEOS = (
+    "LanguageBind/Video-LLaVA-7B-hf",
+    "llava-hf/LLaVA-NeXT-Video-7B-hf",
+    "Qwen/Qwen2.5-VL-3B-Instruct",
+    "llava-hf/llava-onevision-qwen2-0.5b-ov-hf",
+)
+"""Models that take videos: large to small."""
 
 MODEL_HELP = (
     "“embedded” comes with the program and knows drawn scenes only. Type a folder or a hub name to load another model "
-    "of the families LLaVA-1.5, LLaVA-NeXT, LLaVA-OneVision, Qwen2-VL or Qwen2.5-VL; a published one is downloaded "
-    "once, by the machine that runs this page."
+    "of the families LLaVA-1.5, LLaVA-NeXT, LLaVA-OneVision, Qwen2-VL or Qwen2.5-VL, for videos also Video-LLaVA or "
+    "LLaVA-NeXT-Video; a published one is downloaded once, by the machine that runs this page."
 )
 BUDGET_HELP = "How many visual tokens the language model reads; the paper's budgets are 192, 128 and 64."
 
@@ -29,7 +36,7 @@ BUDGET_HELP = "How many visual tokens the language model reads; the paper's budg
 def question_box() -> None:
     """The question, and a few suggestions of which a click asks at once."""
     st.text_area("Question", key="question", height=68, help="Ctrl+Enter takes it over, Run asks it")
-    suggested = gallery.suggested_questions(session.picture().seed)
+    suggested = gallery.suggested_for(session.picture())
     with st.container(horizontal=True, gap="xsmall", key="suggestions"):
         for number, text in enumerate(suggested):
             st.button(text, key=f"suggestion-{number}", on_click=_ask_this, args=(text,), type="tertiary")
@@ -42,7 +49,7 @@ def _ask_this(question: str) -> None:
 
 def model_box() -> None:
     """Which model answers."""
-    known = [EMBEDDED, *PUBLISHED]
+    known = list(dict.fromkeys([EMBEDDED, *PUBLISHED, *FOR_VIDEOS]))
     chosen = st.session_state.model
     options = known if chosen in known else [*known, chosen]
     st.selectbox("Model", options, key="model", accept_new_options=True, help=MODEL_HELP)

@@ -37,7 +37,7 @@ PROXY = (
 )
 SAME_FOR_ANY_QUESTION = (
     "All of this happens in the vision encoder, which never sees the question: ask something else about the same "
-    "picture, and the answers change, but not the attention, the scores or the mask."
+    "{kind}, and the answers change, but not the attention, the scores or the mask."
 )
 
 
@@ -58,7 +58,7 @@ def flow() -> None:
         why(*_own_row(pruned, _stage(figures, pruned)))
     else:
         _wait(figures)
-    st.caption(SAME_FOR_ANY_QUESTION)
+    st.caption(SAME_FOR_ANY_QUESTION.format(kind=shown.picture.kind))
 
 
 def _own_row(run: Run, patch: int | None) -> tuple[Run, int | None, int]:
@@ -77,7 +77,7 @@ def _controls(shown: Comparison) -> tuple[str, float, int | None]:
     titles = {lane: shown.pruned(lane).title for lane in selection.CUT_LANES}
     with st.container(horizontal=True, gap="medium", vertical_alignment="bottom", key="flow-controls"):
         st.segmented_control(
-            "Beside the whole picture", list(titles), format_func=titles.__getitem__, required=True,
+            f"Beside the whole {shown.picture.kind}", list(titles), format_func=titles.__getitem__, required=True,
             help="The pruned run in all panels, down to the words of the answer",
             **selection.show_in("inside", "lane", titles),
         )  # fmt: skip

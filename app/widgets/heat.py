@@ -17,7 +17,9 @@ from flowcut.results import Run
 SIDE = 420
 """Longest side of the only heat picture, pixels."""
 SIDE_OF_MANY = 260
-"""Of each, where there are base and crops, or frames."""
+"""Of each, where there are base and crops."""
+SIDE_OF_FRAMES = 180
+"""Of each, where there are frames: two beside each other."""
 
 Heat = tuple[np.ndarray, np.ndarray]
 """Patches of one row of a record, int64 [K], and their values, float64 [K]."""
@@ -44,7 +46,7 @@ def heat_pictures(run: Run, values: np.ndarray, picture: Picture) -> list[HeatPi
         return []
     peak = max((float(own.max()) for _, own in heats if len(own)), default=0.0)
     shown = panes(record.geometries)
-    side = SIDE if len(shown) == 1 else SIDE_OF_MANY
+    side = SIDE if len(shown) == 1 else SIDE_OF_FRAMES if picture.frames else SIDE_OF_MANY
     return [HeatPicture(pane.title, _heat_of(pane, record.geometries, heats, picture, side, peak)) for pane in shown]
 
 

@@ -1,4 +1,4 @@
-"""Choosing the picture: the gallery, a new scene, upload, paste, camera."""
+"""Choosing the picture or video: the gallery, a new scene, upload, paste, camera."""
 
 from __future__ import annotations
 
@@ -7,12 +7,15 @@ from typing import Any
 
 import streamlit as st
 
-from app import gallery, session
+from app import gallery, session, videos
 from app.comparison import Picture
+from app.videos import VideoFile
 from app.widgets.paste import paste
+from app.widgets.strip import strip
 from app.widgets.thumbnails import data_url, thumbnails
 from flowcut.errors import FlowCutError
 from flowcut.images import open_picture
+from flowcut.videos import is_video
 
 FILE_TYPES = ["png", "jpg", "jpeg", "webp", "gif", "bmp", "tif", "tiff"]
 NEW_SCENE_HELP = "Draws a scene that no one has seen before; its ground truth marks the answers right or wrong"
@@ -20,12 +23,18 @@ NEW_SCENE_HELP = "Draws a scene that no one has seen before; its ground truth ma
 
 def choose_picture() -> None:
     """The chosen picture, and all the ways to choose another."""
+    _open_waiting()
     shown = session.picture()
     picture, ways = st.columns([3, 2], gap="small")
     with picture, st.container(key="picture"):
-        st.image(shown.preview, alt=shown.name, width="stretch")
+        if shown.video is None:
+            st.image(shown.preview, alt=shown.name, width="stretch")
+        else:
+            strip(shown.video)
     with ways, st.container(key="sources"):
         _ways_in()
+    if shown.file is not None:
+        _frames_box(shown.file)
     for note in shown.notes:
         st.caption(note)
     thumbnails(_thumbnails(), shown.seed, "Gallery of drawn scenes", "gallery", session.show_scene)
@@ -38,8 +47,9 @@ def _ways_in() -> None:
     st.button("New scene", icon=icon("casino"), on_click=session.show_new_scene, help=NEW_SCENE_HELP, width="stretch")
     with st.popover("Upload", icon=icon("upload"), width="stretch"):
         st.file_uploader(
-            "A picture of your own", FILE_TYPES, key="upload", on_change=_taken_in, args=("upload", "your picture")
-        )
+            "A picture or video of your own", [*FILE_TYPES, *videos.FILE_TYPES], key="upload", on_change=_taken_in,
+            args=("upload", "your picture"),
+        )  # fmt: skip
         st.caption("It never leaves this machine.")
     camera = st.popover("Camera", icon=icon("photo_camera"), width="stretch", on_change="rerun", key="camera_box")
     if camera.open:  # asked for only then: showing the camera makes the browser ask for permission
@@ -55,8 +65,52 @@ def _thumbnails() -> list[tuple[int, str, str]]:
 def _taken_in(key: str, name: str) -> None:
     """Callback of the widgets that hand over a file."""
     file = st.session_state[key]
-    if file is not None:
+    if file is None:
+        return
+    if is_video(file):
+        st.session_state.waiting_video = VideoFile(file.name, file.getvalue())
+    else:
         take_in(file, name)
+
+
+def _frames_box(file: VideoFile) -> None:
+    """How many frames are taken of the video; another number takes them anew."""
+    known = videos.limits(st.session_state.model)
+    allowed = f" ({videos.LEAST_FRAMES} to {known.most})" if known is not None and known.most else ""
+    if "frames" not in st.session_state:  # the box was not on screen in the last run
+        st.session_state.frames = st.session_state.asked_frames
+    st.number_input(
+        f"Frames to take{allowed}", 1, key="frames", step=1, on_change=_frames_changed, args=(file,),
+        help="At even distances from the start of the video; the model sees these and no others.",
+    )  # fmt: skip
+
+
+def _frames_changed(file: VideoFile) -> None:
+    st.session_state.waiting_video = file
+
+
+def _open_waiting() -> None:
+    """Open the video that was just uploaded, or take other frames of it: decoding takes a while, so not in a callback.
+
+    What cannot be used is told in one sentence, and the picture or video before it stays.
+    """
+    state = st.session_state
+    file: VideoFile | None = state.pop("waiting_video", None)
+    if file is None:
+        return
+    again = file is session.picture().file
+    try:
+        with st.spinner("Taking frames of the video …"):
+            frames = state.frames if again else session.usual_frames()
+            if again:
+                videos.check_frames(state.model, frames)
+            video = file.open(frames)
+    except FlowCutError as error:
+        state.problem = str(error)
+        state.pop("frames", None)
+        return
+    state.asked_frames = state.frames = frames
+    _choose_own(Picture(video.image, "your video", None, video.notes, video, file))
 
 
 def take_in(source: Any, name: str) -> None:
@@ -66,6 +120,11 @@ def take_in(source: Any, name: str) -> None:
     except FlowCutError as error:
         st.session_state.problem = str(error)
         return
+    _choose_own(Picture(opened.image, name, None, opened.notes))
+
+
+def _choose_own(chosen: Picture) -> None:
+    """A picture or video of one's own; a question that was typed stays, a suggested one gives way to one that fits."""
     typed = st.session_state.question.strip()
-    own = typed and typed not in gallery.suggested_questions(session.picture().seed)
-    session.choose(Picture(opened.image, name, None, opened.notes), typed if own else gallery.PHOTOGRAPH_QUESTIONS[0])
+    own = typed and typed not in gallery.suggested_for(session.picture())
+    session.choose(chosen, typed if own else gallery.suggested_for(chosen)[0])

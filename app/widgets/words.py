@@ -114,8 +114,9 @@ def _one(run: Run, word: AnswerWord, picture: Picture) -> None:
     heats = heat_pictures(run, values, picture)
     if len(heats) == 1:
         st.html(_picture(heats[0].image, alt))
-    for heat in heats if len(heats) > 1 else []:
-        st.image(heat.image, alt=f"{alt}: {heat.title}", caption=escape_markdown(heat.title), width="content")
+    with st.container(horizontal=True, gap="small"):
+        for heat in heats if len(heats) > 1 else []:
+            st.image(heat.image, alt=f"{alt}: {heat.title}", caption=escape_markdown(heat.title), width="content")
     if not heats:
         st.caption(NO_PICTURE)
     st.html(_bar(masses(attention, word, layer, head)) + _heads(attention, word, layer))

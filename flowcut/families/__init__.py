@@ -41,6 +41,12 @@ def family_of(config: Any) -> Family:
     raise unsupported(model_type, tower_type)
 
 
+def names_of_video_families() -> str:
+    """The families that take videos, for a sentence: `A, B or C`."""
+    names = [family.name for family in FAMILIES.values() if family.frames]
+    return f"{', '.join(names[:-1])} or {names[-1]}"
+
+
 def unsupported(model_type: str | None, tower_type: str | None = None) -> ModelNotLoaded:
     """The refusal of a model by its name, with the list of what is supported."""
     got = f"a {model_type!r} model" + (f" with a {tower_type!r} vision tower" if tower_type else "")

@@ -12,6 +12,7 @@ from app.comparison import Picture
 from app.widgets.heat import heat_pictures
 from flowcut.answer_attention import AnswerAttention
 from flowcut.results import Run
+from flowcut.videos import Video
 from tests.analysis import synthetic
 from tests.analysis.test_parts import ENCODERS, HEIGHT, WIDTH, geometries, joined
 
@@ -58,7 +59,7 @@ def test_frames_show_themselves(picture: Picture) -> None:
     colours = ("black", "grey", "white")
     frames = tuple(Image.new("RGB", (WIDTH, HEIGHT), colour) for colour in colours)
     run = tiled(("frame 1", "frame 2", "frame 3"), [[0, 0], [1, 0], [2, 0]])
-    shown = heat_pictures(run, np.ones(3), replace(picture, frames=frames))
+    shown = heat_pictures(run, np.ones(3), replace(picture, video=Video(frames)))
     assert [heat.title.split(",")[0] for heat in shown] == ["frame 1", "frame 2", "frame 3"]
     dark = [int(np.asarray(heat.image)[-1, -1, 0]) for heat in shown]
     assert len(set(dark)) == 3  # each on its own frame's grey

@@ -8,10 +8,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Locator, Page, expect
+from playwright.sync_api import FilePayload, Locator, Page, expect
 
-from tests import tiny, tiny_qwen
+from tests import tiny, tiny_qwen, tiny_video
 from tests.browser.conftest import ANSWER_SECONDS, ask, idle
+from tests.test_videos import film
 
 pytestmark = pytest.mark.timeout(900)  # three answers of a model that is loaded first, on a machine with other work
 Visit = Callable[..., Page]
@@ -30,14 +31,22 @@ def qwen_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny_qwen.checkpoint("Qwen2_5_VL", tmp_path_factory.mktemp("qwen"))
 
 
-def asked(visit: Visit, folder: Path) -> Page:
-    """The page after a wide picture of one's own was put to the model in a folder, all by hand."""
-    page = visit()
+@pytest.fixture(scope="module")
+def video_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_video.checkpoint("VideoLlava", tmp_path_factory.mktemp("video"))
+
+
+def wide_picture() -> FilePayload:
     picture = io.BytesIO()
     tiny.picture(size=(200, 100)).save(picture, "PNG")
+    return {"name": "wide.png", "mimeType": "image/png", "buffer": picture.getvalue()}
+
+
+def asked(visit: Visit, folder: Path, file: FilePayload | Path | None = None) -> Page:
+    """The page after a file, or a wide picture, of one's own was put to the model in a folder, all by hand."""
+    page = visit()
     page.get_by_role("button", name="Upload").first.click()
-    field = page.locator('[data-testid="stFileUploaderDropzoneInput"]')
-    field.set_input_files({"name": "wide.png", "mimeType": "image/png", "buffer": picture.getvalue()})
+    page.locator('[data-testid="stFileUploaderDropzoneInput"]').set_input_files(file or wide_picture())
     idle(page)
     page.keyboard.press("Escape")
     type_into(page, page.get_by_role("combobox", name=re.compile("Model")), str(folder))
@@ -67,8 +76,8 @@ def mask(page: Page) -> str:
     return str(page.locator(".mask > canvas").evaluate("c => c.toDataURL()"))
 
 
-def choose_tile(page: Page, name: str, told: str | None = None) -> None:
-    page.get_by_role("combobox", name=re.compile("Tile")).click()
+def choose(page: Page, box: str, name: str, told: str | None = None) -> None:
+    page.get_by_role("combobox", name=re.compile(box)).click()
     page.get_by_role("option", name=name, exact=True).click()
     idle(page)
     expect(page.locator(".status")).to_contain_text(told or name, timeout=ANSWER_SECONDS * 1000)
@@ -84,12 +93,12 @@ def test_llava_next_in_tiles(visit: Visit, next_folder: Path) -> None:
     page = asked(visit, next_folder)
     expect(page.get_by_test_id("counts").first).to_contain_text("newlines")
     expect(page.locator(".status")).to_contain_text(re.compile("base: .* of 64 patches enter"))
-    choose_tile(page, "crop row 1, column 2")
+    choose(page, "Tile", "crop row 1, column 2")
     whole = mask(page)
     move_to_layer(page, 0)
     expect(page.locator(".status")).to_contain_text("64 of 64 patches enter layer 0")
     assert mask(page) != whole
-    choose_tile(page, "mean of all 3", "mean of 3 tiles")
+    choose(page, "Tile", "mean of all 3", "mean of 3 tiles")
     expect(page.locator(".status")).to_contain_text("mean of 3 tiles: 192 of 192 patches enter layer 0")
 
 
@@ -115,3 +124,22 @@ def test_qwen_with_its_proxy(visit: Visit, qwen_folder: Path) -> None:
     assert mask(page) != before
     expect(page.get_by_role("combobox", name=re.compile("Tile"))).to_have_count(0)
     expect(page.get_by_role("img", name=re.compile("Where All tokens looked")).first).to_be_visible()
+
+
+def test_a_video_frame_by_frame(visit: Visit, video_folder: Path, tmp_path: Path) -> None:
+    page = asked(visit, video_folder, Path(film(tmp_path / "film.mp4")))
+    strip = page.get_by_role("group", name="Frames of the video")
+    expect(strip.get_by_role("img")).to_have_count(8)
+    expect(strip.get_by_role("img", name="frame 4 at 0.7 s")).to_be_visible()
+    expect(page.locator(".lens-card.cut")).to_contain_text(re.compile(r"Visual tokens\s*9"))
+    expect(page.get_by_text("frame 8, 8 × 8 patches").first).to_be_visible()
+    choose(page, "Frame", "frame 3")
+    whole = mask(page)
+    move_to_layer(page, 0)
+    expect(page.locator(".status")).to_contain_text("frame 3: 64 of 64 patches enter layer 0")
+    assert mask(page) != whole
+    choose(page, "Frame", "mean of all 8", "mean of 8 frames")
+    expect(page.locator(".status")).to_contain_text("mean of 8 frames: 512 of 512 patches enter layer 0")
+    type_into(page, page.get_by_role("spinbutton", name=re.compile("^Frames to take")), "3")
+    expect(strip.get_by_role("img")).to_have_count(3)
+    expect(page.get_by_test_id("answers")).to_be_visible()

@@ -18,6 +18,11 @@ from flowcut.schedule import CutConfig
 SEEDS = 5
 """Draws of the random control wherever one draw would be an anecdote."""
 
+NO_VIDEOS = (
+    "The last question was about a video, and the studies on this page are of pictures: ask about a picture on the "
+    "left, or go back to Ask, which shows the video's masks, graph and curves frame by frame."
+)
+
 
 @dataclass(frozen=True, eq=False)
 class Subject:
@@ -76,6 +81,9 @@ class Subject:
 def subject() -> Subject | None:
     """The last question that was answered, or None with a word on why nothing can be compared yet."""
     shown = session.comparison()
+    if shown is not None and shown.picture.video is not None:
+        st.info(NO_VIDEOS, icon=":material/info:")
+        return None
     if shown is None or shown.cut.cut is None:
         st.caption("Ask a question on the left first: what it was answered is compared here.")
         return None
