@@ -88,6 +88,8 @@ class Shape:
     pictures: dict[str, tuple[int, ...] | list[list[int]]]
     """What its processor gives beside the text: the shape of the pixels, and sizes where it gives them."""
     budgets: tuple[int, ...]
+    note: str = ""
+    """What a reader of its table must know."""
 
 
 SHAPES = {
@@ -97,6 +99,8 @@ SHAPES = {
         llava_next,
         {"pixel_values": (1, 5, 3, SIDE, SIDE), "image_sizes": [[672, 672]]},
         (640, 320, 160),
+        "Each of the five tiles brings half the budget to the decoder's door (`official`); the decoder's layer 1 then "
+        "keeps the budget.",
     ),
 }
 
@@ -190,7 +194,8 @@ def in_turn(model: Any, shape: Shape, rounds: int) -> dict[str, dict[str, Any]]:
 def table(title: str, results: dict[str, dict[str, Any]], facts: str) -> str:
     """One model's results as Markdown."""
     head = "| run | visual tokens at the door | vision / stock | language / stock | KV cache, MB | peak memory, GB |"
-    lines = [f"## {title}", "", facts, "", head, "|-|-|-|-|-|-|"]
+    note = next((shape.note for shape in SHAPES.values() if shape.title == title), "")
+    lines = [f"## {title}", "", f"{facts} {note}".strip(), "", head, "|-|-|-|-|-|-|"]
     for name, row in results.items():
         ratios = (f"{row[stage]:.2f}" for stage in ("vision_ratio", "language_ratio"))
         peak = "not counted" if row["peak_bytes"] is None else f"{row['peak_bytes'] / 1e9:.1f}"
@@ -217,12 +222,13 @@ def main() -> None:
     parser.add_argument("--dtype", choices=("bfloat16", "float32"), default="bfloat16")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--models", choices=SHAPES, nargs="+", default=list(SHAPES))
+    parser.add_argument("--table", action="store_true", help="run nothing, write the tables of what was run")
     arguments = parser.parse_args()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     folder = Path(__file__).parent
     stored = folder / "real_size.json"
     kept: dict[str, Any] = json.loads(stored.read_text()) if stored.exists() else {}
-    for name in arguments.models:
+    for name in [] if arguments.table else arguments.models:
         shape = SHAPES[name]
         model = random_model(shape.build, arguments.decoder_layers, getattr(torch, arguments.dtype), device)
         results = in_turn(model, shape, arguments.rounds)
