@@ -19,8 +19,6 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from functools import partial
-from importlib import import_module
-from types import ModuleType
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import streamlit as st
@@ -54,7 +52,6 @@ CLOSING_SECONDS = 20
 LANE_WORDS = {"full": "All tokens", "cut": "Pruned", "control": "Random"}
 
 log = logging.getLogger(__name__)
-_importing = threading.Lock()
 Value = TypeVar("Value")
 
 
@@ -149,6 +146,11 @@ class Models:
         self._loaded: dict[str, VisionLanguageModel] = {}
         self._lock = threading.Lock()
 
+    @property
+    def any_loaded(self) -> bool:
+        """Whether torch and transformers are there: of two threads that import them at once, one can fail."""
+        return bool(self._loaded)
+
     def get(self, name: str) -> VisionLanguageModel | None:
         """The model of this name if it is in memory."""
         return self._loaded.get(name)
@@ -161,7 +163,9 @@ class Models:
         with self._lock:
             if name not in self._loaded:
                 progress(None, "Loading PyTorch")
-                model = models_module().load(name, progress=progress)
+                import flowcut
+
+                model = flowcut.load(name, progress=progress)
                 if name == EMBEDDED or model.device != "cpu":  # where it takes a second, not a minute
                     progress(None, "First steps")
                     warm(model)
@@ -172,12 +176,6 @@ class Models:
                 gc.collect()
                 gc.freeze()
             return self._loaded[name]
-
-
-def models_module() -> ModuleType:
-    """`flowcut.models`, which brings in torch and transformers: of two threads that import them at once, one fails."""
-    with _importing:
-        return import_module("flowcut.models")
 
 
 class Recent(Generic[Value]):

@@ -1,6 +1,6 @@
 """Videos on the page: which models take them and how many frames, and a file from which other frames can be taken.
 
-Torch is brought in only where a video is on screen: the first screen does without.
+What a model takes is told once the first model is in memory: pages do without torch.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import io
 from dataclasses import dataclass, field
 
-from app.runtime import models_module, runtime
+from app.runtime import runtime
 from flowcut.errors import InvalidPicture
 from flowcut.videos import SUFFIXES, Video, open_video
 
@@ -60,12 +60,16 @@ class Limits:
 
 
 def limits(model: str) -> Limits | None:
-    """What the model of this name takes; None: not known before it has been loaded."""
-    models = models_module()
+    """What the model of this name takes; None: not known yet, so that only the run itself will show."""
+    if not runtime().models.any_loaded:  # nothing may wait for torch, which another thread is bringing in
+        return None
+    from flowcut.families import FAMILIES
+    from flowcut.models import known_family
+
     loaded = runtime().models.get(model)
-    family = models.known_family(model) if loaded is None else loaded.family
+    family = known_family(model) if loaded is None else loaded.family
     if family is None and model in MODEL_TYPES:
-        family = models.FAMILIES[MODEL_TYPES[model]]
+        family = FAMILIES[MODEL_TYPES[model]]
     return None if family is None else Limits(family.name, family.frames, family.most_frames)
 
 

@@ -124,6 +124,10 @@ def test_broken_files(path: Path, tmp_path: Path, monkeypatch: Any) -> None:
         container.mux(stream.encode())
     with pytest.raises(flowcut.InvalidPicture, match="holds no pictures"):
         open_video(tmp_path / "sound.mp4")
+    monkeypatch.setattr("flowcut.videos.MAX_TAKEN_PIXELS", 5 * SIZE[0] * SIZE[1])
+    assert len(open_video(path, 5).frames) == 5
+    with pytest.raises(flowcut.InvalidPicture, match="of which 6 are too many: take at most 5"):
+        open_video(path, 6)
     monkeypatch.setattr("flowcut.videos.MAX_FRAMES", 19)
     with pytest.raises(flowcut.InvalidPicture, match="lasts 20 frames: at most 10 minutes"):
         open_video(path)

@@ -25,8 +25,9 @@ def test_equal_layers_are_one_number(counts: tuple[int, ...], told: str) -> None
 def test_counts_are_told_where_they_tell_something() -> None:
     run, _ = synthetic.pair()
     plain = replace(run, tower_tokens=run.visual_tokens, separator_tokens=0, layer_tokens=(40, 40))
-    assert _counts(plain) == ""
+    assert _counts(plain, "picture") == ""
     tiled = replace(plain, tower_tokens=run.visual_tokens - 24, separator_tokens=24, layer_tokens=(600, 600, 80))
-    assert f"{run.visual_tokens - 24} out of the vision encoder" in _counts(tiled)
-    assert "24 of the visual tokens are newlines" in _counts(tiled)
-    assert "layers 0–1: 600, layer 2: 80" in _counts(tiled)
+    assert f"{run.visual_tokens - 24} out of the vision encoder" in _counts(tiled, "picture")
+    assert "24 of the visual tokens are newlines" in _counts(tiled, "picture")
+    assert "layers 0–1: 600, layer 2: 80" in _counts(tiled, "picture")
+    assert "24 of the visual tokens are no patches" in _counts(tiled, "video")

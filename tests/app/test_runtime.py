@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 
 from app.runtime import EMBEDDED, LANES, Generation, Job, Order, Recent, Runtime, explain, run_key
 from flowcut import Cut, FlowCut
 from flowcut.errors import InvalidPicture
+from flowcut.videos import Video
 from scenes import draw
 
 SECONDS = 120
@@ -65,6 +67,18 @@ def test_every_part_of_the_content_counts() -> None:
     ]
     assert len(set(keys)) == len(keys)
     assert run_key(order(tokens=7), "full", "a") == keys[0]
+
+
+def test_every_frame_and_its_time_count() -> None:
+    frames = tuple(draw(seed).image for seed in (3, 4))
+    videos = [
+        Video(frames),
+        Video(frames[::-1]),
+        Video(frames, (0.0, 1.0)),
+        Video(frames, (0.0, 2.0)),
+    ]
+    keys = [run_key(replace(order(), image=one), "full", "a") for one in (frames[0], *videos)]
+    assert len(set(keys)) == len(keys)
 
 
 @pytest.mark.parametrize("question", ["", "   \n", "x" * 20_000])

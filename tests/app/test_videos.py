@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,10 @@ def page(folders: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> AppTest:
     # AppTest cannot type a new name into the box: let the folders be among its names.
     monkeypatch.setattr(controls, "PUBLISHED", tuple(folders.values()))
     page = settled(AppTest.from_file(str(MAIN), default_timeout=SECONDS).run())
+    deadline = time.monotonic() + SECONDS
+    while not runtime.runtime().models.any_loaded:  # what models take is told only then
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
     page.number_input("max_new_tokens").set_value(SPOKEN).run()
     return page
 
@@ -224,6 +229,9 @@ def test_compare_says_that_it_is_of_pictures(page: AppTest, folders: dict[str, s
 
 
 def test_limits_are_known_before_a_model_is_loaded(folders: dict[str, str], tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setattr(runtime.Models, "any_loaded", False)
+    assert videos.limits(folders["VideoLlava"]) is None
+    monkeypatch.setattr(runtime.Models, "any_loaded", True)
     monkeypatch.setattr(runtime.Models, "get", lambda self, name: None)
     assert videos.limits(folders["VideoLlava"]) == videos.Limits("Video-LLaVA", 8, 8)
     assert videos.limits("llava-hf/LLaVA-NeXT-Video-7B-hf") == videos.Limits("LLaVA-NeXT-Video", 8, 32)
