@@ -48,8 +48,9 @@ lint: setup
 chromium:
 	@command -v chromium >/dev/null || { $(SUDO) apt-get update -qq && $(SUDO) apt-get install -y -qq chromium; }
 
+# One process a core (four at most), one thread each; a file's tests stay together, since they share what they load.
 test: lint chromium
-	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest
+	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 # The stored runs of the first screen, made again from the embedded model.
 examples: setup

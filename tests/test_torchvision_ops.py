@@ -15,8 +15,7 @@ FIRST = "import flowcut, sys; assert 'torch' not in sys.modules; "
 @pytest.mark.parametrize(
     "program",
     [
-        "import torchvision; print(torchvision.__version__)",
-        "from transformers import CLIPVisionModel, Qwen2VLVideoProcessor; print(Qwen2VLVideoProcessor())",
+        "import torchvision; from transformers import Qwen2VLVideoProcessor; print(Qwen2VLVideoProcessor())",
         "import flowcut.models, transformers; print(transformers.VideoLlavaVideoProcessor())",
     ],
 )

@@ -34,6 +34,6 @@ def change(value: float, reference: float) -> str:
     return f"{'−' if percent < 0 else '+'}{abs(percent):.0f}%"
 
 
-def signed(value: float, decimals: int = 3) -> str:
-    """So many decimals, with a true minus sign."""
-    return f"{value:.{decimals}f}".replace("-", "−")
+def signed(value: float, decimals: int = 3, plus: bool = False) -> str:
+    """So many decimals, with a true minus sign; `plus`: a difference, which has a sign either way."""
+    return f"{value:{'+' if plus and round(value, decimals) else ''}.{decimals}f}".replace("-", "−")

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
-from transformers.image_processing_utils import get_patch_output_size, select_best_resolution
-from transformers.image_utils import ChannelDimension
 from transformers.models.llava_next.modeling_llava_next import image_size_to_num_patches
 
 from flowcut.errors import FlowCutError, InvalidCut
+from flowcut.families.anyres import tile_geometries
 from flowcut.families.family import SEPARATOR, EncodedMedium, MediaKind
 from flowcut.families.grids import output_on_whole_grids
 from flowcut.families.llava import Llava
@@ -71,35 +69,8 @@ class LlavaNext(Llava):
         return encoded
 
     def geometries(self, model: PreTrainedModel, image_processor: Any, size: tuple[int, int]) -> tuple[Geometry, ...]:
-        """The base tile, then the crops row by row: the picture is scaled into its grid, and padded around."""
-        width, height = size
-        side, patch = model.config.vision_config.image_size, model.config.vision_config.patch_size
-        grid_height, grid_width = select_best_resolution((height, width), image_processor.image_grid_pinpoints)
-        shape = torch.empty(0).new_empty((1, 1, 1)).expand(1, height, width)  # only its shape is looked at
-        scaled_height, scaled_width = get_patch_output_size(shape, (grid_height, grid_width), ChannelDimension.FIRST)
-        tile = partial(
-            Geometry,
-            original_width=width,
-            original_height=height,
-            input_width=side,
-            input_height=side,
-            patch=patch,
-            grid_rows=side // patch,
-            grid_cols=side // patch,
-        )
-        base = tile(resized_width=side, resized_height=side, crop_left=0, crop_top=0, part="base")
-        crops = [
-            tile(
-                resized_width=scaled_width,
-                resized_height=scaled_height,
-                crop_left=column * side - (grid_width - scaled_width) // 2,
-                crop_top=row * side - (grid_height - scaled_height) // 2,
-                part=f"crop row {row + 1}, column {column + 1}",
-            )
-            for row in range(grid_height // side)
-            for column in range(grid_width // side)
-        ]
-        return (base, *crops)
+        """The base tile, then the crops row by row."""
+        return tile_geometries(model, image_processor, size)
 
     def notes(self, cut: CutConfig | None) -> tuple[str, ...]:
         """How a budget is shared out between the stages."""

@@ -18,25 +18,19 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
-from transformers.image_processing_utils import get_patch_output_size, select_best_resolution
-from transformers.image_utils import ChannelDimension
+from transformers.image_processing_utils import select_best_resolution
 from transformers.models.llava_onevision.modeling_llava_onevision import image_size_to_num_patches
 
 from flowcut.errors import FlowCutError
+from flowcut.families.anyres import tile_geometries
 from flowcut.families.family import SEPARATOR, EncodedMedium, MediaKind
 from flowcut.families.frames import VIDEOS, frames_of
 from flowcut.families.grids import output_on_whole_grids
 from flowcut.families.llava import Llava
-from flowcut.lanes import Lane
+from flowcut.families.pooled import ALIVE, NEWLINE, best_tokens, mean_of_the_living, parts_of_tokens, survivors
 from flowcut.record import Geometry
 from flowcut.schedule import CutConfig, even_shares
 from flowcut.vision import Recording
-
-ALIVE, SCORE, ROW, COLUMN, BASE = range(5)
-"""The numbers laid out beside the features: alive (1 or 0), score, place on the grid of all crops, of the base tile."""
-NEWLINE = -1.0
-NEGLIGIBLE = 1e-4
-"""A patch with no more than this weight in a pooled token is no part of it."""
 
 
 class LlavaOnevision(Llava):
@@ -68,36 +62,8 @@ class LlavaOnevision(Llava):
         return int(model.config.text_config.max_position_embeddings)
 
     def geometries(self, model: PreTrainedModel, image_processor: Any, size: tuple[int, int]) -> tuple[Geometry, ...]:
-        """The base tile, then the crops row by row: the picture is scaled into their grid, and padded around."""
-        vision = model.config.vision_config
-        side, patch = vision.image_size, vision.patch_size
-        width, height = size
-        grid = select_best_resolution((height, width), image_processor.image_grid_pinpoints)
-        shape = torch.empty(1).expand(1, height, width)  # only its shape is looked at
-        scaled_height, scaled_width = get_patch_output_size(shape, grid, ChannelDimension.FIRST)
-        tiles = [("base", side, side, 0, 0)]
-        for top in range(0, grid[0], side):
-            for left in range(0, grid[1], side):
-                part = f"crop row {top // side + 1}, column {left // side + 1}"
-                offsets = (left - (grid[1] - scaled_width) // 2, top - (grid[0] - scaled_height) // 2)
-                tiles.append((part, scaled_width, scaled_height, *offsets))
-        return tuple(
-            Geometry(
-                original_width=width,
-                original_height=height,
-                resized_width=resized_width,
-                resized_height=resized_height,
-                crop_left=crop_left,
-                crop_top=crop_top,
-                input_width=side,
-                input_height=side,
-                patch=patch,
-                grid_rows=side // patch,
-                grid_cols=side // patch,
-                part=part,
-            )
-            for part, resized_width, resized_height, crop_left, crop_top in tiles
-        )
+        """The base tile, then the crops row by row."""
+        return tile_geometries(model, image_processor, size)
 
     def placeholders(self, model: PreTrainedModel, kind: MediaKind, given: Mapping[str, Any]) -> list[int]:
         """As many as the stock layout makes of a picture of this size; of a video its pooled frames and a newline.
@@ -140,15 +106,15 @@ class LlavaOnevision(Llava):
         shares = [_tile_share(count if cut is None else cut.tokens, count, n_patches) for count in counts]
         with recording.budgets([share for share, count in zip(shares, tiles, strict=True) for _ in range(count)]):
             laid_out = self._laid_out(model, recording, given)
-        alive, score = _survivors(recording.lanes, n_patches)
+        alive, score = survivors(recording.lanes, n_patches)
         layouts = self._layout(model, sizes, tiles, alive, alive if score is None else score)
         encoded, first = [], 0
         for place, (found, layout, count) in enumerate(zip(laid_out, layouts, counts, strict=True)):
             chosen = torch.arange(len(layout))
             if cut is not None and cut.tokens < count:
-                chosen = _chosen(layout, cut.tokens, score is not None).nonzero()[:, 0]
-            mended, layout = _mended(found, layout)[chosen.to(found.device)], layout[chosen]
-            made_of = _sources(layout, alive, first, self._side(model), self._crop_columns(model, sizes[place]))
+                chosen = best_tokens(layout, cut.tokens, score is not None).nonzero()[:, 0]
+            mended, layout = mean_of_the_living(found, layout)[chosen.to(found.device)], layout[chosen]
+            made_of = parts_of_tokens(layout, alive, first, self._side(model), self._crop_columns(model, sizes[place]))
             encoded.append(EncodedMedium(mended, chosen, *made_of))
             first += tiles[place]
         return encoded
@@ -164,13 +130,13 @@ class LlavaOnevision(Llava):
         in_tower = [_tile_share(share, per_frame, n_patches) for share in shares] * videos
         with recording.budgets(in_tower), output_on_whole_grids(self.projector(model), recording, n_patches):
             pooled = parts.model.get_video_features(pixel_values_videos=pixels, return_dict=True).pooler_output
-        alive, score = _survivors(recording.lanes, n_patches)
+        alive, score = survivors(recording.lanes, n_patches)
         layouts = self._frame_layouts(model, alive, alive if score is None else score)
         encoded = []
         for video, tokens in enumerate(pooled):
             rows = range(video * frames, (video + 1) * frames)
             chosen = [
-                _chosen(layouts[row], share, score is not None) if share < per_frame else layouts[row, :, ALIVE] > 0
+                best_tokens(layouts[row], share, score is not None) if share < per_frame else layouts[row, :, ALIVE] > 0
                 for row, share in zip(rows, shares, strict=True)
             ]
             encoded.append(self._video(tokens, layouts[rows.start : rows.stop], alive, rows, chosen, newline=whole))
@@ -182,11 +148,12 @@ class LlavaOnevision(Llava):
         """One video from its pooled tokens [frames * tokens of a frame + 1, width], the newline last."""
         side = math.isqrt(alive.shape[1])
         made_of = [
-            _sources(layout[keep], alive, row, side, 1) for layout, keep, row in zip(layouts, chosen, rows, strict=True)
+            parts_of_tokens(layout[keep], alive, row, side, 1)
+            for layout, keep, row in zip(layouts, chosen, rows, strict=True)
         ]
         patches, shares = (torch.cat(part) for part in zip(*made_of, strict=True))
         places = torch.cat(chosen).nonzero()[:, 0]
-        features = _mended(tokens[:-1], layouts.flatten(0, 1))[places.to(tokens.device)]
+        features = mean_of_the_living(tokens[:-1], layouts.flatten(0, 1))[places.to(tokens.device)]
         if newline:
             places = torch.cat([places, torch.tensor([len(tokens) - 1])])
             features = torch.cat([features, tokens[-1:]])
@@ -288,61 +255,3 @@ def _tile_share(tokens: int, count: int, n_patches: int) -> int:
     if tokens >= count:
         return n_patches
     return max(int(n_patches * math.sqrt(tokens / count)), 1)
-
-
-def _survivors(lanes: list[Lane], n_patches: int) -> tuple[Tensor, Tensor | None]:
-    """float32 [tiles, patches]: 1 where alive, and the tower's last score; None where the method has none."""
-    alive, score = (torch.zeros(len(lanes), n_patches) for _ in range(2))
-    scored = True
-    for row, lane in enumerate(lanes):
-        ids = lane.alive_ids[0].cpu()
-        alive[row, ids] = 1.0
-        if lane.cumulative is not None:
-            score[row, ids] = lane.cumulative[0].float().cpu()
-        elif lane.evidence and lane.ranks is not None:
-            score[row, ids] = lane.ranks[0].float()[ids]
-        else:
-            scored = scored and not lane.steps  # a tile that was left whole needs no score
-    return alive, score if scored else None
-
-
-def _chosen(layout: Tensor, tokens: int, scored: bool) -> Tensor:
-    """bool [n]: a picture's best live tokens, or evenly strided ones; a newline stays after a single tile only."""
-    newline = layout[:, ALIVE] == NEWLINE
-    places = (layout[:, ALIVE] > NEGLIGIBLE).nonzero()[:, 0]
-    if scored:
-        value = layout[places, SCORE] / layout[places, ALIVE]
-        places = places[value.argsort(descending=True, stable=True)[:tokens]]
-    elif len(places) > tokens:
-        places = places[torch.arange(tokens) * len(places) // tokens]
-    single = bool((layout[~newline, BASE] == 1).all())
-    chosen = newline.clone() if single else torch.zeros_like(newline)
-    chosen[places] = True
-    return chosen
-
-
-def _mended(features: Tensor, layout: Tensor) -> Tensor:
-    """Pooled tokens as the mean of their live patches: the dead ones had been put in as zeros."""
-    alive = layout[:, ALIVE].to(features.device)
-    mixed = (alive > NEGLIGIBLE) & (alive < 1 - NEGLIGIBLE)
-    return torch.where(mixed[:, None], features / alive.clamp_min(NEGLIGIBLE)[:, None].to(features.dtype), features)
-
-
-def _sources(layout: Tensor, alive: Tensor, first_row: int, side: int, across: int) -> tuple[Tensor, Tensor]:
-    """int64 [n, 4, 2] and float32 [n, 4]: where a token was sampled says which patches it mixes, and by how much."""
-    row, column = layout[:, ROW], layout[:, COLUMN]
-    patches, weights = [], []
-    for down, right in ((0, 0), (0, 1), (1, 0), (1, 1)):
-        y, x = row.floor() + down, column.floor() + right
-        weight = (1 - (row - y).abs()).clamp_min(0) * (1 - (column - x).abs()).clamp_min(0)
-        y, x = y.long(), x.long()
-        base = layout[:, BASE] == 1
-        tile = torch.where(base, first_row, first_row + 1 + y // side * across + x // side)
-        patch = y % side * side + x % side
-        real = (layout[:, ALIVE] != NEWLINE) & (weight > NEGLIGIBLE)
-        seen = alive[tile.clamp(0, len(alive) - 1), patch] > 0
-        weights.append(torch.where(real & seen, weight, 0.0))
-        patches.append(torch.stack([tile, patch], dim=-1).masked_fill(~(real & seen)[:, None], -1))
-    share, order = torch.stack(weights, dim=1).sort(dim=1, descending=True, stable=True)
-    largest_first = torch.stack(patches, dim=1).gather(1, order[..., None].expand(-1, -1, 2))
-    return largest_first, (share / share.sum(dim=1, keepdim=True).clamp_min(NEGLIGIBLE))

@@ -36,3 +36,4 @@ def test_changes() -> None:
 
 def test_signed() -> None:
     assert signed(-0.5) == "−0.500"
+    assert [signed(value, 2, plus=True) for value in (-0.5, 0.0, 0.5)] == ["−0.50", "0.00", "+0.50"]

@@ -115,7 +115,7 @@ def _grid(about: Subject, results: list[Any]) -> None:
     if refused:
         lines = "".join(f"<li>{escape(METHODS[one.method].label)}: {escape(one.reason)}</li>" for one in refused)
         st.html(f'<h3 class="lens-panel">Not for this model</h3><ul class="lens-list">{lines}</ul>')
-    st.caption(HOW_TO_READ)
+    st.caption(f"**How to read this.** {HOW_TO_READ}")
     st.caption(about.facts(f"{about.tokens} of {about.full.visual_tokens} visual tokens", "greedy decoding"))
 
 
@@ -154,11 +154,11 @@ def one_draw(results: list[MethodResult]) -> list[MethodResult]:
 def _chance(results: list[MethodResult], whole: float) -> None:
     draws = [result for result in results if result.cut.method == "random" and result.logprobs is not None]
     if len(draws) > 1:
-        changes = [total(result) - whole for result in draws]
+        changes = [signed(total(result) - whole, plus=True) for result in sorted(draws, key=total)]
         kept = sum(result.same for result in draws)
         st.caption(
-            f"Random, {len(draws)} seeds: the answer kept in {kept} of {len(draws)}, log-prob {signed(min(changes))} "
-            f"to {signed(max(changes))} nats."
+            f"Random, {len(draws)} seeds: the answer kept in {kept} of {len(draws)}, log-prob {changes[0]} to "
+            f"{changes[-1]} nats."
         )
 
 
@@ -184,7 +184,7 @@ def short_title(cut: CutConfig) -> str:
 
 def _verdict(result: MethodResult, whole: float) -> str:
     mark = '<b class="right">✓ kept</b>' if result.same else '<b class="wrong">✗ changed</b>'
-    return mark if result.logprobs is None else f"{mark} {signed(total(result) - whole)}"
+    return mark if result.logprobs is None else f"{mark} {signed(total(result) - whole, plus=True)}"
 
 
 def total(result: MethodResult) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from html import escape
+from math import isnan
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,11 +14,12 @@ from analysis.rescue import after_edits, equal_count_swap
 from app.runtime import runtime
 from app.studies import Study
 from app.widgets.answers import marked_answer
+from app.widgets.compare import methods
 from app.widgets.compare.choice import choose
-from app.widgets.compare.methods import total
 from app.widgets.compare.pictures import on_small, small
 from app.widgets.compare.running import Plan, begin, follow
 from app.widgets.compare.subject import Subject
+from app.widgets.compare.table import table
 from app.widgets.numbers import signed
 from app.widgets.painter import painter
 from app.widgets.thumbnails import data_url
@@ -29,10 +31,11 @@ if TYPE_CHECKING:
 
 SIDE = 560
 LASSO = {"rescue": "Lasso rescues", "drop": "Lasso drops"}
+COLUMNS = ("mask", "answer", "change of log-prob, nats")
 HOW_TO_READ = (
-    "+ marks patches you rescued, − those you dropped. Your mask is cut at the feature layer of a vision encoder that "
-    "ran on all patches; FlowCut cuts on the way, so its patches also lost their neighbours: compare your edits with "
-    "“the same mask, cut at the end”. Log-prob: of the full answer's tokens, in nats."
+    "“+” marks patches you rescued, “−” those you dropped. Your mask is cut at the feature layer of a vision encoder "
+    "that ran on all patches; FlowCut cuts on the way, so its patches also lost their neighbours: compare your edits "
+    "with “the same mask, cut at the end”. Log-prob: of the full answer's tokens, in nats."
 )
 
 
@@ -57,7 +60,7 @@ def _section(about: Subject, base: np.ndarray) -> None:
         _tools(about, base, kept, edits)
         _try(about, kept)
         _tries(about, base)
-    st.caption(HOW_TO_READ)
+    st.caption(f"**How to read this.** {HOW_TO_READ}")
     st.caption(about.facts(about.pruned.title, f"{len(kept)} patches kept now"))
 
 
@@ -138,13 +141,21 @@ def _ask(about: Subject, kept: tuple[int, ...]) -> None:
 def _tries(about: Subject, base: np.ndarray) -> None:
     """What was answered under each mask that was tried, the newest first."""
     whole = sum(token.logprob for token in about.full.tokens)
-    rows = [_row("All tokens", escape(about.full.answer), 0.0, True)]
+    rows = [_row("All tokens", escape(about.full.answer), 0.0, True), _pruned_row(about, whole)]
     for kept in reversed(_tried(about)):
         study = runtime().studies.find(plan(about, kept).key)
         if study is not None and study.results:
             rows.append(_result_row(about, _name(base, kept), study.latest, whole))
-    head = "<tr><th>mask</th><th>answer</th><th>log-prob</th></tr>"
-    st.html(f'<div class="lens-why" data-testid="tries"><table>{head}{"".join(rows)}</table></div>')
+    table("tries", COLUMNS, rows)
+
+
+def _pruned_row(about: Subject, whole: float) -> str:
+    """The cut that the edits began with; its log-prob is known once the methods were compared."""
+    study = runtime().studies.find(methods.plan(about).key)
+    found = next((one for one in methods.answered(study.results if study else []) if one.cut == about.cut), None)
+    change = float("nan") if found is None else methods.total(found) - whole
+    same = [token.id for token in about.pruned.tokens] == about.answer_ids
+    return _row(about.pruned.title, marked_answer(about.full, about.pruned), change, same)
 
 
 def _name(base: np.ndarray, kept: tuple[int, ...]) -> str:
@@ -158,10 +169,11 @@ def _result_row(about: Subject, name: str, result: MethodResult, whole: float) -
     if result.run is None or result.logprobs is None:
         return f'<tr><th>{escape(name)}</th><td colspan="2">{escape(result.error or "no answer")}</td></tr>'
     answer = marked_answer(about.full, result.run)
-    return _row(name, answer, total(result) - whole, result.same)
+    return _row(name, answer, methods.total(result) - whole, result.same)
 
 
 def _row(name: str, answer: str, change: float, same: bool) -> str:
     """A line of the table; the answer is HTML already."""
     mark = '<b class="right">✓</b>' if same else '<b class="wrong">✗</b>'
-    return f'<tr><th>{escape(name)}</th><td dir="auto">{mark} {answer}</td><td>{signed(change)}</td></tr>'
+    number = f'<td>{"–" if isnan(change) else signed(change, plus=True)}</td>'
+    return f'<tr><th>{escape(name)}</th><td dir="auto">{mark} {answer}</td>{number}</tr>'

@@ -18,6 +18,7 @@ from app.widgets.compare import methods
 from app.widgets.compare.plots import plot
 from app.widgets.compare.running import Plan, follow
 from app.widgets.compare.subject import Subject
+from app.widgets.compare.table import table
 from flowcut.schedule import CutConfig
 from flowcut.study_results import SmallestBudget, SweepPoint
 
@@ -119,15 +120,10 @@ def _along(grid: list[int], found: dict[int, SweepPoint], what: str) -> np.ndarr
 def _table(about: Subject, by_method: dict[str, dict[int, SweepPoint]], smallest: dict[str, SmallestBudget]) -> None:
     """Flip point and smallest budget of every criterion that was swept; answers that came back are written out."""
     complete = len(budgets(about.full.visual_tokens))
-    rows = "".join(
-        _row(name, list(found.values()), smallest.get(name))
-        for name, found in by_method.items()
-        if len(found) == complete
-    )
-    if not rows:
+    whole = {name: list(found.values()) for name, found in by_method.items() if len(found) == complete}
+    if not whole:
         return
-    head = "".join(f"<th>{name}</th>" for name in COLUMNS)
-    st.html(f'<div class="lens-why" data-testid="budgets"><table><tr>{head}</tr>{rows}</table></div>')
+    table("budgets", COLUMNS, [_row(name, found, smallest.get(name)) for name, found in whole.items()])
     st.caption(f"**How to read this.** {HOW_TO_READ}")
     st.caption(about.facts("greedy decoding", "the very same tokens"))
 
@@ -141,5 +137,5 @@ def _row(name: str, found: list[SweepPoint], smallest: SmallestBudget | None) ->
         fewest = "none" if smallest.tokens is None else str(smallest.tokens)
         fewest += "" if smallest.monotone else " (not monotone)"
         tried = " ".join(f"{tokens}{'✓' if same else '✗'}" for tokens, same in smallest.tried)
-    cells = "".join(f"<td>{escape(cell)}</td>" for cell in (lost, back, fewest, tried))
-    return f"<tr><th>{escape(name)}</th>{cells}</tr>"
+    cells = "".join(f"<td>{escape(cell)}</td>" for cell in (lost, back, fewest))
+    return f'<tr><th>{escape(name)}</th>{cells}<td class="long">{escape(tried)}</td></tr>'

@@ -1,0 +1,76 @@
+"""Tokens that are pooled from several patches of which some were cut: which live, which are best, what each is made of.
+
+A layout is float32 [n, 5], one line of numbers for each token, made by the very code that lays out and pools features:
+run on numbers that say which patch is where, it tells what each token is made of.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from flowcut.lanes import Lane
+
+ALIVE, SCORE, ROW, COLUMN, BASE = range(5)
+"""The numbers laid out beside the features: alive (1 or 0), score, place on the grid of all crops, of the base tile."""
+NEWLINE = -1.0
+NEGLIGIBLE = 1e-4
+"""A patch with no more than this weight in a pooled token is no part of it."""
+
+
+def survivors(lanes: list[Lane], n_patches: int) -> tuple[Tensor, Tensor | None]:
+    """float32 [tiles, patches]: 1 where alive, and the tower's last score; None where the method has none."""
+    alive, score = (torch.zeros(len(lanes), n_patches) for _ in range(2))
+    scored = True
+    for row, lane in enumerate(lanes):
+        ids = lane.alive_ids[0].cpu()
+        alive[row, ids] = 1.0
+        if lane.cumulative is not None:
+            score[row, ids] = lane.cumulative[0].float().cpu()
+        elif lane.evidence and lane.ranks is not None:
+            score[row, ids] = lane.ranks[0].float()[ids]
+        else:
+            scored = scored and not lane.steps  # a tile that was left whole needs no score
+    return alive, score if scored else None
+
+
+def best_tokens(layout: Tensor, tokens: int, scored: bool) -> Tensor:
+    """bool [n]: a picture's best live tokens, or evenly strided ones; a newline stays after a single tile only."""
+    newline = layout[:, ALIVE] == NEWLINE
+    places = (layout[:, ALIVE] > NEGLIGIBLE).nonzero()[:, 0]
+    if scored:
+        value = layout[places, SCORE] / layout[places, ALIVE]
+        places = places[value.argsort(descending=True, stable=True)[:tokens]]
+    elif len(places) > tokens:
+        places = places[torch.arange(tokens) * len(places) // tokens]
+    single = bool((layout[~newline, BASE] == 1).all())
+    chosen = newline.clone() if single else torch.zeros_like(newline)
+    chosen[places] = True
+    return chosen
+
+
+def mean_of_the_living(features: Tensor, layout: Tensor) -> Tensor:
+    """Pooled tokens as the mean of their live patches: the dead ones had been put in as zeros."""
+    alive = layout[:, ALIVE].to(features.device)
+    mixed = (alive > NEGLIGIBLE) & (alive < 1 - NEGLIGIBLE)
+    return torch.where(mixed[:, None], features / alive.clamp_min(NEGLIGIBLE)[:, None].to(features.dtype), features)
+
+
+def parts_of_tokens(layout: Tensor, alive: Tensor, first_row: int, side: int, across: int) -> tuple[Tensor, Tensor]:
+    """int64 [n, 4, 2] and float32 [n, 4]: where a token was sampled says which patches it mixes, and by how much."""
+    row, column = layout[:, ROW], layout[:, COLUMN]
+    patches, weights = [], []
+    for down, right in ((0, 0), (0, 1), (1, 0), (1, 1)):
+        y, x = row.floor() + down, column.floor() + right
+        weight = (1 - (row - y).abs()).clamp_min(0) * (1 - (column - x).abs()).clamp_min(0)
+        y, x = y.long(), x.long()
+        base = layout[:, BASE] == 1
+        tile = torch.where(base, first_row, first_row + 1 + y // side * across + x // side)
+        patch = y % side * side + x % side
+        real = (layout[:, ALIVE] != NEWLINE) & (weight > NEGLIGIBLE)
+        seen = alive[tile.clamp(0, len(alive) - 1), patch] > 0
+        weights.append(torch.where(real & seen, weight, 0.0))
+        patches.append(torch.stack([tile, patch], dim=-1).masked_fill(~(real & seen)[:, None], -1))
+    share, order = torch.stack(weights, dim=1).sort(dim=1, descending=True, stable=True)
+    largest_first = torch.stack(patches, dim=1).gather(1, order[..., None].expand(-1, -1, 2))
+    return largest_first, (share / share.sum(dim=1, keepdim=True).clamp_min(NEGLIGIBLE))
