@@ -135,8 +135,9 @@ def show_new_scene() -> None:
 
 
 def choose(chosen: Picture, question: str) -> None:
-    """Make this the picture of the next question; what was running for another picture stops."""
+    """Make this the picture of the next question; what was running, or being opened, for another picture stops."""
     _stop_running()
+    st.session_state.pop("waiting_video", None)
     selection.choose(word=0)
     st.session_state.update({"picture": chosen, "question": question, "problem": None})
 

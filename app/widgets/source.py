@@ -92,10 +92,11 @@ def _frames_changed(file: VideoFile) -> None:
 def _open_waiting() -> None:
     """Open the video that was just uploaded, or take other frames of it: decoding takes a while, so not in a callback.
 
-    What cannot be used is told in one sentence, and the picture or video before it stays.
+    What cannot be used is told in one sentence, and the picture or video before it stays. The file waits until it is
+    opened: a click meanwhile ends this run of the page, and the next one opens it.
     """
     state = st.session_state
-    file: VideoFile | None = state.pop("waiting_video", None)
+    file: VideoFile | None = state.get("waiting_video")
     if file is None:
         return
     again = file is session.picture().file
@@ -107,6 +108,7 @@ def _open_waiting() -> None:
             video = file.open(frames)
     except FlowCutError as error:
         state.problem = str(error)
+        del state.waiting_video
         state.pop("frames", None)
         return
     state.asked_frames = state.frames = frames

@@ -194,6 +194,17 @@ def test_a_video_belongs_to_one_visitor_and_has_no_address(page: AppTest, conten
     assert not page.exception
 
 
+def test_a_video_is_opened_also_when_a_click_came_between(page: AppTest, content: bytes) -> None:
+    page.session_state.waiting_video = videos.VideoFile("film.mp4", content)  # as an interrupted run leaves it
+    page.run()
+    assert len(picture(page).frames) == 8
+    assert "waiting_video" not in page.session_state
+    page.session_state.waiting_video = videos.VideoFile("film.mp4", content)
+    next(button for button in page.button if button.label == "New scene").click().run()
+    assert picture(page).video is None, "the last choice counts"
+    settled(page)
+
+
 def test_a_question_of_ones_own_stays_and_a_suggestion_gives_way(page: AppTest, content: bytes) -> None:
     upload(page, content)
     assert page.text_area("question").value == "What happens in the video?"
