@@ -48,9 +48,10 @@ lint: setup
 chromium:
 	@command -v chromium >/dev/null || { $(SUDO) apt-get update -qq && $(SUDO) apt-get install -y -qq chromium; }
 
-# One process a core (four at most), one thread each; who is done takes over what others have not begun.
+# One process a core (four at most), one thread each; a file's tests stay together: two browsers at once would wait for
+# each other.
 test: lint chromium
-	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal
+	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 # The stored runs of the first screen, made again from the embedded model.
 examples: setup
