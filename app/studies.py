@@ -12,7 +12,7 @@ import json
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -83,7 +83,7 @@ class Studies:
         """
         self._load, self._busy, self._explain = load, busy, explain
         self._known: OrderedDict[str, Study] = OrderedDict()
-        self._running: list[tuple[Study, Iterator[Any]]] = []
+        self._running: list[tuple[Study, Generator[Any, None, None]]] = []
         self._changed = threading.Condition()
         self._closing = False
         self._thread = threading.Thread(target=self._forever, name="studies", daemon=True)
@@ -115,7 +115,7 @@ class Studies:
             self._changed.notify()
         self._thread.join(seconds)
 
-    def _steps(self, study: Study, model: str, work: Work) -> Iterator[Any]:
+    def _steps(self, study: Study, model: str, work: Work) -> Generator[Any, None, None]:
         loaded = self._load(model, lambda fraction, text: study.report(text, fraction or 0.0))
         yield from work(loaded, study)
 
@@ -137,12 +137,12 @@ class Studies:
                 with self._changed:
                     self._running.append((study, steps))
 
-    def _step(self, study: Study, steps: Iterator[Any]) -> bool:
+    def _step(self, study: Study, steps: Generator[Any, None, None]) -> bool:
         """One step of one study; whether there is more to do."""
         started = time.perf_counter()
         try:
             if study.stop.is_set():
-                steps.close()  # type: ignore[attr-defined]  # a generator, as all of ours are
+                steps.close()
                 study.ended.set()
                 return False
             study.results.append(next(steps))

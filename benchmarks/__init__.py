@@ -1,3 +1,5 @@
 """What was measured and how to measure it again; results lie beside the scripts as JSON and Markdown."""
 
-import flowcut  # noqa: F401  before transformers: see flowcut/torchvision_ops.py
+from flowcut.torchvision_ops import watch_for_torchvision
+
+watch_for_torchvision()  # before any module here brings in transformers

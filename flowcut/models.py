@@ -212,8 +212,8 @@ def _hub_answers(name: str) -> bool:
         HfApi().model_info(name, timeout=HUB_SECONDS)
     except HfHubHTTPError:
         raise  # it answered: no such model, no access ...
-    except Exception:
-        return False  # no network, or told to stay offline; what was downloaded before may still do
+    except Exception:  # of the transport's own kinds, as above: no network, or told to stay offline
+        return False  # what was downloaded before may still do
     return True
 
 
@@ -334,7 +334,7 @@ def _device(wanted: str | None) -> torch.device:
     try:
         device = torch.device(wanted)
         torch.empty(1, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
+    except (RuntimeError, AssertionError, NotImplementedError) as error:  # torch: unknown, not compiled in, no backend
         raise ModelNotLoaded(f"The device {wanted!r} is not available here: choose cpu, cuda or mps.") from error
     return device
 
@@ -344,7 +344,8 @@ def _parameters(weights: list[Path]) -> int:
     count = 0
     for file in weights:
         with safe_open(file, framework="np") as opened:
-            count += sum(math.prod(opened.get_slice(name).get_shape()) for name in opened.keys())  # noqa: SIM118
+            names = opened.keys()
+            count += sum(math.prod(opened.get_slice(name).get_shape()) for name in names)
     return count
 
 

@@ -7,6 +7,7 @@ padding, attended in windows (Qwen: `PackedPass`).
 from __future__ import annotations
 
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -23,7 +24,7 @@ Call = tuple[tuple[Any, ...], dict[str, Any]]
 """Positional and keyword arguments of a layer."""
 
 
-class Pass:
+class Pass(ABC):
     """What all layouts share: the lanes, the clock, and showing a layer to a lane."""
 
     def __init__(self, encoder: VisionEncoder, plan: Plan, seconds: dict[str, float], device: torch.device) -> None:
@@ -57,19 +58,19 @@ class Pass:
         """The view with CLS, or what stands in for it, as token 0."""
         return view.with_proxy() if self.plan.proxy else view
 
+    @abstractmethod
     def entering(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call | None:
         """A layer is about to run; other arguments for it, where a cut made the stock ones stale."""
-        raise NotImplementedError
 
+    @abstractmethod
     def attend(
         self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float, attention: Attention
     ) -> Tensor:
         """The layer's attention as `attention` gives it, with a look inside."""
-        raise NotImplementedError
 
+    @abstractmethod
     def cut_after(self, layer: int, hidden: Tensor) -> Tensor | None:
         """The layer's output without the patches that go here; None if all stay."""
-        raise NotImplementedError
 
     def _advance(self, layer: int) -> tuple[list[int], list[Tensor | None]]:
         """Let each lane cut: patches alive before, and positions among them that stay (None: all)."""

@@ -218,7 +218,7 @@ def _points(chooser: PatchChooser, known: _Known, cuts: Sequence[CutConfig]) -> 
     """Several one-shot cuts, read at once; each for itself where one of them fails."""
     try:
         scores = known.score([chooser.kept(cut) for cut in cuts])
-    except Exception:
+    except Exception:  # whichever cut it was, of whatever kind: its own point says so, the others have theirs
         return [_point(cut, partial(_score_kept, chooser, known, cut)) for cut in cuts]
     rows = zip(cuts, scores.total.tolist(), scores.same.tolist(), strict=True)
     return [SweepPoint(cut, total, same) for cut, total, same in rows]

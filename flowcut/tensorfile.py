@@ -41,7 +41,8 @@ def read_file(path: Path, kind: str, version: int) -> tuple[dict[str, Any], dict
     try:
         with safe_open(path, framework="np") as file:
             metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+            names = file.keys()
+            tensors = {name: file.get_tensor(name) for name in names}
         text, checksum = metadata["record"], metadata["checksum"]
         facts = json.loads(text)
         found_kind, found_version = facts.pop("format"), facts.pop("version")

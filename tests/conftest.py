@@ -6,4 +6,6 @@ import os
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # read by the hub's client when it is first imported, hence before any test module
 
-import flowcut  # noqa: F401  before transformers: a torchvision beside another torch needs two operators declared
+from flowcut.torchvision_ops import watch_for_torchvision
+
+watch_for_torchvision()  # before any test module brings in transformers

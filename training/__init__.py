@@ -1,3 +1,5 @@
 """How the embedded model was made: drawn scenes to disk, the tower, the language model, both together, evaluation."""
 
-import flowcut  # noqa: F401  before transformers: see flowcut/torchvision_ops.py
+from flowcut.torchvision_ops import watch_for_torchvision
+
+watch_for_torchvision()  # before any module here brings in transformers

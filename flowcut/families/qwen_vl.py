@@ -53,8 +53,7 @@ class QwenVL(Llava):
 
     def projector(self, model: PreTrainedModel) -> nn.Module:
         """The merger: squares of patches in, tokens out."""
-        merger: nn.Module = self.vision_tower(model).merger  # type: ignore[assignment]
-        return merger
+        return self.vision_tower(model).get_submodule("merger")
 
     def feature_layer(self, model: PreTrainedModel) -> int | list[int]:
         """The merger reads the last layer."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -49,7 +51,7 @@ def rankings_with_ties_and_gaps() -> np.ndarray:
 
 @pytest.mark.filterwarnings("ignore:An input array is constant")
 @pytest.mark.parametrize(("ours", "reference"), [(spearman, spearmanr), (kendall, kendalltau)])
-def test_rank_correlations_over_what_both_rank(ours, reference) -> None:  # type: ignore[no-untyped-def]
+def test_rank_correlations_over_what_both_rank(ours: Callable[..., Any], reference: Callable[..., Any]) -> None:
     rows = rankings_with_ties_and_gaps()
     table = ours(rows)
     for i in range(6):
@@ -126,4 +128,4 @@ def test_bad_input_is_refused_in_a_sentence(full: FlowRecord) -> None:
     with pytest.raises(ValueError, match="knows no grid"):
         contradiction(replace(full, patches_per_token=4, geometries=()), 3)
     with pytest.raises(ValueError, match="'score' or by 'cls'"):
-        layer_rankings(full, "value")  # type: ignore[arg-type]
+        layer_rankings(full, cast(Any, "value"))

@@ -105,8 +105,8 @@ def test_the_mean_is_the_mean_of_what_each_row_shows(runs: tuple[Run, Run]) -> N
 @pytest.mark.parametrize("part", [0, 2, None])
 def test_the_payload_draws_all_tiles_and_the_edges_of_one(runs: tuple[Run, Run], part: int | None) -> None:
     picture = synthetic.picture(WIDTH, HEIGHT)
-    runs = tuple(replace(run, image_size=(WIDTH, HEIGHT)) for run in runs)  # type: ignore[assignment]
-    packed = json.loads(json.dumps(stage_payload(*runs, picture, part=part), allow_nan=False))
+    full, cut = (replace(run, image_size=(WIDTH, HEIGHT)) for run in runs)
+    packed = json.loads(json.dumps(stage_payload(full, cut, picture, part=part), allow_nan=False))
     assert "picture" not in packed
     assert [[grid["first"] for grid in pane["grids"]] for pane in packed["panes"]] == [[0], [36, 72]]
     left, right = (grid["box"] for grid in packed["panes"][1]["grids"])

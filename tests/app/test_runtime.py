@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -24,10 +25,10 @@ def runtime() -> Iterator[Runtime]:
     started.close()
 
 
-def order(question: str = "What colour is the star?", seed: int = 3, tokens: int = 64, **changes: object) -> Order:
-    settings = {"model": EMBEDDED, "generation": Generation(max_new_tokens=12), **changes}
+def order(question: str = "What colour is the star?", seed: int = 3, tokens: int = 64, **changes: Any) -> Order:
+    settings: dict[str, Any] = {"model": EMBEDDED, "generation": Generation(max_new_tokens=12), **changes}
     cuts = FlowCut(tokens=tokens), Cut("random", tokens=tokens, seed=0)
-    return Order(image=draw(seed).image, question=question, cut=cuts[0], control=cuts[1], **settings)  # type: ignore[arg-type]
+    return Order(image=draw(seed).image, question=question, cut=cuts[0], control=cuts[1], **settings)
 
 
 def ended(job: Job) -> Job:

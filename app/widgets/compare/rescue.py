@@ -175,5 +175,5 @@ def _result_row(about: Subject, name: str, result: MethodResult, whole: float) -
 def _row(name: str, answer: str, change: float, same: bool) -> str:
     """A line of the table; the answer is HTML already."""
     mark = '<b class="right">✓</b>' if same else '<b class="wrong">✗</b>'
-    number = f'<td>{"–" if isnan(change) else signed(change, plus=True)}</td>'
+    number = f"<td>{'–' if isnan(change) else signed(change, plus=True)}</td>"
     return f'<tr><th>{escape(name)}</th><td dir="auto">{mark} {answer}</td>{number}</tr>'
