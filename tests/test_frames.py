@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -10,8 +11,7 @@ import torch
 
 import flowcut
 from flowcut.families import family_of
-from tests import tiny, tiny_video
-from tests.test_vision import state_of
+from tests import laws, tiny, tiny_video
 
 CUT = flowcut.FlowCut(tokens=12)
 SHAPES = [(96, 96), (400, 100), (100, 400), (1000, 100), (100, 1000), (9, 7), (2, 2), (333, 217), (57, 290), (640, 480),
@@ -50,26 +50,7 @@ def pictured(processor: Any, *prompts: str) -> Any:
     return processor(images=pictures, text=texts, return_tensors="pt", padding=True)
 
 
-def generate(model: Any, inputs: Any, **options: Any) -> Any:
-    wanted = {"max_new_tokens": 5, "do_sample": False, "eos_token_id": None, "pad_token_id": 0, **options}
-    wanted["suppress_tokens"] = [tiny_video.IMAGE, tiny_video.VIDEO]
-    out = model.generate(**inputs, **wanted, return_dict_in_generate=True, output_logits=True)
-    out.new = out.sequences[:, inputs["input_ids"].shape[1] :]
-    return out
-
-
-def door_tokens(model: Any, inputs: Any) -> int:
-    """Tokens of a prompt that the language model truly receives."""
-    seen: list[int] = []
-    hook = model.model.language_model.register_forward_pre_hook(
-        lambda module, args, kwargs: seen.append(kwargs["inputs_embeds"].shape[1]), with_kwargs=True
-    )
-    try:
-        with torch.no_grad():
-            model(**inputs)
-    finally:
-        hook.remove()
-    return seen[0]
+generate = partial(laws.generate, placeholders=(tiny_video.IMAGE, tiny_video.VIDEO), tokens=5)
 
 
 @pytest.mark.parametrize("cut", [None, flowcut.FlowCut(tokens=5000)], ids=["whole", "budget above"])
@@ -79,15 +60,7 @@ def door_tokens(model: Any, inputs: Any) -> int:
 def test_keeping_all_is_the_stock_answer_to_the_bit(
     model: Any, processor: Any, cut: Any, ask: Any, options: dict, prompts: list[str]
 ) -> None:
-    inputs = ask(processor, *prompts)
-    stock = generate(model, inputs, **options)
-    before = state_of(model)
-    with flowcut.prune(model, cut) as session, torch.no_grad():
-        assert torch.equal(model(**session.prepare(inputs)).logits, model(**inputs).logits)
-        ours = generate(model, session.prepare(inputs), **options)
-    assert torch.equal(ours.new, stock.new)
-    assert all(torch.equal(a, b) for a, b in zip(ours.logits, stock.logits, strict=True))
-    assert state_of(model) == before
+    laws.check_keeping_all(model, ask(processor, *prompts), cut, generate, **options)
 
 
 def test_text_alone_passes_untouched(model: Any, processor: Any) -> None:
@@ -105,21 +78,7 @@ def test_text_alone_passes_untouched(model: Any, processor: Any) -> None:
     ids=lambda cut: str(cut.title),
 )
 def test_decoding_after_the_cut_equals_a_full_prefill(model: Any, processor: Any, prompt: str, cut: Any) -> None:
-    inputs = asked(processor, prompt)
-    with flowcut.prune(model, cut) as session:
-
-        def continued(sequences: torch.Tensor) -> torch.Tensor:
-            prepared = session.prepare(inputs)
-            whole = {**prepared, "input_ids": sequences, "attention_mask": torch.ones_like(sequences)}
-            with torch.no_grad():
-                return model(**whole).logits[:, -6:-1]
-
-        out = generate(model, session.prepare(inputs))
-        torch.testing.assert_close(continued(out.sequences), torch.stack(out.logits, 1), atol=1e-5, rtol=1e-5)
-        beams = generate(model, session.prepare(inputs), num_beams=3, output_scores=True)
-        logprobs = continued(beams.sequences).log_softmax(-1)
-        mean = logprobs.gather(2, beams.new[..., None]).mean()
-        torch.testing.assert_close(mean[None], beams.sequences_scores, atol=1e-5, rtol=1e-5)
+    laws.check_decoding(model, asked(processor, prompt), cut, generate)
 
 
 @pytest.mark.parametrize("method", ["flowcut", "random", "stride", "cls-attention"])
@@ -128,9 +87,10 @@ def test_the_language_model_receives_the_budget(
     kind: str, model: Any, processor: Any, method: str, tokens: int
 ) -> None:
     inputs = asked(processor, "@ what?")
-    with flowcut.prune(model, flowcut.Cut(method, tokens=tokens)) as session:
-        door = door_tokens(model, session.prepare(inputs))
-    assert door == int((inputs["input_ids"] != tiny_video.VIDEO).sum()) + tokens
+    cut = flowcut.Cut(method, tokens=tokens)
+    with flowcut.prune(model, cut) as session, laws.counted_at_the_door(model) as seen, torch.no_grad():
+        model(**session.prepare(inputs))
+    assert seen == [int((inputs["input_ids"] != tiny_video.VIDEO).sum()) + tokens]
     assert session.separator_tokens == 0
     record, (video,) = session.record, session.media
     assert record.batch == 3
@@ -191,14 +151,9 @@ def test_the_mask_of_a_frame_is_that_of_its_picture(kind: str, model: Any, proce
 @pytest.mark.parametrize("side", ["left", "right"])
 def test_a_padded_batch_reads_as_each_alone(model: Any, processor: Any, side: str) -> None:
     prompts = ["@ what?", "one rather longer prompt, and then @ is?"]
-    with flowcut.prune(model, flowcut.FlowCut(tokens=11, per_image=True)) as session, torch.no_grad():
-        together = session.prepare(asked(processor, *prompts, side=side))
-        logits = model(**together).logits
-        for row, prompt in enumerate(prompts):
-            alone = session.prepare(asked(processor, prompt, first=row))
-            live = together["attention_mask"][row].bool()
-            assert torch.equal(together["input_ids"][row][live], alone["input_ids"][0])
-            torch.testing.assert_close(logits[row][live], model(**alone).logits[0], atol=1e-4, rtol=1e-4)
+    together = asked(processor, *prompts, side=side)
+    alone = [asked(processor, prompt, first=row) for row, prompt in enumerate(prompts)]
+    laws.check_padded_batch(model, together, alone, flowcut.FlowCut(tokens=11, per_image=True))
 
 
 @pytest.mark.parametrize("size", SHAPES, ids=str)
@@ -211,8 +166,7 @@ def test_painted_patches(model: Any, processor: Any, size: tuple[int, int]) -> N
     rng = np.random.default_rng(0)
     embedding = family.vision_tower(model, family.media[-1]).embeddings.patch_embedding
     for painted_frame in (0, 1):
-        left, top = int(rng.integers(width)), int(rng.integers(height))
-        right, bottom = min(left + max(width // 4, 1), width), min(top + max(height // 4, 1), height)
+        left, top, right, bottom = paint = laws.paint_of(rng, size)
         black = np.zeros((2, height, width, 3), np.uint8)
         painted = black.copy()
         painted[painted_frame, top:bottom, left:right] = 255
@@ -227,15 +181,7 @@ def test_painted_patches(model: Any, processor: Any, size: tuple[int, int]) -> N
             if frame != painted_frame:
                 assert not changed.any()
                 continue
-            boxes = geometry.boxes()
-            scale = np.array([width / geometry.resized_width, height / geometry.resized_height])
-
-            def overlaps(grow: np.ndarray, boxes: np.ndarray = boxes, paint: Any = (left, top, right, bottom)) -> Any:
-                across = (boxes[:, 0] < paint[2] + grow[0]) & (boxes[:, 2] > paint[0] - grow[0])
-                return across & (boxes[:, 1] < paint[3] + grow[1]) & (boxes[:, 3] > paint[1] - grow[1])
-
-            assert (changed <= overlaps(2 * np.maximum(scale, 1) + 1e-6)).all()
-            assert (overlaps(-scale) <= changed).all()  # a patch that the paint covers by a pixel and more
+            laws.check_paint(geometry, changed, paint)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +22,8 @@ from transformers.models.llava_onevision.image_processing_pil_llava_onevision im
 import flowcut
 from flowcut.families import family_of
 from flowcut.processors import pictures_only
-from tests import tiny
+from tests import laws, tiny
 from tests.test_proxy import siglip
-from tests.test_vision import state_of
 
 SIDE, PATCH, IMAGE, VIDEO = 48, 6, tiny.SPECIAL.index("<image>"), 256 + len(tiny.SPECIAL)
 GRIDS = [[SIDE * rows, SIDE * cols] for rows in range(1, 5) for cols in range(1, 5)]
@@ -83,12 +83,7 @@ def asked(processor: Any, *prompts: str, first: int = 0, side: str = "left") -> 
     return processor(images=images, text=texts, return_tensors="pt", padding=True)
 
 
-def generate(model: Any, inputs: Any, **options: Any) -> Any:
-    wanted = {"max_new_tokens": 6, "do_sample": False, "eos_token_id": None, "pad_token_id": 0, **options}
-    wanted["suppress_tokens"] = [IMAGE, VIDEO]  # an answer with a placeholder in it would want another picture
-    out = model.generate(**inputs, **wanted, return_dict_in_generate=True, output_logits=True)
-    out.new = out.sequences[:, inputs["input_ids"].shape[1] :]
-    return out
+generate = partial(laws.generate, placeholders=(IMAGE, VIDEO), tokens=6)
 
 
 @pytest.mark.parametrize("cut", [None, flowcut.FlowCut(tokens=5000)], ids=["whole", "budget above"])
@@ -101,16 +96,8 @@ def generate(model: Any, inputs: Any, **options: Any) -> Any:
 def test_keeping_all_is_the_stock_answer_to_the_bit(
     model: Any, processor: Any, cut: Any, options: dict, prompts: list[str]
 ) -> None:
-    inputs = asked(processor, *prompts)
-    stock = generate(model, inputs, **options)
-    before = state_of(model)
-    with flowcut.prune(model, cut) as session, torch.no_grad():
-        assert torch.equal(model(**session.prepare(inputs)).logits, model(**inputs).logits)
-        ours = generate(model, session.prepare(inputs), **options)
-    assert torch.equal(ours.new, stock.new)
-    assert all(torch.equal(a, b) for a, b in zip(ours.logits, stock.logits, strict=True))
+    session = laws.check_keeping_all(model, asked(processor, *prompts), cut, generate, **options)
     assert session.record.relay == "proxy"
-    assert state_of(model) == before
 
 
 @pytest.mark.parametrize("prompt", ["@ what?", "one @ and two @ differ?"])
@@ -118,21 +105,7 @@ def test_keeping_all_is_the_stock_answer_to_the_bit(
     "cut", [CUT, flowcut.Cut("stride", tokens=17), flowcut.Cut("cls-attention", tokens=17)], ids=lambda cut: cut.title
 )
 def test_decoding_after_the_cut_equals_a_full_prefill(model: Any, processor: Any, prompt: str, cut: Any) -> None:
-    inputs = asked(processor, prompt)
-    with flowcut.prune(model, cut) as session:
-
-        def continued(sequences: torch.Tensor) -> torch.Tensor:
-            prepared = session.prepare(inputs)
-            whole = {**prepared, "input_ids": sequences, "attention_mask": torch.ones_like(sequences)}
-            with torch.no_grad():
-                return model(**whole).logits[:, -7:-1]
-
-        out = generate(model, session.prepare(inputs))
-        torch.testing.assert_close(continued(out.sequences), torch.stack(out.logits, 1), atol=1e-5, rtol=1e-5)
-        beams = generate(model, session.prepare(inputs), num_beams=3, output_scores=True)
-        logprobs = continued(beams.sequences).log_softmax(-1)
-        mean = logprobs.gather(2, beams.new[..., None]).mean()
-        torch.testing.assert_close(mean[None], beams.sequences_scores, atol=1e-5, rtol=1e-5)
+    laws.check_decoding(model, asked(processor, prompt), cut, generate)
 
 
 @pytest.mark.parametrize("method", ["flowcut", "random", "stride", "cls-attention"])
@@ -142,13 +115,9 @@ def test_the_language_model_receives_the_budget(
     model: Any, processor: Any, method: str, tokens: int, first: int
 ) -> None:
     inputs = asked(processor, "@ what?", first=first)
-    seen: list[int] = []
-    hook = model.model.language_model.register_forward_pre_hook(
-        lambda module, args, kwargs: seen.append(kwargs["inputs_embeds"].shape[1]), with_kwargs=True
-    )
-    with flowcut.prune(model, flowcut.Cut(method, tokens=tokens)) as session, torch.no_grad():
+    cut = flowcut.Cut(method, tokens=tokens)
+    with flowcut.prune(model, cut) as session, laws.counted_at_the_door(model) as seen, torch.no_grad():
         model(**session.prepare(inputs))
-    hook.remove()
     assert seen == [int((inputs["input_ids"] != IMAGE).sum()) + tokens]
     (sources,) = session.media
     assert len(sources.parts) == tokens
@@ -203,27 +172,20 @@ def test_the_highest_scores_reach_the_language_model(model: Any, processor: Any)
 @pytest.mark.parametrize("side", ["left", "right"])
 def test_a_padded_batch_reads_as_each_alone(model: Any, processor: Any, side: str) -> None:
     prompts = ["@ what?", "one rather longer prompt, and then @ is?"]
-    with flowcut.prune(model, CUT) as session, torch.no_grad():
-        together = session.prepare(asked(processor, *prompts, side=side))
-        logits = model(**together).logits
-        for row, prompt in enumerate(prompts):
-            alone = session.prepare(asked(processor, prompt, first=row))
-            live = together["attention_mask"][row].bool()
-            assert torch.equal(together["input_ids"][row][live], alone["input_ids"][0])
-            torch.testing.assert_close(logits[row][live], model(**alone).logits[0], atol=1e-4, rtol=1e-4)
+    together = asked(processor, *prompts, side=side)
+    alone = [asked(processor, prompt, first=row) for row, prompt in enumerate(prompts)]
+    laws.check_padded_batch(model, together, alone, CUT)
 
 
 @pytest.mark.parametrize("size", SHAPES, ids=str)
 def test_painted_patches(model: Any, processor: Any, size: tuple[int, int]) -> None:
     """In every tile, the patches that change are those whose boxes the paint, or its blur, reaches."""
     geometries = family_of(model.config).geometries(model, processor.image_processor, size)
-    width, height = size
     rng = np.random.default_rng(0)
     for _ in range(3):
-        left, top = int(rng.integers(width)), int(rng.integers(height))
-        right, bottom = min(left + max(width // 4, 1), width), min(top + max(height // 4, 1), height)
+        paint = laws.paint_of(rng, size)
         black, painted = (Image.new("RGB", size) for _ in range(2))
-        painted.paste("white", (left, top, right, bottom))
+        painted.paste("white", paint)
         pixels = [
             processor.image_processor(images=[i], return_tensors="pt")["pixel_values"][0] for i in (black, painted)
         ]
@@ -232,16 +194,7 @@ def test_painted_patches(model: Any, processor: Any, size: tuple[int, int]) -> N
         with torch.no_grad():
             apart = embedding(pixels[0]) - embedding(pixels[1])
         for geometry, change in zip(geometries, apart, strict=True):
-            changed = change.abs().amax(0).flatten().numpy() > 1e-6
-            boxes = geometry.boxes()
-            scale = np.array([width / geometry.resized_width, height / geometry.resized_height])
-
-            def overlaps(grow: np.ndarray, boxes: np.ndarray = boxes, paint: Any = (left, top, right, bottom)) -> Any:
-                across = (boxes[:, 0] < paint[2] + grow[0]) & (boxes[:, 2] > paint[0] - grow[0])
-                return across & (boxes[:, 1] < paint[3] + grow[1]) & (boxes[:, 3] > paint[1] - grow[1])
-
-            assert (changed <= overlaps(2 * np.maximum(scale, 1) + 1e-6)).all()
-            assert (overlaps(-scale) <= changed).all()  # a patch that the paint covers by a pixel and more
+            laws.check_paint(geometry, change.abs().amax(0).flatten().numpy() > 1e-6, paint)
 
 
 def test_recorded_inside_the_whole_model(model: Any) -> None:

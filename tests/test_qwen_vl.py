@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ import flowcut
 from flowcut import cli
 from flowcut.families import family_of
 from flowcut.record import PADDING_ID, FlowRecord
-from tests import tiny, tiny_qwen, tiny_video
+from tests import laws, tiny, tiny_qwen, tiny_video
 from tests.test_vision import state_of
 
 CUT = flowcut.FlowCut(tokens=7)
@@ -64,27 +65,14 @@ def filmed(processor: Any, slices: int = 3) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def generate(model: Any, inputs: Any, **options: Any) -> Any:
-    wanted = {"max_new_tokens": 6, "do_sample": False, "eos_token_id": None, "pad_token_id": 0, **options}
-    wanted["suppress_tokens"] = [5, 6]  # an answer with a placeholder in it would want another picture
-    out = model.generate(**inputs, **wanted, return_dict_in_generate=True, output_logits=True)
-    out.new = out.sequences[:, inputs["input_ids"].shape[1] :]
-    return out
+generate = partial(laws.generate, placeholders=(5, 6), tokens=6)
 
 
 @pytest.mark.parametrize("cut", [None, flowcut.FlowCut(tokens=500)], ids=["whole", "budget above"])
 @pytest.mark.parametrize("options", [{}, {"num_beams": 3}], ids=str)
 def test_keeping_all_is_the_stock_answer_to_the_bit(model: Any, processor: Any, cut: Any, options: dict) -> None:
     inputs = asked(processor, "@ and @ differ?", "a longer prompt, then @ what?")
-    stock = generate(model, inputs, **options)
-    with flowcut.prune(model, cut) as session, torch.no_grad():
-        prepared = session.prepare(inputs)
-        logits = model(**session.prepare(inputs)).logits
-        ours = generate(model, prepared, **options)
-    with torch.no_grad():
-        assert torch.equal(logits, model(**inputs).logits)
-    assert torch.equal(ours.new, stock.new)
-    assert all(torch.equal(a, b) for a, b in zip(ours.logits, stock.logits, strict=True))
+    session = laws.check_keeping_all(model, inputs, cut, generate, **options)
     assert session.record.batch == 3
     assert (session.record.relay, session.record.patches_per_token) == ("proxy", 4)
 
@@ -102,44 +90,36 @@ def test_nothing_is_left_on_the_model(model: Any, processor: Any) -> None:
     assert state_of(model) == before
 
 
-def continued(model: Any, prepared: Any, sequences: torch.Tensor) -> torch.Tensor:
-    """Logits of one pass over prompt and answer, without a cache; answers continue the positions of the prompt."""
+def all_at_once(prepared: Any, sequences: torch.Tensor) -> Any:
+    """Prompt and answer as the input of one pass; answers continue the positions of the prompt."""
     new = sequences.shape[1] - prepared["input_ids"].shape[1]
     positions = prepared["position_ids"]
     more = positions[..., -1:] + torch.arange(1, new + 1)
-    whole = {**prepared, "input_ids": sequences, "attention_mask": torch.ones_like(sequences)}
+    whole = laws.all_at_once(prepared, sequences)
     whole["position_ids"] = torch.cat([positions, more.expand(4, -1, -1)], dim=-1)
     whole.pop("mm_token_type_ids", None)
+    return whole
+
+
+def continued(model: Any, prepared: Any, sequences: torch.Tensor) -> torch.Tensor:
+    """Logits of one pass over prompt and answer, without a cache."""
     with torch.no_grad():
-        return model(**whole).logits
+        logits: torch.Tensor = model(**all_at_once(prepared, sequences)).logits
+    return logits
 
 
 @pytest.mark.parametrize("prompt", ["@ what?", "one @ and two @ differ?", "video"])
 def test_decoding_after_the_cut_equals_a_full_prefill(model: Any, processor: Any, prompt: str) -> None:
     inputs = filmed(processor) if prompt == "video" else asked(processor, prompt)
-    with flowcut.prune(model, CUT) as session:
-        prepared = session.prepare(inputs)
-        out = generate(model, prepared)
-        whole = continued(model, prepared, out.sequences)
-        torch.testing.assert_close(whole[:, -7:-1], torch.stack(out.logits, dim=1), atol=1e-5, rtol=1e-5)
-
-        beams = generate(model, session.prepare(inputs), num_beams=3, output_scores=True)
-        logprobs = continued(model, session.prepare(inputs), beams.sequences)[:, -7:-1].log_softmax(-1)
-        mean = logprobs.gather(2, beams.new[..., None]).mean()
-        torch.testing.assert_close(mean[None], beams.sequences_scores, atol=1e-5, rtol=1e-5)
+    laws.check_decoding(model, inputs, CUT, generate, all_at_once)
 
 
 def test_the_language_model_receives_the_budget(model: Any, processor: Any) -> None:
-    seen: list[int] = []
-    hook = model.model.language_model.register_forward_pre_hook(
-        lambda module, args, kwargs: seen.append(kwargs["inputs_embeds"].shape[1]), with_kwargs=True
-    )
     inputs = asked(processor, "one @ and two @ differ?")
     text = int((inputs["input_ids"] != 5).sum())
-    with flowcut.prune(model, CUT) as session:
+    with flowcut.prune(model, CUT) as session, laws.counted_at_the_door(model) as seen:
         prepared = session.prepare(inputs)
         generate(model, prepared)
-    hook.remove()
     assert seen[0] == text + 14
     assert seen[1:] == [1] * (len(seen) - 1)
     assert (prepared["input_ids"] == 5).sum() == 14
@@ -359,10 +339,9 @@ def test_painted_patches(size: tuple[int, int]) -> None:
     assert boxes[:, 2].max() == pytest.approx(width)
     assert boxes[:, 3].max() == pytest.approx(height)
     for _ in range(3):
-        left, top = int(rng.integers(width)), int(rng.integers(height))
-        right, bottom = min(left + max(width // 5, 1), width), min(top + max(height // 5, 1), height)
+        paint = laws.paint_of(rng, size, part=5)
         black, painted = (Image.new("RGB", size) for _ in range(2))
-        painted.paste("white", (left, top, right, bottom))
+        painted.paste("white", paint)
         pixels = [processor.image_processor(images=[picture], return_tensors="pt") for picture in (black, painted)]
         assert pixels[0]["image_grid_thw"][0].tolist() == [1, geometry.grid_rows, geometry.grid_cols]
         with torch.no_grad():
@@ -370,16 +349,7 @@ def test_painted_patches(size: tuple[int, int]) -> None:
         changed = np.zeros(len(boxes), dtype=bool)
         rows = (embedded[0] - embedded[1]).abs().amax(1).numpy() > 1e-6
         changed[encoder_order(encoder, geometry)[rows]] = True
-        reach_x = 2 * max(width / geometry.resized_width, 1) + 1e-6
-        reach_y = 2 * max(height / geometry.resized_height, 1) + 1e-6
-
-        def overlaps(grow_x: float, grow_y: float, paint: tuple[int, ...] = (left, top, right, bottom)) -> np.ndarray:
-            across = (boxes[:, 0] < paint[2] + grow_x) & (boxes[:, 2] > paint[0] - grow_x)
-            return across & (boxes[:, 1] < paint[3] + grow_y) & (boxes[:, 3] > paint[1] - grow_y)
-
-        scale_x, scale_y = width / geometry.resized_width, height / geometry.resized_height
-        assert (changed <= overlaps(reach_x, reach_y)).all()
-        assert (overlaps(-scale_x, -scale_y) <= changed).all()  # a patch that the paint covers by a pixel and more
+        laws.check_paint(geometry, changed, paint)
 
 
 def encoder_order(encoder: Any, geometry: Any) -> np.ndarray:
@@ -547,8 +517,7 @@ def test_painted_frames(model: Any, processor: Any, size: tuple[int, int]) -> No
     assert [geometry.part for geometry in geometries] == ["frames 1 to 2", "frames 3 to 4", "frame 5"]
     rng = np.random.default_rng(0)
     for frame in (0, 3, 4):
-        left, top = int(rng.integers(width)), int(rng.integers(height))
-        right, bottom = min(left + max(width // 4, 1), width), min(top + max(height // 4, 1), height)
+        left, top, right, bottom = paint = laws.paint_of(rng, size)
         black = np.zeros((5, height, width, 3), np.uint8)
         painted = black.copy()
         painted[frame, top:bottom, left:right] = 255
@@ -562,15 +531,7 @@ def test_painted_frames(model: Any, processor: Any, size: tuple[int, int]) -> No
             if place != frame // 2:
                 assert not changed.any()
                 continue
-            boxes = geometry.boxes()
-            scale = np.array([width / geometry.resized_width, height / geometry.resized_height])
-
-            def overlaps(grow: np.ndarray, boxes: np.ndarray = boxes, paint: Any = (left, top, right, bottom)) -> Any:
-                across = (boxes[:, 0] < paint[2] + grow[0]) & (boxes[:, 2] > paint[0] - grow[0])
-                return across & (boxes[:, 1] < paint[3] + grow[1]) & (boxes[:, 3] > paint[1] - grow[1])
-
-            assert (changed <= overlaps(2 * np.maximum(scale, 1) + 1e-6)).all()
-            assert (overlaps(-scale) <= changed).all()
+            laws.check_paint(geometry, changed, paint)
 
 
 def test_a_video_asked_from_a_folder(kind: str, tmp_path: Path) -> None:
