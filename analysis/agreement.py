@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 from scipy.stats import rankdata
@@ -20,8 +20,9 @@ from flowcut.record import FlowRecord, LayerFlow
 PAIR_BLOCK = 64
 """Patches whose pairs with all others are held at once for Kendall's tau."""
 
-Ranked = Literal["score", "cls"]
-"""By what a layer ranks the patches: FlowCut's S of this layer alone, or the head-mean CLS row."""
+Ranked = Literal["score", "cls", "similarity", "value_norm"]
+"""By what a layer ranks the patches: FlowCut's S of this layer alone, or one of its three parts."""
+RANKED: tuple[Ranked, ...] = get_args(Ranked)
 
 
 def kept_mask(kept: Sequence[np.ndarray], n_patches: int) -> np.ndarray:
@@ -109,17 +110,18 @@ def layer_rankings(record: FlowRecord, by: Ranked = "score", batch: int = 0) -> 
     """float64 [L, N], what each layer alone ranks the patches by; NaN for patches that were gone.
 
     `score` is the S that the run scored, by its own variant; where it scored nothing (an unpruned run, layers after the
-    last cut) it is the official S, computed from the record (ALGORITHM: S = (a^ + s^) w). `cls`: a^ alone.
+    last cut) it is the official S, computed from the record (ALGORITHM: S = (a^ + s^) w). `cls`, `similarity`,
+    `value_norm`: a^, s^ or w alone.
 
     Raises:
         ValueError: no such ranking, or a record without layers.
     """
-    if by not in ("score", "cls"):
-        raise ValueError(f"Layers rank patches by 'score' or by 'cls', not by {by!r}.")
+    if by not in RANKED:
+        raise ValueError(f"Layers rank patches by {', '.join(map(repr, RANKED))}, not by {by!r}.")
     image = one_image(record, batch)
     rankings = np.full((len(image.layers), image.n_patches), np.nan)
     for row, layer in zip(rankings, image.layers, strict=True):
-        row[layer.alive_patch_ids[0]] = layer_score(layer) if by == "score" else _shares(layer.cls_row[0].mean(axis=0))
+        row[layer.alive_patch_ids[0]] = _READINGS[by](layer)
     return rankings
 
 
@@ -127,14 +129,68 @@ def layer_score(layer: LayerFlow) -> np.ndarray:
     """float64 [N], S of one layer of one picture alone: as scored, else by the official variant from the record."""
     if layer.score is not None:
         return layer.score[0].astype(np.float64)
-    shares = _shares(layer.cls_row[0].mean(axis=0)) + _shares(layer.similarity[0])
-    return shares * layer.value_norm[0, 1:]
+    return (_attention(layer) + _similarity(layer)) * _value_norm(layer)
+
+
+def _attention(layer: LayerFlow) -> np.ndarray:
+    return _shares(layer.cls_row[0].mean(axis=0))
+
+
+def _similarity(layer: LayerFlow) -> np.ndarray:
+    return _shares(layer.similarity[0])
+
+
+def _value_norm(layer: LayerFlow) -> np.ndarray:
+    return layer.value_norm[0, 1:].astype(np.float64)
 
 
 def _shares(row: np.ndarray) -> np.ndarray:
     """A row over CLS and patches with CLS dropped, summing to 1."""
     patches = row[1:].astype(np.float64)
     return patches / patches.sum()
+
+
+_READINGS: dict[Ranked, Callable[[LayerFlow], np.ndarray]] = {
+    "score": layer_score, "cls": _attention, "similarity": _similarity, "value_norm": _value_norm,
+}  # fmt: skip
+
+
+def scored_rankings(record: FlowRecord, by: Ranked = "score", batch: int = 0) -> np.ndarray:
+    """float64 [L, N], `layer_rankings` of an unpruned run as the cut sees them: of the layers before the feature layer,
+    patches that become one token with the mean of them all.
+
+    Raises:
+        ValueError: the run was pruned, or has no layers; patches are merged, but the record does not know their grid.
+    """
+    image = one_image(record, batch)
+    if (image.died_at_layer >= 0).any():
+        raise ValueError("This run was pruned: layers after a cut cannot say what they would keep. Give the full run.")
+    return _grouped(layer_rankings(image, by)[: len(scored_layers(image))], image)
+
+
+def scored_layers(record: FlowRecord) -> np.ndarray:
+    """int64 [L], the vision layers that FlowCut scores: those before the feature layer."""
+    return np.array([layer.layer for layer in record.layers if layer.layer < record.feature_layer])
+
+
+def accumulated(rankings: np.ndarray) -> np.ndarray:
+    """float64 [L, N], the running score after each layer: C = S in the first, then 0.5 C + 0.5 S."""
+    running = rankings.copy()
+    for layer in range(1, len(rankings)):
+        running[layer] = 0.5 * running[layer - 1] + 0.5 * rankings[layer]
+    return running
+
+
+def patches_of_budget(image: FlowRecord, tokens: int) -> int:
+    """How many patches a budget in tokens of the language model lets stay.
+
+    Raises:
+        ValueError: the budget is out of range.
+    """
+    most = image.n_patches // image.patches_per_token
+    if not 1 <= tokens <= most:
+        raise ValueError(f"The budget is {tokens!r}: it must be 1 to {most}.")
+    return tokens * image.patches_per_token
 
 
 @dataclass(frozen=True, eq=False)
@@ -171,8 +227,8 @@ class Contradiction:
 def contradiction(record: FlowRecord, tokens: int, by: Ranked = "score", batch: int = 0) -> Contradiction:
     """Which patches each layer of an unpruned run alone would keep at a budget, and which the accumulated score keeps.
 
-    The accumulated score is C = S in layer 0, then 0.5 C + 0.5 S (of `cls`: the same with a^ in place of S). FlowCut
-    itself cuts on the way, and the layers after a cut see fewer patches: its own mask may differ from `running_keeps`.
+    The accumulated score is that of `accumulated` (of `cls`: with a^ in place of S, and so on). FlowCut itself cuts
+    on the way, and the layers after a cut see fewer patches: its own mask may differ from `running_keeps`.
 
     Args:
         record: of an unpruned run.
@@ -184,17 +240,11 @@ def contradiction(record: FlowRecord, tokens: int, by: Ranked = "score", batch: 
         ValueError: the run was pruned, the budget is out of range, or the record has no layers.
     """
     image = one_image(record, batch)
-    if (image.died_at_layer >= 0).any():
-        raise ValueError("This run was pruned: layers after a cut cannot say what they would keep. Give the full run.")
-    if not 1 <= tokens <= image.n_patches // image.patches_per_token:
-        raise ValueError(f"The budget is {tokens!r}: it must be 1 to {image.n_patches // image.patches_per_token}.")
-    scored = np.array([layer.layer for layer in image.layers if layer.layer < image.feature_layer])
-    rankings = _grouped(layer_rankings(image, by)[: len(scored)], image)
-    running = rankings[0]
-    for score in rankings[1:]:
-        running = 0.5 * running + 0.5 * score
-    count = tokens * image.patches_per_token
-    return Contradiction(scored, tokens, highest(rankings, count), running, highest(running[None], count)[0])
+    rankings = scored_rankings(image, by)
+    count = patches_of_budget(image, tokens)
+    running = accumulated(rankings)[-1]
+    keeps = highest(rankings, count)
+    return Contradiction(scored_layers(image), tokens, keeps, running, highest(running[None], count)[0])
 
 
 def highest(rankings: np.ndarray, count: int) -> np.ndarray:

@@ -6,7 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from analysis.agreement import RANKED, accumulated, highest, patches_of_budget, scored_layers, scored_rankings
 from analysis.parts import one_image
+from analysis.relay import Direction
 from flowcut.record import FlowRecord, Geometry
 
 SHOWS = 0.25
@@ -75,6 +77,72 @@ def pointing_game(shows: np.ndarray, rankings: np.ndarray) -> np.ndarray:
     top = rankings[ranked] == np.nanmax(rankings[ranked], axis=1, keepdims=True)
     highest[ranked] = (top & shows).sum(axis=1) / top.sum(axis=1)
     return highest
+
+
+RUNNING = "running"
+"""The accumulated score up to a layer, beside what the layer alone ranks by."""
+
+
+@dataclass(frozen=True, eq=False)
+class LayerTruth:
+    """What single layers would keep of an object, by each of R rankings; L layers."""
+
+    layers: np.ndarray
+    """int64 [L], the vision layers that FlowCut scores."""
+    by: tuple[str, ...]
+    """What is ranked by: those of `analysis.agreement.Ranked`, and `running`."""
+    recall: np.ndarray
+    """float64 [R, L], the part of the object in the T highest patches; NaN: the question is about no object."""
+    pointing: np.ndarray
+    """float64 [R, L], 1 where the highest patch shows the object, else 0."""
+
+
+def layer_truth(record: FlowRecord, coverage: np.ndarray, tokens: int, batch: int = 0) -> LayerTruth:
+    """Recall and pointing game of every layer alone, and of the accumulated score up to it.
+
+    Args:
+        record: of an unpruned run.
+        coverage: float [N], how much of the object each patch shows.
+        tokens: the budget T, in tokens of the language model.
+        batch: which picture of the record.
+
+    Raises:
+        ValueError: the run was pruned, the budget is out of range, or the record has no layers.
+    """
+    image = one_image(record, batch)
+    alone = [scored_rankings(image, by) for by in RANKED]
+    rankings = np.stack([*alone, accumulated(alone[RANKED.index("score")])])
+    rows = rankings.reshape(-1, image.n_patches)
+    held = recall(coverage, highest(rows, patches_of_budget(image, tokens)))
+    pointed = pointing_game(coverage > 0, rows)
+    shape = rankings.shape[:2]
+    return LayerTruth(scored_layers(image), (*RANKED, RUNNING), held.reshape(shape), pointed.reshape(shape))
+
+
+def flow_kept(
+    record: FlowRecord, shows: np.ndarray, kept: np.ndarray, direction: Direction = "inflow", batch: int = 0
+) -> np.ndarray:
+    """float64 [M, L], of the flow between CLS and an object's patches, the part that is of patches in each kept set.
+
+    Recall, with every patch weighed by what flows through it in that layer of the unpruned run, mean over heads. NaN
+    where nothing flows, or the question is about no object.
+
+    Args:
+        record: of an unpruned run.
+        shows: bool [N], the patches that show the object.
+        kept: bool [M, N].
+        direction: `inflow` for what CLS gathers, `outflow` for what it hands back.
+        batch: which picture of the record.
+
+    Raises:
+        ValueError: the run was pruned, or has no layers.
+    """
+    image = one_image(record, batch)
+    if (image.died_at_layer >= 0).any():
+        raise ValueError("This run was pruned: give the full run, whose flow every criterion is held against.")
+    flows = [layer.cls_row if direction == "inflow" else layer.cls_column for layer in image.layers]
+    of_object = np.array([flow[0, :, 1:].mean(axis=0, dtype=np.float64) for flow in flows]) * shows
+    return np.stack([recall(flow, kept) for flow in of_object], axis=1)
 
 
 @dataclass(frozen=True, eq=False)

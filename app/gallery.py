@@ -64,10 +64,15 @@ def suggested_questions(seed: int | None) -> list[str]:
     """A few questions worth asking, the gallery's own first, each of another kind."""
     if seed is None:
         return list(PHOTOGRAPH_QUESTIONS)
+    return list(_scene_questions(seed))
+
+
+@lru_cache(maxsize=128)
+def _scene_questions(seed: int) -> tuple[str, ...]:
     by_kind = {entry.kind: entry.question for entry in entries() if entry.seed == seed}
     for question in questions(scene(seed), seed=seed):
         by_kind.setdefault(question.kind, question.text)
-    return list(by_kind.values())[:SUGGESTIONS]
+    return tuple(by_kind.values())[:SUGGESTIONS]
 
 
 def suggested_for(picture: Picture) -> list[str]:

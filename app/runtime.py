@@ -210,7 +210,7 @@ class Runtime:
     def __init__(self) -> None:
         self.models = Models()
         self._runs: Recent[Run] = Recent(KEPT_RUNS)
-        self._figures: Recent[Future[dict[str, Any]]] = Recent(KEPT_FIGURES)
+        self._figures: Recent[Future[bytes]] = Recent(KEPT_FIGURES)
         self._figure_thread = ThreadPoolExecutor(1, thread_name_prefix="figures")
         self._to_load: queue.Queue[Job | str | None] = queue.Queue()
         self._to_answer: queue.Queue[Job | None] = queue.Queue()
@@ -247,8 +247,8 @@ class Runtime:
         if self.models.get(model) is None and self._to_load.empty():
             self._to_load.put(model)
 
-    def figures(self, key: str, compute: Callable[[], dict[str, Any]]) -> Future[dict[str, Any]]:
-        """What `compute` makes of finished runs, made on a thread of its own and kept under `key`, a content hash."""
+    def figures(self, key: str, compute: Callable[[], bytes]) -> Future[bytes]:
+        """What `compute` packs of finished runs; made on a thread of its own and kept under `key`, a content hash."""
         future = self._figures.get(key)
         if future is None or (future.done() and future.exception() is not None):
             future = self._figure_thread.submit(compute)

@@ -71,14 +71,3 @@ def show_in(key: str, field: str, allowed: Iterable[Any]) -> dict[str, Any]:
 
 def _take(field: str, key: str) -> None:
     choose(**{field: st.session_state[key]})
-
-
-def page_runs() -> None:
-    """The whole page is run: all panels see what is chosen."""
-    st.session_state["page_lane"] = chosen().lane
-
-
-def tell_all_panels() -> None:
-    """Called by a panel that runs alone: run the whole page where the choice concerns the other panels too."""
-    if st.session_state.get("page_lane") != chosen().lane:
-        st.rerun()

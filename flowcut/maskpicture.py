@@ -91,12 +91,14 @@ def assembled_heat(
     """`heat_picture` of several tiles of one picture, each with its patches and their values, on one scale."""
     strengths = []
     for geometry, ids, own in zip(geometries, patch_ids, values, strict=True):
-        strength = np.full(geometry.grid_rows * geometry.grid_cols + 1, np.nan)  # the last entry: no patch there
+        strength = np.full(
+            geometry.grid_rows * geometry.grid_cols + 1, np.nan, np.float32
+        )  # the last entry: no patch there
         strength[ids] = np.clip(own / peak, 0, 1) if peak > 0 else 0.0
         strengths.append(strength[patch_at_each_pixel(geometry)])
     of_pixel = np.fmax.reduce(strengths)[..., None]  # NaN where no tile has a value
-    grey = np.asarray(image.convert("L"), dtype=np.float64)[..., None]
-    heated = grey + (np.array(HEAT) - grey) * HEAT_COVERS * of_pixel
+    grey = np.asarray(image.convert("L"), dtype=np.float32)[..., None]
+    heated = grey + (np.array(HEAT, np.float32) - grey) * HEAT_COVERS * of_pixel
     faded = 255 - (255 - grey) * CUT_BRIGHTNESS
     shown = np.where(np.isnan(of_pixel), faded, heated)
     return Image.fromarray(shown.round().astype(np.uint8))

@@ -7,9 +7,19 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import plotly.graph_objects as go
 
-from analysis.figures.look import COLOURS, NEUTRAL, finished, how_to_read_all, layer_axis, line_and_marker
+from analysis.figures.look import COLOURS, MORE, NEUTRAL, finished, how_to_read_all, layer_axis, line_and_marker
 from analysis.relay import Direction
-from analysis.truth import ObjectFlow
+from analysis.truth import LayerTruth, ObjectFlow
+
+RANKED_BY = {
+    "cls": "CLS attention",
+    "similarity": "similarity",
+    "value_norm": "value norm",
+    "score": "score S of the layer",
+    "running": "running score",
+}
+"""What layers rank by, in words, in the order in which the parts become the whole."""
+TAKEN: dict[Direction, str] = {"inflow": "gathers", "outflow": "hands back"}
 
 
 def truth_bars(
@@ -77,9 +87,69 @@ def object_flow_lines(flows: Mapping[str, ObjectFlow], facts: str, direction: Di
         )  # fmt: skip
     longest = max((flow.layers for flow in flows.values()), key=len, default=np.arange(1))
     figure.update_xaxes(**layer_axis(longest))
-    taken = "gathers" if direction == "inflow" else "hands back"
-    figure.update_yaxes(title=f"of what CLS {taken}", tickformat=".0%", rangemode="tozero")
-    return finished(figure, f"The object's share of what CLS {taken}", facts, 400)
+    figure.update_yaxes(title=f"of what CLS {TAKEN[direction]}", tickformat=".0%", rangemode="tozero")
+    return finished(figure, f"The object's share of what CLS {TAKEN[direction]}", facts, 400)
 
 
-HOW_TO_READ = how_to_read_all((truth_bars, object_flow_lines))
+def layer_truth_map(found: LayerTruth, facts: str) -> go.Figure:
+    """What each layer alone would keep of the object, by what it ranks by.
+
+    How to read: number: per cent of the object that lies in the patches which this layer alone ranks highest, as many
+    as the budget; ● its very highest patch lies on the object. Running score: layers up to this one together, as
+    FlowCut decides, with no patch gone before.
+    """
+    order = [found.by.index(name) for name in RANKED_BY]
+    words = [
+        [_held(held, pointed) for held, pointed in zip(*rows, strict=True)]
+        for rows in zip(found.recall[order], found.pointing[order], strict=True)
+    ]
+    title = "How much of the object would each layer alone keep?"
+    return _rows_by_layer(found.recall[order], list(RANKED_BY.values()), found.layers, words, title, facts)
+
+
+def flow_kept_map(
+    names: Sequence[str], layers: np.ndarray, kept: np.ndarray, facts: str, direction: Direction = "inflow"
+) -> go.Figure:
+    """How much of the flow between CLS and the object passes through the patches that each criterion keeps.
+
+    How to read: number: of what CLS gathers from the object's patches (or hands back to them) in this layer of the run
+    with all tokens, the per cent that is of patches which the criterion keeps. 100: it keeps all that flows there;
+    lower than the part of the object that it keeps: what it cut carried more than what stayed. The best on top.
+
+    Args:
+        names: of the M criteria.
+        layers: int [L].
+        kept: float [M, L], 0 to 1, as from `analysis.truth.flow_kept`.
+        facts: of the figure.
+        direction: which flow it is.
+    """
+    order = np.argsort(-np.nan_to_num(kept, nan=-1.0).mean(axis=1), kind="stable")
+    words = [[_held(value) for value in row] for row in kept[order]]
+    title = f"How much of what CLS {TAKEN[direction]} of the object does each criterion keep?"
+    return _rows_by_layer(kept[order], [names[index] for index in order], layers, words, title, facts)
+
+
+def _held(share: float, pointing: float = 0.0) -> str:
+    if not np.isfinite(share):
+        return ""
+    return f"{'●' if pointing == 1 else ''}{100 * share:.0f}"
+
+
+def _rows_by_layer(
+    values: np.ndarray, rows: Sequence[str], layers: np.ndarray, words: Sequence[Sequence[str]], title: str, facts: str
+) -> go.Figure:
+    """Shares [M, L] as a field of numbers, one row each, layers to the right."""
+    figure = go.Figure(
+        go.Heatmap(
+            z=values, x=layers, y=list(rows), text=words, texttemplate="%{text}", zmin=0, zmax=1, colorscale=MORE,
+            xgap=1, ygap=1, colorbar={"tickformat": ".0%", "thickness": 12}, hoverongaps=False,
+            textfont={"size": 12 if len(layers) <= 16 else 9},
+            hovertemplate="%{y}, layer %{x}: %{z:.1%}<extra></extra>",
+        )
+    )  # fmt: skip
+    figure.update_xaxes(**{**layer_axis(layers), "dtick": 1, "showgrid": False})
+    figure.update_yaxes(type="category", autorange="reversed", showgrid=False)
+    return finished(figure, title, facts, 110 + 26 * max(len(rows), 3))
+
+
+HOW_TO_READ = how_to_read_all((truth_bars, layer_truth_map, object_flow_lines, flow_kept_map))

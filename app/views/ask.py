@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from app import link, selection, session
-from app.widgets import answers, flow, progress, words
+from app import link, session
+from app.widgets import answers, inside, progress
 
 
 def page() -> None:
     """The whole page, from top to bottom."""
-    selection.page_runs()
     answers.heading()
     progress.problem()
     answers.what_the_model_knows()
     progress.answers_or_progress()
-    flow.flow()
-    words.words()
+    inside.inside()
     link.write(session.address())

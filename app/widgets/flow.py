@@ -6,16 +6,16 @@ asked meanwhile does not wait for them.
 
 from __future__ import annotations
 
+import json
 from concurrent.futures import Future, TimeoutError
 from dataclasses import replace
 from functools import partial
-from typing import Any
 
 import streamlit as st
 
-from analysis.graph import MASS, stage_payload
+from analysis.graph import stage_payload
 from analysis.parts import place_of
-from app import link, selection, session
+from app import link, selection
 from app.comparison import Comparison
 from app.runtime import runtime
 from app.widgets.answers import escape_markdown
@@ -30,7 +30,6 @@ LOOK_EVERY = 0.4
 STAGE = "stage"
 MEAN = -1
 """The choice of the mean of all tiles or frames."""
-MASSES = (0.5, MASS, 0.95)
 PROXY = (
     "This vision encoder has no CLS token. What is called CLS in these figures is a proxy: the mean of all patches' "
     "queries and values. Nothing reads a proxy, so the graph has no outflow."
@@ -42,16 +41,17 @@ SAME_FOR_ANY_QUESTION = (
 
 
 @st.fragment
-def flow() -> None:
-    """The stage for the last good answers; a click in it runs this part of the page again, not the rest."""
-    shown = session.comparison()
-    if shown is None:
-        return
-    lane, mass, part = _controls(shown)
-    selection.tell_all_panels()
-    full, pruned = shown.full, shown.pruned(lane)
+def flow(shown: Comparison, mass: float) -> None:
+    """The stage of three answers; a click in it runs this part of the page again, not the rest.
+
+    Args:
+        shown: the answers.
+        mass: the share of each layer's flow that is drawn.
+    """
+    part = _part_box(shown.full)
+    full, pruned = shown.full, shown.pruned(selection.chosen().lane)
     compute = partial(stage_payload, full, pruned, shown.picture.frames or shown.picture.image, mass=mass, part=part)
-    figures = runtime().figures(f"{full.id}-{pruned.id}-{mass}-{part}", compute)
+    figures = runtime().figures(f"{full.id}-{pruned.id}-{mass}-{part}", lambda: json.dumps(compute()).encode())
     if full.record is not None and full.record.relay == "proxy":
         st.info(PROXY, icon=":material/info:")
     if _ready(figures):
@@ -72,24 +72,6 @@ def _own_row(run: Run, patch: int | None) -> tuple[Run, int | None, int]:
     return replace(run, record=run.record.image(row)), own, 0 if patch is None or own is None else patch - own
 
 
-def _controls(shown: Comparison) -> tuple[str, float, int | None]:
-    """Which pruned run stands beside the whole picture, how much of the flow is drawn, and of which tile or frame."""
-    titles = {lane: shown.pruned(lane).title for lane in selection.CUT_LANES}
-    with st.container(horizontal=True, gap="medium", vertical_alignment="bottom", key="flow-controls"):
-        st.segmented_control(
-            f"Beside the whole {shown.picture.kind}", list(titles), format_func=titles.__getitem__, required=True,
-            help="The pruned run in all panels, down to the words of the answer",
-            **selection.show_in("inside", "lane", titles),
-        )  # fmt: skip
-        mass = st.segmented_control(
-            "Flow to draw", MASSES, format_func="{:.0%}".format, key="mass", default=MASS, required=True,
-            help="The strongest edges that together carry this share of each layer's flow; what is really shown is "
-            "written at the graph, as there is a limit to the number of edges.",
-        )  # fmt: skip
-        part = _part_box(shown.full)
-    return selection.chosen().lane, mass or MASS, part
-
-
 def _part_box(run: Run) -> int | None:
     """Which tile or frame graph and curves are of; None: the mean of all. Most pictures have one, and no box."""
     parts = [] if run.record is None else [geometry.part for geometry in run.record.geometries]
@@ -108,7 +90,7 @@ def _part_key(parts: int) -> str:
     return f"tile-{parts}"
 
 
-def _ready(figures: Future[dict[str, Any]]) -> bool:
+def _ready(figures: Future[bytes]) -> bool:
     try:
         figures.exception(timeout=PATIENCE)
     except TimeoutError:
@@ -116,7 +98,7 @@ def _ready(figures: Future[dict[str, Any]]) -> bool:
     return True
 
 
-def _stage(figures: Future[dict[str, Any]], run: Run) -> int | None:
+def _stage(figures: Future[bytes], run: Run) -> int | None:
     """Show the stage; the patch that is chosen on it, numbered through all tiles or frames."""
     error = figures.exception()
     if error is None:
@@ -141,7 +123,7 @@ def _follow(run: Run, patch: int | None) -> None:
 
 
 @st.fragment(run_every=LOOK_EVERY)
-def _wait(figures: Future[dict[str, Any]]) -> None:
+def _wait(figures: Future[bytes]) -> None:
     """Runs again by itself, alone, until the figures are there."""
     if figures.done():
         st.rerun()

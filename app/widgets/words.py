@@ -38,11 +38,8 @@ NOT_RECORDED = (
 
 
 @st.fragment
-def words() -> None:
-    """The panel for the last good answers; choosing another word runs this part of the page alone."""
-    shown = session.comparison()
-    if shown is None:
-        return
+def words(shown: Comparison) -> None:
+    """The panel of three answers; choosing another word runs this part of the page alone."""
     with st.container(border=True, key="words"):
         st.html('<h3 class="lens-panel">What did the language model read for each word?</h3>')
         spoken = answer_words(shown.full)

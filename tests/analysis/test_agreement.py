@@ -73,6 +73,8 @@ def test_a_layers_score_is_flowcuts_formula(full: FlowRecord) -> None:
     np.testing.assert_allclose(layer_score(layer), expected, rtol=1e-6)
     np.testing.assert_allclose(layer_rankings(full)[3], expected, rtol=1e-6)
     np.testing.assert_allclose(layer_rankings(full, "cls")[3], a / a.sum(), rtol=1e-6)
+    np.testing.assert_allclose(layer_rankings(full, "similarity")[3], s / s.sum(), rtol=1e-6)
+    np.testing.assert_allclose(layer_rankings(full, "value_norm")[3], layer.value_norm[0, 1:], rtol=1e-6)
 
 
 def test_a_pruned_runs_own_scores_are_taken_and_the_dead_left_out() -> None:
@@ -127,5 +129,5 @@ def test_bad_input_is_refused_in_a_sentence(full: FlowRecord) -> None:
         contradiction(replace(full, patches_per_token=4), 17)
     with pytest.raises(ValueError, match="knows no grid"):
         contradiction(replace(full, patches_per_token=4, geometries=()), 3)
-    with pytest.raises(ValueError, match="'score' or by 'cls'"):
+    with pytest.raises(ValueError, match="'score', 'cls', 'similarity', 'value_norm', not by 'value'"):
         layer_rankings(full, cast(Any, "value"))

@@ -23,7 +23,7 @@ from analysis.figures import agreement, causal, depth, patches, proxy, truth
 from analysis.figures.look import BOTH_WAYS, how_to_read, number, percentile, style_of
 from analysis.geometry import geometry_of
 from analysis.proxy import cls_proxy, sinks
-from analysis.truth import object_flow
+from analysis.truth import flow_kept, layer_truth, object_flow
 from flowcut.record import FlowRecord, Geometry
 from flowcut.schedule import FlowCut
 from tests.analysis import synthetic
@@ -55,6 +55,12 @@ def found() -> Contradiction:
 
 
 SHOWS = np.arange(64) % 9 == 0
+
+
+def kept_flow() -> np.ndarray:
+    return flow_kept(FULL, SHOWS, np.stack([RNG.random(64) < 0.2, RNG.random(64) < 0.8]))
+
+
 DRAWN: dict[str, Callable[[], go.Figure]] = {
     "heat_matrix": lambda: agreement.heat_matrix(iou(found().keeps), ["0", "1", "2", "3"], FACTS),
     "contradiction_map": lambda: agreement.contradiction_map(found(), GEOMETRY, FACTS, PICTURE),
@@ -74,6 +80,8 @@ DRAWN: dict[str, Callable[[], go.Figure]] = {
     "proxy_heads": lambda: proxy.proxy_heads(cls_proxy(FULL), FACTS),
     "sink_norms": lambda: proxy.sink_norms(sinks(with_sinks()), FACTS),
     "truth_bars": lambda: truth.truth_bars(["a", "b"], np.array([0.5, 0.7]), FACTS, np.array([1, 0.5]), 0.3),
+    "layer_truth_map": lambda: truth.layer_truth_map(layer_truth(FULL, 1.0 * SHOWS, 10), FACTS),
+    "flow_kept_map": lambda: truth.flow_kept_map(["a", "b"], np.arange(6), kept_flow(), FACTS),
     "object_flow_lines": lambda: truth.object_flow_lines(both(lambda r: object_flow(r, SHOWS)), FACTS),
 }
 
@@ -309,6 +317,22 @@ def test_truth_is_sorted_and_says_where_there_is_no_object() -> None:
     figure = truth.object_flow_lines({"a": flow}, FACTS, "outflow")
     np.testing.assert_array_equal(trace(figure, "a").y, flow.outflow_mean)
     np.testing.assert_array_equal(trace(figure, "a: even").y, flow.alive)
+
+
+def test_shares_by_layer_are_drawn_where_they_belong() -> None:
+    found = layer_truth(FULL, 1.0 * SHOWS, 10)
+    field = truth.layer_truth_map(found, FACTS).data[0]
+    assert list(field.y) == list(truth.RANKED_BY.values())
+    row = found.by.index("value_norm")
+    np.testing.assert_array_equal(field.z[2], found.recall[row])
+    marks = ["●" if pointed == 1 else "" for pointed in found.pointing[row]]
+    held = zip(marks, found.recall[row], strict=True)
+    assert list(field.text[2]) == [f"{mark}{100 * share:.0f}" for mark, share in held]
+    kept = np.array([[0.2, 0.4], [0.9, 1.0], [np.nan, np.nan]])
+    field = truth.flow_kept_map(["a", "b", "c"], np.array([0, 1]), kept, FACTS, "outflow").data[0]
+    assert list(field.y) == ["b", "a", "c"]
+    np.testing.assert_array_equal(field.z[0], kept[1])
+    assert [list(row) for row in field.text] == [["90", "100"], ["20", "40"], ["", ""]]
 
 
 def test_a_crop_is_drawn_where_the_encoder_saw_it() -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from analysis.truth import object_flow, patch_coverage, pointing_game, recall
+from analysis.agreement import layer_score
+from analysis.relay import Direction
+from analysis.truth import flow_kept, layer_truth, object_flow, patch_coverage, pointing_game, recall
 from flowcut.record import Geometry
 from flowcut.schedule import CutConfig, FlowCut
 from scenes import draw
@@ -69,3 +71,51 @@ def test_the_objects_share_of_the_flow(cut: CutConfig | None) -> None:
     np.testing.assert_allclose(found.inflow_mean, found.inflow.mean(1))
     with pytest.raises(ValueError, match="of 63 patches, the record of 64"):
         object_flow(record, shows[:63])
+
+
+def test_layers_alone_are_judged_one_by_one() -> None:
+    record = synthetic.flow_record(synthetic.Encoder(grid=8, n_layers=6, n_heads=3), None)
+    coverage = np.where(np.arange(64) % 9 == 0, np.linspace(0.1, 1, 64), 0)
+    found = layer_truth(record, coverage, 10)
+    assert list(found.layers) == [0, 1, 2, 3]  # the feature layer is 4
+    running: np.ndarray | None = None
+    for index, layer in enumerate(record.layers[:4]):
+        row = layer.cls_row[0].astype(float).mean(0)[1:]
+        score = layer_score(layer)
+        running = score if running is None else 0.5 * running + 0.5 * score
+        ranked = {
+            "cls": row / row.sum(), "similarity": layer.similarity[0, 1:], "value_norm": layer.value_norm[0, 1:],
+            "score": score, "running": running,
+        }  # fmt: skip
+        assert set(found.by) == set(ranked)
+        for place, by in enumerate(found.by):
+            strongest = sorted(range(64), key=lambda patch, by=by: -ranked[by][patch])
+            held = sum(coverage[patch] for patch in strongest[:10]) / coverage.sum()
+            assert found.recall[place, index] == pytest.approx(held)
+            top = np.flatnonzero(ranked[by] == ranked[by].max())
+            assert found.pointing[place, index] == pytest.approx(np.mean(coverage[top] > 0))
+    pruned = synthetic.flow_record(synthetic.Encoder(grid=8, n_layers=6, n_heads=3), FlowCut(20))
+    with pytest.raises(ValueError, match="Give the full run"):
+        layer_truth(pruned, coverage, 10)
+    with pytest.raises(ValueError, match="1 to 64"):
+        layer_truth(record, coverage, 65)
+    assert np.isnan(layer_truth(record, np.zeros(64), 10).recall).all()
+
+
+@pytest.mark.parametrize("direction", ["inflow", "outflow"])
+def test_the_flow_that_kept_patches_carry(direction: Direction) -> None:
+    encoder = synthetic.Encoder(grid=8, n_layers=6, n_heads=3)
+    record = synthetic.flow_record(encoder, None)
+    shows = np.arange(64) % 5 == 0
+    rng = np.random.default_rng(3)
+    kept = np.stack([rng.random(64) < 0.3, np.ones(64, bool), np.zeros(64, bool)])
+    found = flow_kept(record, shows, kept, direction)
+    for index, layer in enumerate(record.layers):
+        flow = (layer.cls_row if direction == "inflow" else layer.cls_column)[0].astype(float)
+        whole = sum(flow[head, 1 + patch] for head in range(3) for patch in range(64) if shows[patch])
+        part = sum(flow[head, 1 + patch] for head in range(3) for patch in range(64) if shows[patch] and kept[0, patch])
+        assert found[0, index] == pytest.approx(part / whole, rel=1e-5)
+    np.testing.assert_allclose(found[1:], [[1] * 6, [0] * 6])
+    assert np.isnan(flow_kept(record, np.zeros(64, bool), kept)).all()
+    with pytest.raises(ValueError, match="give the full run"):
+        flow_kept(synthetic.flow_record(encoder, FlowCut(20)), shows, kept)

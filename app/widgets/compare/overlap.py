@@ -26,7 +26,12 @@ MEASURES: dict[Literal["iou", "spearman", "kendall"], str] = {
     "spearman": "Ranks (Spearman)",
     "kendall": "Ranks (Kendall)",
 }
-BY: dict[Ranked, str] = {"score": "FlowCut's score S", "cls": "CLS attention alone"}
+BY: dict[Ranked, str] = {
+    "score": "FlowCut's score S",
+    "cls": "CLS attention alone",
+    "similarity": "similarity alone",
+    "value_norm": "value norm alone",
+}
 
 
 def show(about: Subject) -> None:

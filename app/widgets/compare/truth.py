@@ -8,9 +8,17 @@ import numpy as np
 import streamlit as st
 
 from analysis.agreement import kept_mask
-from analysis.figures.truth import object_flow_lines, truth_bars
+from analysis.figures.truth import flow_kept_map, layer_truth_map, object_flow_lines, truth_bars
 from analysis.relay import Direction
-from analysis.truth import ObjectFlow, object_flow, patch_coverage, pointing_game, recall
+from analysis.truth import (
+    ObjectFlow,
+    flow_kept,
+    layer_truth,
+    object_flow,
+    patch_coverage,
+    pointing_game,
+    recall,
+)
 from app import gallery
 from app.widgets.answers import escape_markdown
 from app.widgets.compare import methods
@@ -35,9 +43,11 @@ def show(about: Subject) -> None:
         st.info(NOT_COVERED if asked is None else NO_OBJECT)
         return
     found = methods.found(about)
+    coverage = _coverage(about, asked)
     if found is not None:
         _criteria(about, asked, found)
-    _flow(about, _coverage(about, asked) > 0)
+    _layers(about, coverage)
+    _flow(about, coverage > 0, found)
 
 
 @lru_cache(maxsize=64)
@@ -53,6 +63,12 @@ def _coverage(about: Subject, asked: tuple[int, ...]) -> np.ndarray:
     return _covered(about.picture.seed, asked, about)
 
 
+def _shown(about: Subject, found: list[methods.MethodResult]) -> list[methods.Choice]:
+    """The criteria that the figures are of."""
+    ablations = bool(st.session_state.get("truth-ablations"))
+    return methods.choices(methods.one_draw(found), about.record.n_patches, ablations)
+
+
 def _criteria(about: Subject, asked: tuple[int, ...], found: list[methods.MethodResult]) -> None:
     """Recall and pointing game of every criterion."""
     assert about.picture.seed is not None
@@ -62,8 +78,8 @@ def _criteria(about: Subject, asked: tuple[int, ...], found: list[methods.Method
     st.markdown(
         f"Asked about: **{escape_markdown(named)}**, seen by {(coverage > 0).sum()} of {len(coverage)} patches."
     )
-    ablations = st.toggle("FlowCut's ablations too", key="truth-ablations")
-    shown = methods.choices(methods.one_draw(found), len(coverage), ablations)
+    st.toggle("FlowCut's ablations too", key="truth-ablations")
+    shown = _shown(about, found)
     kept = kept_mask([one.patch_ids for one in shown], len(coverage))
     figure = truth_bars(
         [one.name for one in shown],
@@ -75,14 +91,30 @@ def _criteria(about: Subject, asked: tuple[int, ...], found: list[methods.Method
     plot(figure, truth_bars)
 
 
-def _flow(about: Subject, shows: np.ndarray) -> None:
-    """The object's share of what passes through CLS, full run against pruned run."""
+def _layers(about: Subject, coverage: np.ndarray) -> None:
+    """What each layer alone would keep of it, and what accumulating does."""
+    st.html('<h3 class="lens-panel">Layer by layer</h3>')
+    facts = about.facts(
+        f"budget {about.tokens} of {about.full.visual_tokens}", f"mean of {about.record.n_heads} heads", "official",
+        f"by chance: {about.tokens / about.full.visual_tokens:.0%}",
+    )  # fmt: skip
+    plot(layer_truth_map(layer_truth(about.record, coverage, about.tokens), facts), layer_truth_map)
+
+
+def _flow(about: Subject, shows: np.ndarray, found: list[methods.MethodResult] | None) -> None:
+    """The object's share of what passes through CLS: full run against pruned run, then what each criterion keeps."""
     st.html('<h3 class="lens-panel">How much of the flow through CLS is the object\'s</h3>')
     direction = choose("Direction", DIRECTIONS, "truth-direction")
     flows: dict[str, ObjectFlow] = {about.full.title: object_flow(about.record, shows)}
     if about.pruned.record is not None and about.pruned.record.layers:
         flows[about.pruned.title] = object_flow(about.pruned.record, shows)
-    figure = object_flow_lines(
-        flows, about.facts(f"mean of {about.record.n_heads} heads", about.pruned.title), direction
-    )
+    heads = f"mean of {about.record.n_heads} heads"
+    figure = object_flow_lines(flows, about.facts(heads, about.pruned.title), direction)
     plot(figure, object_flow_lines)
+    if found is None:
+        return
+    shown = _shown(about, found)
+    kept = flow_kept(about.record, shows, kept_mask([one.patch_ids for one in shown], len(shows)), direction)
+    facts = about.facts(f"budget {about.tokens} of {len(shows)}", heads, "random: seed 0")
+    layers = np.array([layer.layer for layer in about.record.layers])
+    plot(flow_kept_map([one.name for one in shown], layers, kept, facts, direction), flow_kept_map)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal, TypedDict
+from typing import Literal, TypedDict
 
 import streamlit as st
 
@@ -37,7 +37,7 @@ class Selection(TypedDict):
 
 
 def stage(
-    payload: dict[str, Any],
+    payload: bytes,
     key: str,
     linked_patch: int | None = None,
     height: int | Literal["content"] = "content",
@@ -46,7 +46,8 @@ def stage(
     """Show the stage.
 
     Args:
-        payload: what `analysis.graph.stage_payload` made of two runs.
+        payload: what `analysis.graph.stage_payload` made of two runs, as JSON. Packed by the caller, once: Streamlit
+            would write a dict out anew, twice, whenever the page runs.
         key: the widget's key; layer, run and metric keep their place as long as it stays the same.
         linked_patch: the patch that the page was opened with, which the stage reads too; chosen until a person chooses.
         height: in pixels, or as high as it needs to be.

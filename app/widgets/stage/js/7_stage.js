@@ -61,14 +61,15 @@ class Stage {
     this.listen();
   }
 
-  /** A new payload, a new theme, or both. */
-  async update(payload, report) {
+  /** A new payload (the bytes of its JSON), a new theme, or both. */
+  async update(bytes, report) {
     this.report = report;
     this.theme = readTheme(this.root);
-    if (payload !== this.payload) {
-      this.payload = payload;
-      await this.load(unpack(payload));
-      if (payload !== this.payload) return; // another one came while the picture was being decoded
+    const packed = new TextDecoder().decode(bytes);
+    if (packed !== this.packed) {
+      this.packed = packed;
+      await this.load(unpack(JSON.parse(packed)));
+      if (packed !== this.packed) return; // another one came while the picture was being decoded
     }
     this.mask.sprites = null;
     this.relaid();

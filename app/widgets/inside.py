@@ -1,0 +1,46 @@
+"""Below the answers: what happened inside, first through the vision encoder, then for each word of the answer.
+
+Which pruned run stands beside the whole picture concerns all of it and nothing else on the page: this part runs alone.
+"""
+
+from __future__ import annotations
+
+import streamlit as st
+
+from analysis.graph import MASS
+from app import link, selection, session
+from app.comparison import Comparison
+from app.widgets.flow import flow
+from app.widgets.words import words
+
+MASSES = (0.5, MASS, 0.95)
+"""Shares of each layer's flow that can be drawn."""
+
+
+@st.fragment
+def inside() -> None:
+    """The panels for the last good answers."""
+    shown = session.comparison()
+    if shown is None:
+        return
+    mass = _controls(shown)
+    flow(shown, mass)
+    words(shown)
+    link.write(session.address())
+
+
+def _controls(shown: Comparison) -> float:
+    """Which pruned run stands beside the whole picture, and how much of the flow is drawn; the latter as a share."""
+    titles = {lane: shown.pruned(lane).title for lane in selection.CUT_LANES}
+    with st.container(horizontal=True, gap="medium", vertical_alignment="bottom"):
+        st.segmented_control(
+            f"Beside the whole {shown.picture.kind}", list(titles), format_func=titles.__getitem__, required=True,
+            help="The pruned run in all panels, down to the words of the answer",
+            **selection.show_in("inside", "lane", titles),
+        )  # fmt: skip
+        mass = st.segmented_control(
+            "Flow to draw", MASSES, format_func="{:.0%}".format, key="mass", default=MASS, required=True,
+            help="The strongest edges that together carry this share of each layer's flow; what is really shown is "
+            "written at the graph, as there is a limit to the number of edges.",
+        )  # fmt: skip
+    return mass or MASS
