@@ -55,7 +55,7 @@ def truth_bars(
     )  # fmt: skip
     if chance is not None:
         line = {"color": NEUTRAL, "dash": "dot", "width": 2}
-        figure.add_vline(x=chance, line=line, name=f"by chance: {chance:.0%}", showlegend=True)
+        figure.add_vline(x=chance, line=line, layer="below", name=f"by chance: {chance:.0%}", showlegend=True)
     figure.update_xaxes(title="part of the object that is kept", range=[0, 1.12], tickformat=".0%", dtick=0.2)
     return finished(figure, "Is the object asked about kept?", facts, 90 + 30 * max(len(names), 2))
 
