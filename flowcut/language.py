@@ -12,7 +12,6 @@ import inspect
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from itertools import pairwise
 from numbers import Integral
 from types import TracebackType
 from typing import Any
@@ -27,11 +26,10 @@ from flowcut.criteria.decoder import raters, step_tokens
 from flowcut.decoders import LanguageDecoder, find_decoder
 from flowcut.encoders import model_facts
 from flowcut.errors import FlowCutError, InvalidCut
-from flowcut.language_draft import numpy_of, score_fields, stacked
+from flowcut.language_draft import Setting, draft
 from flowcut.language_pass import Pass, Span, Stage
 from flowcut.language_record import LanguageRecord
 from flowcut.language_scores import attention_rows, visual_criteria
-from flowcut.record import PADDING_ID
 from flowcut.schedule import CutConfig, check_is_cut
 from flowcut.spans import Spans, check_spans, read_spans
 from flowcut.survivors import Survivors, survivors_of
@@ -91,6 +89,7 @@ class LanguageRecording:
         self._needs = () if cut is None else METHODS[cut.method].needs
         self.layers = (layer,) if self._plan is None else self._plan.layers(len(decoder.layers))
         """The layers (from 0) after which tokens go."""
+        self._setting = Setting(decoder, cut, self._plan, self.layers)
         ahead = 1 if self._plan is not None and self._plan.looks_ahead else 0
         self._looked_at = {decoder.attention(layer + ahead) for layer in self.layers}
         self._ahead = False
@@ -289,6 +288,10 @@ class LanguageRecording:
             )
         return [own for own in self._spans for _ in range(batch // len(self._spans))]
 
+    def _repeats(self, batch: int) -> int:
+        """How often each prompt stands in a batch."""
+        return 1 if self._one_for_all or not self._spans else batch // len(self._spans)
+
     def _ends(self, batch: int, live: Tensor) -> list[int]:
         """Per prompt, one past its last instruction token."""
         wanted = self._instruction_end
@@ -324,7 +327,7 @@ class LanguageRecording:
         places, renumber = [span.place for span in current.spans], self._plan is None or not self._plan.keeps_positions
         survivors = survivors_of(places, kept, current.live, hidden.device, renumber)
         if lost or not current.stages:
-            self._write_draft(current, kept, survivors, current.origin, self.layers[step])
+            self._draft = draft(self._setting, current, survivors, self._repeats(len(hidden)), self.layers[step])
         if not lost:
             return None
         here = survivors.places(current.stages[-1].survivors if current.stages else None)
@@ -411,100 +414,6 @@ class LanguageRecording:
             live = survivors.mask(padding, survivors.prompt_length + grown)
             stage.masks[slides] = self.decoder.mask(index, hidden, live, cache)
         return stage.masks[slides]
-
-    def _write_draft(
-        self, current: Pass, kept: list[Tensor], survivors: Survivors, positions: Tensor, layer: int
-    ) -> None:
-        """The record's fields; of prompts that were repeated, as beams are, the first of each."""
-        assert self._spans is not None
-        times = 1 if self._one_for_all else len(positions) // len(self._spans)
-        first = slice(None, None, times)
-        indices = [index for index, span in enumerate(current.spans) if span.prompt % times == 0]
-        spans = [current.spans[index] for index in indices]
-        rows = survivors.rows.masked_fill(~survivors.live, PADDING_ID)
-        after = survivors.renumbered(positions).masked_fill(~survivors.live, PADDING_ID)
-        self._draft = {
-            "kept_visual_ids": stacked([kept[index] for index in indices], PADDING_ID),
-            "span_prompt": np.array([span.prompt // times for span in spans], dtype=np.int64),
-            "spans": np.array([span.place[1:] for span in spans], dtype=np.int64).reshape(-1, 2),
-            "rows_after": numpy_of(rows[first]),
-            "positions_before": numpy_of(positions[first]),
-            "positions_after": numpy_of(after[first]),
-            "layer": layer,
-            "n_layers": len(self.decoder.layers),
-            "cut": self.cut,
-            **score_fields([span.criteria for span in spans], [kept[index] for index in indices]),
-            **self._fates(spans),
-            "notes": self._notes(current),
-            "differs_from_release": self._differences(current, len(positions) // times, survivors),
-        }
-
-    def _fates(self, spans: list[Span]) -> dict[str, np.ndarray | None]:
-        """When each visual token went, and what it was ranked by; None where none went."""
-        if all((span.died < 0).all() for span in spans):
-            return {"ranking": None, "died_at_layer": None}
-        rankings = [torch.from_numpy(span.ranking()).float() for span in spans]
-        died = [torch.from_numpy(span.died) for span in spans]
-        return {"ranking": stacked(rankings, np.nan), "died_at_layer": stacked(died, PADDING_ID)}
-
-    def _notes(self, current: Pass) -> tuple[str, ...]:
-        notes = []
-        if any(span.criteria is not None or span.evidence for span in current.spans):
-            notes.append("Scores are taken in float32, whatever the model's dtype.")
-        if self.cut is None:
-            return tuple(notes)
-        if not notes:
-            longest = max((span.length for span in current.spans), default=0)
-            notes.append(
-                f"Nothing was cut in the language model: {self.cut.tokens} visual tokens were asked for and there are "
-                f"{longest}."
-            )
-        elif self._plan is not None:
-            notes.append(self._what_it_costs(max(current.spans, key=lambda span: span.length)))
-        return tuple(notes)
-
-    def _what_it_costs(self, span: Span) -> str:
-        """A budget at the end says little of the layers before: in words, what all layers read on average."""
-        n_layers, steps = len(self.decoder.layers), len(self.layers)
-        assert self.cut is not None
-        left = [step_tokens(span.length, self.cut.tokens, step, steps) for step in range(steps)]
-        begins = [0, *(layer + 1 for layer in self.layers), n_layers]
-        read = [span.length, *left]
-        mean = sum(n * (end - begin) for n, (begin, end) in zip(read, pairwise(begins), strict=True)) / n_layers
-        return (
-            f"The first {begins[1]} of {n_layers} decoder layers read all {span.length} visual tokens, the last "
-            f"{n_layers - begins[-2]} read {left[-1]}; the mean over layers is {mean:.1f}."
-        )
-
-    def _differences(self, current: Pass, prompts: int, survivors: Survivors) -> tuple[str, ...]:
-        """Where the released code, given the same, would stop or go wrong (golden vectors, points 13 and 15)."""
-        if not bool(survivors.removed.any()):
-            return ()
-        if self._plan is not None:
-            return self._plan.differs
-        said = []
-        if prompts > 1:
-            said.append("The released code cannot decode a batch after this cut; here each prompt has its own shift.")
-        if current.mask is not None and not bool(current.mask.bool().all()):
-            said.append(
-                "The released code refuses left padding and fails on a padded batch; here padding is masked in every "
-                "layer and each prompt's last real token asks."
-            )
-        if survivors.filled_up:
-            said.append("Prompts that keep fewer tokens are filled up on the left, masked; the released code cannot.")
-        owners = [span.prompt for span in current.spans]
-        if len(owners) > len(set(owners)):
-            said.append(
-                "The released code takes several pictures of a prompt, and the text between them, as one span; here "
-                "each picture is a span of its own, with T tokens each."
-            )
-        return (*said, *self._flash_difference())
-
-    def _flash_difference(self) -> tuple[str, ...]:
-        config = self.decoder.model.config
-        if "flash" not in config._attn_implementation or config.num_key_value_heads == config.num_attention_heads:
-            return ()
-        return ("The released code does not repeat grouped keys on its FlashAttention path; here they are repeated.",)
 
 
 def _check_cut(cut: CutConfig | None, layer: int, n_layers: int) -> None:
