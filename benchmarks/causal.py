@@ -39,7 +39,7 @@ from flowcut.models import VisionLanguageModel
 from flowcut.rank_agreement import block_ranks
 from flowcut.scoring import AnswerScorer, score_cut_together, score_together
 from flowcut.studies import block_of_patch
-from scenes import draw, matches
+from scenes import Scene, about, draw, matches
 
 HERE = Path(__file__).parent
 QUESTIONS = HERE.parent / "assets" / "questions.jsonl"
@@ -61,7 +61,25 @@ def main() -> None:
     if not wanted.table:
         measure(wanted.scenes, wanted.minutes, wanted.workers)
     lines = [json.loads(line) for line in RESULTS.read_text().splitlines()]
-    print(write_tables(lines[0], lines[1:], HERE))
+    print(write_tables(lines[0], [with_truth(line) for line in lines[1:]], HERE))
+
+
+def with_truth(line: dict[str, Any]) -> dict[str, Any]:
+    """A line of the results, each question with the share of each block's pixels that shows what it asks about."""
+    scene = draw(line["seed"])
+    questions = [{**question, "object": _object_in_blocks(scene, question)} for question in line["questions"]]
+    return {**line, "questions": questions}
+
+
+def _object_in_blocks(scene: Scene, question: dict[str, Any]) -> list[float] | None:
+    asked = about(scene, question["question"])
+    if not asked:
+        return None
+    side = round(len(question["fall"]) ** 0.5)
+    pixels = scene.object_mask(asked)
+    blocks = pixels.reshape(side, pixels.shape[0] // side, side, pixels.shape[1] // side)
+    shares: list[float] = blocks.mean(axis=(1, 3)).ravel().tolist()
+    return shares
 
 
 def measure(n_scenes: int, minutes: float, workers: int) -> None:

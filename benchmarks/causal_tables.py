@@ -10,10 +10,12 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from scipy.stats import spearmanr
 
 from flowcut.criteria import METHODS
 
@@ -21,6 +23,10 @@ RESAMPLES = 10_000
 SEED = 0
 LEVEL = 0.05
 BASELINES = ("random", "flowcut")
+MATTERS = 0.01
+"""Nats from which on the loss of a block is said to cost the answer something."""
+TOP = 0.1
+"""Share of the blocks that is called the top."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,13 +54,10 @@ def summary(measured: Measured) -> dict[str, dict[str, float]]:
     """By criterion: the mean over questions with its interval, and p of a two-sided test that it is zero."""
     sums, counts = _by_scene(measured)
     means = sums.sum(axis=1) / counts.sum(axis=1)
-    stream = np.random.default_rng(SEED)
-    n_scenes = sums.shape[1]
-    draws = stream.multinomial(n_scenes, np.full(n_scenes, 1 / n_scenes), size=RESAMPLES)
+    draws, signs = _resamples(sums.shape[1])
     with np.errstate(invalid="ignore"):
         drawn = (draws @ sums.T) / (draws @ counts.T)
     low, high = np.nanpercentile(drawn, [2.5, 97.5], axis=0)
-    signs = stream.choice([-1.0, 1.0], size=(RESAMPLES, n_scenes))
     as_far = np.abs(signs @ sums.T) >= np.abs(sums.sum(axis=1)) - 1e-12
     p = (1 + as_far.sum(axis=0)) / (1 + RESAMPLES)
     rows = zip(measured.names, means, low, high, p, counts.sum(axis=1), strict=True)
@@ -62,6 +65,14 @@ def summary(measured: Measured) -> dict[str, dict[str, float]]:
         name: {"mean": float(m), "low": float(lo), "high": float(hi), "p": float(one), "n": int(n)}
         for name, m, lo, hi, one, n in rows
     }
+
+
+@lru_cache(maxsize=16)
+def _resamples(n_scenes: int) -> tuple[np.ndarray, np.ndarray]:
+    """How often each scene is drawn, and the sign it is given; [RESAMPLES, S] each, the same for every table."""
+    stream = np.random.default_rng(SEED)
+    draws = stream.multinomial(n_scenes, np.full(n_scenes, 1 / n_scenes), size=RESAMPLES)
+    return draws.astype(np.float64), stream.choice([-1.0, 1.0], size=(RESAMPLES, n_scenes))
 
 
 def _by_scene(measured: Measured) -> tuple[np.ndarray, np.ndarray]:
@@ -94,18 +105,42 @@ def study(lines: list[dict[str, Any]], budgets: list[int]) -> dict[str, Any]:
         str(t): _collect(questions, scene, lambda question, name, t=t: _kept_at(question, name, t)) for t in budgets
     }
     by_kind = {kind: kinds == kind for kind in sorted(set(kinds.tolist()))}
-    at_64 = kept["64"] if "64" in kept else kept[str(budgets[0])]
+    largest = np.array([max(question["fall"]) for question in questions])
     return {
         "agreement": _table({"all": agreement}),
+        "agreement_where_it_matters": _table({"all": agreement.of(largest >= MATTERS)}),
+        "largest_fall": float(np.median(largest)),
+        "matters": float(np.mean(largest >= MATTERS)),
+        "object": summary(object_on_top(questions, scene)),
         "kept": _table(kept),
         "agreement_by_type": _table({kind: agreement.of(chosen) for kind, chosen in by_kind.items()}),
-        "kept_by_type": _table({kind: at_64.of(chosen) for kind, chosen in by_kind.items()}),
+        "kept_by_type": {
+            tokens: _table({kind: measured.of(chosen) for kind, chosen in by_kind.items()})
+            for tokens, measured in kept.items()
+        },
         "right": float(np.mean([question["right"] for question in questions])),
         "questions": len(questions),
         "scenes": len(lines),
         "first_seed": int(scene.min()),
         "last_seed": int(scene.max()),
     }
+
+
+def object_on_top(questions: list[dict[str, Any]], scene: np.ndarray) -> Measured:
+    """What the falls know of the object that is asked about, whose pixels are known; questions about none are left out.
+
+    `agreement`: Spearman between the object's share of each block and the block's fall; `top`: the share of the blocks
+    with the largest falls that show it, `area`: of all blocks.
+    """
+    asked = [place for place, question in enumerate(questions) if any(question["object"] or ())]
+    rows = [_object_row(np.array(questions[place]["object"]), np.array(questions[place]["fall"])) for place in asked]
+    return Measured(["agreement", "top", "area"], np.array(rows).reshape(-1, 3).T, scene[asked])
+
+
+def _object_row(shown: np.ndarray, fall: np.ndarray) -> tuple[float, float, float]:
+    top = np.argsort(-fall, kind="stable")[: max(1, round(TOP * len(fall)))]
+    agreement = spearmanr(shown, fall).statistic if np.ptp(fall) > 0 else np.nan
+    return float(agreement), float((shown[top] > 0).mean()), float((shown > 0).mean())
 
 
 def _kept_at(question: dict[str, Any], name: str, tokens: int) -> float:
@@ -150,11 +185,14 @@ def as_text(facts: dict[str, Any], found: dict[str, Any]) -> str:
     parts = [
         "# Which criterion does the causal check trust?",
         _how(facts, found),
+        "## What the check can see",
+        _reach(found),
         "## The ranking by what its loss costs the answer",
         f"Spearman's rank correlation between a criterion's ranking of the blocks (asked for {facts['ranked_at']} "
         "tokens; mean rank of a block's patches) and the fall of ln p of the answer without each; mean over questions. "
-        "Differences are paired by question; * : p < 0.05 after Holm's correction over the column.",
-        _agreement(found["agreement"]),
+        "Differences are paired by question; * : p < 0.05 after Holm's correction over the column. Last column: the "
+        f"correlation in those questions in which some block costs {MATTERS} nats or more.",
+        _agreement(found["agreement"], found["agreement_where_it_matters"]["value"]["all"]),
         "## The answer kept, by budget",
         "Share of questions, in percent, whose answer under the cut is that of the whole picture, token for token "
         f"(greedy decoding); random: mean of {facts['seeds']} seeds.",
@@ -167,10 +205,17 @@ def as_text(facts: dict[str, Any], found: dict[str, Any]) -> str:
         "The rank correlation of the first table; * : differs from random, p < 0.05 after Holm's correction over the "
         "table. Intervals, and differences to FlowCut, are in causal.json.",
         _grid(found["agreement_by_type"]["value"], marks=found["agreement_by_type"]["minus_random"]),
-        "The answer kept at 64 tokens, in percent; marked in the same way.",
-        _grid(found["kept_by_type"]["value"], percent=True, marks=found["kept_by_type"]["minus_random"]),
+        *_kept_by_type(found["kept_by_type"]),
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _kept_by_type(by_budget: dict[str, Any]) -> list[str]:
+    parts = []
+    for tokens, table in by_budget.items():
+        parts.append(f"The answer kept at {tokens} tokens, in percent; marked in the same way.")
+        parts.append(_grid(table["value"], percent=True, marks=table["minus_random"]))
+    return parts
 
 
 def _how(facts: dict[str, Any], found: dict[str, Any]) -> str:
@@ -190,11 +235,28 @@ def _how(facts: dict[str, Any], found: dict[str, Any]) -> str:
     )
 
 
-def _agreement(table: dict[str, Any]) -> str:
+def _reach(found: dict[str, Any]) -> str:
+    asked = found["object"]
+    top, area = (_cell(asked[name], 100, 1) for name in ("top", "area"))
+    return (
+        f"In the median question the block that costs most costs {found['largest_fall']:.1g} nats; in "
+        f"{100 * found['matters']:.1f} % of the questions some block costs {MATTERS} nats or more. For most answers no "
+        "single block is needed, and a ranking of all blocks by their falls is a ranking of very small numbers. It "
+        f"does know the picture: of the tenth of the blocks with the largest falls {top} % show what was asked about, "
+        f"of all blocks {area} % ({asked['top']['n']} questions about an object, whose pixels are known). Ranked by "
+        f"how much of the object they show, the blocks agree with their falls by {_cell(asked['agreement'], 1, 3)} "
+        "(Spearman): so much a criterion would reach that knew where the object is and nothing else."
+    )
+
+
+def _agreement(table: dict[str, Any], where: dict[str, Any]) -> str:
     value, random, own = (table[part]["all"] for part in ("value", "minus_random", "minus_flowcut"))
-    lines = ["| criterion | Spearman [95 %] | minus random | minus FlowCut |", "|-|-|-|-|"]
+    count = max(row["n"] for row in where.values())
+    head = f"| criterion | Spearman [95 %] | minus random | minus FlowCut | in {count} questions |"
+    lines = [head, "|-|-|-|-|-|"]
     for name in sorted(value, key=lambda name: -value[name]["mean"]):
-        cells = (_cell(value[name], 1, 3), *(_cell(part.get(name), 1, 3, signed=True) for part in (random, own)))
+        differences = (_cell(part.get(name), 1, 3, signed=True) for part in (random, own))
+        cells = (_cell(value[name], 1, 3), *differences, _cell(where[name], 1, 3))
         lines.append(f"| {_label(name)} | {' | '.join(cells)} |")
     return "\n".join(lines)
 

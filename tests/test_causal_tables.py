@@ -5,8 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from benchmarks.causal_tables import Measured, holm, summary
+from benchmarks.causal import with_truth
+from benchmarks.causal_tables import Measured, holm, object_on_top, summary
 from flowcut.rank_agreement import block_ranks, spearman
+from scenes import about, draw, questions
 
 
 def test_holm_by_hand() -> None:
@@ -59,3 +61,29 @@ def test_blocks_are_ranked_by_their_patches_mean_rank() -> None:
     assert spearman(ranking, blocks, np.array([1.0, 9.0, 2.0, 2.0])) == pytest.approx(1)
     assert spearman(ranking, blocks, -ranking) == pytest.approx(-1)
     assert np.isnan(spearman(ranking, blocks, np.zeros(4)))
+
+
+def test_what_the_falls_know_of_the_object() -> None:
+    fall = [0.5, 0.1, 0.4, 0.2, 0.3, 0.0, 0.0, 0.0, 0.0, 0.0] * 2
+    shown = [0.9, 0, 0.5, 0, 0, 0, 0, 0, 0, 0.1] + [0.0] * 10
+    asked = [{"fall": fall, "object": shown}, {"fall": fall, "object": None}, {"fall": [0.0] * 20, "object": shown}]
+    found = object_on_top(asked, np.array([7, 7, 8]))
+    np.testing.assert_array_equal(found.scene, [7, 8])
+    assert found.values[1, 0] == 0.5, "of the two highest, 0 and 10, one shows it"
+    np.testing.assert_allclose(found.values[2], 3 / 20)
+    assert found.values[0, 0] == pytest.approx(spearman(np.array(shown), np.arange(20), np.array(fall)))
+    assert np.isnan(found.values[0, 1])
+
+
+def test_the_object_lies_in_the_blocks_that_show_it() -> None:
+    scene = draw(500_000)
+    asked = [question.text for question in questions(scene, seed=1)]
+    line = {"seed": 500_000, "questions": [{"question": text, "fall": [0.0] * 144} for text in asked]}
+    for text, question in zip(asked, with_truth(line)["questions"], strict=True):
+        objects = about(scene, text)
+        if not objects:
+            assert question["object"] is None
+            continue
+        pixels = scene.object_mask(objects)
+        shares = [pixels[28 * (i // 12) :, 28 * (i % 12) :][:28, :28].mean() for i in range(144)]
+        np.testing.assert_allclose(question["object"], shares)

@@ -19,6 +19,7 @@ from app.widgets.compare.pictures import on_small, small
 from app.widgets.compare.plots import plot
 from app.widgets.compare.running import Plan, follow
 from app.widgets.compare.subject import Subject
+from app.widgets.compare.truth import known_coverage
 from app.widgets.numbers import signed
 from flowcut.criteria import METHODS
 from flowcut.maskpicture import heat_picture
@@ -28,6 +29,12 @@ if TYPE_CHECKING:
     from flowcut.models import VisionLanguageModel
 
 SIDE = 300
+TRUTH = "The object asked about"
+"""What stands beside the criteria as a reference, where the pixels of what was asked about are known."""
+WHAT_TRUTH_IS = (
+    "is no criterion but the truth of this drawn scene: patches by how much of the object they show, all others after "
+    "it in reading order. It says what a ranking would reach here that knew where the object is and nothing else."
+)
 BLOCKS = {1: "one by one", 2: "2 × 2", 4: "4 × 4"}
 BLOCK_HELP = "Blocks are quicker, and find what neighbours hold between them"
 STEPS = 16
@@ -65,15 +72,20 @@ def show(about: Subject) -> None:
     follow(about, plan(about, block, found), lambda results: _results(about, results, found))
 
 
-def rankings_of(found: list[MethodResult]) -> dict[str, np.ndarray]:
-    """Every criterion's ranking of the patches, by its name; several draws of chance among them."""
+def rankings_of(about: Subject, found: list[MethodResult]) -> dict[str, np.ndarray]:
+    """Every criterion's ranking of the patches, by its name; several draws of chance among them.
+
+    Where the truth is known, what is asked about ranks too: what a criterion would reach that knew it.
+    """
     ranked = [one.run for one in found if one.run is not None and one.run.cut is not None]
-    return {methods.short_title(run.cut): run.ranking for run in ranked if run.cut and run.ranking is not None}
+    rankings = {methods.short_title(run.cut): run.ranking for run in ranked if run.cut and run.ranking is not None}
+    shown = known_coverage(about)
+    return rankings if shown is None else {**rankings, TRUTH: shown}
 
 
 def plan(about: Subject, block: int, found: list[MethodResult]) -> Plan:
     """Knock-out of every block, then deletion and insertion in the order of every criterion."""
-    rankings = rankings_of(found)
+    rankings = rankings_of(about, found)
 
     def work(model: VisionLanguageModel, study: Study) -> Iterator[Any]:
         import flowcut
@@ -100,7 +112,7 @@ def _results(about: Subject, results: list[Any], found: list[MethodResult]) -> N
     for trust in (one for one in results if isinstance(one, Trust)):
         _trust(about, knocked, trust)
     curves = {one.name: one for one in results if isinstance(one, RemovalCurves)}
-    if len(curves) == len(rankings_of(found)):
+    if len(curves) == len(rankings_of(about, found)):
         _curves(about, curves, knocked)
 
 
@@ -129,6 +141,8 @@ def _heat(about: Subject, picture: Image, knocked: KnockOut, change: Callable[[K
 def _trust(about: Subject, knocked: KnockOut, trust: Trust) -> None:
     facts = about.facts(f"budget {about.tokens}", f"{len(knocked.fall)} knock-outs", "1,000 bootstrap draws, seed 0")
     plot(causal_bars(trust.agreements, facts), causal_bars)
+    if TRUTH in trust.agreements:
+        st.caption(f"“{TRUTH}” {WHAT_TRUTH_IS}")
 
 
 def _curves(about: Subject, curves: dict[str, RemovalCurves], knocked: KnockOut) -> None:
@@ -138,7 +152,7 @@ def _curves(about: Subject, curves: dict[str, RemovalCurves], knocked: KnockOut)
     if not others or not chance:
         return
     few = [name for name in others if name in _USUAL] or list(others)
-    chosen = st.pills("Curves of", list(others), selection_mode="multi", default=few[:6], key="curves-of")
+    chosen = st.pills("Curves of", list(others), selection_mode="multi", default=few[: len(_USUAL)], key="curves-of")
     facts = about.facts(f"rankings at budget {about.tokens}", f"random: {len(chance)} seeds")
     removed = chance[0].removed
     for kind in ("deletion", "insertion"):
@@ -165,7 +179,7 @@ def _areas(curves: dict[str, RemovalCurves], kind: str, knocked: KnockOut) -> di
     }
 
 
-_USUAL = ("FlowCut, official", "FlowCut, paper", "CLS attention", "VisPruner", "DivPrune", "FastV")
+_USUAL = ("FlowCut, official", "FlowCut, paper", "CLS attention", "VisPruner", "DivPrune", "FastV", TRUTH)
 """Curves that are drawn unless others are chosen."""
 
 

@@ -25,6 +25,7 @@ from app.widgets.compare import methods
 from app.widgets.compare.choice import choose
 from app.widgets.compare.plots import plot
 from app.widgets.compare.subject import Subject
+from scenes import Scene
 from scenes import about as objects_asked_about
 
 DIRECTIONS: dict[Direction, str] = {"inflow": "Inflow: what CLS gathers", "outflow": "Outflow: what patches take"}
@@ -38,7 +39,7 @@ def show(about: Subject) -> None:
     if about.picture.seed is None:
         st.info(NO_TRUTH)
         return
-    asked = objects_asked_about(gallery.scene(about.picture.seed), about.full.question)
+    asked = objects_asked_about(_scene(about), about.full.question)
     if not asked:
         st.info(NOT_COVERED if asked is None else NO_OBJECT)
         return
@@ -63,6 +64,17 @@ def _coverage(about: Subject, asked: tuple[int, ...]) -> np.ndarray:
     return _covered(about.picture.seed, asked, about)
 
 
+def known_coverage(about: Subject) -> np.ndarray | None:
+    """float64 [N], the share of each patch that shows what was asked about; None where the truth is not known."""
+    asked = None if about.picture.seed is None else objects_asked_about(_scene(about), about.full.question)
+    return _coverage(about, asked) if asked else None
+
+
+def _scene(about: Subject) -> Scene:
+    assert about.picture.seed is not None
+    return gallery.scene(about.picture.seed)
+
+
 def _shown(about: Subject, found: list[methods.MethodResult]) -> list[methods.Choice]:
     """The criteria that the figures are of."""
     ablations = bool(st.session_state.get("truth-ablations"))
@@ -71,9 +83,8 @@ def _shown(about: Subject, found: list[methods.MethodResult]) -> list[methods.Ch
 
 def _criteria(about: Subject, asked: tuple[int, ...], found: list[methods.MethodResult]) -> None:
     """Recall and pointing game of every criterion."""
-    assert about.picture.seed is not None
     coverage = _coverage(about, asked)
-    objects = [gallery.scene(about.picture.seed).objects[index] for index in asked]
+    objects = [_scene(about).objects[index] for index in asked]
     named = ", ".join(f"the {thing.colour} {thing.shape}" for thing in objects)
     st.markdown(
         f"Asked about: **{escape_markdown(named)}**, seen by {(coverage > 0).sum()} of {len(coverage)} patches."
