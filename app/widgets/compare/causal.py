@@ -32,8 +32,8 @@ SIDE = 300
 TRUTH = "The object asked about"
 """What stands beside the criteria as a reference, where the pixels of what was asked about are known."""
 WHAT_TRUTH_IS = (
-    "is no criterion but the truth of this drawn scene: patches by how much of the object they show, all others after "
-    "it in reading order. It says what a ranking would reach here that knew where the object is and nothing else."
+    "is no criterion but the truth of this drawn scene: patches by how much of the object they show, all others tied. "
+    "It says what a ranking would reach here that knew where the object is and nothing else."
 )
 BLOCKS = {1: "one by one", 2: "2 × 2", 4: "4 × 4"}
 BLOCK_HELP = "Blocks are quicker, and find what neighbours hold between them"
