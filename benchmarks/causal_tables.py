@@ -25,6 +25,7 @@ LEVEL = 0.05
 BASELINES = ("random", "flowcut")
 MATTERS = 0.01
 """Nats from which on the loss of a block is said to cost the answer something."""
+ALL_SCENES = 500
 TOP = 0.1
 """Share of the blocks that is called the top."""
 
@@ -221,12 +222,17 @@ def _kept_by_type(by_budget: dict[str, Any]) -> list[str]:
 def _how(facts: dict[str, Any], found: dict[str, Any]) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in facts["versions"].items())
     block = facts["block"]
+    which = (
+        f"all {ALL_SCENES} held-out scenes (seeds {found['first_seed']} to {found['last_seed']})"
+        if found["scenes"] == ALL_SCENES
+        else f"{found['scenes']} of the {ALL_SCENES} held-out scenes (seeds {found['first_seed']} to "
+        f"{found['last_seed']}, the first in the order of their seeds, so that no result had a say in it)"
+    )
     return (
         f"The embedded model (weights {facts['revision']}, {facts['dtype']}, {facts['device']}) on "
-        f"{found['questions']} questions about {found['scenes']} of the 500 held-out scenes: seeds "
-        f"{found['first_seed']} to {found['last_seed']}, the first in the order of their seeds, so that no result had "
-        f"a say in it. {100 * found['right']:.1f} % of the whole picture's answers are right; they are scored right or "
-        f"wrong. Each answer was scored again without each block of {block} x {block} patches (every patch as the "
+        f"{found['questions']} questions about {which}. {100 * found['right']:.1f} % of the whole picture's answers "
+        f"are right; they are scored right or wrong. Each answer was scored again without each block of {block} x "
+        f"{block} patches (every patch as the "
         "unpruned encoder made it). A high correlation says that a criterion ranks high what the answer needs; it says "
         "nothing of how good the answer is. Intervals are 95 % (percentile bootstrap, scenes drawn again with all "
         "their questions); tests flip the signs of whole scenes. Methods that cut in the language model cut after some "
