@@ -96,12 +96,13 @@ def assembled_heat(
         )  # the last entry: no patch there
         strength[ids] = np.clip(own / peak, 0, 1) if peak > 0 else 0.0
         strengths.append(strength[patch_at_each_pixel(geometry)])
-    of_pixel = np.fmax.reduce(strengths)[..., None]  # NaN where no tile has a value
-    grey = np.asarray(image.convert("L"), dtype=np.float32)[..., None]
-    heated = grey + (np.array(HEAT, np.float32) - grey) * HEAT_COVERS * of_pixel
-    faded = 255 - (255 - grey) * CUT_BRIGHTNESS
-    shown = np.where(np.isnan(of_pixel), faded, heated)
-    return Image.fromarray(shown.round().astype(np.uint8))
+    of_pixel = np.fmax.reduce(strengths)  # NaN where no tile has a value
+    has_value = np.isfinite(of_pixel)
+    covered = np.where(has_value, 255 * HEAT_COVERS * of_pixel, 0).round().astype(np.uint8)
+    grey = image.convert("L").convert("RGB")
+    heated = Image.composite(Image.new("RGB", grey.size, HEAT), grey, Image.fromarray(covered))
+    faded = Image.blend(Image.new("RGB", grey.size, "white"), grey, CUT_BRIGHTNESS)
+    return Image.composite(heated, faded, Image.fromarray(has_value))
 
 
 def patch_at_each_pixel(geometry: Geometry) -> np.ndarray:

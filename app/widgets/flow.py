@@ -49,16 +49,24 @@ def flow(shown: Comparison, mass: float) -> None:
         mass: the share of each layer's flow that is drawn.
     """
     part = _part_box(shown.full)
-    full, pruned = shown.full, shown.pruned(selection.chosen().lane)
-    compute = partial(stage_payload, full, pruned, shown.picture.frames or shown.picture.image, mass=mass, part=part)
-    figures = runtime().figures(f"{full.id}-{pruned.id}-{mass}-{part}", lambda: json.dumps(compute()).encode())
+    lane = selection.chosen().lane
+    full, pruned, figures = shown.full, shown.pruned(lane), _figures(shown, lane, mass, part)
     if full.record is not None and full.record.relay == "proxy":
         st.info(PROXY, icon=":material/info:")
     if _ready(figures):
         why(*_own_row(pruned, _stage(figures, pruned)))
+        for other in selection.CUT_LANES:  # so that they are there when they are asked for
+            _figures(shown, other, mass, part)
     else:
         _wait(figures)
     st.caption(SAME_FOR_ANY_QUESTION.format(kind=shown.picture.kind))
+
+
+def _figures(shown: Comparison, lane: str, mass: float, part: int | None) -> Future[bytes]:
+    """What the stage draws for one of the pruned runs, being made or there already."""
+    full, pruned, picture = shown.full, shown.pruned(lane), shown.picture.frames or shown.picture.image
+    compute = partial(stage_payload, full, pruned, picture, mass=mass, part=part)
+    return runtime().figures(f"{full.id}-{pruned.id}-{mass}-{part}", lambda: json.dumps(compute()).encode())
 
 
 def _own_row(run: Run, patch: int | None) -> tuple[Run, int | None, int]:
