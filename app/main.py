@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import streamlit as st
@@ -12,19 +13,28 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # started as a 
 from app import session
 from app.gallery import assets_folder
 from app.runtime import EMBEDDED, runtime
-from app.views import ask, compare
+from app.views import ask
 from app.widgets.frame import sidebar
 
 ASSETS = assets_folder()
 SIDEBAR_PIXELS = 360
 
+
+def compare() -> None:
+    """The Compare page. What its figures are made with takes a second to import: the first screen does not wait."""
+    from app.views.compare import page
+
+    page()
+
+
 st.set_page_config("FlowCut Lens", ASSETS / "icon.png", layout="wide", initial_sidebar_state=SIDEBAR_PIXELS)
 st.html(ASSETS / "app.css")
 ASK = st.Page(ask.page, title="Ask", icon=":material/visibility:", url_path="ask", default=True)
-COMPARE = st.Page(compare.page, title="Compare", icon=":material/compare:", url_path="compare")
+COMPARE = st.Page(compare, title="Compare", icon=":material/compare:", url_path="compare")
 page = st.navigation([ASK, COMPARE], position="top")
 session.begin()
 session.collect()
 sidebar()
 page.run()
+import_module("app.views.compare")  # by now the page is out; and before another thread imports PyTorch
 runtime().warm_up(EMBEDDED)
