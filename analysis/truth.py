@@ -11,9 +11,6 @@ from analysis.parts import one_image
 from analysis.relay import Direction
 from flowcut.record import FlowRecord, Geometry
 
-SHOWS = 0.25
-"""Share of a patch's pixels from which on it counts as showing an object."""
-
 
 def patch_coverage(mask: np.ndarray, geometry: Geometry) -> np.ndarray:
     """float64 [N], the share of each patch's area that shows an object; what lies outside the picture shows none.
@@ -94,7 +91,7 @@ class LayerTruth:
     recall: np.ndarray
     """float64 [R, L], the part of the object in the T highest patches; NaN: the question is about no object."""
     pointing: np.ndarray
-    """float64 [R, L], 1 where the highest patch shows the object, else 0."""
+    """float64 [R, L], as from `pointing_game`."""
 
 
 def layer_truth(record: FlowRecord, coverage: np.ndarray, tokens: int, batch: int = 0) -> LayerTruth:
@@ -120,16 +117,16 @@ def layer_truth(record: FlowRecord, coverage: np.ndarray, tokens: int, batch: in
 
 
 def flow_kept(
-    record: FlowRecord, shows: np.ndarray, kept: np.ndarray, direction: Direction = "inflow", batch: int = 0
+    record: FlowRecord, coverage: np.ndarray, kept: np.ndarray, direction: Direction = "inflow", batch: int = 0
 ) -> np.ndarray:
-    """float64 [M, L], of the flow between CLS and an object's patches, the part that is of patches in each kept set.
+    """float64 [M, L], of the flow between CLS and an object, the part that is of patches in each kept set.
 
-    Recall, with every patch weighed by what flows through it in that layer of the unpruned run, mean over heads. NaN
-    where nothing flows, or the question is about no object.
+    Recall of the object's pixels, with every patch weighed by what flows through it in that layer of the unpruned run,
+    mean over heads. NaN where nothing flows, or the question is about no object.
 
     Args:
         record: of an unpruned run.
-        shows: bool [N], the patches that show the object.
+        coverage: float [N], how much of each patch shows the object.
         kept: bool [M, N].
         direction: `inflow` for what CLS gathers, `outflow` for what it hands back.
         batch: which picture of the record.
@@ -141,7 +138,7 @@ def flow_kept(
     if (image.died_at_layer >= 0).any():
         raise ValueError("This run was pruned: give the full run, whose flow every criterion is held against.")
     flows = [layer.cls_row if direction == "inflow" else layer.cls_column for layer in image.layers]
-    of_object = np.array([flow[0, :, 1:].mean(axis=0, dtype=np.float64) for flow in flows]) * shows
+    of_object = np.array([flow[0, :, 1:].mean(axis=0, dtype=np.float64) for flow in flows]) * coverage
     return np.stack([recall(flow, kept) for flow in of_object], axis=1)
 
 

@@ -18,6 +18,7 @@ from app.widgets.frame import sidebar
 
 ASSETS = assets_folder()
 SIDEBAR_PIXELS = 360
+COMPARE_PAGE = "app.views.compare"
 
 
 def compare() -> None:
@@ -32,9 +33,11 @@ st.html(ASSETS / "app.css")
 ASK = st.Page(ask.page, title="Ask", icon=":material/visibility:", url_path="ask", default=True)
 COMPARE = st.Page(compare, title="Compare", icon=":material/compare:", url_path="compare")
 page = st.navigation([ASK, COMPARE], position="top")
+if st.query_params:
+    import_module(COMPARE_PAGE)  # what such an address asks for may need PyTorch: not two threads importing at once
 session.begin()
 session.collect()
 sidebar()
 page.run()
-import_module("app.views.compare")  # by now the page is out; and before another thread imports PyTorch
+import_module(COMPARE_PAGE)  # by now the page is out; and before another thread imports PyTorch
 runtime().warm_up(EMBEDDED)

@@ -32,7 +32,7 @@ import transformers
 from scipy.stats import spearmanr
 
 import flowcut
-from benchmarks.causal_tables import write_tables
+from benchmarks.causal_tables import ALL_SCENES, write_tables
 from flowcut.choices import PatchChooser
 from flowcut.criteria import METHODS
 from flowcut.models import VisionLanguageModel
@@ -53,7 +53,9 @@ SEEDS = range(5)
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--scenes", type=int, default=500, help="how many, from the first seed on (default 500: all)")
+    parser.add_argument(
+        "--scenes", type=int, default=ALL_SCENES, help="how many, from the first seed on (default: all)"
+    )
     parser.add_argument("--minutes", type=float, default=float("inf"), help="stop at the first scene after so long")
     parser.add_argument("--workers", type=int, default=1, help="processes that measure scenes (default 1)")
     parser.add_argument("--table", action="store_true", help="measure nothing, write the tables of what is there")

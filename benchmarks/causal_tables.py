@@ -25,9 +25,11 @@ LEVEL = 0.05
 BASELINES = ("random", "flowcut")
 MATTERS = 0.01
 """Nats from which on the loss of a block is said to cost the answer something."""
-ALL_SCENES = 500
 TOP = 0.1
 """Share of the blocks that is called the top."""
+DRAWS = 5
+"""Orders drawn for what is equal."""
+ALL_SCENES = 500
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,6 +55,8 @@ class Measured:
 
 def summary(measured: Measured) -> dict[str, dict[str, float]]:
     """By criterion: the mean over questions with its interval, and p of a two-sided test that it is zero."""
+    if not measured.values.size:
+        return {}
     sums, counts = _by_scene(measured)
     means = sums.sum(axis=1) / counts.sum(axis=1)
     draws, signs = _resamples(sums.shape[1])
@@ -111,6 +115,8 @@ def study(lines: list[dict[str, Any]], budgets: list[int]) -> dict[str, Any]:
         "agreement": _table({"all": agreement}),
         "agreement_where_it_matters": _table({"all": agreement.of(largest >= MATTERS)}),
         "largest_fall": float(np.median(largest)),
+        "lowest_fall": float(np.median([min(question["fall"]) for question in questions])),
+        "negative": float(np.mean([fall < 0 for question in questions for fall in question["fall"]])),
         "matters": float(np.mean(largest >= MATTERS)),
         "object": summary(object_on_top(questions, scene)),
         "kept": _table(kept),
@@ -130,17 +136,22 @@ def study(lines: list[dict[str, Any]], budgets: list[int]) -> dict[str, Any]:
 def object_on_top(questions: list[dict[str, Any]], scene: np.ndarray) -> Measured:
     """What the falls know of the object that is asked about, whose pixels are known; questions about none are left out.
 
-    `agreement`: Spearman between the object's share of each block and the block's fall; `top`: the share of the blocks
+    `agreement`: Spearman between the object's share of each block and the block's fall, mean over draws of an order for
+    the blocks that show none of it, since a criterion must put those in some order too; `top`: the share of the blocks
     with the largest falls that show it, `area`: of all blocks.
     """
     asked = [place for place, question in enumerate(questions) if any(question["object"] or ())]
-    rows = [_object_row(np.array(questions[place]["object"]), np.array(questions[place]["fall"])) for place in asked]
+    stream = np.random.default_rng(SEED)
+    pairs = [(np.array(questions[place]["object"]), np.array(questions[place]["fall"])) for place in asked]
+    rows = [_object_row(shown, fall, stream.random((DRAWS, len(fall)))) for shown, fall in pairs]
     return Measured(["agreement", "top", "area"], np.array(rows).reshape(-1, 3).T, scene[asked])
 
 
-def _object_row(shown: np.ndarray, fall: np.ndarray) -> tuple[float, float, float]:
-    top = np.argsort(-fall, kind="stable")[: max(1, round(TOP * len(fall)))]
-    agreement = spearmanr(shown, fall).statistic if np.ptp(fall) > 0 else np.nan
+def _object_row(shown: np.ndarray, fall: np.ndarray, draws: np.ndarray) -> tuple[float, float, float]:
+    """`draws`: float [DRAWS, P], orders for blocks that are equal."""
+    top = np.lexsort((draws[0], -fall))[: max(1, round(TOP * len(fall)))]
+    rankings = [np.lexsort((draw, shown)).argsort() for draw in draws]
+    agreement = np.mean([spearmanr(ranks, fall).statistic for ranks in rankings]) if np.ptp(fall) > 0 else np.nan
     return float(agreement), float((shown[top] > 0).mean()), float((shown > 0).mean())
 
 
@@ -242,27 +253,35 @@ def _how(facts: dict[str, Any], found: dict[str, Any]) -> str:
 
 
 def _reach(found: dict[str, Any]) -> str:
-    asked = found["object"]
+    matters, negative = (f"{100 * found[part]:.{digits}f} %" for part, digits in (("matters", 1), ("negative", 0)))
+    small = (
+        f"In the median question the block that costs most costs {found['largest_fall']:.1g} nats, and the one that "
+        f"costs least {found['lowest_fall']:.1g}: {negative} of all falls are negative, the answer is likelier without "
+        f"the block. In {matters} of the questions some block costs {MATTERS} nats or more. For most answers no single "
+        "block is needed, and to rank all blocks by their falls is to rank very small numbers, some of them rounding."
+    )
+    return f"{small} {_object_in_words(found['object'])}" if found["object"] else small
+
+
+def _object_in_words(asked: dict[str, dict[str, float]]) -> str:
     top, area = (_cell(asked[name], 100, 1) for name in ("top", "area"))
     return (
-        f"In the median question the block that costs most costs {found['largest_fall']:.1g} nats; in "
-        f"{100 * found['matters']:.1f} % of the questions some block costs {MATTERS} nats or more. For most answers no "
-        "single block is needed, and a ranking of all blocks by their falls is a ranking of very small numbers. It "
-        f"does know the picture: of the tenth of the blocks with the largest falls {top} % show what was asked about, "
-        f"of all blocks {area} % ({asked['top']['n']} questions about an object, whose pixels are known). Ranked by "
-        f"how much of the object they show, the blocks agree with their falls by {_cell(asked['agreement'], 1, 3)} "
-        "(Spearman): so much a criterion would reach that knew where the object is and nothing else."
+        f"The largest falls do know the picture: of the tenth of the blocks with the largest falls {top} % show what "
+        f"was asked about, of all blocks {area} % ({asked['top']['n']} questions about an object, whose pixels are "
+        "known). Yet a ranking by how much of the object each block shows, the others in an order that is drawn (mean "
+        f"of {DRAWS}), agrees with the falls by {_cell(asked['agreement'], 1, 3)} only (Spearman, the same questions): "
+        "so much a criterion would reach that knew where the object is and nothing else."
     )
 
 
 def _agreement(table: dict[str, Any], where: dict[str, Any]) -> str:
     value, random, own = (table[part]["all"] for part in ("value", "minus_random", "minus_flowcut"))
-    count = max(row["n"] for row in where.values())
+    count = max((row["n"] for row in where.values()), default=0)
     head = f"| criterion | Spearman [95 %] | minus random | minus FlowCut | in {count} questions |"
     lines = [head, "|-|-|-|-|-|"]
     for name in sorted(value, key=lambda name: -value[name]["mean"]):
         differences = (_cell(part.get(name), 1, 3, signed=True) for part in (random, own))
-        cells = (_cell(value[name], 1, 3), *differences, _cell(where[name], 1, 3))
+        cells = (_cell(value[name], 1, 3), *differences, _cell(where.get(name), 1, 3))
         lines.append(f"| {_label(name)} | {' | '.join(cells)} |")
     return "\n".join(lines)
 

@@ -91,9 +91,8 @@ def assembled_heat(
     """`heat_picture` of several tiles of one picture, each with its patches and their values, on one scale."""
     strengths = []
     for geometry, ids, own in zip(geometries, patch_ids, values, strict=True):
-        strength = np.full(
-            geometry.grid_rows * geometry.grid_cols + 1, np.nan, np.float32
-        )  # the last entry: no patch there
+        n_patches = geometry.grid_rows * geometry.grid_cols
+        strength = np.full(n_patches + 1, np.nan, np.float32)  # the last entry: no patch there
         strength[ids] = np.clip(own / peak, 0, 1) if peak > 0 else 0.0
         strengths.append(strength[patch_at_each_pixel(geometry)])
     of_pixel = np.fmax.reduce(strengths)  # NaN where no tile has a value

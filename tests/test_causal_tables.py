@@ -71,8 +71,25 @@ def test_what_the_falls_know_of_the_object() -> None:
     np.testing.assert_array_equal(found.scene, [7, 8])
     assert found.values[1, 0] == 0.5, "of the two highest, 0 and 10, one shows it"
     np.testing.assert_allclose(found.values[2], 3 / 20)
-    assert found.values[0, 0] == pytest.approx(spearman(np.array(shown), np.arange(20), np.array(fall)))
     assert np.isnan(found.values[0, 1])
+    every_order = np.arange(20) / 19
+    known = object_on_top([{"fall": list(every_order), "object": list(every_order + 0.1)}], np.array([0]))
+    assert known.values[0, 0] == pytest.approx(1)
+
+
+def test_equal_blocks_are_no_agreement() -> None:
+    """One block of a hundred shows the object and costs most: the rest, in any order, says nothing."""
+    fall, shown = np.zeros(100), np.zeros(100)
+    fall[40] = shown[40] = 1
+    fall[:40] = np.linspace(0, 0.1, 40)
+    agreement = object_on_top([{"fall": fall.tolist(), "object": shown.tolist()}] * 40, np.arange(40)).values[0]
+    assert abs(agreement.mean()) < 0.1
+    assert agreement.std() > 0
+
+
+def test_no_questions_give_no_rows() -> None:
+    assert summary(Measured(["one"], np.zeros((1, 0)), np.zeros(0, int))) == {}
+    assert summary(object_on_top([{"fall": [0.1], "object": None}], np.array([0]))) == {}
 
 
 def test_the_object_lies_in_the_blocks_that_show_it() -> None:

@@ -20,6 +20,7 @@ RANKED_BY = {
 }
 """What layers rank by, in words, in the order in which the parts become the whole."""
 TAKEN: dict[Direction, str] = {"inflow": "gathers", "outflow": "hands back"}
+PASSED: dict[Direction, str] = {"inflow": "gathers from", "outflow": "hands back to"}
 
 
 def truth_bars(
@@ -95,8 +96,8 @@ def layer_truth_map(found: LayerTruth, facts: str) -> go.Figure:
     """What each layer alone would keep of the object, by what it ranks by.
 
     How to read: number: per cent of the object that lies in the patches which this layer alone ranks highest, as many
-    as the budget; ● its very highest patch lies on the object. Running score: layers up to this one together, as
-    FlowCut decides, with no patch gone before.
+    as the budget; ● its very highest patch, or all that tie for it, lie on the object. Running score: layers up to this
+    one together, as FlowCut decides, with no patch gone before.
     """
     order = [found.by.index(name) for name in RANKED_BY]
     words = [
@@ -125,7 +126,7 @@ def flow_kept_map(
     """
     order = np.argsort(-np.nan_to_num(kept, nan=-1.0).mean(axis=1), kind="stable")
     words = [[_held(value) for value in row] for row in kept[order]]
-    title = f"How much of what CLS {TAKEN[direction]} of the object does each criterion keep?"
+    title = f"How much of what CLS {PASSED[direction]} the object does each criterion keep?"
     return _rows_by_layer(kept[order], [names[index] for index in order], layers, words, title, facts)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from app import link, session
 from app.widgets import answers, inside, progress
 
 
@@ -13,4 +12,3 @@ def page() -> None:
     answers.what_the_model_knows()
     progress.answers_or_progress()
     inside.inside()
-    link.write(session.address())

@@ -55,7 +55,7 @@ def flow(shown: Comparison, mass: float) -> None:
         st.info(PROXY, icon=":material/info:")
     if _ready(figures):
         why(*_own_row(pruned, _stage(figures, pruned)))
-        for other in selection.CUT_LANES:  # so that they are there when they are asked for
+        for other in set(selection.CUT_LANES) - {lane}:  # so that they are there when they are asked for
             _figures(shown, other, mass, part)
     else:
         _wait(figures)

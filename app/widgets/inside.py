@@ -21,11 +21,10 @@ MASSES = (0.5, MASS, 0.95)
 def inside() -> None:
     """The panels for the last good answers."""
     shown = session.comparison()
-    if shown is None:
-        return
-    mass = _controls(shown)
-    flow(shown, mass)
-    words(shown)
+    if shown is not None:
+        mass = _controls(shown)
+        flow(shown, mass)
+        words(shown)
     link.write(session.address())
 
 

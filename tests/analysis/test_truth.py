@@ -106,16 +106,16 @@ def test_layers_alone_are_judged_one_by_one() -> None:
 def test_the_flow_that_kept_patches_carry(direction: Direction) -> None:
     encoder = synthetic.Encoder(grid=8, n_layers=6, n_heads=3)
     record = synthetic.flow_record(encoder, None)
-    shows = np.arange(64) % 5 == 0
     rng = np.random.default_rng(3)
+    coverage = np.where(np.arange(64) % 5 == 0, rng.random(64), 0)
     kept = np.stack([rng.random(64) < 0.3, np.ones(64, bool), np.zeros(64, bool)])
-    found = flow_kept(record, shows, kept, direction)
+    found = flow_kept(record, coverage, kept, direction)
     for index, layer in enumerate(record.layers):
         flow = (layer.cls_row if direction == "inflow" else layer.cls_column)[0].astype(float)
-        whole = sum(flow[head, 1 + patch] for head in range(3) for patch in range(64) if shows[patch])
-        part = sum(flow[head, 1 + patch] for head in range(3) for patch in range(64) if shows[patch] and kept[0, patch])
+        passing = [sum(flow[head, 1 + patch] for head in range(3)) * coverage[patch] for patch in range(64)]
+        whole, part = sum(passing), sum(one for one, stays in zip(passing, kept[0], strict=True) if stays)
         assert found[0, index] == pytest.approx(part / whole, rel=1e-5)
     np.testing.assert_allclose(found[1:], [[1] * 6, [0] * 6])
-    assert np.isnan(flow_kept(record, np.zeros(64, bool), kept)).all()
+    assert np.isnan(flow_kept(record, np.zeros(64), kept)).all()
     with pytest.raises(ValueError, match="give the full run"):
-        flow_kept(synthetic.flow_record(encoder, FlowCut(20)), shows, kept)
+        flow_kept(synthetic.flow_record(encoder, FlowCut(20)), coverage, kept)

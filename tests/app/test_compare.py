@@ -21,6 +21,8 @@ from app.widgets.compare.running import Plan
 from app.widgets.compare.subject import Subject
 from flowcut.criteria import METHODS
 from flowcut.study_results import KnockOut, RemovalCurves, SmallestBudget, SweepPoint
+from tests.analysis import synthetic
+from tests.analysis.test_parts import ENCODERS, geometries, joined
 from tests.app.conftest import SECONDS, settled, shown
 
 
@@ -214,6 +216,15 @@ def test_a_picture_without_truth_is_told_so(page: AppTest) -> None:
     )
     go(page, "truth")
     assert any("drawn scenes only" in box.value for box in page.info)
+
+
+def test_truth_of_several_tiles_is_declined_in_a_sentence(page: AppTest) -> None:
+    tiles = joined([synthetic.flow_record(encoder) for encoder in ENCODERS], geometries(("base", "left", "right")))
+    full = replace(shown(page).full, record=tiles)
+    page.session_state.comparison = replace(shown(page), full=full)
+    go(page, "truth")
+    assert any("one grid of patches" in box.value for box in page.info)
+    assert not page.exception
 
 
 def test_an_unknown_section_in_the_address_shows_the_first() -> None:

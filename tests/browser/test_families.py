@@ -77,6 +77,7 @@ def mask(page: Page) -> str:
 
 
 def choose(page: Page, box: str, name: str, told: str | None = None) -> None:
+    idle(page)  # a list that is open while the page is drawn anew closes
     page.get_by_role("combobox", name=re.compile(box)).click()
     page.get_by_role("option", name=name, exact=True).click()
     idle(page)

@@ -25,6 +25,7 @@ from app.widgets.compare import methods
 from app.widgets.compare.choice import choose
 from app.widgets.compare.plots import plot
 from app.widgets.compare.subject import Subject
+from flowcut.record import Geometry
 from scenes import Scene
 from scenes import about as objects_asked_about
 
@@ -39,6 +40,9 @@ def show(about: Subject) -> None:
     if about.picture.seed is None:
         st.info(NO_TRUTH)
         return
+    if about.record.batch != 1:
+        st.info("Ground truth is shown for models that see a picture as one grid of patches.")
+        return
     asked = objects_asked_about(_scene(about), about.full.question)
     if not asked:
         st.info(NOT_COVERED if asked is None else NO_OBJECT)
@@ -48,20 +52,18 @@ def show(about: Subject) -> None:
     if found is not None:
         _criteria(about, asked, found)
     _layers(about, coverage)
-    _flow(about, coverage > 0, found)
+    _flow(about, coverage, found)
 
 
 @lru_cache(maxsize=64)
-def _covered(seed: int, asked: tuple[int, ...], about: Subject) -> np.ndarray:
-    objects = gallery.scene(seed).objects
-    pixels = np.any([objects[index].mask for index in asked], axis=0)
-    return patch_coverage(pixels, about.record.geometries[0])
+def _covered(seed: int, asked: tuple[int, ...], geometry: Geometry) -> np.ndarray:
+    return patch_coverage(gallery.scene(seed).object_mask(asked), geometry)
 
 
 def _coverage(about: Subject, asked: tuple[int, ...]) -> np.ndarray:
     """float64 [N], the share of each patch that shows what was asked about."""
     assert about.picture.seed is not None
-    return _covered(about.picture.seed, asked, about)
+    return _covered(about.picture.seed, asked, about.record.geometries[0])
 
 
 def known_coverage(about: Subject) -> np.ndarray | None:
@@ -95,9 +97,9 @@ def _criteria(about: Subject, asked: tuple[int, ...], found: list[methods.Method
     figure = truth_bars(
         [one.name for one in shown],
         recall(coverage, kept),
-        about.facts(f"budget {about.tokens} of {len(coverage)}", "random: seed 0"),
+        about.facts(f"budget {about.tokens} of {about.full.visual_tokens}", "random: seed 0"),
         pointing_game(coverage > 0, np.array([one.ranking for one in shown])),
-        about.tokens / len(coverage),
+        about.tokens / about.full.visual_tokens,
     )
     plot(figure, truth_bars)
 
@@ -112,10 +114,11 @@ def _layers(about: Subject, coverage: np.ndarray) -> None:
     plot(layer_truth_map(layer_truth(about.record, coverage, about.tokens), facts), layer_truth_map)
 
 
-def _flow(about: Subject, shows: np.ndarray, found: list[methods.MethodResult] | None) -> None:
+def _flow(about: Subject, coverage: np.ndarray, found: list[methods.MethodResult] | None) -> None:
     """The object's share of what passes through CLS: full run against pruned run, then what each criterion keeps."""
     st.html('<h3 class="lens-panel">How much of the flow through CLS is the object\'s</h3>')
     direction = choose("Direction", DIRECTIONS, "truth-direction")
+    shows = coverage > 0
     flows: dict[str, ObjectFlow] = {about.full.title: object_flow(about.record, shows)}
     if about.pruned.record is not None and about.pruned.record.layers:
         flows[about.pruned.title] = object_flow(about.pruned.record, shows)
@@ -125,7 +128,8 @@ def _flow(about: Subject, shows: np.ndarray, found: list[methods.MethodResult] |
     if found is None:
         return
     shown = _shown(about, found)
-    kept = flow_kept(about.record, shows, kept_mask([one.patch_ids for one in shown], len(shows)), direction)
-    facts = about.facts(f"budget {about.tokens} of {len(shows)}", heads, "random: seed 0")
+    masks = kept_mask([one.patch_ids for one in shown], len(coverage))
+    kept = flow_kept(about.record, coverage, masks, direction)
+    facts = about.facts(f"budget {about.tokens} of {about.full.visual_tokens}", heads, "random: seed 0")
     layers = np.array([layer.layer for layer in about.record.layers])
     plot(flow_kept_map([one.name for one in shown], layers, kept, facts, direction), flow_kept_map)

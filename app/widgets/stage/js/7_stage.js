@@ -4,7 +4,6 @@ const STEP_MS = 800;
 const GLIDE_MS = 180;
 const ADDRESS_MS = 300;
 const WIDE_PICTURE = 1.7;
-const KEPT_PICTURES = 64; // the frames of a video are that many at most, usually
 
 /** A whole number that the page's address gives by this name, or null. */
 function fromAddress(name) {
@@ -55,7 +54,6 @@ class Stage {
     this.relay = new RelayPanel(this.find(".relay canvas"), this.mask);
     this.chart = new ChartPanel(this.find(".chart canvas"));
     this.page = new PageLinks();
-    this.pictures = new Map();
     this.inAddress = ["layer", "patch", "graph"].some((name) => new URLSearchParams(location.search).has(name));
     this.keeping = setInterval(() => this.keepAddress(), ADDRESS_MS);
     this.listeners = new AbortController();
@@ -77,18 +75,9 @@ class Stage {
     this.relaid();
   }
 
-  /** A picture of this stage, decoded anew only when it is another: most new payloads are of the same. */
-  decoded(url) {
-    if (!this.pictures.has(url)) {
-      if (this.pictures.size >= KEPT_PICTURES) this.pictures.clear();
-      this.pictures.set(url, decoded(url));
-    }
-    return this.pictures.get(url);
-  }
-
   async load(data) {
     this.loading = data;
-    const pictures = await Promise.all((data.pictures ?? [data.picture.url]).map((url) => this.decoded(url)));
+    const pictures = await Promise.all((data.pictures ?? [data.picture.url]).map(decoded));
     if (this.loading !== data) return;
     this.stop();
     cancelAnimationFrame(this.frame);
