@@ -41,14 +41,16 @@ SAME_FOR_ANY_QUESTION = (
 
 
 @st.fragment
-def flow(shown: Comparison, mass: float) -> None:
+def flow(shown: Comparison, mass: float, part: int | None) -> None:
     """The stage of three answers; a click in it runs this part of the page again, not the rest.
 
     Args:
         shown: the answers.
         mass: the share of each layer's flow that is drawn.
+        part: the tile or frame that graph and curves are of, as from `part_box`.
     """
-    part = _part_box(shown.full)
+    if _followed(shown.full, part):
+        st.rerun()
     lane = selection.chosen().lane
     full, pruned, figures = shown.full, shown.pruned(lane), _figures(shown, lane, mass, part)
     if full.record is not None and full.record.relay == "proxy":
@@ -80,7 +82,7 @@ def _own_row(run: Run, patch: int | None) -> tuple[Run, int | None, int]:
     return replace(run, record=run.record.image(row)), own, 0 if patch is None or own is None else patch - own
 
 
-def _part_box(run: Run) -> int | None:
+def part_box(run: Run) -> int | None:
     """Which tile or frame graph and curves are of; None: the mean of all. Most pictures have one, and no box."""
     parts = [] if run.record is None else [geometry.part for geometry in run.record.geometries]
     if len(parts) < 2:
@@ -92,6 +94,13 @@ def _part_box(run: Run) -> int | None:
         help="Of which the graph and the curves are; the mask shows all. A click on another one's patch chooses it.",
     )  # fmt: skip
     return None if chosen == MEAN else chosen
+
+
+def _followed(run: Run, part: int | None) -> bool:
+    """Whether a click on another tile's patch has chosen that tile since the box was drawn."""
+    parts = 0 if run.record is None else run.record.batch
+    chosen = st.session_state.get(_part_key(parts), 0)
+    return parts > 1 and chosen != (MEAN if part is None else part)
 
 
 def _part_key(parts: int) -> str:

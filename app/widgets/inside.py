@@ -10,7 +10,7 @@ import streamlit as st
 from analysis.graph import MASS
 from app import link, selection, session
 from app.comparison import Comparison
-from app.widgets.flow import flow
+from app.widgets.flow import flow, part_box
 from app.widgets.words import words
 
 MASSES = (0.5, MASS, 0.95)
@@ -22,14 +22,14 @@ def inside() -> None:
     """The panels for the last good answers."""
     shown = session.comparison()
     if shown is not None:
-        mass = _controls(shown)
-        flow(shown, mass)
+        mass, part = _controls(shown)
+        flow(shown, mass, part)
         words(shown)
     link.write(session.address())
 
 
-def _controls(shown: Comparison) -> float:
-    """Which pruned run stands beside the whole picture, and how much of the flow is drawn; the latter as a share."""
+def _controls(shown: Comparison) -> tuple[float, int | None]:
+    """Which pruned run stands beside the whole picture; how much of the flow is drawn, and of which tile or frame."""
     titles = {lane: shown.pruned(lane).title for lane in selection.CUT_LANES}
     with st.container(horizontal=True, gap="medium", vertical_alignment="bottom"):
         st.segmented_control(
@@ -42,4 +42,5 @@ def _controls(shown: Comparison) -> float:
             help="The strongest edges that together carry this share of each layer's flow; what is really shown is "
             "written at the graph, as there is a limit to the number of edges.",
         )  # fmt: skip
-    return mass or MASS
+        part = part_box(shown.full)
+    return mass or MASS, part

@@ -47,6 +47,8 @@ def asked(visit: Visit, folder: Path, file: FilePayload | Path | None = None) ->
     page = visit()
     page.get_by_role("button", name="Upload").first.click()
     page.locator('[data-testid="stFileUploaderDropzoneInput"]').set_input_files(file or wide_picture())
+    # To close the box sooner ends the upload, which can take a while beside PyTorch being read.
+    expect(page.get_by_role("img", name=re.compile("^(your picture|frame 1 )")).first).to_be_attached()
     idle(page)
     page.keyboard.press("Escape")
     type_into(page, page.get_by_role("combobox", name=re.compile("Model")), str(folder))
@@ -77,8 +79,13 @@ def mask(page: Page) -> str:
 
 
 def choose(page: Page, box: str, name: str, told: str | None = None) -> None:
-    idle(page)  # a list that is open while the page is drawn anew closes
-    page.get_by_role("combobox", name=re.compile(box)).click()
+    found = page.get_by_role("combobox", name=re.compile(box))
+    found.scroll_into_view_if_needed()
+    idle(page)  # an open list closes when the page is scrolled, or drawn anew
+    found.click()
+    page.wait_for_timeout(300)
+    if found.get_attribute("aria-expanded") != "true":  # its own opening scrolled the page
+        found.click()
     page.get_by_role("option", name=name, exact=True).click()
     idle(page)
     expect(page.locator(".status")).to_contain_text(told or name, timeout=ANSWER_SECONDS * 1000)
