@@ -11,7 +11,7 @@ import torch
 from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedModel
 
 import flowcut
-from flowcut.criteria import METHODS, DecoderEvidence
+from flowcut.criteria import METHODS, DecoderEvidence, DecoderPlan
 from flowcut.criteria.decoder import dart, pyramid_layers, raters, second_layer, sparse_layers, step_tokens
 from flowcut.decoding import AnswerRecording
 from flowcut.models import VisionLanguageModel
@@ -31,6 +31,19 @@ def deep(attention: str = "sdpa", n_layers: int = 8) -> PreTrainedModel:
 
 def cut_of(name: str, tokens: int = 5) -> flowcut.CutConfig:
     return flowcut.Cut(name, tokens=tokens)
+
+
+def plan_of(name: str) -> DecoderPlan:
+    plan = METHODS[name].decoder
+    assert plan is not None
+    return plan
+
+
+def fates(record: flowcut.LanguageRecord) -> tuple[np.ndarray, np.ndarray]:
+    """Of the first span, what its visual tokens were ranked by and when each went."""
+    assert record.ranking is not None
+    assert record.died_at_layer is not None
+    return record.ranking[0], record.died_at_layer[0]
 
 
 def test_layers_of_the_papers_and_of_other_depths() -> None:
@@ -130,7 +143,7 @@ def test_decoding_equals_a_full_cut_prefill(name: str, kind: str, attention: str
     np.testing.assert_array_equal(rec.record.kept_visual_ids, kept)
     assert kept.shape == (2, 5)
     torch.testing.assert_close(whole[:, -7:-1], torch.stack(out.logits, dim=1), atol=2e-5, rtol=1e-4)
-    steps = METHODS[name].decoder.layers(len(model.model.layers))  # type: ignore[union-attr]
+    steps = plan_of(name).layers(len(model.model.layers))
     lengths = [out.past_key_values.get_seq_length(layer) for layer in range(len(model.model.layers))]
     counts = [step_tokens(12, 5, step, len(steps)) for step in range(len(steps))]
     for layer, length in enumerate(lengths):
@@ -177,7 +190,7 @@ def cut_ids(name: str, model: PreTrainedModel | None = None) -> flowcut.Language
 def test_fastv_keeps_what_the_last_token_attends_to_in_layer_one() -> None:
     record, row = cut_ids("fastv"), attentions()[1][-1, 3:15]
     assert record.layer == 1
-    np.testing.assert_allclose(record.ranking[0], row, atol=1e-5)  # type: ignore[index]
+    np.testing.assert_allclose(fates(record)[0], row, atol=1e-5)
     assert record.kept(0).tolist() == sorted(np.argsort(-row)[:5])
 
 
@@ -186,8 +199,9 @@ def test_pyramiddrop_looks_at_the_layer_behind_the_cut() -> None:
     record, row = cut_ids("pyramiddrop"), attentions()[2][-1, 3:15]
     first = step_tokens(12, 5, 0, 3)
     assert first == 9
-    assert sorted(np.argsort(-row)[first:]) == np.flatnonzero(record.died_at_layer[0] == 1).tolist()  # type: ignore[index]
-    assert sorted(set(record.died_at_layer[0].tolist())) == [-1, 1, 3, 5]  # type: ignore[index]
+    _, died = fates(record)
+    assert sorted(np.argsort(-row)[first:]) == np.flatnonzero(died == 1).tolist()
+    assert sorted(set(died.tolist())) == [-1, 1, 3, 5]
     assert record.layer == 5
 
 
@@ -201,7 +215,7 @@ def test_sparsevlm_asks_its_raters() -> None:
     steps = sparse_layers(8)
     assert steps == (0, 1, 3)
     row = attentions()[0][rows][:, 3:15].mean(axis=0)
-    gone = np.flatnonzero(record.died_at_layer[0] == 0)  # type: ignore[index]
+    gone = np.flatnonzero(fates(record)[1] == 0)
     assert sorted(np.argsort(-row)[9:]) == gone.tolist()
 
 
@@ -212,15 +226,13 @@ def test_dart_compares_normalised_states_and_keys_of_layer_one() -> None:
         states = model.model.norm(out.hidden_states[2])[0].double().numpy()
         keys = out.past_key_values.layers[1].keys[0].transpose(0, 1).flatten(1).double().numpy()
     ranking = naive(keys[3:15], keys[15:], states[3:15], states[15:], 5)
-    np.testing.assert_array_equal(cut_ids("dart").ranking[0], ranking)  # type: ignore[index]
+    np.testing.assert_array_equal(fates(cut_ids("dart"))[0], ranking)
 
 
 @pytest.mark.parametrize("name", DECODER)
 def test_the_ranking_says_who_went_when(name: str) -> None:
     record = cut_ids(name)
-    assert record.ranking is not None
-    assert record.died_at_layer is not None
-    ranks, died = record.ranking[0], record.died_at_layer[0]
+    ranks, died = fates(record)
     assert np.flatnonzero(died < 0).tolist() == record.kept(0).tolist()
     when = np.where(died < 0, 99, died)[np.argsort(ranks, kind="stable")]
     assert (np.diff(when) >= 0).all()
@@ -232,7 +244,7 @@ def test_the_ranking_says_who_went_when(name: str) -> None:
 def test_positions_are_those_of_the_released_code(name: str) -> None:
     record = cut_ids(name)
     kept = record.rows_after[0]
-    own = METHODS[name].decoder.keeps_positions  # type: ignore[union-attr]
+    own = plan_of(name).keeps_positions
     assert own == (name in ("fastv", "dart"))
     np.testing.assert_array_equal(record.positions_after[0], kept if own else np.arange(13))
 
@@ -267,7 +279,7 @@ def test_answers_that_are_watched_are_the_same_and_know_what_each_layer_reads(na
         plain = model.generate(ids, **GREEDY)
         with AnswerRecording(model, torch.arange(3, 15), 20, rec) as looks:
             watched = model.generate(ids, **GREEDY)
-        died = rec.record.died_at_layer[0]  # type: ignore[index]
+        _, died = fates(rec.record)
     assert torch.equal(plain, watched)
     visual = looks.attention.visual  # [steps, layers, heads, V]
     assert visual.shape[:2] == (6, 8)

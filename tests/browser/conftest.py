@@ -12,6 +12,7 @@ import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlparse
 
 import pytest
@@ -92,9 +93,9 @@ def visit(browser: Browser, server: str) -> Iterator[Callable[..., Page]]:
     contexts: list[BrowserContext] = []
     complaints: list[str] = []
 
-    def open_page(**options: object) -> Page:
+    def open_page(**options: Any) -> Page:
         settings = {"viewport": {"width": 1280, "height": 900}, **options}
-        contexts.append(browser.new_context(**settings))  # type: ignore[arg-type]
+        contexts.append(browser.new_context(**settings))
         page = contexts[-1].new_page()
         _listen(page, urlparse(server).netloc, complaints)
         page.goto(server)

@@ -6,11 +6,11 @@ import shutil
 import sys
 from pathlib import Path
 
-from playwright.sync_api import expect, sync_playwright
+from playwright.sync_api import ViewportSize, expect, sync_playwright
 
 from tests.browser.conftest import FLAGS, ROOT, idle
 
-SIZE = {"width": 1360, "height": 1250}
+SIZE: ViewportSize = {"width": 1360, "height": 1250}
 LAYER = "7"
 """A layer in the middle of the pruning, where all three panels have something to show."""
 
@@ -19,7 +19,7 @@ def main(url: str, out: Path = ROOT / "assets" / "screenshot.png") -> None:
     """Open the first screen as a new visitor, walk to a layer in the middle, and keep what is to be seen."""
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=FLAGS)
-        page = browser.new_page(viewport=SIZE)  # type: ignore[arg-type]
+        page = browser.new_page(viewport=SIZE)
         page.goto(url)
         expect(page.get_by_test_id("answers")).to_be_visible()
         idle(page)

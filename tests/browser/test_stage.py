@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 
 import pytest
-from playwright.sync_api import Browser, Locator, Page, expect
+from playwright.sync_api import Browser, Locator, Page, Position, expect
 
 from tests.browser.conftest import START_SECONDS, idle
 
@@ -219,8 +219,8 @@ def choose_kept_patch(page: Page) -> int:
     box = canvas(page, "mask").bounding_box()
     assert box
     row, column = divmod(patch, 24)
-    at = {"x": box["width"] * (column + 0.5) / 24, "y": box["height"] * (row + 0.5) / 24}
-    canvas(page, "mask").click(position=at)  # type: ignore[arg-type]
+    at: Position = {"x": box["width"] * (column + 0.5) / 24, "y": box["height"] * (row + 0.5) / 24}
+    canvas(page, "mask").click(position=at)
     expect(page.get_by_test_id("why")).to_contain_text(f"Patch {patch} (row {row}, column {column}) stayed to the end")
     expect(page.get_by_test_id("twin")).to_have_count(0)
     return patch

@@ -10,6 +10,7 @@ import os
 from contextlib import ExitStack
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -193,10 +194,13 @@ def test_language(path: Path) -> None:
 def test_language_while_decoding(path: Path) -> None:
     golden, model = np.load(path), llama(path.parent)
     positions: list[list[int]] = []
+
+    def note(module: torch.nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
+        positions.append(kwargs["position_ids"][0].tolist())
+
     cut = flowcut.FlowCut(tokens=int(golden["target"]))
     with flowcut.record_language(model, golden["span"], cut), ExitStack() as undo:
         for layer in model.model.layers:
-            note = lambda module, args, kwargs: positions.append(kwargs["position_ids"][0].tolist())  # noqa: E731
             undo.callback(layer.register_forward_pre_hook(note, with_kwargs=True).remove)
         out = model.generate(
             inputs_embeds=torch.from_numpy(golden["inputs_embeds"]), max_new_tokens=5, do_sample=False,
