@@ -10,9 +10,8 @@ from dataclasses import dataclass, field
 
 from app.runtime import runtime
 from flowcut.errors import InvalidPicture
-from flowcut.videos import SUFFIXES, Video, open_video
+from flowcut.videos import Video, open_video
 
-FILE_TYPES = [suffix.removeprefix(".") for suffix in SUFFIXES]
 LEAST_FRAMES = 2
 """A video of one frame is a picture."""
 USUAL_FRAMES = 8

@@ -10,7 +10,12 @@ import streamlit as st
 
 _JS = """
 // Hands a pasted picture to Python as a data URL; pasted text goes its usual way.
-export default function ({ setTriggerValue }) {
+const listening = new WeakMap(); // Streamlit calls with every run of the page, and cleans up after the last only
+
+export default function ({ parentElement, setTriggerValue }) {
+  listening.get(parentElement)?.abort();
+  const listener = new AbortController();
+  listening.set(parentElement, listener);
   const paste = (event) => {
     const file = [...(event.clipboardData?.files ?? [])].find((one) => one.type.startsWith("image/"));
     if (!file) return;
@@ -19,8 +24,8 @@ export default function ({ setTriggerValue }) {
     reader.onload = () => setTriggerValue("pasted", reader.result);
     reader.readAsDataURL(file);
   };
-  document.addEventListener("paste", paste);
-  return () => document.removeEventListener("paste", paste);
+  document.addEventListener("paste", paste, { signal: listener.signal });
+  return () => listener.abort();
 }
 """
 

@@ -17,7 +17,6 @@ from flowcut.errors import FlowCutError
 from flowcut.images import open_picture
 from flowcut.videos import is_video
 
-FILE_TYPES = ["png", "jpg", "jpeg", "webp", "gif", "bmp", "tif", "tiff"]
 NEW_SCENE_HELP = "Draws a scene that no one has seen before; its ground truth marks the answers right or wrong"
 
 
@@ -45,16 +44,28 @@ def _ways_in() -> None:
     """A new scene, a file, the clipboard, the camera."""
     icon = ":material/{}:".format
     st.button("New scene", icon=icon("casino"), on_click=session.show_new_scene, help=NEW_SCENE_HELP, width="stretch")
-    with st.popover("Upload", icon=icon("upload"), width="stretch"):
-        st.file_uploader(
-            "A picture or video of your own", [*FILE_TYPES, *videos.FILE_TYPES], key="upload", on_change=_taken_in,
-            args=("upload", "your picture"),
-        )  # fmt: skip
-        st.caption("It never leaves this machine.")
+    _upload_box()
     camera = st.popover("Camera", icon=icon("photo_camera"), width="stretch", on_change="rerun", key="camera_box")
     if camera.open:  # asked for only then: showing the camera makes the browser ask for permission
         camera.camera_input("Take a picture", key="camera", on_change=_taken_in, args=("camera", "your photograph"))
-    st.caption("or paste one with Ctrl+V")
+    st.caption("or paste one with Ctrl+V. It never leaves this machine.")
+
+
+def _upload_box() -> None:
+    """A button that takes files, dropped ones too: always on screen, as its upload ends when it is taken away.
+
+    A new box takes the place of one that has handed its file over, so that the next click chooses a file again.
+    """
+    key = f"upload-{st.session_state.setdefault('uploads', 0)}"
+    st.file_uploader(
+        "A picture or video of your own", key=key, on_change=_uploaded, args=(key,), label_visibility="collapsed"
+    )  # of any type: what cannot be used is then told in our own sentence
+
+
+def _uploaded(key: str) -> None:
+    """Callback of the upload box."""
+    st.session_state.uploads += 1
+    _taken_in(key, "your picture")
 
 
 @cache

@@ -119,7 +119,7 @@ def test_two_visitors_do_not_share_anything(page: AppTest) -> None:
 
 
 def upload(page: AppTest, name: str, content: bytes) -> AppTest:
-    page.file_uploader("upload").set_value((name, content, "image/png")).run()
+    page.file_uploader[0].set_value((name, content, "image/png")).run()
     return settled(page)
 
 

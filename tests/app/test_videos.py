@@ -51,7 +51,7 @@ def page(folders: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> AppTest:
 
 
 def upload(page: AppTest, content: bytes, name: str = "film.mp4") -> AppTest:
-    page.file_uploader("upload").set_value((name, content, "video/mp4")).run()
+    page.file_uploader[0].set_value((name, content, "video/mp4")).run()
     return settled(page)
 
 

@@ -114,7 +114,7 @@ def visit(browser: Browser, server: str) -> Iterator[Callable[..., Page]]:
 
 def _listen(page: Page, host: str, complaints: list[str]) -> None:
     page.on("console", lambda message: complaints.append(message.text) if message.type == "error" else None)
-    page.on("pageerror", lambda error: complaints.append(str(error)))
+    page.on("pageerror", lambda error: complaints.append(error.stack or str(error)))
     page.on("requestfailed", lambda request: complaints.append(f"failed: {request.url} {request.failure}"))
     page.on(
         "request",

@@ -6,6 +6,7 @@ import base64
 import io
 import re
 from collections.abc import Callable
+from typing import Literal
 
 import pytest
 from PIL import Image, ImageDraw
@@ -28,11 +29,13 @@ def png(size: tuple[int, int], colour: str) -> bytes:
 
 
 def upload(page: Page, name: str, content: bytes) -> None:
-    page.get_by_role("button", name="Upload").first.click()
-    field = page.locator('[data-testid="stFileUploaderDropzoneInput"]')
-    field.set_input_files({"name": name, "mimeType": "image/png", "buffer": content})
+    with page.expect_file_chooser() as opened:
+        page.get_by_test_id("stFileUploaderDropzone").get_by_text("Upload", exact=True).click()
+    box = page.locator('[class*="st-key-upload-"]')
+    number = int(re.findall(r"st-key-upload-(\d+)", box.get_attribute("class") or "")[0])
+    opened.value.set_files({"name": name, "mimeType": "image/png", "buffer": content})
+    expect(page.locator(f".st-key-upload-{number + 1}")).to_be_visible()  # once the file is handed over
     idle(page)
-    page.keyboard.press("Escape")
 
 
 def card(page: Page, lane: str) -> Locator:
@@ -212,6 +215,14 @@ PASTE = """(content) => {
 }"""
 
 
+SCHEMES: tuple[Literal["dark", "light"], ...] = ("dark", "light", "dark")
+COUNT_READS = """() => {
+  window.reads = 0;
+  const read = FileReader.prototype.readAsDataURL;
+  FileReader.prototype.readAsDataURL = function (...given) { window.reads += 1; return read.apply(this, given); };
+}"""
+
+
 def test_a_pasted_picture(visit: Visit) -> None:
     page = visit()
     content = base64.b64encode(png((200, 100), "green")).decode()
@@ -219,6 +230,17 @@ def test_a_pasted_picture(visit: Visit) -> None:
     page.wait_for_function(PASTE, arg=content, polling=200)
     expect(page.get_by_role("img", name="pasted picture")).to_be_visible()
     expect(page.get_by_text("knows drawn scenes only")).to_be_visible()
+
+
+def test_a_picture_is_pasted_once_whatever_the_theme_was(visit: Visit) -> None:
+    page = visit()
+    for scheme in SCHEMES:
+        page.emulate_media(color_scheme=scheme)
+        idle(page)
+    page.evaluate(COUNT_READS)
+    page.wait_for_function(PASTE, arg=base64.b64encode(png((200, 100), "green")).decode(), polling=200)
+    expect(page.get_by_role("img", name="pasted picture")).to_be_visible()
+    assert page.evaluate("window.reads") == 1
 
 
 def test_a_photograph_by_camera(visit: Visit) -> None:

@@ -45,12 +45,9 @@ def wide_picture() -> FilePayload:
 def asked(visit: Visit, folder: Path, file: FilePayload | Path | None = None) -> Page:
     """The page after a file, or a wide picture, of one's own was put to the model in a folder, all by hand."""
     page = visit()
-    page.get_by_role("button", name="Upload").first.click()
     page.locator('[data-testid="stFileUploaderDropzoneInput"]').set_input_files(file or wide_picture())
-    # To close the box sooner ends the upload, which can take a while beside PyTorch being read.
     expect(page.get_by_role("img", name=re.compile("^(your picture|frame 1 )")).first).to_be_attached()
     idle(page)
-    page.keyboard.press("Escape")
     type_into(page, page.get_by_role("combobox", name=re.compile("Model")), str(folder))
     type_into(page, page.get_by_role("spinbutton", name=re.compile("^Tokens of")), BUDGET)
     page.get_by_test_id("stExpander").get_by_text("More", exact=True).click()

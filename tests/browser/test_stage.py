@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 from playwright.sync_api import Browser, Locator, Page, Position, expect
@@ -313,3 +313,30 @@ def test_panels_fit_their_boxes_in_the_dark_on_a_large_dense_display(browser: Br
         assert wide == pytest.approx(2 * shown, abs=2)
     assert root.evaluate("e => e.scrollWidth - e.clientWidth") <= 0
     page.close()
+
+
+SCRIPTS = """window.scripts = [];
+const made = URL.createObjectURL;
+URL.createObjectURL = (blob) => { const url = made(blob); window.scripts.push(url); return url; };"""
+CALLED_TOO_LATE = """async (stage) => {
+  const left = document.createElement("div");
+  left.append(stage.cloneNode(true));
+  const ended = [];
+  for (const url of window.scripts) {
+    const script = await import(url);
+    if (!script.default.toString().includes(".stage")) continue;
+    const end = script.default({ parentElement: left, data: new Uint8Array(), setStateValue() {} });
+    ended.push(end());
+  }
+  return ended.length;
+}"""
+
+
+def test_a_stage_whose_page_was_left_before_it_appeared_does_nothing(visit: Callable[..., Page]) -> None:
+    page = visit()
+    page.add_init_script(SCRIPTS)
+    page.reload()
+    expect(stage(page)).to_be_visible()
+    idle(page)
+    assert stage(page).evaluate(CALLED_TOO_LATE) == 1
+    page.wait_for_timeout(500)

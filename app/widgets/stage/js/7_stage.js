@@ -63,6 +63,7 @@ class Stage {
 
   /** A new payload (the bytes of its JSON), a new theme, or both. */
   async update(bytes, report) {
+    if (!this.root.isConnected) return; // the page was left before the stage appeared: nothing has a style any more
     this.report = report;
     this.theme = readTheme(this.root);
     const packed = new TextDecoder().decode(bytes);
@@ -322,6 +323,7 @@ class Stage {
   }
 
   destroy() {
+    this.packed = this.loading = null; // a picture that is still being decoded finds nothing to do
     this.stop();
     cancelAnimationFrame(this.frame);
     clearInterval(this.keeping);
@@ -334,11 +336,14 @@ class Stage {
 
 const stages = new WeakMap();
 
-/** Called by Streamlit when the stage appears, and again with every new payload or theme. */
+/**
+ * Called by Streamlit when the stage appears, and again with every new payload or theme. It may clean up after an
+ * earlier call when a later one has been made: only the last call's clean-up ends the stage.
+ */
 export default function (component) {
   const root = component.parentElement.querySelector(".stage");
   if (!stages.has(root)) stages.set(root, new Stage(root));
-  const stage = stages.get(root);
+  const stage = stages.get(root), call = (stage.calls = (stage.calls ?? 0) + 1);
   stage.update(component.data, component.setStateValue);
-  return () => stage.destroy();
+  return () => { if (call === stage.calls) stage.destroy(); };
 }
