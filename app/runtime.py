@@ -171,8 +171,8 @@ class Models:
                     warm(model)
                 self._loaded = {known: kept for known, kept in self._loaded.items() if known == EMBEDDED}
                 self._loaded[name] = model
-                # Streamlit collects garbage after every run of a script: to look through a whole PyTorch takes half a
-                # second, in which nobody's answer gets on. What is loaded stays, so it need not be looked at again.
+                # To look for garbage in a whole PyTorch takes half a second, in which nobody's answer gets on. What is
+                # loaded stays, so it need not be looked at again (see also runner.postScriptGC in config.toml).
                 gc.collect()
                 gc.freeze()
             return self._loaded[name]
