@@ -39,5 +39,4 @@ session.begin()
 session.collect()
 sidebar()
 page.run()
-import_module(COMPARE_PAGE)  # by now the page is out; and before another thread imports PyTorch
-runtime().warm_up(EMBEDDED)
+runtime().warm_up(EMBEDDED, COMPARE_PAGE)  # by now the page is out

@@ -19,6 +19,7 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from functools import partial
+from importlib import import_module
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import streamlit as st
@@ -212,7 +213,7 @@ class Runtime:
         self._runs: Recent[Run] = Recent(KEPT_RUNS)
         self._figures: Recent[Future[bytes]] = Recent(KEPT_FIGURES)
         self._figure_thread = ThreadPoolExecutor(1, thread_name_prefix="figures")
-        self._to_load: queue.Queue[Job | str | None] = queue.Queue()
+        self._to_load: queue.Queue[Job | tuple[str, str] | None] = queue.Queue()
         self._to_answer: queue.Queue[Job | None] = queue.Queue()
         self._closing = threading.Event()
         self._answering = threading.Event()
@@ -242,10 +243,13 @@ class Runtime:
             self._to_answer.put(job)
         return job
 
-    def warm_up(self, model: str) -> None:
-        """Load a model in the background, so that the first question finds it there."""
+    def warm_up(self, model: str, module: str) -> None:
+        """Import a module, then load a model, in the background, so that clicks and questions find them there.
+
+        One thread does both: of two that import PyTorch at once, one can fail.
+        """
         if self.models.get(model) is None and self._to_load.empty():
-            self._to_load.put(model)
+            self._to_load.put((model, module))
 
     def figures(self, key: str, compute: Callable[[], bytes]) -> Future[bytes]:
         """What `compute` packs of finished runs; made on a thread of its own and kept under `key`, a content hash."""
@@ -257,15 +261,16 @@ class Runtime:
 
     def _load_forever(self) -> None:
         while (wanted := self._to_load.get()) is not None and not self._closing.is_set():
-            if isinstance(wanted, str):
-                self._load_ahead(wanted)
+            if isinstance(wanted, tuple):
+                self._load_ahead(*wanted)
             elif not wanted.stop.is_set() and self._load_for(wanted):
                 self._to_answer.put(wanted)
             else:
                 wanted.ended.set()
 
-    def _load_ahead(self, model: str) -> None:
+    def _load_ahead(self, model: str, module: str) -> None:
         try:
+            import_module(module)
             self.models.load(model, lambda fraction, text: None)
         except Exception as error:  # the question that needs the model will meet the same error and show it
             log.warning("Loading %s ahead of the first question failed: %s", model, error)
