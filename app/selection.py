@@ -70,4 +70,6 @@ def show_in(key: str, field: str, allowed: Iterable[Any]) -> dict[str, Any]:
 
 
 def _take(field: str, key: str) -> None:
-    choose(**{field: st.session_state[key]})
+    """Callback of the widget. None is no choice: a browser that missed a run sends it, and is put right by the next."""
+    if st.session_state[key] is not None:
+        choose(**{field: st.session_state[key]})

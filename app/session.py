@@ -229,7 +229,7 @@ def chosen_cut() -> CutConfig:
     """The method and budget on screen."""
     state = st.session_state
     method = METHODS[state.method]
-    settings: dict[str, Any] = {"variant": state.variant} if method.has_variants else {}
+    settings: dict[str, Any] = {"variant": state.variant or DEFAULTS["variant"]} if method.has_variants else {}
     if method.takes_seed:
         settings["seed"] = state.control_seed + 1  # random against random: two different draws
     return CutConfig(state.method, state.tokens, **settings)

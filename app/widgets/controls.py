@@ -92,6 +92,8 @@ def run_button() -> None:
 
 def more() -> None:
     """Settings that most people leave alone."""
+    if st.session_state.variant is None:  # from a browser that missed the run in which the box was filled
+        st.session_state.variant = session.DEFAULTS["variant"]
     with st.expander("More"):
         st.segmented_control(
             "FlowCut variant", VARIANTS, key="variant", required=True,

@@ -44,13 +44,14 @@ def heading() -> None:
 def choose_section() -> Section:
     """The section that is shown; its name is part of the page's address, and stays chosen when the page is left."""
     state, asked = st.session_state, st.query_params.get("section")
-    if "section" not in state:
+    if state.get("section") is None:
         state.section = asked if asked in SECTIONS else state.get("last_section", next(iter(SECTIONS)))
     name = st.segmented_control(
         "Section", list(SECTIONS), format_func=lambda one: SECTIONS[one].label, required=True, key="section",
         label_visibility="collapsed",
     )  # fmt: skip
-    state.last_section = st.query_params["section"] = name or next(iter(SECTIONS))
+    assert name is not None
+    state.last_section = st.query_params["section"] = name
     section = SECTIONS[state.last_section]
     st.html(f'<h2 class="lens-section">{section.question}</h2>')
     return section
