@@ -1,4 +1,8 @@
-"""Question, model, method and budget; everything else behind one expander."""
+"""Question, model, method and budget; everything else behind one expander.
+
+Every box is given the session's value as its default too: a browser that missed the run in which a box was filled shows
+the default, and sends it back as if someone had chosen it.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +39,8 @@ BUDGET_HELP = "How many visual tokens the language model reads; the paper's budg
 
 def question_box() -> None:
     """The question, and a few suggestions of which a click asks at once."""
-    st.text_area("Question", key="question", height=68, help="Ctrl+Enter takes it over, Run asks it")
+    text, taken = st.session_state.question, "Ctrl+Enter takes it over, Run asks it"
+    st.text_area("Question", text, key="question", height=68, help=taken)
     suggested = gallery.suggested_for(session.picture())
     with st.container(horizontal=True, gap="xsmall", key="suggestions"):
         for number, text in enumerate(suggested):
@@ -52,21 +57,25 @@ def model_box() -> None:
     known = list(dict.fromkeys([EMBEDDED, *PUBLISHED, *FOR_VIDEOS]))
     chosen = st.session_state.model
     options = known if chosen in known else [*known, chosen]
-    st.selectbox("Model", options, key="model", accept_new_options=True, help=MODEL_HELP)
+    st.selectbox("Model", options, options.index(chosen), key="model", accept_new_options=True, help=MODEL_HELP)
 
 
 def method_and_budget() -> None:
     """How patches are chosen, and how many; the budget in tokens and in percent follow each other."""
     named = [name for name, method in METHODS.items() if not method.takes_patches]
-    st.selectbox("Keep patches by", named, format_func=_label, key="method", help=_method_help())
+    state, patches = st.session_state, session.patches()
+    st.selectbox(
+        "Keep patches by", named, named.index(state.method), format_func=_label, key="method", help=_method_help()
+    )
     tokens, percent = st.columns(2)
-    patches = session.patches()
     tokens.number_input(
-        f"Tokens of {patches}", 1, patches, key="tokens", step=16, on_change=_tokens_changed, help=BUDGET_HELP
-    )
+        f"Tokens of {patches}", 1, patches, state.tokens, key="tokens", step=16, on_change=_tokens_changed,
+        help=BUDGET_HELP,
+    )  # fmt: skip
     percent.number_input(
-        "Percent", session.LEAST_PERCENT, 100.0, key="percent", step=5.0, format="%.1f", on_change=_percent_changed
-    )
+        "Percent", session.LEAST_PERCENT, 100.0, state.percent, key="percent", step=5.0, format="%.1f",
+        on_change=_percent_changed,
+    )  # fmt: skip
 
 
 def _label(method: str) -> str:
@@ -92,18 +101,20 @@ def run_button() -> None:
 
 def more() -> None:
     """Settings that most people leave alone."""
-    if st.session_state.variant is None:  # from a browser that missed the run in which the box was filled
-        st.session_state.variant = session.DEFAULTS["variant"]
+    state = st.session_state
+    if state.variant is None:  # from a browser that missed the run in which the box was filled
+        state.variant = session.DEFAULTS["variant"]
     with st.expander("More"):
         st.segmented_control(
-            "FlowCut variant", VARIANTS, key="variant", required=True,
+            "FlowCut variant", VARIANTS, key="variant", default=state.variant, required=True,
             help="official: what the authors' released code computes. paper: the paper's text where it differs.",
         )  # fmt: skip
-        st.number_input("Seed of the random control", 0, 2**31 - 1, key="control_seed", step=1)
-        st.number_input("Most new tokens", 1, 1024, key="max_new_tokens", step=16)
-        st.toggle("Sample the answer", key="do_sample", help="Off: greedy, the same answer every time")
-        st.slider("Temperature", 0.1, 2.0, key="temperature", step=0.1, disabled=not st.session_state.do_sample)
+        st.number_input("Seed of the random control", 0, 2**31 - 1, state.control_seed, key="control_seed", step=1)
+        st.number_input("Most new tokens", 1, 1024, state.max_new_tokens, key="max_new_tokens", step=16)
+        st.toggle("Sample the answer", state.do_sample, key="do_sample", help="Off: greedy, the same answer every time")
+        sampled = state.do_sample
+        st.slider("Temperature", 0.1, 2.0, state.temperature, key="temperature", step=0.1, disabled=not sampled)
         st.number_input(
-            "Seed of the sampling", 0, 2**31 - 1, key="sampling_seed", step=1, disabled=not st.session_state.do_sample
+            "Seed of the sampling", 0, 2**31 - 1, state.sampling_seed, key="sampling_seed", step=1, disabled=not sampled
         )
-        st.text_area("System prompt", key="system", height=68, placeholder="None")
+        st.text_area("System prompt", state.system, key="system", height=68, placeholder="None")

@@ -183,6 +183,18 @@ def test_odd_pictures_are_taken_with_a_note_beside_the_last_good_answers(page: A
     assert shown(page).full.image_size == (1, 1)
 
 
+@pytest.mark.parametrize("key", ["inside", "variant"])
+def test_a_choice_of_nothing_is_none(page: AppTest, key: str) -> None:
+    """What a browser sends that missed the run in which the box was filled."""
+    page.segmented_control(key).set_value(None).run()
+    settled(page)
+    assert page.segmented_control(key).value is not None
+    run(page)
+    assert not errors(page)
+    assert not page.exception
+    assert getattr(shown(page).cut.cut, "variant", None) == "official"
+
+
 def test_a_typed_question_stays_when_a_picture_is_uploaded(page: AppTest) -> None:
     page.text_area("question").set_value("Is there a purple ring in my own picture?").run()
     upload(page, "mine.png", png((60, 40)))
