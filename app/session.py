@@ -229,10 +229,18 @@ def chosen_cut() -> CutConfig:
     """The method and budget on screen."""
     state = st.session_state
     method = METHODS[state.method]
-    settings: dict[str, Any] = {"variant": state.variant or DEFAULTS["variant"]} if method.has_variants else {}
+    settings: dict[str, Any] = {"variant": variant()} if method.has_variants else {}
     if method.takes_seed:
         settings["seed"] = state.control_seed + 1  # random against random: two different draws
     return CutConfig(state.method, state.tokens, **settings)
+
+
+def variant() -> str:
+    """The FlowCut variant on screen; the usual one where a browser that missed a run has sent None."""
+    if st.session_state.variant is None:
+        st.session_state.variant = DEFAULTS["variant"]
+    chosen: str = st.session_state.variant
+    return chosen
 
 
 def control_cut() -> CutConfig:

@@ -10,8 +10,10 @@ import numpy as np
 import torch
 
 import flowcut
+from flowcut.criteria import METHODS, Evidence
 from flowcut.inputs import Session
 from flowcut.record import Geometry
+from flowcut.schedule import CutConfig
 from tests.test_vision import state_of
 
 Generate = Callable[..., Any]
@@ -25,6 +27,13 @@ def generate(model: Any, inputs: Any, placeholders: Sequence[int], tokens: int, 
     out = model.generate(**inputs, **wanted, return_dict_in_generate=True, output_logits=True)
     out.new = out.sequences[:, inputs["input_ids"].shape[1] :]
     return out
+
+
+def ranked(evidence: Evidence, cut: CutConfig) -> np.ndarray:
+    """float64 [B, N], what a method that looks once ranks the patches by."""
+    rank = METHODS[cut.method].rank
+    assert rank is not None
+    return rank(evidence, cut)
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from flowcut.attention import column_mean
 from flowcut.criteria import METHODS, Evidence
 from flowcut.criteria.encoder import visionzip_joins
 from tests import tiny, tiny_qwen
+from tests.laws import ranked
 from tests.test_qwen_vl import asked
 from tests.test_vision import run
 
@@ -49,7 +50,7 @@ def test_the_asked_number_stays_in_order_and_rows_are_independent(name: str, tok
 def test_attention_times_value() -> None:
     evidence = Evidence(1, 4, np.array([[0.4, 0.3, 0.2, 0.1]]), np.array([[1.0, 2.0, 1.0, 5.0]]))
     cut = flowcut.Cut("cls-attention-x-value", tokens=2)
-    np.testing.assert_allclose(METHODS[cut.method].rank(evidence, cut), [[0.4, 0.6, 0.2, 0.5]])  # type: ignore[misc]
+    np.testing.assert_allclose(ranked(evidence, cut), [[0.4, 0.6, 0.2, 0.5]])
     assert METHODS[cut.method].select(evidence, cut).tolist() == [[1, 3]]
 
 
@@ -102,7 +103,7 @@ def test_visionzip_by_hand() -> None:
     evidence, cut = Evidence(1, 20, attention, keys=keys), flowcut.Cut("visionzip", tokens=6)
     kept = METHODS["visionzip"].select(evidence, cut)[0].tolist()
     assert kept == [0, 1, 3, 4, 9, 19]
-    joins = visionzip_joins(evidence, cut, METHODS["visionzip"].rank(evidence, cut))[0]  # type: ignore[misc]
+    joins = visionzip_joins(evidence, cut, ranked(evidence, cut))[0]
     assert [patch for patch in range(20) if joins[patch] == -1] == kept
     assert set(joins[joins >= 0].tolist()) == {1}
     assert [round(tokens * 54 / 64) for tokens in (64, 128, 192)] == [54, 108, 162]
@@ -110,7 +111,7 @@ def test_visionzip_by_hand() -> None:
 
 def test_visionzip_joins_the_target_of_most_alike_keys() -> None:
     evidence, cut = made(), flowcut.Cut("visionzip", tokens=32)
-    ranking = METHODS["visionzip"].rank(evidence, cut)  # type: ignore[misc]
+    ranking = ranked(evidence, cut)
     joins = visionzip_joins(evidence, cut, ranking)
     assert evidence.keys is not None
     assert evidence.cls_attention is not None
@@ -235,7 +236,7 @@ def test_merged_tokens_carry_the_mean_of_what_joined_them() -> None:
     hook.remove()
     mean_key = keys[0].view(2, 65, 4, 8).mean(dim=2)[:, 1:].double().numpy()
     evidence = Evidence(2, 64, attentions[4].mean(dim=1)[:, 0, 1:].double().numpy(), keys=mean_key)
-    ranking = METHODS["visionzip"].rank(evidence, cut)  # type: ignore[misc]
+    ranking = ranked(evidence, cut)
     joins = visionzip_joins(evidence, cut, ranking)
     record, out = run(model, pixels, cut, flows=False)
     whole = hidden[-2][:, 1:]

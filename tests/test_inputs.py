@@ -185,14 +185,16 @@ def test_other_families_are_refused_by_name() -> None:
 
 
 def test_ordinary_mistakes_get_a_sentence(model: Any, processor: Any) -> None:
+    number: Any = 64
+    name: Any = "embedded"
     with pytest.raises(flowcut.InvalidCut, match="cut is a int"):
-        flowcut.prune(model, 64)  # type: ignore[arg-type]
+        flowcut.prune(model, number)
     with pytest.raises(flowcut.InvalidCut, match="cut is a int"):
-        flowcut.record(model, 64)  # type: ignore[arg-type]
+        flowcut.record(model, number)
     with pytest.raises(flowcut.FlowCutError, match="hf_model is a str: give a transformers model"):
-        flowcut.prune("llava")  # type: ignore[arg-type]
+        flowcut.prune(name)
     with pytest.raises(flowcut.FlowCutError, match="model is a str: give what"):
-        flowcut.ask("embedded", tiny.picture(), "what?")  # type: ignore[arg-type]
+        flowcut.ask(name, tiny.picture(), "what?")
     session = flowcut.prune(model, CUT)
     with pytest.raises(flowcut.FlowCutError, match="inside the with"):
         session.prepare(asked(processor, "<image> what"))

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from dataclasses import fields, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -29,9 +30,9 @@ def record(cut: flowcut.CutConfig | None = None, batch: int = 2) -> FlowRecord:
     )
 
 
-def same(one: object, two: object) -> None:
+def same(one: Any, two: Any) -> None:
     """Equal to the bit, field by field, dtypes included."""
-    for field in fields(one):  # type: ignore[arg-type]
+    for field in fields(one):
         a, b = getattr(one, field.name), getattr(two, field.name)
         if isinstance(a, np.ndarray):
             assert a.dtype == b.dtype, field.name

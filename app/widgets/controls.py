@@ -102,11 +102,9 @@ def run_button() -> None:
 def more() -> None:
     """Settings that most people leave alone."""
     state = st.session_state
-    if state.variant is None:  # from a browser that missed the run in which the box was filled
-        state.variant = session.DEFAULTS["variant"]
     with st.expander("More"):
         st.segmented_control(
-            "FlowCut variant", VARIANTS, key="variant", default=state.variant, required=True,
+            "FlowCut variant", VARIANTS, key="variant", default=session.variant(), required=True,
             help="official: what the authors' released code computes. paper: the paper's text where it differs.",
         )  # fmt: skip
         st.number_input("Seed of the random control", 0, 2**31 - 1, state.control_seed, key="control_seed", step=1)
