@@ -32,11 +32,13 @@ import transformers
 from scipy.stats import spearmanr
 
 import flowcut
+from analysis.truth import patch_coverage
 from benchmarks.causal_tables import ALL_SCENES, write_tables
 from flowcut.choices import PatchChooser
 from flowcut.criteria import METHODS
 from flowcut.models import VisionLanguageModel
 from flowcut.rank_agreement import block_ranks
+from flowcut.record import Geometry
 from flowcut.scoring import AnswerScorer, score_cut_together, score_together
 from flowcut.studies import block_of_patch
 from scenes import Scene, about, draw, matches
@@ -79,8 +81,10 @@ def _object_in_blocks(scene: Scene, question: dict[str, Any]) -> list[float] | N
         return None
     side = round(len(question["fall"]) ** 0.5)
     pixels = scene.object_mask(asked)
-    blocks = pixels.reshape(side, pixels.shape[0] // side, side, pixels.shape[1] // side)
-    shares: list[float] = blocks.mean(axis=(1, 3)).ravel().tolist()
+    size = len(pixels)
+    shares: list[float] = patch_coverage(
+        pixels, Geometry(size, size, size, size, 0, 0, size, size, size // side, side, side)
+    ).tolist()
     return shares
 
 

@@ -13,6 +13,10 @@ class InvalidPicture(FlowCutError):
     """A picture that cannot be opened or is of no use to a vision encoder."""
 
 
+class UnknownFormat(InvalidPicture):
+    """A file that is no picture of any format that is read."""
+
+
 class InvalidQuestion(FlowCutError):
     """A question that cannot be put to a model."""
 

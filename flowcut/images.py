@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from flowcut.errors import InvalidPicture
+from flowcut.errors import InvalidPicture, UnknownFormat
 
 MAX_PIXELS = 80_000_000
 """A picture is decoded whole: 80 megapixels take 240 MB."""
@@ -109,7 +109,7 @@ def _identify(content: bytes, name: str) -> Image.Image:
         except Image.DecompressionBombError as error:
             raise InvalidPicture(_too_many_pixels(name, "far too many")) from error
         except UnidentifiedImageError as error:
-            raise InvalidPicture(f"{name} is not a picture that can be read: choose a {FORMATS} file.") from error
+            raise UnknownFormat(f"{name} is not a picture that can be read: choose a {FORMATS} file.") from error
         except DAMAGED as error:
             raise InvalidPicture(_is_damaged(name)) from error
 

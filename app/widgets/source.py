@@ -13,8 +13,9 @@ from app.videos import VideoFile
 from app.widgets.paste import paste
 from app.widgets.strip import strip
 from app.widgets.thumbnails import data_url, thumbnails
-from flowcut.errors import FlowCutError
+from flowcut.errors import FlowCutError, UnknownFormat
 from flowcut.images import open_picture
+from flowcut.videos import FORMATS as VIDEO_FORMATS
 from flowcut.videos import is_video
 
 NEW_SCENE_HELP = "Draws a scene that no one has seen before; its ground truth marks the answers right or wrong"
@@ -130,6 +131,9 @@ def take_in(source: Any, name: str) -> None:
     """Make a file or its bytes the picture of the next question, or say in one sentence why it cannot be."""
     try:
         opened = open_picture(source)
+    except UnknownFormat as error:
+        st.session_state.problem = f"{str(error).removesuffix('.')}, or a video ({VIDEO_FORMATS})."
+        return
     except FlowCutError as error:
         st.session_state.problem = str(error)
         return

@@ -134,7 +134,7 @@ def test_uploads_of_any_aspect(page: AppTest, size: tuple[int, int]) -> None:
 
 
 REFUSED = {
-    "words.png": (b"these are words", "not a picture"),
+    "words.png": (b"these are words", "BMP or TIFF file, or a video (MP4, "),
     "empty.png": (b"", "empty"),
     "cut.png": (png((300, 300))[:90], "damaged"),
     "bomb.png": (bomb(60_000, 60_000), "megapixels"),
