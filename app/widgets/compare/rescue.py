@@ -81,7 +81,7 @@ def _mask(about: Subject, base: np.ndarray, kept: np.ndarray) -> None:
     picture = small(about.image, SIDE)
     geometry = on_small(about.pruned.record.geometries[0], picture)
     lasso = choose("Lasso", LASSO, "lasso", shown=False)
-    painter(data_url(picture, SIDE), geometry, base, kept, lasso, "painter", _edits(about).append)
+    painter(data_url(picture, SIDE), geometry, base, kept, lasso, about.pruned.id, "painter", _edits(about).append)
 
 
 def _tools(about: Subject, base: np.ndarray, kept: np.ndarray, edits: list[list[int]]) -> None:

@@ -27,6 +27,7 @@ def painter(
     base: np.ndarray,
     kept: np.ndarray,
     lasso: str,
+    mask: str,
     key: str,
     on_toggle: Callable[[list[int]], Any],
 ) -> None:
@@ -37,16 +38,20 @@ def painter(
         geometry: one grid over it.
         base: int64 [T], the patches that were kept before any edit.
         kept: int64, those kept now.
+        mask: which mask this is; edits of another one that are still on their way from the browser are dropped.
         lasso: what the lasso does to the patches inside it, `rescue` or `drop`; a click toggles one.
         key: the widget's key.
-        on_toggle: called with the patches that were toggled together.
+        on_toggle: called once for each edit, with the patches that were toggled together.
     """
+    seen = f"{key}_seen"
+    st.session_state.setdefault(seen, 0)
 
     def toggled() -> None:
-        ids = st.session_state[key].toggled
         n_patches = geometry.grid_rows * geometry.grid_cols
-        if isinstance(ids, list):
-            on_toggle([int(i) for i in ids if isinstance(i, int) and 0 <= i < n_patches])
+        for edit in st.session_state[key].toggled or []:
+            if edit["serial"] > st.session_state[seen]:  # otherwise it came with an earlier one already
+                st.session_state[seen] = edit["serial"]
+                on_toggle([i for i in edit["ids"] if 0 <= i < n_patches])
 
     data = {
         "picture": picture,
@@ -56,5 +61,7 @@ def painter(
         "base": base.tolist(),
         "kept": kept.tolist(),
         "lasso": lasso,
+        "mask": mask,
+        "seen": st.session_state[seen],
     }
     _component(key=key, data=data, on_toggled_change=toggled)

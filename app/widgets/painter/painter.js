@@ -1,7 +1,9 @@
 // Draws data.picture with the mask of data.kept; edits against data.base carry a + or a - besides their colour.
-// A click, a lasso or the space bar hands the ids of the patches to toggle to Python as the trigger "toggled".
+// A click, a lasso or the space bar is an edit: the ids of the patches to toggle, and a serial number that only grows.
+// Python gets all edits that it has not confirmed (data.seen) as the trigger "toggled": of two triggers that wait for
+// the same run of the page Streamlit keeps the later one.
 const CLICK_PIXELS = 5;
-const painters = new WeakMap();
+const painters = new WeakMap(); // Streamlit calls with every run of the page
 
 export default function ({ data, parentElement, setTriggerValue }) {
   const root = parentElement.querySelector(".painter");
@@ -10,8 +12,7 @@ export default function ({ data, parentElement, setTriggerValue }) {
     painter = new Painter(root);
     painters.set(root, painter);
   }
-  painter.show(data, (ids) => setTriggerValue("toggled", ids));
-  return () => painters.delete(root);
+  painter.show(data, (edits) => setTriggerValue("toggled", edits));
 }
 
 class Painter {
@@ -22,6 +23,8 @@ class Painter {
     this.image.onload = () => this.draw();
     this.path = [];
     this.cursor = null;
+    this.waiting = [];
+    this.serial = 0;
     this.canvas.onpointerdown = (event) => this.begin(event);
     this.canvas.onpointermove = (event) => this.extend(event);
     this.canvas.onpointerup = (event) => this.end(event);
@@ -30,14 +33,16 @@ class Painter {
   }
 
   show(data, send) {
+    this.waiting = this.waiting.filter((edit) => data.mask === this.data.mask && edit.serial > data.seen);
+    this.serial = Math.max(this.serial, data.seen);
     this.data = data;
     this.send = send;
     this.kept = new Set(data.kept);
+    this.waiting.forEach(({ ids }) => this.flip(ids));
     this.base = new Set(data.base);
     const density = Math.min(2, window.devicePixelRatio || 1);
     [this.canvas.width, this.canvas.height] = data.size.map((side) => Math.round(side * density));
-    this.canvas.setAttribute("aria-label", `Mask: ${this.kept.size} of ${data.boxes.length} patches kept`);
-    this.canvas.dataset.kept = this.kept.size;
+    this.count();
     if (this.image.src === data.picture) this.draw();
     else this.image.src = data.picture;
   }
@@ -90,9 +95,21 @@ class Painter {
 
   toggle(ids) {
     if (!ids.length) return;
-    ids.forEach((id) => (this.kept.has(id) ? this.kept.delete(id) : this.kept.add(id)));
+    this.serial = Math.max(this.serial + 1, Date.now()); // a painter of the page's next visit goes on counting
+    this.waiting.push({ serial: this.serial, ids });
+    this.flip(ids);
+    this.count();
     this.draw();
-    this.send(ids);
+    this.send([...this.waiting]);
+  }
+
+  flip(ids) {
+    ids.forEach((id) => (this.kept.has(id) ? this.kept.delete(id) : this.kept.add(id)));
+  }
+
+  count() {
+    this.canvas.setAttribute("aria-label", `Mask: ${this.kept.size} of ${this.data.boxes.length} patches kept`);
+    this.canvas.dataset.kept = this.kept.size;
   }
 
   key(event) {
