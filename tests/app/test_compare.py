@@ -19,6 +19,7 @@ from app.studies import Study
 from app.widgets.compare import SECTIONS, causal, methods, proxy, sweep
 from app.widgets.compare.running import Plan
 from app.widgets.compare.subject import Subject
+from app.widgets.numbers import signed
 from flowcut.criteria import METHODS
 from flowcut.study_results import KnockOut, RemovalCurves, SmallestBudget, SweepPoint
 from tests.analysis import synthetic
@@ -187,6 +188,9 @@ def test_rescue_and_drop(compared: AppTest) -> None:
     go(compared, "rescue")
     subject = about(compared)
     assert compared.button("undo-edit").disabled
+    whole, pruned = (sum(token.logprob for token in run.tokens) for run in (subject.full, subject.pruned))
+    assert subject.pruned.answer == subject.full.answer
+    assert f"<td>{signed(pruned - whole, plus=True)}</td>" in text(compared)
     edits = compared.session_state["mask_edits"][subject.pruned.id]
     kept = subject.pruned.final_patch_ids
     assert kept is not None

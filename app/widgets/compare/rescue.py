@@ -150,11 +150,14 @@ def _tries(about: Subject, base: np.ndarray) -> None:
 
 
 def _pruned_row(about: Subject, whole: float) -> str:
-    """The cut that the edits began with; its log-prob is known once the methods were compared."""
+    """The cut that the edits began with; what it makes of another answer is known once the methods were compared."""
+    same = [token.id for token in about.pruned.tokens] == about.answer_ids
     study = runtime().studies.find(methods.plan(about).key)
     found = next((one for one in methods.answered(study.results if study else []) if one.cut == about.cut), None)
-    change = float("nan") if found is None else methods.total(found) - whole
-    same = [token.id for token in about.pruned.tokens] == about.answer_ids
+    if same:  # then the answer itself was measured on the way
+        change = sum(token.logprob for token in about.pruned.tokens) - whole
+    else:
+        change = float("nan") if found is None else methods.total(found) - whole
     return _row(about.pruned.title, marked_answer(about.full, about.pruned), change, same)
 
 
@@ -175,5 +178,5 @@ def _result_row(about: Subject, name: str, result: MethodResult, whole: float) -
 def _row(name: str, answer: str, change: float, same: bool) -> str:
     """A line of the table; the answer is HTML already."""
     mark = '<b class="right">✓</b>' if same else '<b class="wrong">✗</b>'
-    number = f"<td>{'–' if isnan(change) else signed(change, plus=True)}</td>"
+    number = "<td>once the methods were compared</td>" if isnan(change) else f"<td>{signed(change, plus=True)}</td>"
     return f'<tr><th>{escape(name)}</th><td dir="auto">{mark} {answer}</td>{number}</tr>'
