@@ -59,7 +59,7 @@ def compare(reference: Run, other: Run) -> Fidelity:
         raise ValueError(
             "These runs answer different questions or show different pictures: compare runs of one question."
         )
-    shared = _shared_prefix([token.id for token in reference.tokens], [token.id for token in other.tokens])
+    shared = _shared_prefix(reference.token_ids, other.token_ids)
     divergence = _divergence(reference, other, shared)
     reference_words, other_words = mark_words(reference.answer, other.answer)
     gap, loss = _logprob_gap(reference, other, shared), _loss_at(reference, other, shared)

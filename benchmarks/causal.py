@@ -82,9 +82,8 @@ def _object_in_blocks(scene: Scene, question: dict[str, Any]) -> list[float] | N
     side = round(len(question["fall"]) ** 0.5)
     pixels = scene.object_mask(asked)
     size = len(pixels)
-    shares: list[float] = patch_coverage(
-        pixels, Geometry(size, size, size, size, 0, 0, size, size, size // side, side, side)
-    ).tolist()
+    blocks = Geometry(size, size, size, size, 0, 0, size, size, size // side, side, side)
+    shares: list[float] = patch_coverage(pixels, blocks).tolist()
     return shares
 
 
@@ -132,7 +131,7 @@ def measure_scene(
     """One line of the results: a scene and all that was found for each of its questions."""
     image = draw(seed).image
     runs = [flowcut.ask(model, image, question["question"], record=False) for question in questions]
-    answers = [[token.id for token in run.tokens] for run in runs]
+    answers = [run.token_ids for run in runs]
     first = AnswerScorer(model, image, questions[0]["question"], answers[0])
     pairs = zip(questions[1:], answers[1:], strict=True)
     scorers = [first, *(first.also(question["question"], answer) for question, answer in pairs)]

@@ -55,18 +55,17 @@ def _compare(wanted: argparse.Namespace) -> int:
     settings = {"max_new_tokens": wanted.max_new_tokens, "system": wanted.system}
     full = ask(model, picture, wanted.question, record=False, **settings)
     results = list(compare_methods(model, picture, wanted.question, full, cuts))
-    whole = sum(token.logprob for token in full.tokens)
     refused = _refused(model)
     if wanted.json:
         facts = {
             "answer": full.answer,
-            "logprob": whole,
+            "logprob": full.logprob,
             "methods": [_facts(one) for one in results],
             "refused": refused,
         }
         print(json.dumps(facts, ensure_ascii=False, indent=1))
         return 0
-    rows = [("All tokens", full.answer, "", f"{whole:.4f}", ""), *(_row(result) for result in results)]
+    rows = [("All tokens", full.answer, "", f"{full.logprob:.4f}", ""), *(_row(result) for result in results)]
     print(_table(("method", "answer", "kept?", "ln p of the full answer", "source"), rows))
     for name, reason in refused.items():
         print(f"{METHODS[name].label}: {reason}")
@@ -83,7 +82,7 @@ def _causal(wanted: argparse.Namespace) -> int:
 
     question, system = wanted.question, wanted.system
     run = ask(model, picture, question, max_new_tokens=wanted.max_new_tokens, system=system, record=False)
-    ids = [token.id for token in run.tokens]
+    ids = run.token_ids
     *_, study = knock_out(model, picture, question, ids, wanted.block, system=system)
     ranked = list(rank_patches(model, picture, question, cuts, system=system))
     rankings = {one.cut.method: one.ranking for one in ranked if one.ranking is not None}

@@ -212,7 +212,7 @@ def _hub_answers(name: str) -> bool:
         HfApi().model_info(name, timeout=HUB_SECONDS)
     except HfHubHTTPError:
         raise  # it answered: no such model, no access ...
-    except Exception:  # of the transport's own kinds, as above: no network, or told to stay offline
+    except Exception:  # no network, or told to stay offline: of the kinds of requests, httpx or httpx2, by its version
         return False  # what was downloaded before may still do
     return True
 
@@ -334,7 +334,7 @@ def _device(wanted: str | None) -> torch.device:
     try:
         device = torch.device(wanted)
         torch.empty(1, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:  # torch: unknown, not compiled in, no backend
+    except (RuntimeError, AssertionError) as error:  # unknown or without a backend; known but not compiled in
         raise ModelNotLoaded(f"The device {wanted!r} is not available here: choose cpu, cuda or mps.") from error
     return device
 

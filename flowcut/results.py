@@ -134,14 +134,23 @@ class Run:
         return "All tokens" if self.cut is None else self.cut.title
 
     @property
+    def token_ids(self) -> list[int]:
+        """Of the answer."""
+        return [token.id for token in self.tokens]
+
+    @property
+    def logprob(self) -> float:
+        """Of the whole answer, in nats: the sum over its tokens."""
+        return sum(token.logprob for token in self.tokens)
+
+    @property
     def id(self) -> str:
         """16 hex digits of the content: the same question, picture, model, settings and answer give the same id."""
         settings = None if self.cut is None else self.cut.as_dict()
-        token_ids = [token.id for token in self.tokens]
         content: list[Any] = [
             self.question,
             self.prompt,
-            token_ids,
+            self.token_ids,
             settings,
             self.image_hash,
             self.image_size,

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -32,6 +32,7 @@ from flowcut.study_results import (
     SweepPoint,
 )
 
+T = TypeVar("T")
 SECONDS_A_SHARE = 0.7
 """About how long a study works before it yields."""
 NO_ANSWER = 0
@@ -51,7 +52,7 @@ def compare_methods(
     Raises:
         FlowCutError: the full run has no answer, or picture and question cannot be used.
     """
-    scorer = AnswerScorer(model, image, question, _ids(full), full.generation.get("system"))
+    scorer = AnswerScorer(model, image, question, full.token_ids, full.generation.get("system"))
     chooser = PatchChooser(scorer)
     settings = {name: value for name, value in full.generation.items() if name != "num_beams"}
     if full.stopped:
@@ -63,17 +64,14 @@ def compare_methods(
 def _compare_one(
     scorer: AnswerScorer, chooser: PatchChooser, question: str, full: Run, cut: CutConfig, settings: dict[str, Any]
 ) -> MethodResult:
-    run = logprobs = None
-    try:
-        recorded = METHODS[cut.method].recipe is not None
-        run = ask(scorer.model, scorer.picture, question, cut, record=recorded, **settings)
-        if _ids(run) == _ids(full):  # then the run itself has measured them
-            logprobs = np.array([token.logprob for token in run.tokens], dtype=np.float32)
-        else:
-            logprobs = _score_at(scorer, chooser, cut).logprobs[0]
-    except Exception as error:
-        return MethodResult(cut, run, None, run is not None and _ids(run) == _ids(full), _sentence(error))
-    return MethodResult(cut, run, logprobs, _ids(run) == _ids(full))
+    recorded = METHODS[cut.method].recipe is not None
+    run, failed = _attempt(lambda: ask(scorer.model, scorer.picture, question, cut, record=recorded, **settings))
+    if run is None:
+        return MethodResult(cut, None, None, False, failed)
+    if run.token_ids == full.token_ids:  # then the run itself has measured them
+        return MethodResult(cut, run, np.array([token.logprob for token in run.tokens], dtype=np.float32), True)
+    scores, failed = _attempt(partial(_score_at, scorer, chooser, cut))
+    return MethodResult(cut, run, None if scores is None else scores.logprobs[0], False, failed)
 
 
 def rank_patches(
@@ -87,12 +85,8 @@ def rank_patches(
     scorer = AnswerScorer(model, image, question, [NO_ANSWER], system)
     chooser = PatchChooser(scorer)
     for cut in cuts:
-        try:
-            ranking = _ranking_of(scorer, chooser, cut)
-        except Exception as error:
-            yield PatchRanking(cut, None, _sentence(error))
-        else:
-            yield PatchRanking(cut, ranking)
+        ranking, failed = _attempt(partial(_ranking_of, scorer, chooser, cut))
+        yield PatchRanking(cut, ranking, failed)
 
 
 def _ranking_of(scorer: AnswerScorer, chooser: PatchChooser, cut: CutConfig) -> np.ndarray | None:
@@ -215,10 +209,9 @@ def sweep(
 
 
 def _points(chooser: PatchChooser, known: _Known, cuts: Sequence[CutConfig]) -> list[SweepPoint]:
-    """Several one-shot cuts, read at once; each for itself where one of them fails."""
-    try:
-        scores = known.score([chooser.kept(cut) for cut in cuts])
-    except Exception:  # whichever cut it was, of whatever kind: its own point says so, the others have theirs
+    """Several one-shot cuts, read at once; each for itself where one fails, so that only its own point does."""
+    scores, _ = _attempt(lambda: known.score([chooser.kept(cut) for cut in cuts]))
+    if scores is None:
         return [_point(cut, partial(_score_kept, chooser, known, cut)) for cut in cuts]
     rows = zip(cuts, scores.total.tolist(), scores.same.tolist(), strict=True)
     return [SweepPoint(cut, total, same) for cut, total, same in rows]
@@ -229,10 +222,9 @@ def _score_kept(chooser: PatchChooser, known: _Known, cut: CutConfig) -> AnswerS
 
 
 def _point(cut: CutConfig, measure: Callable[[], AnswerScores]) -> SweepPoint:
-    try:
-        scores = measure()
-    except Exception as error:
-        return SweepPoint(cut, float("nan"), False, _sentence(error))
+    scores, failed = _attempt(measure)
+    if scores is None:
+        return SweepPoint(cut, float("nan"), False, failed)
     return SweepPoint(cut, float(scores.total[0]), bool(scores.same[0]))
 
 
@@ -334,8 +326,12 @@ def _score_at(scorer: AnswerScorer, chooser: PatchChooser, cut: CutConfig) -> An
     return scorer.score([chooser.kept(cut)]) if chooser.knows(cut) else scorer.score_cut(cut)
 
 
-def _ids(run: Run) -> list[int]:
-    return [token.id for token in run.tokens]
+def _attempt(work: Callable[[], T]) -> tuple[T | None, str | None]:
+    """What `work` returns; or, of whatever kind its error is, a sentence: the other methods of a study go on."""
+    try:
+        return work(), None
+    except Exception as error:
+        return None, _sentence(error)
 
 
 def _sentence(error: Exception) -> str:

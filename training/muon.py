@@ -1,4 +1,4 @@
-"""Muon in float32, matrices of one shape at a time.
+"""PyTorch's Muon in float32, matrices of one shape at a time.
 
 `torch.optim.Muon` orthogonalises each matrix alone and in bfloat16. On a CPU without bfloat16 units that took
 43% of a training step of the tower; batched and in float32 it takes a tenth. The update is the same (momentum
@@ -8,12 +8,10 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.optim import Optimizer
 
 _COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 
@@ -30,20 +28,12 @@ def orthogonalise(updates: Tensor, steps: int = 5) -> Tensor:
     return x.mT if tall else x
 
 
-class Muon(Optimizer):
+class Muon(torch.optim.Muon):
     """Momentum, orthogonalised. For matrices only; everything else belongs to AdamW."""
 
-    def __init__(
-        self,
-        params: Iterable[Tensor] | Iterable[dict[str, Any]],
-        lr: float,
-        weight_decay: float = 0.0,
-        momentum: float = 0.95,
-    ) -> None:
-        super().__init__(params, {"lr": lr, "weight_decay": weight_decay, "momentum": momentum})
-
     @torch.no_grad()
-    def step(self, closure: None = None) -> None:  # type: ignore[override]
+    def step(self, closure: Any = None) -> Any:
+        assert closure is None, "Muon evaluates no closure."
         for group in self.param_groups:
             by_shape: dict[torch.Size, list[Tensor]] = defaultdict(list)
             for weight in group["params"]:

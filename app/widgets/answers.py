@@ -177,7 +177,7 @@ def _token(text: str | None) -> str:
 def _mean_logprob(run: Run) -> str:
     if not run.tokens:
         return "none"
-    return signed(sum(token.logprob for token in run.tokens) / len(run.tokens))
+    return signed(run.logprob / len(run.tokens))
 
 
 def _times(times: Times, full: Times, longest: float, kind: str) -> str:

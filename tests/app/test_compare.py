@@ -105,9 +105,9 @@ def test_the_answers_are_measured_against_the_full_one(compared: AppTest) -> Non
     subject = about(compared)
     for result in methods.answered(study(methods.plan(subject)).results):
         assert result.run is not None
-        assert result.same == ([token.id for token in result.run.tokens] == subject.answer_ids)
+        assert result.same == (result.run.token_ids == subject.full.token_ids)
         assert result.logprobs is not None
-        assert result.logprobs.shape == (len(subject.answer_ids),)
+        assert result.logprobs.shape == (len(subject.full.token_ids),)
 
 
 @pytest.mark.parametrize("section", ["agreement", "truth", "depth"])

@@ -16,7 +16,7 @@ from typing import Any
 from urllib.parse import urlparse
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Page, Request, expect, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, Request, expect, sync_playwright
 
 ROOT = Path(__file__).resolve().parents[2]
 FLAGS = [
@@ -113,22 +113,22 @@ def visit(browser: Browser, server: str) -> Iterator[Callable[..., Page]]:
 
 
 def _listen(page: Page, host: str, complaints: list[str]) -> None:
-    page.on("console", lambda message: complaints.append(message.text) if message.type == "error" else None)
-    page.on("pageerror", lambda error: complaints.append(error.stack or str(error)))
-    page.on(
-        "requestfailed",
-        lambda request: (
-            None if _is_called_off(request) else complaints.append(f"failed: {request.url} {request.failure}")
-        ),
-    )
-    page.on(
-        "request",
-        lambda request: (
+    def hear(message: ConsoleMessage) -> None:
+        if message.type == "error":
+            complaints.append(message.text)
+
+    def check(request: Request) -> None:
+        if request.url.startswith("http") and urlparse(request.url).netloc != host:
             complaints.append(f"outside: {request.url}")
-            if request.url.startswith("http") and urlparse(request.url).netloc != host
-            else None
-        ),
-    )
+
+    def mourn(request: Request) -> None:
+        if not _is_called_off(request):
+            complaints.append(f"failed: {request.url} {request.failure}")
+
+    page.on("console", hear)
+    page.on("pageerror", lambda error: complaints.append(error.stack or str(error)))
+    page.on("request", check)
+    page.on("requestfailed", mourn)
 
 
 def _is_called_off(request: Request) -> bool:

@@ -90,7 +90,7 @@ def plan(about: Subject, block: int, found: list[MethodResult]) -> Plan:
     def work(model: VisionLanguageModel, study: Study) -> Iterator[Any]:
         import flowcut
 
-        asked = (model, about.image, about.full.question, about.answer_ids)
+        asked = (model, about.image, about.full.question, about.full.token_ids)
         for state in flowcut.knock_out(*asked, block=block, system=about.system):
             study.report("Taking patches away", 0.7 * state.done)
             yield state

@@ -103,7 +103,7 @@ def answered(results: list[Any]) -> list[MethodResult]:
 
 
 def _grid(about: Subject, results: list[Any]) -> None:
-    whole = float(sum(token.logprob for token in about.full.tokens))
+    whole = about.full.logprob
     found = [result for result in results if not isinstance(result, NotAllowed)]
     for kind, title in KINDS.items():
         of_kind = [result for result in found if METHODS[result.cut.method].kind == kind]

@@ -140,7 +140,7 @@ def _ask(about: Subject, kept: tuple[int, ...]) -> None:
 
 def _tries(about: Subject, base: np.ndarray) -> None:
     """What was answered under each mask that was tried, the newest first."""
-    whole = sum(token.logprob for token in about.full.tokens)
+    whole = about.full.logprob
     rows = [_row("All tokens", escape(about.full.answer), 0.0, True), _pruned_row(about, whole)]
     for kept in reversed(_tried(about)):
         study = runtime().studies.find(plan(about, kept).key)
@@ -150,15 +150,17 @@ def _tries(about: Subject, base: np.ndarray) -> None:
 
 
 def _pruned_row(about: Subject, whole: float) -> str:
-    """The cut that the edits began with; what it makes of another answer is known once the methods were compared."""
-    same = [token.id for token in about.pruned.tokens] == about.answer_ids
+    """The cut that the edits began with."""
+    same = about.pruned.token_ids == about.full.token_ids
+    total = about.pruned.logprob if same else _compared(about)
+    return _row(about.pruned.title, marked_answer(about.full, about.pruned), total - whole, same)
+
+
+def _compared(about: Subject) -> float:
+    """Log-prob of the full answer under the cut on screen; NaN until the methods were compared."""
     study = runtime().studies.find(methods.plan(about).key)
-    found = next((one for one in methods.answered(study.results if study else []) if one.cut == about.cut), None)
-    if same:  # then the answer itself was measured on the way
-        change = sum(token.logprob for token in about.pruned.tokens) - whole
-    else:
-        change = float("nan") if found is None else methods.total(found) - whole
-    return _row(about.pruned.title, marked_answer(about.full, about.pruned), change, same)
+    found = methods.answered(study.results if study else [])
+    return next((methods.total(one) for one in found if one.cut == about.cut), float("nan"))
 
 
 def _name(base: np.ndarray, kept: tuple[int, ...]) -> str:

@@ -49,16 +49,6 @@ class Subject:
         return self.picture.image
 
     @property
-    def answer_ids(self) -> list[int]:
-        """Token ids of the full answer."""
-        return [token.id for token in self.full.tokens]
-
-    @property
-    def total(self) -> float:
-        """Log-prob of the full answer with all tokens."""
-        return sum(token.logprob for token in self.full.tokens)
-
-    @property
     def system(self) -> str | None:
         """The system prompt it was asked with."""
         return self.full.generation.get("system")

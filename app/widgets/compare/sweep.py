@@ -62,7 +62,7 @@ def plan(about: Subject) -> Plan:
 
         refused = flowcut.refusals(model)
         cuts = [cut for cut in _swept(1) if cut.method not in refused]
-        asked = (model, about.image, about.full.question, about.answer_ids)
+        asked = (model, about.image, about.full.question, about.full.token_ids)
         points = [replace(cut, tokens=tokens) for cut in cuts for tokens in grid]
         for done, point in enumerate(flowcut.sweep(*asked, points, system=about.system), 1):
             study.report(point.cut.title, 0.7 * done / len(points))
@@ -107,7 +107,7 @@ def _figure(about: Subject, by_method: dict[str, dict[int, SweepPoint]]) -> None
         about.facts(f"{about.full.visual_tokens} visual tokens in all", f"random: {len(chance)} seeds"),
         band([_along(grid, found, "logprob") for found in chance]) if chance else None,
         np.mean([_along(grid, found, "same") for found in chance], axis=0) if chance else None,
-        about.total,
+        about.full.logprob,
     )
     plot(figure, budget_sweep)
 

@@ -38,8 +38,8 @@ def painter(
         geometry: one grid over it.
         base: int64 [T], the patches that were kept before any edit.
         kept: int64, those kept now.
-        mask: which mask this is; edits of another one that are still on their way from the browser are dropped.
         lasso: what the lasso does to the patches inside it, `rescue` or `drop`; a click toggles one.
+        mask: which mask this is; when it changes, the browser drops what it holds of the one before.
         key: the widget's key.
         on_toggle: called once for each edit, with the patches that were toggled together.
     """
