@@ -210,6 +210,11 @@ def test_rescue_and_drop(compared: AppTest) -> None:
     assert result.run.final_patch_ids.tolist() == list(tried)
     compared.run()
     assert "64 patches: +2 −2" in text(compared)
+    compared.session_state["masks_tried"].clear()  # as for a visitor who makes a mask that another has asked about
+    compared.run()
+    assert "64 patches: +2 −2" not in text(compared)
+    compared.button("ask-mask").click().run()
+    assert "64 patches: +2 −2" in text(compared)
     compared.button("undo-edit").click().run()
     assert "66 kept" in text(compared)
 

@@ -121,14 +121,14 @@ def plan(about: Subject, kept: tuple[int, ...]) -> Plan:
 def _try(about: Subject, kept: np.ndarray) -> None:
     chosen = tuple(kept.tolist())
     again = plan(about, chosen)
-    study = runtime().studies.find(again.key)
-    if study is None or not study.ended.is_set():
+    asked, study = chosen in _tried(about), runtime().studies.find(again.key)
+    if not asked or study is None or not study.ended.is_set():  # what another visitor asked is known, but not shown
         disabled = len(chosen) == 0
         st.button(
             again.begin, type="primary", icon=":material/play_arrow:", key="ask-mask", disabled=disabled,
             on_click=_ask, args=(about, chosen), help="Keep at least one patch" if disabled else None,
         )  # fmt: skip
-    if study is not None:
+    if asked and study is not None:
         follow(about, again, lambda results: None)
 
 
