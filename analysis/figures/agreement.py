@@ -43,7 +43,11 @@ STANDINGS = (
 
 
 def heat_matrix(
-    values: np.ndarray, names: Sequence[str], facts: str, measure: Literal["iou", "spearman", "kendall"] = "iou"
+    values: np.ndarray,
+    names: Sequence[str],
+    facts: str,
+    measure: Literal["iou", "spearman", "kendall"] = "iou",
+    axis: str = "",
 ) -> go.Figure:
     """A matrix of agreement between criteria, or between layers.
 
@@ -55,6 +59,7 @@ def heat_matrix(
         names: of the M rows.
         facts: of the figure.
         measure: what the values are.
+        axis: what the rows are, where their names do not say it.
     """
     title, short = MEASURES[measure]
     words = [[_short(value) for value in row] for row in values]
@@ -68,8 +73,9 @@ def heat_matrix(
             hovertemplate=f"%{{y}} and %{{x}}: {short} %{{z:.2f}}<extra></extra>", hoverongaps=False,
         )
     )  # fmt: skip
-    figure.update_xaxes(type="category", tickangle=-40 if max(map(len, labels)) > 3 else 0, showgrid=False)
-    figure.update_yaxes(type="category", autorange="reversed", showgrid=False)
+    angle = -40 if max(map(len, labels)) > 3 else 0
+    figure.update_xaxes(type="category", title={"text": axis}, tickangle=angle, showgrid=False)
+    figure.update_yaxes(type="category", title={"text": axis}, autorange="reversed", showgrid=False)
     return finished(figure, title, facts, 110 + 30 * max(len(labels), 3))
 
 

@@ -137,7 +137,9 @@ def test_numbers_and_percentiles() -> None:
 def test_a_matrix_shows_its_numbers() -> None:
     values = spearman(layer_rankings(FULL)[:3])
     values[0, 1] = np.nan
-    heat = agreement.heat_matrix(values, [0, 1, 2], FACTS, "spearman").data[0]
+    figure = agreement.heat_matrix(values, ["0", "1", "2"], FACTS, "spearman", "vision layer")
+    assert figure.layout.xaxis.title.text == figure.layout.yaxis.title.text == "vision layer"
+    heat = figure.data[0]
     np.testing.assert_array_equal(heat.z, values)
     assert heat.text[1][1] == "1"
     assert heat.text[0][1] == ""

@@ -103,7 +103,7 @@ def _layers(about: Subject) -> None:
     layers = [str(layer.layer) for layer in about.record.layers]
     matrix = _correlation(rankings, measure)
     plot(
-        heat_matrix(matrix, layers, facts, measure),
+        heat_matrix(matrix, layers, facts, measure, "vision layer"),
         heat_matrix,
         "layer-matrix",
     )
