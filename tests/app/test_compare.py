@@ -137,7 +137,7 @@ def test_the_causal_check_by_blocks(compared: AppTest, monkeypatch: pytest.Monke
     knocked = [one for one in results if isinstance(one, KnockOut)][-1]
     assert knocked.done == 1.0
     assert np.isfinite(knocked.fall).all()
-    assert knocked.whole == pytest.approx(about(compared).total, abs=1e-3)
+    assert knocked.whole == pytest.approx(about(compared).full.logprob, abs=1e-3)
     rankings = causal.rankings_of(about(compared), found)
     assert causal.TRUTH in rankings, "the scene's truth covers its suggested question"
     assert {one.name for one in results if isinstance(one, RemovalCurves)} == set(rankings)
