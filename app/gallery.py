@@ -93,7 +93,7 @@ def stored_example(seed: int) -> Comparison | None:
         return None
     full, cut, control = (load_run(folder) for folder in folders if folder is not None)
     path = folders[0] and picture_path(folders[0])
-    image = Image.open(path).convert("RGB") if path else scene(seed).image
+    image = Image.open(path, formats=["PNG"]).convert("RGB") if path else scene(seed).image
     return Comparison(Picture(image, f"drawn scene {seed}", seed), full, cut, control, stored=True)
 
 

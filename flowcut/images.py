@@ -16,6 +16,7 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from flowcut.errors import InvalidPicture, UnknownFormat
+from flowcut.sources import open_regular, read_bounded, spoken_name
 
 MAX_PIXELS = 80_000_000
 """A picture is decoded whole: 80 megapixels take 240 MB."""
@@ -81,23 +82,13 @@ def _read(source: Any) -> tuple[str, bytes]:
         return "The picture", bytes(source)
     if isinstance(source, str | os.PathLike):
         path = Path(source)
-        try:
-            return path.name or str(path), path.read_bytes()
-        except (OSError, ValueError) as error:
-            raise InvalidPicture(
-                f"No picture at {path}: {_why_not(path)}; give the path of a {FORMATS} file."
-            ) from error
+        with open_regular(path, "picture", f"a {FORMATS} file") as file:
+            return path.name or str(path), read_bounded(file, path.name)
     if hasattr(source, "read"):
-        return str(getattr(source, "name", "The picture")), bytes(source.read())
+        name = spoken_name(source, "The picture")
+        return name, read_bounded(source, name)
     kind = type(source).__name__
     raise InvalidPicture(f"The picture is a {kind}: give a path, bytes, an open file, a PIL image or an array.")
-
-
-def _why_not(path: Path) -> str:
-    try:
-        return "it is a folder" if path.is_dir() else "it cannot be read" if path.is_file() else "there is no such file"
-    except (OSError, ValueError):  # a name that no file system takes
-        return "there is no such file"
 
 
 def _identify(content: bytes, name: str) -> Image.Image:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,11 +13,15 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from flowcut.containers import FORMATS, START_BYTES, Clock, opened, recognised
 from flowcut.errors import InvalidPicture
 from flowcut.images import MAX_ASPECT, MAX_PIXELS, Picture, open_picture
+from flowcut.sources import open_regular, seekable, spoken_name, start_of
 
-SUFFIXES = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg")
-FORMATS = "MP4, MOV, MKV, WebM, AVI or MPEG"
+SUFFIXES = (
+    ".mp4", ".m4v", ".mov", ".3gp", ".3g2", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".vob", ".ts", ".mts", ".m2ts",
+    ".wmv", ".asf", ".flv",
+)  # fmt: skip
 MAX_SECONDS = 600
 """A video is decoded from its start to its last sampled frame, on the CPU."""
 MAX_FRAMES = 36_000
@@ -70,16 +73,29 @@ class Video:
 
 
 def is_video(source: Any) -> bool:
-    """Whether a source is to be opened as a video: a Video, a sequence of pictures, or a file of a video's kind."""
+    """Whether a source is to be opened as a video: a Video, a sequence of pictures, or a file of a video's kind.
+
+    A file is one by its suffix, an open file also by its content, bytes by their content alone.
+    """
     if isinstance(source, Video | list | tuple):
         return True
     if isinstance(source, np.ndarray):
         return source.ndim == 4
     if isinstance(source, str | os.PathLike):
-        return Path(source).suffix.lower() in SUFFIXES
+        return _is_named_video(source)
     if isinstance(source, bytes | bytearray | memoryview):
-        return _looks_like_video(bytes(source[:16]))
-    return Path(str(getattr(source, "name", ""))).suffix.lower() in SUFFIXES
+        return _begins_as_video(bytes(source[:START_BYTES]))
+    named = _is_named_video(str(getattr(source, "name", "")))
+    return named or (hasattr(source, "read") and _begins_as_video(start_of(source, START_BYTES)))
+
+
+def _is_named_video(name: str | os.PathLike[str]) -> bool:
+    return Path(name).suffix.lower() in SUFFIXES
+
+
+def _begins_as_video(start: bytes) -> bool:
+    container = recognised(start)
+    return container is not None and container.demuxer != "gif"  # an animation is asked about as a picture
 
 
 def open_video(source: Any, frames: int = 8, most: int | None = None) -> Video:
@@ -139,75 +155,79 @@ def _too_many(got: int, most: int) -> str:
 
 
 def _from_file(source: Any, frames: int) -> Video:
-    name, content = _named(source)
-    with _opened(content, name) as stream:
-        total = _count(stream, name)
-        wanted = list(range(total)) if total <= frames else [place * total // frames for place in range(frames)]
-        _check_pixels(stream, len(wanted), name)
-        taken = _decoded(stream, wanted, name)
+    name, file, ours = _named(source)
+    clock = Clock(name)
+    try:
+        with opened(file, name, clock) as container:
+            stream = _video_stream(container, name)
+            total = _count(stream, name, clock)
+            wanted = list(range(total)) if total <= frames else [place * total // frames for place in range(frames)]
+            _check_pixels(stream, len(wanted), name)
+            taken = _decoded(stream, wanted, name, clock)
+    finally:
+        if ours:
+            file.close()
     note = f"Of the video's {total} frames, {len(taken)} at even distances were taken."
     notes = (note,) if len(taken) < total else ()
     return Video(tuple(frame for frame, _ in taken), _times([time for _, time in taken]), notes)
 
 
-def _named(source: Any) -> tuple[str, Any]:
-    """The name to use in a sentence, and what the decoder opens."""
+def _named(source: Any) -> tuple[str, Any, bool]:
+    """The name to use in a sentence, an open file in which one can go back, and whether it was opened here."""
+    file: Any
     if isinstance(source, bytes | bytearray | memoryview):
-        name, content = "The video", bytes(source)
-        if not content:
-            raise InvalidPicture(f"{name} is empty (0 bytes): choose a {FORMATS} file.")
-        return name, io.BytesIO(content)
-    if isinstance(source, str | os.PathLike):
+        name, file, ours = "The video", io.BytesIO(source), True
+    elif isinstance(source, str | os.PathLike):
         path = Path(source)
-        try:
-            if not path.stat().st_size:
-                raise InvalidPicture(f"{path.name} is empty (0 bytes): choose a {FORMATS} file.")
-        except (OSError, ValueError) as error:
-            raise InvalidPicture(f"No video at {path}: there is no such file; give the path of a file.") from error
-        return path.name, str(path)
-    if hasattr(source, "read"):
-        return str(getattr(source, "name", "The video")), source
-    raise InvalidPicture(f"The video is a {type(source).__name__}: give a path, bytes, an open file, or its frames.")
-
-
-@contextmanager
-def _opened(content: Any, name: str) -> Iterator[Any]:
-    """The file's first video stream."""
-    try:
-        import av
-    except ImportError as error:
+        name, file, ours = path.name or str(path), open_regular(path, "video", f"an {FORMATS} file"), True
+    elif hasattr(source, "read"):
+        name = spoken_name(source, "The video")
+        file, ours = seekable(source, name), False
+    else:
         raise InvalidPicture(
-            "Video files are decoded with PyAV, which is not installed: run pip install av."
-        ) from error
-    try:
-        with av.open(content) as container:
-            if not container.streams.video:
-                raise InvalidPicture(f"{name} holds no pictures, such as a sound file: choose a {FORMATS} file.")
-            yield container.streams.video[0]
-    except (av.error.FFmpegError, UnicodeError) as error:
-        raise InvalidPicture(
-            f"{name} is not a video that can be decoded: choose a {FORMATS} file, or save it again."
-        ) from error
+            f"The video is a {type(source).__name__}: give a path, bytes, an open file, or its frames."
+        )
+    if not file.seek(0, os.SEEK_END):
+        raise InvalidPicture(f"{name} is empty (0 bytes): choose an {FORMATS} file.")
+    return name, file, ours
 
 
-def _count(stream: Any, name: str) -> int:
+def _video_stream(container: Any, name: str) -> Any:
+    """The stream of pictures that a player would show: not the cover of an album beside it."""
+    stream = container.streams.best("video")
+    if stream is None:
+        raise InvalidPicture(f"{name} holds no pictures, such as a sound file: choose an {FORMATS} file.")
+    if stream.codec_context is None:
+        raise InvalidPicture(f"{name} is coded in a way that is not known here: save it as MP4 with H.264.")
+    return stream
+
+
+def _count(stream: Any, name: str, clock: Clock) -> int:
     """Frames of a stream, counted without decoding; size and length are looked at first."""
     width, height = stream.codec_context.width, stream.codec_context.height
     if width < 1 or height < 1 or width * height > MAX_PIXELS:
         raise InvalidPicture(f"{name} has frames of {width} x {height} pixels: at most {MAX_PIXELS} pixels are opened.")
     if max(width, height) > MAX_ASPECT * min(width, height):
         raise InvalidPicture(f"{name} has frames of {width} x {height} pixels: crop them to at most {MAX_ASPECT} to 1.")
-    seconds = float(stream.duration * stream.time_base) if stream.duration else 0.0
-    total = sum(1 for packet in stream.container.demux(stream) if packet.size)
-    if seconds > MAX_SECONDS or total > MAX_FRAMES:
-        length = f"{seconds / 60:.0f} minutes" if seconds > MAX_SECONDS else f"{total} frames"
-        raise InvalidPicture(
-            f"{name} lasts {length}: at most {MAX_SECONDS // 60} minutes and {MAX_FRAMES} frames are decoded, so cut "
-            "it first."
-        )
+    seconds = float(stream.duration * stream.time_base) if stream.duration and stream.time_base else 0.0
+    if seconds > MAX_SECONDS:
+        raise InvalidPicture(_too_long(name, f"{seconds / 60:.0f} minutes"))
+    total = 0
+    for packet in stream.container.demux(stream):
+        clock.check()
+        total += packet.size > 0
+        if total > MAX_FRAMES:
+            raise InvalidPicture(_too_long(name, f"more than {MAX_FRAMES} frames"))
+    clock.check()  # when the time is over, the file seems to end
     if not total:
         raise InvalidPicture(f"{name} has no frames: choose another file.")
     return total
+
+
+def _too_long(name: str, got: str) -> str:
+    return (
+        f"{name} lasts {got}: at most {MAX_SECONDS // 60} minutes and {MAX_FRAMES} frames are decoded, so cut it first."
+    )
 
 
 def _check_pixels(stream: Any, frames: int, name: str) -> None:
@@ -221,30 +241,32 @@ def _check_pixels(stream: Any, frames: int, name: str) -> None:
         )
 
 
-def _decoded(stream: Any, wanted: Sequence[int], name: str) -> list[tuple[Image.Image, float | None]]:
-    """The frames at these places, upright, and when each is shown."""
+def _decoded(stream: Any, wanted: Sequence[int], name: str, clock: Clock) -> list[tuple[Image.Image, float | None]]:
+    """The frames at these places, upright and of one size, and when each is shown."""
     stream.container.seek(0)
-    taken, places = [], set(wanted)
+    taken: list[tuple[Image.Image, float | None]] = []
+    places = set(wanted)
     for place, frame in enumerate(stream.container.decode(stream)):
+        clock.check()
         if place in places:
-            upright = open_picture(frame.to_image().rotate(frame.rotation, expand=True))
-            taken.append((upright.image, frame.time))
+            taken.append((_upright(frame, taken[0][0].size if taken else None, name), frame.time))
         if place >= wanted[-1]:
             break
+    clock.check()
     if len(taken) < len(wanted):
         raise InvalidPicture(f"{name} is damaged or cut short, so it cannot be decoded: save or download it again.")
     return taken
 
 
+def _upright(frame: Any, size: tuple[int, int] | None, name: str) -> Image.Image:
+    """One decoded frame as a picture, of the size of those before it."""
+    image = open_picture(frame.to_image().rotate(frame.rotation, expand=True)).image
+    if size not in (None, image.size):
+        first, other = (f"{width} x {height}" for width, height in (size, image.size))
+        raise InvalidPicture(f"{name} changes from {first} to {other} pixels on its way: save it in one size.")
+    return image
+
+
 def _times(times: Sequence[float | None]) -> tuple[float, ...] | None:
     known = [time for time in times if time is not None]
     return tuple(known) if len(known) == len(times) else None
-
-
-def _looks_like_video(start: bytes) -> bool:
-    """By the first bytes: MP4 and MOV (not AVIF or HEIC, which are pictures), Matroska and WebM, AVI, MPEG."""
-    if start[4:8] == b"ftyp":
-        return start[8:12] not in (b"avif", b"avis", b"heic", b"heix", b"mif1", b"msf1")
-    return start.startswith((b"\x1aE\xdf\xa3", b"\x00\x00\x01\xba")) or (
-        start[:4] == b"RIFF" and start[8:12] == b"AVI "
-    )

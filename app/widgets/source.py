@@ -9,13 +9,14 @@ import streamlit as st
 
 from app import gallery, session, videos
 from app.comparison import Picture
+from app.runtime import explain
 from app.videos import VideoFile
 from app.widgets.paste import paste
 from app.widgets.strip import strip
 from app.widgets.thumbnails import data_url, thumbnails
+from flowcut.containers import FORMATS as VIDEO_FORMATS
 from flowcut.errors import FlowCutError, UnknownFormat
 from flowcut.images import open_picture
-from flowcut.videos import FORMATS as VIDEO_FORMATS
 from flowcut.videos import is_video
 
 NEW_SCENE_HELP = "Draws a scene that no one has seen before; its ground truth marks the answers right or wrong"
@@ -118,8 +119,8 @@ def _open_waiting() -> None:
             if again:
                 videos.check_frames(state.model, frames)
             video = file.open(frames)
-    except FlowCutError as error:
-        state.problem = str(error)
+    except Exception as error:  # whatever it was: were it left waiting, every run of the page would end here
+        state.problem = explain(error)
         del state.waiting_video
         state.pop("frames", None)
         return

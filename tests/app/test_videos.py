@@ -141,7 +141,7 @@ def test_bad_videos_keep_what_is_on_screen(page: AppTest, content: bytes, tmp_pa
     refused = {
         "words.mp4": (b"these are words, not a video", "not a video that can be decoded"),
         "short.mp4": (content[: len(content) // 2], "not a video that can be decoded"),
-        "empty.webm": (b"", "not a video that can be decoded"),
+        "empty.webm": (b"", "is empty"),
         "one.mov": (one_frame(tmp_path), "1 frame"),
     }
     for name, (bad, sentence) in refused.items():
@@ -250,3 +250,31 @@ def test_limits_are_known_before_a_model_is_loaded(folders: dict[str, str], tmp_
     for unknown in (str(tmp_path), "no/such-model", "a/b/c", "", "x" * 3000, "\0"):
         assert videos.limits(unknown) is None
     assert set(controls.FOR_VIDEOS) <= set(videos.MODEL_TYPES)
+
+
+def test_a_list_of_files_is_not_opened_for_a_visitor(page: AppTest, tmp_path: Path) -> None:
+    before, chosen = shown(page), picture(page)
+    (tmp_path / "secret.txt").write_text("words that nobody may see " * 20)
+    for name in ("holiday.mp4", str(tmp_path / "x.mp4"), "http://127.0.0.1:9/x.mp4"):
+        upload(page, f"ffconcat version 1.0\nfile '{tmp_path / 'secret.txt'}'\n".encode(), name)
+        assert "not a video that can be decoded" in errors(page)[0].replace("\\", "")
+        assert picture(page) is chosen
+        assert shown(page) is before
+
+
+def test_a_fault_in_opening_a_video_leaves_the_page_usable(
+    page: AppTest, content: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*args: Any) -> None:
+        raise AttributeError("'NoneType' object has no attribute 'width'")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(videos, "open_video", fail)
+        upload(page, content)
+        assert "Something went wrong inside" in errors(page)[0]
+    page.run()
+    assert page.button("run"), "the sidebar is whole"
+    run(page)
+    assert not errors(page)
+    upload(page, content, "again.mp4")
+    assert len(picture(page).frames) == 8
