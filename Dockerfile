@@ -16,11 +16,10 @@ COPY scenes scenes
 COPY app app
 COPY assets assets
 RUN pip install --no-cache-dir --constraint requirements.txt --editable ".[app]"
-COPY .streamlit .streamlit
 
 USER lens
 ENV HF_HOME=/home/lens/.cache/huggingface
 EXPOSE 8501
 HEALTHCHECK --interval=30s --timeout=5s --start-period=20s \
   CMD python -c "import urllib.request as u; u.urlopen('http://127.0.0.1:8501/_stcore/health', timeout=4)"
-CMD ["python", "-m", "streamlit", "run", "app/main.py", "--server.address", "0.0.0.0", "--server.port", "8501"]
+CMD ["flowcut", "app", "--host", "0.0.0.0", "--port", "8501"]

@@ -39,7 +39,7 @@ $(READY): requirements.txt pyproject.toml | $(BIN)/python
 
 demo: setup
 	@echo "FlowCut Lens: http://$(HOST):$(PORT)  (Ctrl-C stops it)"
-	@$(BIN)/python -m streamlit run app/main.py --server.address $(HOST) --server.port $(PORT) --server.headless true
+	@$(BIN)/flowcut app --host $(HOST) --port $(PORT)
 
 lint: setup
 	$(BIN)/ruff check .

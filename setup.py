@@ -13,7 +13,6 @@ setup(
     package_data={
         "flowcut": ["py.typed"],
         "flowcut.assets": ["**/*"],
-        "app.widgets": ["*.js", "*.css"],
-        "app.widgets.stage": ["*.html", "*.css", "js/*.js"],
+        "app": [".streamlit/config.toml", "**/*.css", "**/*.html", "**/*.js"],
     },
 )

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
+import runpy
 import sys
+import tomllib
 from collections.abc import Sequence
 from dataclasses import replace
 from importlib.util import find_spec
@@ -73,9 +74,10 @@ def _parser() -> argparse.ArgumentParser:
     ask.add_argument("--out", type=Path, metavar="DIR", help="keep run, record, picture and mask there")
     ask.add_argument("--json", action="store_true", help="write all facts of the run to stdout, not only the answer")
     cli_studies.add_commands(commands)
-    app = commands.add_parser("app", help="open the app in the browser")
+    app = commands.add_parser("app", help="serve the app and print its address, to be opened in a browser")
     app.set_defaults(run=_app)
-    app.add_argument("--port", type=int, default=8501)
+    app.add_argument("--port", type=int, default=8501, help="where it is served (default 8501)")
+    app.add_argument("--host", default="127.0.0.1", help="the address that it listens on (default: this machine only)")
     return parser
 
 
@@ -177,8 +179,21 @@ def _app(wanted: argparse.Namespace) -> int:
     page = find_spec("app.main") if find_spec("app") else None
     if page is None or page.origin is None or find_spec("streamlit") is None:
         raise FlowCutError("The app is not installed here: run pip install 'flowcut-lens[app]', or make demo.")
-    command = [sys.executable, "-m", "streamlit", "run", page.origin, "--server.port", str(wanted.port)]
-    return subprocess.call(command)
+    settings = {**_settings(Path(page.origin)), "server.address": wanted.host, "server.port": str(wanted.port)}
+    sys.argv = ["streamlit", "run", page.origin, *(f"--{name}={value}" for name, value in settings.items())]
+    runpy.run_module("streamlit", run_name="__main__", alter_sys=True)  # this process: a signal to it ends the server
+    return 0
+
+
+def _settings(page: Path) -> dict[str, str]:
+    """The settings beside the page, as Streamlit's command line takes them; the theme is no setting of the server."""
+    tables = tomllib.loads((page.parent / ".streamlit" / "config.toml").read_text(encoding="utf-8"))
+    return {
+        f"{table}.{name}": value if isinstance(value, str) else json.dumps(value)
+        for table, settings in tables.items()
+        if table != "theme"
+        for name, value in settings.items()
+    }
 
 
 if __name__ == "__main__":

@@ -148,9 +148,15 @@ def test_the_app_needs_its_parts(monkeypatch: pytest.MonkeyPatch, capsys: pytest
 
 
 def test_the_app_is_handed_to_streamlit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With every setting that lies beside the page, of which the command line outweighs whatever else is set."""
     called: list[list[str]] = []
-    monkeypatch.setattr(cli.subprocess, "call", lambda command: called.append(command) or 0)
+    monkeypatch.setattr(cli.sys, "argv", [])
+    monkeypatch.setattr(cli.runpy, "run_module", lambda name, **options: called.append([name, *cli.sys.argv]))
     assert flow("app", "--port", "9000") == 0
-    assert called[0][1:4] == ["-m", "streamlit", "run"]
-    assert called[0][4].endswith("main.py")
-    assert called[0][-1] == "9000"
+    (told,) = called
+    assert told[:3] == ["streamlit", "streamlit", "run"]
+    assert told[3].endswith("main.py")
+    assert told[-1] == "--server.port=9000"
+    for setting in ("browser.gatherUsageStats=false", "client.showErrorDetails=none", "client.toolbarMode=minimal",
+                    "server.address=127.0.0.1", "server.headless=true", "runner.fastReruns=false"):  # fmt: skip
+        assert f"--{setting}" in told

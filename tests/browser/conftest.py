@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
-import socket
-import subprocess
 import sys
-import time
-import urllib.request
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
 
 import pytest
 from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, Request, expect, sync_playwright
+
+from benchmarks.serving import START_SECONDS, Served, free_port, serving
 
 ROOT = Path(__file__).resolve().parents[2]
 FLAGS = [
@@ -32,7 +30,8 @@ FLAGS = [
 ]
 IDLE = """() => { const a = document.querySelector('[data-testid="stApp"]');
   return a && a.getAttribute('data-test-script-state') === 'notRunning'; }"""
-START_SECONDS = 60
+FLOWCUT = Path(sys.executable).parent / "flowcut"
+"""The command, beside the Python that runs the tests."""
 ANSWER_SECONDS = 240
 """A machine with one slow core, still loading PyTorch, must make it too."""
 
@@ -40,40 +39,17 @@ expect.set_options(timeout=30_000)
 
 
 @pytest.fixture(scope="session")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The app on a free port of this machine; its log must hold no traceback when the tests are over."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    log = tmp_path_factory.mktemp("server") / "log.txt"
-    command = [sys.executable, "-m", "streamlit", "run", "app/main.py", "--server.address", "127.0.0.1"]
-    with log.open("w") as output:
-        process = subprocess.Popen(
-            [*command, "--server.port", str(port)],
-            cwd=ROOT,
-            env={**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
-            stdout=output,
-            stderr=subprocess.STDOUT,
-        )
-        try:
-            _wait_until_healthy(f"http://127.0.0.1:{port}/_stcore/health", process)
-            yield f"http://127.0.0.1:{port}"
-        finally:
-            process.terminate()
-            process.wait(20)
-    assert "Traceback" not in log.read_text(), log.read_text()
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """The app on a free port of this machine, started as README says; its log must hold no traceback in the end."""
+    port, log = free_port(), tmp_path_factory.mktemp("server") / "log.txt"
+    with serving([str(FLOWCUT), "app", "--port", str(port)], ROOT, log, port) as started:
+        yield started
 
 
-def _wait_until_healthy(url: str, process: subprocess.Popen[bytes]) -> None:
-    deadline = time.monotonic() + START_SECONDS
-    while time.monotonic() < deadline and process.poll() is None:
-        try:
-            with urllib.request.urlopen(url, timeout=2) as answer:
-                if answer.status == 200:
-                    return
-        except OSError:
-            time.sleep(0.2)
-    raise RuntimeError(f"The app did not start: {url}")
+@pytest.fixture(scope="session")
+def server(served: Served) -> str:
+    """Its address."""
+    return served.url
 
 
 @pytest.fixture(scope="session")
@@ -90,17 +66,26 @@ def browser() -> Iterator[Browser]:
 @pytest.fixture
 def visit(browser: Browser, server: str) -> Iterator[Callable[..., Page]]:
     """Open the page as a new visitor; whatever the test does, no visitor may see an error or call outside."""
+    with visitors(browser, server) as open_page:
+        yield open_page
+
+
+@contextmanager
+def visitors(browser: Browser, server: str) -> Iterator[Callable[..., Page]]:
+    """What opens the page of a server as a new visitor; in the end no visitor has seen an error or called outside."""
     contexts: list[BrowserContext] = []
     complaints: list[str] = []
 
-    def open_page(**options: Any) -> Page:
+    def open_page(path: str = "", **options: Any) -> Page:
         settings = {"viewport": {"width": 1280, "height": 900}, **options}
         contexts.append(browser.new_context(**settings))
         page = contexts[-1].new_page()
         _listen(page, urlparse(server).netloc, complaints)
-        page.goto(server)
+        page.goto(server + path)
         page.wait_for_selector('[data-testid="stApp"]', timeout=START_SECONDS * 1000)
-        expect(page.get_by_test_id("answers")).to_be_visible(timeout=START_SECONDS * 1000)
+        expect(page.get_by_test_id("answers").or_(page.get_by_role("radiogroup")).first).to_be_visible(
+            timeout=START_SECONDS * 1000
+        )
         idle(page)
         return page
 
@@ -114,8 +99,8 @@ def visit(browser: Browser, server: str) -> Iterator[Callable[..., Page]]:
 
 def _listen(page: Page, host: str, complaints: list[str]) -> None:
     def hear(message: ConsoleMessage) -> None:
-        if message.type == "error":
-            complaints.append(message.text)
+        if message.type == "error" and not _is_probe(message.location["url"]):
+            complaints.append(f"{message.text} {message.location['url']}")
 
     def check(request: Request) -> None:
         if request.url.startswith("http") and urlparse(request.url).netloc != host:
@@ -129,6 +114,11 @@ def _listen(page: Page, host: str, complaints: list[str]) -> None:
     page.on("pageerror", lambda error: complaints.append(error.stack or str(error)))
     page.on("request", check)
     page.on("requestfailed", mourn)
+
+
+def _is_probe(url: str) -> bool:
+    """Whether Streamlit's own script looks for its server below a page's address, before it looks where it is."""
+    return urlparse(url).path.endswith(("/_stcore/health", "/_stcore/host-config"))
 
 
 def _is_called_off(request: Request) -> bool:
