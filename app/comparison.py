@@ -7,6 +7,7 @@ from functools import cached_property
 
 from PIL.Image import Image
 
+from app.uploads import Upload
 from app.videos import VideoFile
 from flowcut.results import Run
 from flowcut.videos import Video
@@ -19,8 +20,8 @@ PREVIEW_SIDE = 640
 class Picture:
     """A picture someone chose."""
 
-    image: Image = field(repr=False)
-    """RGB, EXIF orientation applied."""
+    source: Image | Upload = field(repr=False)
+    """Pixels, RGB and upright, or the file they are decoded from."""
     name: str
     """What it is called on the page, and for those who cannot see it."""
     seed: int | None = None
@@ -28,9 +29,14 @@ class Picture:
     notes: tuple[str, ...] = ()
     """What was done to it on opening, one sentence each."""
     video: Video | None = field(default=None, repr=False)
-    """The frames that were taken, if this is a video; `image` is the first."""
+    """The frames that were taken, if this is a video; `source` is the first."""
     file: VideoFile | None = field(default=None, repr=False)
     """What they were taken of."""
+
+    @property
+    def image(self) -> Image:
+        """RGB, EXIF orientation applied; of an upload decoded for this look, and not to be kept."""
+        return self.source.image if isinstance(self.source, Upload) else self.source
 
     @property
     def frames(self) -> tuple[Image, ...]:
@@ -43,9 +49,9 @@ class Picture:
         return "picture" if self.video is None else "video"
 
     @property
-    def medium(self) -> Image | Video:
-        """What a model is asked about."""
-        return self.video or self.image
+    def medium(self) -> Image | Upload | Video:
+        """What a model is asked about, as it is kept."""
+        return self.video or self.source
 
     @cached_property
     def preview(self) -> Image:

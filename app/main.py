@@ -14,6 +14,7 @@ from app import session
 from app.gallery import assets_folder
 from app.runtime import EMBEDDED, runtime
 from app.views import ask
+from app.visitors import visitor
 from app.widgets.frame import sidebar
 
 ASSETS = assets_folder()
@@ -35,6 +36,7 @@ COMPARE = st.Page(compare, title="Compare", icon=":material/compare:", url_path=
 page = st.navigation([ASK, COMPARE], position="top")
 if st.query_params:
     import_module(COMPARE_PAGE)  # what such an address asks for may need PyTorch: not two threads importing at once
+visitor()
 session.begin()
 session.collect()
 sidebar()

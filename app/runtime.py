@@ -26,11 +26,13 @@ import streamlit as st
 from PIL import Image
 
 from app.studies import Studies
+from app.uploads import Upload
 from flowcut.results import Run
 from flowcut.schedule import CutConfig
 from flowcut.videos import Video
 
 if TYPE_CHECKING:
+    from app.visitors import Visitor
     from flowcut.models import VisionLanguageModel
 
 EMBEDDED = "embedded"
@@ -82,12 +84,17 @@ class Order:
 
     model: str
     """`embedded`, a folder, or a hub id."""
-    image: Image.Image | Video
-    """A picture, or the frames of a video."""
+    image: Image.Image | Upload | Video
+    """A picture, the file of one, or the frames of a video."""
     question: str
     cut: CutConfig
     control: CutConfig
     generation: Generation = Generation()
+
+    @property
+    def medium(self) -> Image.Image | Video:
+        """What the model is asked about, decoded."""
+        return self.image.image if isinstance(self.image, Upload) else self.image
 
     def cut_of(self, lane: str) -> CutConfig | None:
         """What is pruned in this lane; None: nothing."""
@@ -118,6 +125,13 @@ class Job:
     """Whether it was the model that could not be loaded."""
     stop: threading.Event = field(default_factory=threading.Event)
     ended: threading.Event = field(default_factory=threading.Event)
+    asked_by: Visitor | None = None
+    """Who waits for the answers; None: a program that always does."""
+
+    @property
+    def unwanted(self) -> bool:
+        """Whether it was stopped, or whoever asked has left for good."""
+        return self.stop.is_set() or (self.asked_by is not None and self.asked_by.gone.is_set())
 
     @property
     def answers(self) -> list[Run]:
@@ -233,9 +247,9 @@ class Runtime:
             thread.join(CLOSING_SECONDS)
         self.studies.close(CLOSING_SECONDS)
 
-    def submit(self, order: Order) -> Job:
+    def submit(self, order: Order, asked_by: Visitor | None = None) -> Job:
         """Queue a question; returns at once."""
-        job = Job(order)
+        job = Job(order, asked_by=asked_by)
         if self.models.get(order.model) is None:
             job.report("Loading the model")
             self._to_load.put(job)
@@ -263,7 +277,7 @@ class Runtime:
         while (wanted := self._to_load.get()) is not None and not self._closing.is_set():
             if isinstance(wanted, tuple):
                 self._load_ahead(*wanted)
-            elif not wanted.stop.is_set() and self._load_for(wanted):
+            elif not wanted.unwanted and self._load_for(wanted):
                 self._to_answer.put(wanted)
             else:
                 wanted.ended.set()
@@ -299,7 +313,7 @@ class Runtime:
         # Another visitor's model may have taken this one's place while the job waited.
         model = self.models.load(job.order.model, lambda fraction, text: job.report(text, fraction))
         for lane in LANES:
-            if job.stop.is_set():
+            if job.unwanted:
                 return
             job.lanes[lane].run = self._run(job, lane, model)
 
@@ -319,12 +333,12 @@ class Runtime:
         order, shown = job.order, job.lanes[lane]
         return flowcut.ask(
             model,
-            order.image,
+            order.medium,
             order.question,
             cut=order.cut_of(lane),
             on_text=partial(setattr, shown, "text"),
             on_progress=lambda stage, fraction: job.report(f"{LANE_WORDS[lane]}: {stage}", fraction),
-            stop=lambda: job.stop.is_set() or self._closing.is_set(),
+            stop=lambda: job.unwanted or self._closing.is_set(),
             answer_attention=shows_answer_attention(model, order),
             **order.generation.as_arguments(),
         )
@@ -352,18 +366,18 @@ def warm(model: VisionLanguageModel) -> None:
 
 def run_key(order: Order, lane: str, revision: str | None) -> str:
     """Hash of all that a run depends on: model and its revision, pixels, question, cut and generation settings."""
-    cut = order.cut_of(lane)
+    cut, medium = order.cut_of(lane), order.medium
     settings = [
         order.model,
         revision,
-        order.image.size,
-        order.image.frames_a_second if isinstance(order.image, Video) else None,  # some models place frames by it
+        medium.size,
+        medium.frames_a_second if isinstance(medium, Video) else None,  # some models place frames by it
         order.question,
         cut.as_dict() if cut else None,
         order.generation.as_arguments(),
     ]
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
-    digest.update(order.image.hash.encode() if isinstance(order.image, Video) else order.image.convert("RGB").tobytes())
+    digest.update(medium.hash.encode() if isinstance(medium, Video) else medium.convert("RGB").tobytes())
     return digest.hexdigest()
 
 

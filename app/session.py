@@ -15,6 +15,7 @@ from app import gallery, link, selection
 from app.comparison import Comparison, Picture
 from app.runtime import EMBEDDED, Generation, Job, Order, runtime
 from app.videos import USUAL_FRAMES, check_frames, limits
+from app.visitors import visitor
 from flowcut.criteria import METHODS
 from flowcut.errors import FlowCutError
 from flowcut.schedule import CutConfig
@@ -157,7 +158,7 @@ def ask() -> None:
     except FlowCutError as error:
         state.problem = str(error)
         return
-    state.update({"job": runtime().submit(order), "asked_about": picture(), "problem": None})
+    state.update({"job": runtime().submit(order, visitor()), "asked_about": picture(), "problem": None})
     selection.choose(word=0)
 
 

@@ -2,7 +2,8 @@
 
 A study is a generator that yields each partial result as soon as it is there. One thread gives every running study
 one step in turn, so that two people's studies get on side by side, and lets questions go first. What was yielded stays,
-also after a stop or an error; a finished study is found again by the hash of its content.
+also after a stop or an error; a finished study is found again by the hash of its content. A study whose watchers have
+all left stops.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from app.visitors import Visitor
     from flowcut.models import VisionLanguageModel
 
 KEPT_STUDIES = 32
@@ -45,6 +47,16 @@ class Study:
     """Why it failed, one sentence."""
     stop: threading.Event = field(default_factory=threading.Event)
     ended: threading.Event = field(default_factory=threading.Event)
+    watchers: set[Visitor] = field(default_factory=set)
+    """Everyone who began it or has looked at it."""
+    abandoned: bool = False
+    """Whether it was stopped because they had all left."""
+
+    @property
+    def deserted(self) -> bool:
+        """Whether everyone who watched it has left for good."""
+        watchers = list(self.watchers)
+        return bool(watchers) and all(watcher.gone.is_set() for watcher in watchers)
 
     @property
     def complete(self) -> bool:
@@ -96,8 +108,11 @@ class Studies:
                 self._known.move_to_end(key)
             return self._known.get(key)
 
-    def start(self, key: str, model: str, work: Work) -> Study:
-        """The study of this content; begun now unless it runs or is complete. One that was stopped begins anew."""
+    def start(self, key: str, model: str, work: Work, watcher: Visitor | None = None) -> Study:
+        """The study of this content; begun now unless it runs or is complete. One that was stopped begins anew.
+
+        It stops by itself when everyone who watches it has left; one that nobody watches runs to its end.
+        """
         with self._changed:
             study = self._known.get(key)
             if study is None or (study.ended.is_set() and not study.complete):
@@ -106,6 +121,8 @@ class Studies:
                 self._forget()
                 self._changed.notify()
             self._known.move_to_end(key)
+            if watcher is not None:
+                study.watchers.add(watcher)
             return study
 
     def close(self, seconds: float) -> None:
@@ -141,6 +158,9 @@ class Studies:
         """One step of one study; whether there is more to do."""
         started = time.perf_counter()
         try:
+            if study.deserted and not study.stop.is_set():
+                study.abandoned = True
+                study.stop.set()
             if study.stop.is_set():
                 steps.close()
                 study.ended.set()

@@ -101,9 +101,9 @@ def report(rows: list[dict[str, float]]) -> str:
     lines = [
         "# What visitors leave behind",
         "",
-        f"{rows[-1]['visitors']:.0f} visitors in a row, each with a photo of {PHOTO[0]} x {PHOTO[1]} pixels of its own.",
-        f"Resident memory of the server: {first:.0f} MB after {WARM_UP} visitors to warm up, {last:.0f} MB a minute after",
-        f"the last one: {last - first:+.0f} MB, {last / first:.2f} of the start.",
+        f"{rows[-1]['visitors']:.0f} visitors in a row, each with its own photo of {PHOTO[0]} x {PHOTO[1]} pixels.",
+        f"Resident memory of the server: {first:.0f} MB after {WARM_UP} visitors to warm up, {last:.0f} MB a minute",
+        f"after the last one: {last - first:+.0f} MB, {last / first:.2f} of the start.",
         "",
         f"Python {platform.python_version()}, Streamlit {streamlit.__version__}.",
         "",

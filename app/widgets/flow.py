@@ -66,9 +66,13 @@ def flow(shown: Comparison, mass: float, part: int | None) -> None:
 
 def _figures(shown: Comparison, lane: str, mass: float, part: int | None) -> Future[bytes]:
     """What the stage draws for one of the pruned runs, being made or there already."""
-    full, pruned, picture = shown.full, shown.pruned(lane), shown.picture.frames or shown.picture.image
-    compute = partial(stage_payload, full, pruned, picture, mass=mass, part=part)
-    return runtime().figures(f"{full.id}-{pruned.id}-{mass}-{part}", lambda: json.dumps(compute()).encode())
+    full, pruned = shown.full, shown.pruned(lane)
+
+    def compute() -> bytes:
+        picture = shown.picture.frames or shown.picture.image
+        return json.dumps(stage_payload(full, pruned, picture, mass=mass, part=part)).encode()
+
+    return runtime().figures(f"{full.id}-{pruned.id}-{mass}-{part}", compute)
 
 
 def _own_row(run: Run, patch: int | None) -> tuple[Run, int | None, int]:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from functools import cache
-from typing import Any
 
 import streamlit as st
 
 from app import gallery, session, videos
 from app.comparison import Picture
 from app.runtime import explain
+from app.uploads import Upload
 from app.videos import VideoFile
 from app.widgets.paste import paste
 from app.widgets.strip import strip
@@ -83,7 +83,7 @@ def _taken_in(key: str, name: str) -> None:
     if is_video(file):
         st.session_state.waiting_video = VideoFile(file.name, file.getvalue())
     else:
-        take_in(file, name)
+        take_in(file.getvalue(), name)
 
 
 def _frames_box(file: VideoFile) -> None:
@@ -128,17 +128,17 @@ def _open_waiting() -> None:
     _choose_own(Picture(video.image, "your video", None, video.notes, video, file))
 
 
-def take_in(source: Any, name: str) -> None:
-    """Make a file or its bytes the picture of the next question, or say in one sentence why it cannot be."""
+def take_in(content: bytes, name: str) -> None:
+    """Make the bytes of a file the picture of the next question, or say in one sentence why it cannot be."""
     try:
-        opened = open_picture(source)
+        opened = open_picture(content)
     except UnknownFormat as error:
         st.session_state.problem = f"{str(error).removesuffix('.')}, or a video ({VIDEO_FORMATS})."
         return
     except FlowCutError as error:
         st.session_state.problem = str(error)
         return
-    _choose_own(Picture(opened.image, name, None, opened.notes))
+    _choose_own(Picture(Upload(content), name, None, opened.notes))
 
 
 def _choose_own(chosen: Picture) -> None:

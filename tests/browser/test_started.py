@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, expect
 
-from tests.browser.conftest import ANSWER_SECONDS, FLOWCUT, ROOT, ask, idle, visitors
 from benchmarks.serving import LOCAL, Served, free_port, serving
+from tests.browser.conftest import ANSWER_SECONDS, FLOWCUT, ROOT, ask, idle, visitors
 from tests.browser.test_compare import compare, finished
 
 pytestmark = pytest.mark.timeout(900)  # a whole environment is made, torch among it

@@ -11,6 +11,7 @@ import streamlit as st
 
 from app.runtime import EMBEDDED, runtime
 from app.studies import Study, Work
+from app.visitors import visitor
 from app.widgets.answers import escape_markdown
 from app.widgets.compare.subject import Subject
 
@@ -40,7 +41,9 @@ def follow(about: Subject, plan: Plan, show: Callable[[list[Any]], None]) -> Non
     studies = runtime().studies
     study = studies.find(plan.key)
     if study is None and plan.by_itself and about.model == EMBEDDED:
-        study = studies.start(plan.key, about.model, plan.work)
+        study = studies.start(plan.key, about.model, plan.work, visitor())
+    if study is not None:
+        study.watchers.add(visitor())
     if study is None:
         _offer(about, plan, plan.begin)
         st.caption(plan.takes)
@@ -56,7 +59,7 @@ def follow(about: Subject, plan: Plan, show: Callable[[list[Any]], None]) -> Non
 
 def begin(about: Subject, plan: Plan) -> None:
     """Begin a study, unless it runs or is complete."""
-    runtime().studies.start(plan.key, about.model, plan.work)
+    runtime().studies.start(plan.key, about.model, plan.work, visitor())
 
 
 def _offer(about: Subject, plan: Plan, label: str) -> None:
@@ -69,7 +72,8 @@ def _ended(about: Subject, plan: Plan, study: Study) -> None:
     if study.error is not None:
         st.error(escape_markdown(study.error), icon=":material/error:")
     else:
-        st.info(f"Stopped at {study.fraction:.0%}. What was found until then stays below.", icon=":material/info:")
+        why = ", as everyone who watched had left" if study.abandoned else ""
+        st.info(f"Stopped at {study.fraction:.0%}{why}. What was found until then stays below.", icon=":material/info:")
     _offer(about, plan, "Begin again")
 
 

@@ -1,0 +1,92 @@
+"""When a visitor has left for good: what was theirs is given back, and what only they waited for stops.
+
+A browser that loses its connection for a moment comes back to its session; one that was closed does not. Streamlit
+keeps the sessions of both for minutes, with every picture in them, and never closes them by itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import gc
+import logging
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass, field
+
+import streamlit as st
+from streamlit import runtime as server
+from streamlit.runtime.scriptrunner import get_script_run_ctx
+
+from app.uploads import forget_pixels
+
+GRACE = 15.0
+"""Seconds that a visitor may be away, after which the session is closed."""
+
+log = logging.getLogger(__name__)
+_tidying = ThreadPoolExecutor(1, thread_name_prefix="tidying")
+_waiting = threading.Lock()
+
+
+@dataclass(frozen=True, eq=False)
+class Visitor:
+    """One browser tab, from its first run of the page until it has left for good."""
+
+    session: str
+    """Streamlit's name of its session."""
+    gone: threading.Event = field(default_factory=threading.Event)
+    """Set when it has left for good."""
+
+    def leave(self) -> None:
+        """The connection was lost: the visitor is gone unless it is back in time."""
+        try:
+            asyncio.get_running_loop().call_later(GRACE, self._end_unless_back)
+        except RuntimeError:  # not told by the server's own loop, but by a session that is ended already
+            if not self._is_connected():
+                self.gone.set()
+
+    def _end_unless_back(self) -> None:
+        if not self._is_connected():
+            self.gone.set()
+            server.get_instance().close_session(self.session)
+            tidy()
+
+    def _is_connected(self) -> bool:
+        return server.exists() and server.get_instance().is_active_session(self.session)
+
+
+def visitor() -> Visitor:
+    """The visitor whose page is being run."""
+    found: Visitor = st.session_state.setdefault("visitor", Visitor(_session()))
+    _tie(found)
+    return found
+
+
+@st.cache_resource(scope="session", show_spinner=False, on_release=Visitor.leave)
+def _tie(_found: Visitor) -> Visitor:
+    """Streamlit lets go of what is cached for a session when its connection is lost, and says so."""
+    return _found
+
+
+def _session() -> str:
+    context = get_script_run_ctx()
+    return "" if context is None else context.session_id
+
+
+def tidy() -> None:
+    """Give back what visitors who left have left behind, on a thread of its own; of several calls one is enough.
+
+    What Streamlit keeps of a session refers to itself in circles, which only a collection ends. It looks at what came
+    into being since the models were loaded (see `app.runtime`), which takes milliseconds.
+    """
+    if _waiting.acquire(blocking=False):
+        _tidying.submit(_tidy)
+
+
+def _tidy() -> None:
+    _waiting.release()
+    forget_pixels()
+    gc.collect()
+    with suppress(OSError, AttributeError):  # another system's library needs no telling
+        ctypes.CDLL("libc.so.6").malloc_trim(0)  # glibc keeps what was freed until it is told to give it back
