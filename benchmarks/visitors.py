@@ -17,11 +17,11 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import streamlit
 from PIL import Image
 from playwright.sync_api import Browser, Page, sync_playwright
 
@@ -105,7 +105,7 @@ def report(rows: list[dict[str, float]]) -> str:
         f"Resident memory of the server: {first:.0f} MB after {WARM_UP} visitors to warm up, {last:.0f} MB a minute",
         f"after the last one: {last - first:+.0f} MB, {last / first:.2f} of the start.",
         "",
-        f"Python {platform.python_version()}, Streamlit {streamlit.__version__}.",
+        f"Python {platform.python_version()}, Streamlit {version('streamlit')}.",
         "",
         "| visitors | MB | seconds |",
         "|-|-|-|",

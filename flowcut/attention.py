@@ -24,6 +24,7 @@ from transformers import PreTrainedModel
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, AttentionMaskInterface
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, AttentionInterface
 
+from flowcut.errors import FlowCutError
 from flowcut.record import CLS_ID, PADDING_ID
 
 PREFIX = "flow_"
@@ -115,14 +116,41 @@ def _stock_attention(module: nn.Module) -> Stock:
     return stock
 
 
-def watched(module: nn.Module) -> bool:
-    """Whether a probe of this thread already watches the module."""
-    return any(probe.watches(module) for probe in _probes.get())
+def watched(module: nn.Module, apart_from: Probe | None = None) -> bool:
+    """Whether a probe of this thread, another than `apart_from`, watches the module."""
+    return any(probe.watches(module) for probe in _probes.get() if probe is not apart_from)
 
 
 def is_watching(probe: Probe) -> bool:
     """Whether the probe is in force in this thread."""
     return any(active is probe for active in _probes.get())
+
+
+class Elsewhere:
+    """Whether a model ran only in threads that did not enter the `with`: then a cut was asked for and not made."""
+
+    def __init__(self, part: str) -> None:
+        self._part = part
+        self._ran_here = False
+        self._ran_elsewhere = False
+
+    def note(self, is_here: bool, module: nn.Module) -> None:
+        """It begins to run, here or in another thread, which may watch this module of it in a `with` of its own."""
+        if is_here:
+            self._ran_here = True
+        elif not watched(module):
+            self._ran_elsewhere = True
+
+    def check(self) -> None:
+        """
+        Raises:
+            FlowCutError: it ran in other threads only.
+        """
+        if self._ran_elsewhere and not self._ran_here:
+            raise FlowCutError(
+                f"Nothing was cut: the {self._part} ran only in a thread that did not enter the with, so run it in the "
+                "one that did, or enter it there."
+            )
 
 
 @contextmanager
@@ -136,6 +164,17 @@ def watching(model: PreTrainedModel, probe: Probe) -> Iterator[None]:
         # Not a reset to what was before: another thread may leave, or an outer one leave first.
         _probes.set(tuple(other for other in _probes.get() if other is not probe))
         _switch_off(model)
+
+
+@contextmanager
+def joined(*probes: Probe) -> Iterator[None]:
+    """While inside, probes that are in force in another thread are so in this one, too."""
+    new = tuple(probe for probe in dict.fromkeys(probes) if not is_watching(probe))
+    _probes.set((*new, *_probes.get()))
+    try:
+        yield
+    finally:
+        _probes.set(tuple(other for other in _probes.get() if other not in new))
 
 
 @contextmanager

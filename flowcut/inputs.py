@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
+import threading
 import time
-from collections.abc import Mapping
-from contextlib import ExitStack
+import weakref
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from contextvars import ContextVar
 from types import TracebackType
 from typing import Any
 
@@ -12,17 +16,19 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from transformers import BatchFeature, PreTrainedModel
-from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from flowcut.allowed import check_allowed
+from flowcut.attention import joined
 from flowcut.errors import FlowCutError
 from flowcut.families import family_of
 from flowcut.families.family import EncodedMedium, MediaKind, is_visual
 from flowcut.language import LanguageRecording, record_language
 from flowcut.language_record import LanguageRecord
+from flowcut.prepared import Handover, PreparedFeatures, handover_of
 from flowcut.prompts import drop_tokens, text_positions
 from flowcut.record import PADDING_ID, FlowRecord
 from flowcut.schedule import CutConfig, check_is_cut
+from flowcut.spans import Aim
 from flowcut.stages import (
     Coarser,
     behind_the_projector,
@@ -35,6 +41,12 @@ from flowcut.stages import (
 )
 from flowcut.vision import record as record_encoder
 from flowcut.vision import synchronise
+
+NOT_PREPARED = (
+    "This model is inside flowcut.prune, and these pictures were not prepared, so they would not be cut: call "
+    "inputs = session.prepare(processor(...)) and then generate(**inputs), which a transformers pipeline does not do."
+)
+_is_preparing: ContextVar[bool] = ContextVar("flowcut_preparing", default=False)
 
 
 def prune(hf_model: PreTrainedModel, cut: CutConfig | None = None, *, record: bool = True) -> Session:
@@ -60,7 +72,11 @@ def prune(hf_model: PreTrainedModel, cut: CutConfig | None = None, *, record: bo
 
 
 class Session:
-    """A `with` in which pictures or videos handed to `prepare` are encoded, recorded and pruned."""
+    """A `with` in which pictures or videos handed to `prepare` are encoded, recorded and pruned.
+
+    What was prepared is read with its cut in whatever thread the model reads it, as with a streamer; pictures that were
+    not prepared are refused, whoever hands them to the model: the stock pipeline does, and so would they go uncut.
+    """
 
     def __init__(self, hf_model: PreTrainedModel, cut: CutConfig | None, record: bool, matrices: bool = False) -> None:
         if not isinstance(hf_model, PreTrainedModel):
@@ -101,21 +117,40 @@ class Session:
             self.language = record_language(self.family.language_model(hf_model), None, cut, facts=dict(facts))
         self.media: list[EncodedMedium] = []
         """What the last `prepare` made of each picture or video, in the order of the prompts."""
+        self._aim: Aim | None = None
+        """Where their tokens are, for a cut inside the language model."""
+        self._signature = inspect.signature(hf_model.forward)
+        self._turn = threading.RLock()
+        """Held while media are encoded, and for each pass in another thread than the one that entered."""
+        self._reading = threading.local()
+        """Of each thread what ends its pass."""
         self._undo = ExitStack()
 
     def __enter__(self) -> Session:
         with ExitStack() as undo:
             for recording in dict.fromkeys(self.recordings.values()):
                 undo.enter_context(recording)
+                guard = recording.encoder.model.register_forward_pre_hook(self._at_the_tower, prepend=True)
+                undo.callback(guard.remove)
             if self.language is not None:
                 undo.enter_context(self.language)
+            opening = self.model.register_forward_pre_hook(self._at_the_model, with_kwargs=True)
+            undo.callback(opening.remove)
+            closing = self.model.register_forward_hook(self._after_the_model, always_call=True)
+            undo.callback(closing.remove)
             self._undo = undo.pop_all()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._undo.close()
+        with self._turn:  # a pass in another thread comes to its end first
+            self._undo.close()
+
+    @property
+    def in_force(self) -> bool:
+        """Whether the `with` was entered and not yet left."""
+        return self.recording.in_force
 
     @property
     def record(self) -> FlowRecord:
@@ -126,6 +161,11 @@ class Session:
     def language_record(self) -> LanguageRecord | None:
         """What the last prompt showed inside the language model; None where nothing is cut there, or nothing ran."""
         return self.language.record if self.language is not None and self.language.recorded else None
+
+    def _told(self) -> LanguageRecord | None:
+        """The record of the language model, if it is of what was prepared last."""
+        of_last = self.language is not None and self.language.drafted is self._aim
+        return self.language_record if of_last else None
 
     @property
     def separator_tokens(self) -> int:
@@ -139,7 +179,7 @@ class Session:
             return None
         stays = None
         if self.language is not None and self.media:
-            if not self.language.recorded:
+            if self._told() is None:
                 return None
             lead = leading_separators(self.media[0])
             stays = np.arange(len(self.media[0].features)) < lead
@@ -154,7 +194,7 @@ class Session:
             return self._projected_ranking[:n_patches].astype(np.float32)
         ranking = self.recording.lanes[0].ranking
         in_encoder = None if ranking is None else ranking[0].cpu().numpy()
-        told = self.language_record
+        told = self._told()
         if told is None or told.ranking is None or told.sources is None:
             return ranking_of_first_row(in_encoder, None, np.empty((0, 2)), 0)
         n_tokens, n_patches = told.spans[0, 1], self.recording.lanes[0].died_at.shape[1]
@@ -181,16 +221,21 @@ class Session:
         Raises:
             FlowCutError: placeholders and media do not match, or the prompt holds media of several kinds.
         """
-        if not self.recording.in_force:
+        if not self.in_force:
             raise FlowCutError("prepare encodes the pictures inside the with: call it there.")
         if "input_ids" not in inputs:
             raise FlowCutError("There are no input_ids: give prepare all that the processor returned.")
+        with self._turn, joined(*self.recordings.values()), _preparing():
+            return self._prepared(inputs)
+
+    def _prepared(self, inputs: Mapping[str, Any]) -> BatchFeature:
         prepared = {name: self._to_device(value) for name, value in inputs.items()}
-        self.media, self.remarks, self.grid, self._projected_ranking = [], (), None, None
+        self.media, self.remarks, self.grid, self._projected_ranking, self._aim = [], (), None, None, None
+        if self.language is not None:
+            self.language.aim(None)
         kind = self._kind_of(prepared)
         if kind is not None:
             prepared = self._encode(kind, prepared)
-        self._aim(prepared)
         return BatchFeature(prepared)
 
     def _kind_of(self, inputs: Mapping[str, Any]) -> MediaKind | None:
@@ -229,7 +274,7 @@ class Session:
             prepared["position_ids"] = torch.cat([text_positions(prepared)[None], prepared["position_ids"]])
         features: Any = [medium.features for medium in self.media]
         features = torch.stack(features) if kind.stacked else features
-        prepared["mm_encoder_outputs"] = {kind.name: BaseModelOutputWithPooling(pooler_output=features)}
+        prepared["mm_encoder_outputs"] = {kind.name: PreparedFeatures.of(features, self._handover(prepared))}
         return prepared
 
     def _notes(self) -> tuple[str, ...]:
@@ -263,13 +308,10 @@ class Session:
         else:
             self._remark("The encoder was not cut: the method chooses among the tokens behind the projector.")
 
-    def _aim(self, prepared: Mapping[str, Any]) -> None:
-        """Tell the cut inside the language model where each medium's tokens are, and where each prompt ends."""
+    def _handover(self, prepared: Mapping[str, Any]) -> Handover:
+        """What the pass that reads a prompt is told of it; for a cut inside the language model where its tokens are."""
         if self.language is None:
-            return
-        if not self.media:
-            self.language.aim(None)
-            return
+            return Handover(weakref.ref(self))
         input_ids, mask = prepared["input_ids"], prepared.get("attention_mask")
         places, begin = is_visual(self.family, self.model, input_ids).nonzero().tolist(), 0
         spans: list[list[tuple[int, int]]] = [[] for _ in input_ids]
@@ -282,9 +324,52 @@ class Session:
             begin += len(medium.features)
         live = torch.ones_like(input_ids) if mask is None else mask
         ends = [int(row.nonzero()[-1]) + 1 for row in live]
-        self.language.aim(spans, ends)
+        self._aim = Aim.at(spans, ends)
         padded = nn.utils.rnn.pad_sequence(sources, batch_first=True, padding_value=PADDING_ID)
-        self.language.describe(sources=padded.numpy())
+        return Handover(weakref.ref(self), self._aim, padded.numpy())
+
+    def _at_the_tower(self, module: nn.Module, args: tuple[Any, ...]) -> None:
+        """What enters a vision encoder outside `prepare` would go uncut into the language model, or not fit there."""
+        recording = next(one for one in self.recordings.values() if one.encoder.model is module)
+        if self.cut is not None and not _is_preparing.get() and not recording.watched_by_others():
+            raise FlowCutError(NOT_PREPARED)
+
+    def _at_the_model(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """What enters the model: a prompt that was prepared here, more tokens for its cache, or something else."""
+        bound = self._signature.bind_partial(*args, **kwargs).arguments
+        given = {**bound, **bound.get("kwargs", {})}
+        handover = handover_of(given)
+        if handover is None:
+            if self.cut is not None and self._holds_media(given):
+                raise FlowCutError(NOT_PREPARED)
+            if self.language is not None and self.language.filled(given.get("past_key_values")):
+                self._read(None)
+        elif handover.session() is self:
+            self._read(handover.aim)
+            if self.language is not None:
+                self.language.describe(sources=handover.sources)
+        elif not handover.is_open:  # else another thread's session reads what it prepared itself
+            raise FlowCutError("These inputs were prepared in another with, which was left: prepare them in this one.")
+
+    def _holds_media(self, given: Mapping[str, Any]) -> bool:
+        """Whether pictures or videos come raw, or as the model's own encoder made them."""
+        raw = [given.get(kind.inputs[0]) for kind in self.family.media]
+        return any(one is not None for one in raw) or bool(given.get("mm_encoder_outputs"))
+
+    def _read(self, aim: Aim | None) -> None:
+        """From here to the end of the pass, the language model is cut in this thread."""
+        if self.language is None:
+            return
+        with ExitStack() as reading:
+            reading.enter_context(self._turn)
+            reading.enter_context(self.language.reading(aim))
+            self._reading.until_the_end = reading.pop_all()
+
+    def _after_the_model(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        """The pass has ended, well or with an error."""
+        ended: ExitStack | None = self._reading.__dict__.pop("until_the_end", None)
+        if ended is not None:
+            ended.close()
 
     def _to_device(self, value: Any) -> Any:
         if not isinstance(value, Tensor):
@@ -292,6 +377,16 @@ class Session:
         value = value.to(self.model.device)
         # Pixels take the model's dtype; a list of numbers, such as seconds, would lose digits by it.
         return value.to(self.model.dtype) if value.is_floating_point() and value.ndim > 1 else value
+
+
+@contextmanager
+def _preparing() -> Iterator[None]:
+    """While inside, this thread's pictures go through the vision encoder for a session."""
+    before = _is_preparing.set(True)
+    try:
+        yield
+    finally:
+        _is_preparing.reset(before)
 
 
 def _check_placeholders(kind: MediaKind, found: int, per_medium: list[int]) -> None:

@@ -9,18 +9,19 @@ cache.
 from __future__ import annotations
 
 import inspect
+import threading
 import weakref
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from numbers import Integral
 from types import TracebackType
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from flowcut.attention import Attention, is_watching, watched_by, watching
+from flowcut.attention import Attention, Elsewhere, is_watching, joined, watched_by, watching
 from flowcut.criteria import METHODS, DecoderEvidence, DecoderPlan, highest
 from flowcut.criteria.decoder import raters, step_tokens
 from flowcut.decoders import LanguageDecoder, find_decoder
@@ -31,7 +32,7 @@ from flowcut.language_pass import Pass, Span, Stage
 from flowcut.language_record import LanguageRecord
 from flowcut.language_scores import attention_rows, visual_criteria
 from flowcut.schedule import CutConfig, check_is_cut
-from flowcut.spans import Spans, check_spans, read_spans
+from flowcut.spans import Aim, check_spans
 from flowcut.survivors import Survivors, survivors_of
 
 
@@ -78,7 +79,8 @@ def record_language(
 class LanguageRecording:
     """A `with` over a decoder; `record` is the last prefill through it.
 
-    Only the thread that entered the `with` is recorded and pruned; others that use the model meanwhile are not.
+    Only the thread that entered the `with` is recorded and pruned; others that use the model meanwhile are not. If only
+    others did, leaving the `with` raises: nothing was cut.
     """
 
     def __init__(self, decoder: LanguageDecoder, cut: CutConfig | None, layer: int, facts: dict[str, Any]) -> None:
@@ -92,16 +94,16 @@ class LanguageRecording:
         self._setting = Setting(decoder, cut, self._plan, self.layers)
         ahead = 1 if self._plan is not None and self._plan.looks_ahead else 0
         self._looked_at = {decoder.attention(layer + ahead) for layer in self.layers}
-        self._ahead = False
-        """Whether a layer's attention is being run ahead of it."""
         self._signature = inspect.signature(decoder.model.forward)
-        self._spans: Spans | None = None
-        self._one_for_all = False
-        self._instruction_end: int | list[int] | None = None
+        self._aim: Aim | None = None
         self._cut_of: weakref.WeakKeyDictionary[Any, list[tuple[int, Survivors]]] = weakref.WeakKeyDictionary()
         """By the cache that was filled after them, the cuts and the layers after which they were made."""
-        self._pass: Pass | None = None
+        self._thread = threading.local()
+        """Of each thread its pass, and the aim of that alone."""
         self._draft: dict[str, Any] | None = None
+        self.drafted: Aim | None = None
+        """The aim of the prompt that is recorded."""
+        self.elsewhere = Elsewhere("language model")
         self._undo = ExitStack()
 
     def aim(self, visual: Any, instruction_end: int | Sequence[int] | None = None) -> None:
@@ -110,9 +112,31 @@ class LanguageRecording:
         Raises:
             FlowCutError: the spans are not pairs of whole numbers.
         """
-        self._draft = None  # what was recorded before says nothing of the prompts to come
-        self._spans, self._one_for_all = (None, False) if visual is None else read_spans(visual)
-        self._instruction_end = instruction_end if isinstance(instruction_end, int | None) else list(instruction_end)
+        self.drafted = self._draft = None  # what was recorded before says nothing of the prompts to come
+        self._aim = None if visual is None else Aim.at(visual, instruction_end)
+
+    @contextmanager
+    def reading(self, aim: Aim | None) -> Iterator[None]:
+        """While inside, this thread's prompt is read with visual tokens where `aim` says, in force or not before."""
+        self._thread.aim = aim
+        try:
+            with joined(self):
+                yield
+        finally:
+            del self._thread.aim
+
+    def filled(self, cache: Any) -> bool:
+        """Whether a cache was filled by a prompt that was cut here."""
+        return cache is not None and cache in self._cut_of
+
+    @property
+    def _pass(self) -> Pass | None:
+        """What goes through the decoder in this thread."""
+        return getattr(self._thread, "current", None)
+
+    @_pass.setter
+    def _pass(self, current: Pass | None) -> None:
+        self._thread.current = current
 
     def __enter__(self) -> LanguageRecording:
         with ExitStack() as undo:  # undoes what was done so far, should one of the next lines fail
@@ -134,6 +158,10 @@ class LanguageRecording:
     ) -> None:
         self._pass = None
         self._undo.close()
+        for cache, cuts in list(self._cut_of.items()):
+            _seal(cache, cuts[0][0] + 1)
+        if error is None and self.cut is not None:
+            self.elsewhere.check()
 
     @property
     def record(self) -> LanguageRecord:
@@ -176,14 +204,15 @@ class LanguageRecording:
         Of an attention that is run ahead only these are wanted, and its output is zeros.
         """
         current = self._pass
-        looks_now = self._plan is None or self._plan.looks_ahead == self._ahead
+        ahead = current is not None and current.ahead
+        looks_now = self._plan is None or self._plan.looks_ahead == ahead
         if current is not None and current.prefill and looks_now:
             window = self._window(module)
             with torch.no_grad():
                 for span in current.spans:
                     if self.cut is None or len(span.alive) > self.cut.tokens:
                         self._look(current, span, query, key, value, scaling, window)
-        return query.new_zeros(query.shape).transpose(1, 2) if self._ahead else attention(query, key, value)
+        return query.new_zeros(query.shape).transpose(1, 2) if ahead else attention(query, key, value)
 
     def _window(self, module: nn.Module) -> int | None:
         """How far back the attention of a layer reaches, in tokens; None: to the start."""
@@ -238,6 +267,7 @@ class LanguageRecording:
     def _at_the_door(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """What enters the decoder: a whole prompt, or more tokens for a cache that a prompt of ours filled."""
         self._pass = None
+        self.elsewhere.note(is_watching(self), self.decoder.attention(self.layers[0]))
         if not is_watching(self):
             return
         given = self._signature.bind_partial(*args, **kwargs).arguments
@@ -247,21 +277,22 @@ class LanguageRecording:
         mask, cache = given.get("attention_mask"), given.get("past_key_values")
         batch, length = tokens.shape[:2]
         if cache is None or cache.get_seq_length() == 0:
-            if self._spans is not None:
-                self._pass = self._prompt(batch, length, _padding_mask(mask))
+            aim = getattr(self._thread, "aim", self._aim)
+            if aim is not None:
+                self._pass = self._prompt(aim, batch, length, _padding_mask(mask))
                 self._find_raters(self._pass, given)
         elif cache in self._cut_of:
             stages = [Stage(layer, survivors.for_batch(batch)) for layer, survivors in self._cut_of[cache]]
             self._pass = Pass(_padding_mask(mask), prefill=False, stages=stages)
 
-    def _prompt(self, batch: int, length: int, mask: Tensor | None) -> Pass:
+    def _prompt(self, aim: Aim, batch: int, length: int, mask: Tensor | None) -> Pass:
         """A prefill about to begin; its spans are held against the prompts that came."""
-        spans, live = self._spans_of(batch), _live_rows(mask, batch, length)
-        ends = self._ends(batch, live)
+        spans, live = aim.spans_of(batch), _live_rows(mask, batch, length)
+        ends = aim.ends(batch, live)
         for prompt, (own, alive, end) in enumerate(zip(spans, live.numpy(), ends, strict=True)):
             check_spans(own, prompt, alive, end)
         flat = [Span.whole(prompt, start, span) for prompt, own in enumerate(spans) for start, span in own]
-        current = Pass(mask, prefill=True, spans=flat, last=[end - 1 for end in ends], live=live)
+        current = Pass(mask, prefill=True, spans=flat, last=[end - 1 for end in ends], live=live, aim=aim)
         if self._plan is not None and not all(len(current.text_after(span)) for span in flat):
             raise FlowCutError("There is no text after the visual tokens, and the method asks what it attends to.")
         return current
@@ -277,30 +308,6 @@ class LanguageRecording:
             text = current.text_after(span)
             found = raters(_rows_of(embedded[span.prompt], span.rows()), _rows_of(embedded[span.prompt], text))
             span.raters = text[torch.from_numpy(found)]
-
-    def _spans_of(self, batch: int) -> Spans:
-        """The spans of each prompt of a batch; beams and returned sequences repeat each prompt."""
-        assert self._spans is not None
-        if not self._one_for_all and batch % len(self._spans):
-            raise FlowCutError(
-                f"visual has spans for {len(self._spans)} prompts and the batch holds {batch}: "
-                "give one (start, length) for all, or one for each prompt."
-            )
-        return [own for own in self._spans for _ in range(batch // len(self._spans))]
-
-    def _repeats(self, batch: int) -> int:
-        """How often each prompt stands in a batch."""
-        return 1 if self._one_for_all or not self._spans else batch // len(self._spans)
-
-    def _ends(self, batch: int, live: Tensor) -> list[int]:
-        """Per prompt, one past its last instruction token."""
-        wanted = self._instruction_end
-        if wanted is None:
-            return [int(np.flatnonzero(alive)[-1]) + 1 if alive.any() else 0 for alive in live.numpy()]
-        ends = [wanted] if isinstance(wanted, int) else wanted
-        if batch % len(ends):
-            raise FlowCutError(f"instruction_end has {len(ends)} entries and the batch holds {batch} prompts.")
-        return [end for end in ends for _ in range(batch // len(ends))]
 
     def _leaving(self, step: int) -> Callable[..., Any]:
         """After a layer: its output, [B, L', width], without the visual tokens that go here; None if all stay."""
@@ -327,7 +334,10 @@ class LanguageRecording:
         places, renumber = [span.place for span in current.spans], self._plan is None or not self._plan.keeps_positions
         survivors = survivors_of(places, kept, current.live, hidden.device, renumber)
         if lost or not current.stages:
-            self._draft = draft(self._setting, current, survivors, self._repeats(len(hidden)), self.layers[step])
+            assert current.aim is not None
+            times = current.aim.repeats(len(hidden))
+            self._draft = draft(self._setting, current, survivors, times, self.layers[step])
+            self.drafted = current.aim
         if not lost:
             return None
         here = survivors.places(current.stages[-1].survivors if current.stages else None)
@@ -343,7 +353,7 @@ class LanguageRecording:
         budgets = [step_tokens(span.length, self.cut.tokens, step, len(self.layers)) for span in current.spans]
         losing = [(span, left) for span, left in zip(current.spans, budgets, strict=True) if len(span.alive) > left]
         if losing and self._plan is not None and self._plan.looks_ahead:
-            self._run_ahead(self.layers[step] + 1, hidden, kwargs)
+            self._run_ahead(current, self.layers[step] + 1, hidden, kwargs)
         if losing and "visual_states" in self._needs:
             self._take_states(current, self.decoder.final_norm(hidden))
         for span, left in losing:
@@ -369,14 +379,14 @@ class LanguageRecording:
             )
         return ranking
 
-    def _run_ahead(self, layer: int, hidden: Tensor, kwargs: Mapping[str, Any]) -> None:
+    def _run_ahead(self, current: Pass, layer: int, hidden: Tensor, kwargs: Mapping[str, Any]) -> None:
         """Look at the attention of the layer behind the cut, as if nothing went."""
-        self._ahead = True
+        current.ahead = True
         try:
             with torch.no_grad(), watched_by(self):
                 self.decoder.attend_ahead(layer, hidden, kwargs)
         finally:
-            self._ahead = False
+            current.ahead = False
 
     def _take_states(self, current: Pass, states: Tensor) -> None:
         """Keep the hidden states of pictures and text, for a method that compares them; [B, L', width]."""
@@ -414,6 +424,16 @@ class LanguageRecording:
             live = survivors.mask(padding, survivors.prompt_length + grown)
             stage.masks[slides] = self.decoder.mask(index, hidden, live, cache)
         return stage.masks[slides]
+
+
+def _seal(cache: Any, layer: int) -> None:
+    """Let nobody go on with a cache that was cut: without the recording it would be read at wrong positions."""
+
+    def refuse(*args: Any, **options: Any) -> NoReturn:
+        raise FlowCutError("This cache was filled under a cut whose with was left: go on decoding inside the with.")
+
+    for cut in cache.layers[layer : layer + 1]:
+        cut.update = refuse
 
 
 def _check_cut(cut: CutConfig | None, layer: int, n_layers: int) -> None:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from flowcut.criteria.evidence import by_removal
 from flowcut.scores import Criteria
+from flowcut.spans import Aim
 from flowcut.survivors import Survivors
 
 
@@ -86,6 +87,10 @@ class Pass:
     """bool [B, L] on the CPU, where a prefill's prompts are not padded."""
     origin: Tensor | None = None
     """int64 [B, L], positions of a prefill before any cut."""
+    aim: Aim | None = None
+    """Of a prefill."""
+    ahead: bool = False
+    """Whether a layer's attention is being run ahead of it."""
 
     def stage_at(self, layer: int) -> Stage | None:
         """What a layer reads; None: everything."""

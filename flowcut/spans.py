@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from numbers import Integral
 from typing import Any
 
@@ -13,6 +14,49 @@ from flowcut.errors import FlowCutError
 
 Spans = list[list[tuple[int, int]]]
 """Per prompt, (start, length) of each picture's run of visual tokens."""
+
+
+@dataclass(frozen=True, eq=False)
+class Aim:
+    """Where the visual tokens of a batch of prompts are, and where their instructions end."""
+
+    spans: Spans
+    one_for_all: bool
+    """Whether the spans are those of every prompt."""
+    instruction_end: int | list[int] | None
+    """One past the last instruction token, for all prompts or for each; None: the last token that is no padding."""
+
+    @classmethod
+    def at(cls, visual: Any, instruction_end: int | Sequence[int] | None = None) -> Aim:
+        """
+        Raises:
+            FlowCutError: the spans are not pairs of whole numbers.
+        """
+        end = instruction_end if isinstance(instruction_end, int | None) else list(instruction_end)
+        return cls(*read_spans(visual), end)
+
+    def spans_of(self, batch: int) -> Spans:
+        """The spans of each prompt of a batch; beams and returned sequences repeat each prompt."""
+        if not self.one_for_all and batch % len(self.spans):
+            raise FlowCutError(
+                f"visual has spans for {len(self.spans)} prompts and the batch holds {batch}: "
+                "give one (start, length) for all, or one for each prompt."
+            )
+        return [own for own in self.spans for _ in range(batch // len(self.spans))]
+
+    def repeats(self, batch: int) -> int:
+        """How often each prompt stands in a batch."""
+        return 1 if self.one_for_all or not self.spans else batch // len(self.spans)
+
+    def ends(self, batch: int, live: Tensor) -> list[int]:
+        """Per prompt, one past its last instruction token; bool [B, L] in, False where a prompt is padded."""
+        wanted = self.instruction_end
+        if wanted is None:
+            return [int(np.flatnonzero(alive)[-1]) + 1 if alive.any() else 0 for alive in live.numpy()]
+        ends = [wanted] if isinstance(wanted, int) else wanted
+        if batch % len(ends):
+            raise FlowCutError(f"instruction_end has {len(ends)} entries and the batch holds {batch} prompts.")
+        return [end for end in ends for _ in range(batch // len(ends))]
 
 
 def read_spans(visual: Any) -> tuple[Spans, bool]:

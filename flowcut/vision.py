@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from flowcut.assemble import assemble
-from flowcut.attention import Attention, is_watching, watched, watching
+from flowcut.attention import Attention, Elsewhere, is_watching, watched, watching
 from flowcut.criteria import METHODS
 from flowcut.encoders import PackedEncoder, VisionEncoder, find_encoder
 from flowcut.errors import FlowCutError, InvalidCut
@@ -82,7 +82,8 @@ def record(
 class Recording:
     """A `with` over a vision encoder; `record` is the last pass through it.
 
-    Only the thread that entered the `with` is recorded and pruned; others that use the model meanwhile are not.
+    Only the thread that entered the `with` is recorded and pruned; others that use the model meanwhile are not. If only
+    others did, leaving the `with` raises: nothing was cut.
     """
 
     def __init__(self, encoder: VisionEncoder, plan: Plan, facts: dict[str, Any]) -> None:
@@ -104,6 +105,7 @@ class Recording:
         self._row_budgets: list[int] | None = None
         self._open = False
         """Not left yet, in whatever thread."""
+        self.elsewhere = Elsewhere("vision encoder")
         self._undo = ExitStack()
 
     def __enter__(self) -> Recording:
@@ -127,6 +129,8 @@ class Recording:
     ) -> None:
         self._pass, self._open = None, False
         self._undo.close()
+        if error is None and self.plan.cut is not None:
+            self.elsewhere.check()
 
     @property
     def record(self) -> FlowRecord:
@@ -218,6 +222,15 @@ class Recording:
     def _in_force(self) -> bool:
         return is_watching(self)
 
+    def _begins(self) -> bool:
+        """Whether a pass that begins is recorded, which is noted either way."""
+        self.elsewhere.note(self._in_force(), next(iter(self._layer_of)))
+        return self._in_force()
+
+    def watched_by_others(self) -> bool:
+        """Whether this thread has a recording of its own in force on the same encoder."""
+        return watched(next(iter(self._layer_of)), apart_from=self)
+
     def watches(self, module: nn.Module) -> bool:
         """Whether this is an attention module of the encoder, while the `with` is in force."""
         return self._open and module in self._layer_of
@@ -243,12 +256,12 @@ class Recording:
 
     def _start(self, module: nn.Module, args: Any, output: Tensor) -> None:
         """The patch embedding opens a pass over a batch."""
-        if self._in_force():
+        if self._begins():
             self._pass = BatchPass(self.encoder, self.plan, self.seconds, output, self._row_budgets)
 
     def _start_packed(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """The encoder itself opens a pass over a sequence: its patches and the grids of its pictures, [pictures, 3]."""
-        if self._in_force() and isinstance(self.encoder, PackedEncoder):
+        if self._begins() and isinstance(self.encoder, PackedEncoder):
             grids = (kwargs["grid_thw"] if "grid_thw" in kwargs else args[1]).tolist()
             self._pass = PackedPass(self.encoder, self.plan, self.seconds, grids, self.encoder.model.device)
 

@@ -482,12 +482,7 @@ def test_keeping_all_of_a_video_is_the_stock_answer_to_the_bit(
     model: Any, processor: Any, cut: Any, options: dict
 ) -> None:
     inputs = films(processor, "@ and @ differ?", "a longer prompt, then @ what?")
-    stock = generate(model, inputs, **options)
-    with flowcut.prune(model, cut) as session, torch.no_grad():
-        assert torch.equal(model(**session.prepare(inputs)).logits, model(**inputs).logits)
-        ours = generate(model, session.prepare(inputs), **options)
-    assert torch.equal(ours.new, stock.new)
-    assert all(torch.equal(a, b) for a, b in zip(ours.logits, stock.logits, strict=True))
+    laws.check_keeping_all(model, inputs, cut, generate, **options)
 
 
 def test_videos_keep_the_budget_and_their_positions(model: Any, processor: Any) -> None:

@@ -246,6 +246,7 @@ def test_llava_next_from_prompt_to_tokens(path: Path) -> None:
             **prepared, max_new_tokens=wanted.shape[1], do_sample=False, eos_token_id=None, pad_token_id=0,
             return_dict_in_generate=True, output_logits=True,
         )  # fmt: skip
+        close(embeddings(model, prepared), golden["inputs_embeds"], relative=False)
     np.testing.assert_array_equal(prepared["input_ids"].numpy(), golden["input_ids_pruned"])
     np.testing.assert_array_equal(session.record.kept_patch_ids, golden["kept_ids"])
     assert [as_row(step) for step in session.record.steps] == golden["vision_steps"].tolist()
@@ -256,7 +257,6 @@ def test_llava_next_from_prompt_to_tokens(path: Path) -> None:
         np.testing.assert_array_equal(session.language_record.kept_visual_ids, golden["keep"])
     np.testing.assert_array_equal(out.sequences[:, -wanted.shape[1] :].numpy(), wanted)
     close(torch.stack(out.logits, dim=1).numpy(), golden["step_logits"], relative=False)
-    close(embeddings(model, prepared), golden["inputs_embeds"], relative=False)
 
 
 @pytest.mark.parametrize("folder", sorted({p.parent for p in cases("end_to_end", "next_*")}), ids=lambda p: p.name)
