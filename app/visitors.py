@@ -21,7 +21,7 @@ from streamlit.runtime.scriptrunner import get_script_run_ctx
 
 from app.uploads import forget_pixels
 
-GRACE = 15.0
+GRACE = 20.0
 """Seconds that a visitor may be away, after which the session is closed."""
 
 log = logging.getLogger(__name__)

@@ -131,6 +131,8 @@ class Elsewhere:
 
     def __init__(self, part: str) -> None:
         self._part = part
+        self.matters = True
+        """False where somebody else sees to it that every thread is cut."""
         self._ran_here = False
         self._ran_elsewhere = False
 
@@ -146,7 +148,7 @@ class Elsewhere:
         Raises:
             FlowCutError: it ran in other threads only.
         """
-        if self._ran_elsewhere and not self._ran_here:
+        if self.matters and self._ran_elsewhere and not self._ran_here:
             raise FlowCutError(
                 f"Nothing was cut: the {self._part} ran only in a thread that did not enter the with, so run it in the "
                 "one that did, or enter it there."

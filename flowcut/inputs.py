@@ -115,6 +115,9 @@ class Session:
             )
         elif stage_of(cut) == "decoder":
             self.language = record_language(self.family.language_model(hf_model), None, cut, facts=dict(facts))
+        for part in (*self.recordings.values(), self.language):
+            if part is not None:
+                part.elsewhere.matters = False  # what is prepared here is cut in every thread
         self.media: list[EncodedMedium] = []
         """What the last `prepare` made of each picture or video, in the order of the prompts."""
         self._aim: Aim | None = None
@@ -145,7 +148,7 @@ class Session:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         with self._turn:  # a pass in another thread comes to its end first
-            self._undo.close()
+            self._undo.__exit__(kind, error, trace)
 
     @property
     def in_force(self) -> bool:

@@ -38,8 +38,8 @@ class Handover:
         """
         if self.aim is not None and not self.is_open:
             raise FlowCutError(
-                "These inputs were prepared for a cut inside the language model, and the with was left: use them inside "
-                "it."
+                "These inputs were prepared for a cut inside the language model, and the with was left: "
+                "use them inside it."
             )
 
 

@@ -347,3 +347,12 @@ def test_two_threads_may_have_a_session_each_on_one_model() -> None:
         for expected, found in zip(alone, pool.map(work, cuts), strict=True):
             for logits in found:
                 torch.testing.assert_close(logits, expected, atol=0, rtol=0)
+
+
+def test_words_in_another_thread_are_no_reason_to_complain() -> None:
+    """A session whose owner only prepares, while somebody else asks the model something without a picture."""
+    subject = Subject("next")
+    words = subject.processor(text=["no picture"], return_tensors="pt")
+    with flowcut.prune(subject.model, cut_of("flowcut")) as session:
+        session.prepare(subject.inputs())
+        in_thread(lambda: subject.generate(words))
