@@ -14,17 +14,17 @@ import json
 import logging
 import queue
 import threading
-from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import streamlit as st
 from PIL import Image
 
+from app.recent import Recent
 from app.studies import Studies
 from app.uploads import Upload
 from flowcut.results import Run
@@ -55,7 +55,6 @@ CLOSING_SECONDS = 20
 LANE_WORDS = {"full": "All tokens", "cut": "Pruned", "control": "Random"}
 
 log = logging.getLogger(__name__)
-Value = TypeVar("Value")
 
 
 @dataclass(frozen=True)
@@ -191,28 +190,6 @@ class Models:
                 gc.collect()
                 gc.freeze()
             return self._loaded[name]
-
-
-class Recent(Generic[Value]):
-    """A dict that forgets what was not used for longest; safe between threads."""
-
-    def __init__(self, limit: int) -> None:
-        self._limit = limit
-        self._values: OrderedDict[str, Value] = OrderedDict()
-        self._lock = threading.Lock()
-
-    def get(self, key: str) -> Value | None:
-        with self._lock:
-            if key in self._values:
-                self._values.move_to_end(key)
-            return self._values.get(key)
-
-    def put(self, key: str, value: Value) -> None:
-        with self._lock:
-            self._values[key] = value
-            self._values.move_to_end(key)
-            while len(self._values) > self._limit:
-                self._values.popitem(last=False)
 
 
 class Runtime:

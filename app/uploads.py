@@ -7,12 +7,12 @@ one copy of each picture, whoever uploaded it.
 from __future__ import annotations
 
 import hashlib
-import threading
-from collections import OrderedDict
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from PIL.Image import Image
 
+from app.recent import Recent
 from flowcut.images import open_picture
 
 MOST_HELD_BYTES = 96 * 2**20
@@ -24,11 +24,11 @@ class Upload:
     """The file of a picture that could be opened."""
 
     content: bytes = field(repr=False)
-    key: str = field(init=False)
-    """SHA-256 of the file."""
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "key", hashlib.sha256(self.content).hexdigest())
+    @cached_property
+    def key(self) -> str:
+        """SHA-256 of the file."""
+        return hashlib.sha256(self.content).hexdigest()
 
     @property
     def image(self) -> Image:
@@ -40,36 +40,11 @@ class Upload:
         return image
 
 
-class _Held:
-    """The pixels that were looked at last; safe between threads."""
-
-    def __init__(self) -> None:
-        self._images: OrderedDict[str, Image] = OrderedDict()
-        self._lock = threading.Lock()
-
-    def get(self, key: str) -> Image | None:
-        with self._lock:
-            if key in self._images:
-                self._images.move_to_end(key)
-            return self._images.get(key)
-
-    def put(self, key: str, image: Image) -> None:
-        with self._lock:
-            self._images[key] = image
-            self._images.move_to_end(key)
-            while len(self._images) > 1 and self.bytes > MOST_HELD_BYTES:
-                self._images.popitem(last=False)
-
-    @property
-    def bytes(self) -> int:
-        return sum(image.width * image.height * 3 for image in self._images.values())
-
-    def clear(self) -> None:
-        with self._lock:
-            self._images.clear()
+def _bytes_of(image: Image) -> int:
+    return image.width * image.height * 3
 
 
-_held = _Held()
+_held: Recent[Image] = Recent(MOST_HELD_BYTES, _bytes_of)
 
 
 def forget_pixels() -> None:

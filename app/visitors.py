@@ -14,6 +14,7 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
+from typing import Any
 
 import streamlit as st
 from streamlit import runtime as server
@@ -50,6 +51,7 @@ class Visitor:
         if not self._is_connected():
             self.gone.set()
             server.get_instance().close_session(self.session)
+            forget_pixels()
             tidy()
 
     def _is_connected(self) -> bool:
@@ -69,16 +71,24 @@ def _tie(_found: Visitor) -> Visitor:
     return _found
 
 
+def give_back(file: Any) -> None:
+    """Let Streamlit forget a file that was uploaded and read: otherwise it keeps it as long as the session."""
+    if server.exists():
+        files: Any = server.get_instance().uploaded_file_mgr
+        files.remove_file(session_id=_session(), file_id=file.file_id)
+
+
 def _session() -> str:
     context = get_script_run_ctx()
     return "" if context is None else context.session_id
 
 
 def tidy() -> None:
-    """Give back what visitors who left have left behind, on a thread of its own; of several calls one is enough.
+    """Give back what nobody needs any more, on a thread of its own; of several calls at once one is enough.
 
-    What Streamlit keeps of a session refers to itself in circles, which only a collection ends. It looks at what came
-    into being since the models were loaded (see `app.runtime`), which takes milliseconds.
+    What Streamlit keeps of a session, and of each run of a page, refers to itself in circles, which only a collection
+    ends: called when something large was let go of, a visitor or a picture. It looks at what came into being since the
+    models were loaded (see `app.runtime`), which takes milliseconds.
     """
     if _waiting.acquire(blocking=False):
         _tidying.submit(_tidy)
@@ -86,7 +96,6 @@ def tidy() -> None:
 
 def _tidy() -> None:
     _waiting.release()
-    forget_pixels()
     gc.collect()
     with suppress(OSError, AttributeError):  # another system's library needs no telling
         ctypes.CDLL("libc.so.6").malloc_trim(0)  # glibc keeps what was freed until it is told to give it back

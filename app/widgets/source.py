@@ -11,6 +11,7 @@ from app.comparison import Picture
 from app.runtime import explain
 from app.uploads import Upload
 from app.videos import VideoFile
+from app.visitors import give_back, tidy
 from app.widgets.paste import paste
 from app.widgets.strip import strip
 from app.widgets.thumbnails import data_url, thumbnails
@@ -68,6 +69,8 @@ def _uploaded(key: str) -> None:
     """Callback of the upload box."""
     st.session_state.uploads += 1
     _taken_in(key, "your picture")
+    if (file := st.session_state[key]) is not None:
+        give_back(file)
 
 
 @cache
@@ -146,3 +149,4 @@ def _choose_own(chosen: Picture) -> None:
     typed = st.session_state.question.strip()
     own = typed and typed not in gallery.suggested_for(session.picture())
     session.choose(chosen, typed if own else gallery.suggested_for(chosen)[0])
+    tidy()

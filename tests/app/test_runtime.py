@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from app.runtime import EMBEDDED, LANES, Generation, Job, Order, Recent, Runtime, explain, run_key
+from app.recent import Recent
+from app.runtime import EMBEDDED, LANES, Generation, Job, Order, Runtime, explain, run_key
 from flowcut import Cut, FlowCut
 from flowcut.errors import InvalidPicture
 from flowcut.videos import Video

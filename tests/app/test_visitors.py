@@ -14,6 +14,7 @@ from PIL import Image
 from streamlit.testing.v1 import AppTest
 
 from app import uploads, visitors
+from app.recent import Recent
 from app.runtime import Runtime
 from app.studies import Studies, Study
 from app.uploads import Upload, forget_pixels
@@ -53,16 +54,17 @@ def test_an_upload_is_the_picture_that_was_opened(photo: bytes) -> None:
 def test_pixels_of_few_pictures_are_held(monkeypatch: pytest.MonkeyPatch) -> None:
     forget_pixels()
     files = [photograph(seed, (200, 100)) for seed in range(6)]
-    monkeypatch.setattr(uploads, "MOST_HELD_BYTES", 3 * 200 * 100 * 3)
+    held: Recent[Image.Image] = Recent(3 * 200 * 100 * 3, uploads._bytes_of)
+    monkeypatch.setattr(uploads, "_held", held)
     images = [Upload(content).image for content in files]
-    assert uploads._held.bytes == uploads.MOST_HELD_BYTES
+    assert held.weight == 3 * 200 * 100 * 3
     assert Upload(files[5]).image is images[5]
     assert Upload(files[0]).image is not images[0]
     large = Upload(photograph(7, (900, 800)))
     assert large.image is large.image, "one that is larger than the limit is held alone"
-    assert uploads._held.bytes == 900 * 800 * 3
+    assert held.weight == 900 * 800 * 3
     forget_pixels()
-    assert uploads._held.bytes == 0
+    assert held.weight == 0
 
 
 def test_a_visitor_holds_no_pixels(page: AppTest, photo: bytes) -> None:
