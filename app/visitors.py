@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import ctypes
 import gc
-import logging
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -25,12 +24,11 @@ from app.uploads import forget_pixels
 GRACE = 20.0
 """Seconds that a visitor may be away, after which the session is closed."""
 
-log = logging.getLogger(__name__)
 _tidying = ThreadPoolExecutor(1, thread_name_prefix="tidying")
 _waiting = threading.Lock()
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class Visitor:
     """One browser tab, from its first run of the page until it has left for good."""
 
@@ -38,21 +36,25 @@ class Visitor:
     """Streamlit's name of its session."""
     gone: threading.Event = field(default_factory=threading.Event)
     """Set when it has left for good."""
+    _departures: int = 0
 
     def leave(self) -> None:
         """The connection was lost: the visitor is gone unless it is back in time."""
+        self._departures += 1
         try:
-            asyncio.get_running_loop().call_later(GRACE, self._end_unless_back)
+            asyncio.get_running_loop().call_later(GRACE, self._end_unless_back, self._departures)
         except RuntimeError:  # not told by the server's own loop, but by a session that is ended already
             if not self._is_connected():
                 self.gone.set()
 
-    def _end_unless_back(self) -> None:
-        if not self._is_connected():
-            self.gone.set()
+    def _end_unless_back(self, departure: int) -> None:
+        if self._is_connected() or departure != self._departures:  # who was back and left again has its own time
+            return
+        self.gone.set()
+        if server.exists():
             server.get_instance().close_session(self.session)
-            forget_pixels()
-            tidy()
+        forget_pixels()
+        tidy()
 
     def _is_connected(self) -> bool:
         return server.exists() and server.get_instance().is_active_session(self.session)

@@ -212,6 +212,22 @@ def test_a_visitor_who_is_back_in_time_loses_nothing(server: Server) -> None:
     assert visitor.gone.is_set()
 
 
+def test_every_departure_has_its_own_grace(server: Server) -> None:
+    visitor = Visitor("a")
+
+    async def flicker() -> None:
+        visitor.leave()
+        await asyncio.sleep(0.15)  # back for a moment, and gone again
+        visitor.leave()
+        await asyncio.sleep(0.1)
+        assert not visitor.gone.is_set()
+        await asyncio.sleep(0.3)
+
+    asyncio.run(flicker())
+    assert visitor.gone.is_set()
+    assert server.closed == ["a"]
+
+
 def test_of_many_who_leave_at_once_the_server_tidies_up_once(monkeypatch: pytest.MonkeyPatch) -> None:
     hold, collected = threading.Event(), []
     visitors._tidying.submit(hold.wait, SECONDS)
