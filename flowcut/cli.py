@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import runpy
+import socket
 import sys
 import tomllib
 from collections.abc import Sequence
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 BAD_INPUT = 2
 INTERRUPTED = 130
 NO_CUT = "full"
+LAST_PORT = 65535
 
 
 class _Parser(argparse.ArgumentParser):
@@ -179,10 +181,23 @@ def _app(wanted: argparse.Namespace) -> int:
     page = find_spec("app.main") if find_spec("app") else None
     if page is None or page.origin is None or find_spec("streamlit") is None:
         raise FlowCutError("The app is not installed here: run pip install 'flowcut-lens[app]', or make demo.")
+    _check_address(wanted.host, wanted.port)
     settings = {**_settings(Path(page.origin)), "server.address": wanted.host, "server.port": str(wanted.port)}
     sys.argv = ["streamlit", "run", page.origin, *(f"--{name}={value}" for name, value in settings.items())]
     runpy.run_module("streamlit", run_name="__main__", alter_sys=True)  # this process: a signal to it ends the server
     return 0
+
+
+def _check_address(host: str, port: int) -> None:
+    """Streamlit ends in a traceback where it cannot listen."""
+    if not 1 <= port <= LAST_PORT:
+        raise FlowCutError(f"--port is {port}: choose 1 to {LAST_PORT}.")
+    try:
+        socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET).close()
+    except (OSError, UnicodeError) as error:
+        why = getattr(error, "strerror", None) or error
+        sentence = f"The app cannot listen on {host}, port {port} ({why}): choose another --host or --port."
+        raise FlowCutError(sentence) from error
 
 
 def _settings(page: Path) -> dict[str, str]:

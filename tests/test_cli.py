@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -160,3 +161,22 @@ def test_the_app_is_handed_to_streamlit(monkeypatch: pytest.MonkeyPatch) -> None
     for setting in ("browser.gatherUsageStats=false", "client.showErrorDetails=none", "client.toolbarMode=minimal",
                     "server.address=127.0.0.1", "server.headless=true", "runner.fastReruns=false"):  # fmt: skip
         assert f"--{setting}" in told
+
+
+def test_where_the_app_cannot_listen(capsys: pytest.CaptureFixture) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        wrong = {
+            ("--port", "99999"): "--port is 99999: choose 1 to 65535",
+            ("--port", "0"): "--port is 0: choose 1 to 65535",
+            ("--port", str(taken.getsockname()[1])): "choose another --host or --port",
+            ("--host", "no.such.host.invalid"): "choose another --host or --port",
+            ("--host", "x" * 300): "choose another --host or --port",
+            ("--host", "203.0.113.9"): "choose another --host or --port",
+        }
+        for options, sentence in wrong.items():
+            assert flow("app", *options) == 2
+            told = capsys.readouterr().err
+            assert sentence in told
+            assert told.count("\n") == 1
