@@ -167,6 +167,21 @@ def test_asked_from_a_folder_and_the_command_line(kind: str, path: Path, tmp_pat
         flowcut.ask(loaded, path, "What happens?", flowcut.FlowCut(tokens=4000), frames=3)
 
 
+def test_a_list_of_files_is_refused_on_the_command_line_too(tmp_path: Path, capsys: Any) -> None:
+    folder, words = tiny_video.checkpoint("VideoLlava", tmp_path / "model"), tmp_path / "secret.txt"
+    words.write_text("words that nobody may see " * 20)
+    holiday = tmp_path / "holiday.mp4"
+    holiday.write_text(f"ffconcat version 1.0\nfile {words.name}\n")
+    asked = ["ask", str(holiday), "What happens?", "--model", str(folder), "--out", str(tmp_path / "out")]
+    assert cli.main(asked) == 2
+    told = capsys.readouterr()
+    assert told.out == ""
+    assert "holiday.mp4 is not a video that can be decoded" in told.err
+    assert not (tmp_path / "out").exists()
+    with pytest.raises(flowcut.InvalidPicture, match="is not a video that can be decoded"):
+        flowcut.ask(flowcut.load(folder), holiday, "What happens?")
+
+
 def test_a_picture_asked_of_a_model_of_videos(tmp_path: Path) -> None:
     loaded = flowcut.load(tiny_video.checkpoint("VideoLlava", tmp_path))
     run = flowcut.ask(loaded, tiny.picture(), "What is it?", flowcut.FlowCut(tokens=9), max_new_tokens=4)
