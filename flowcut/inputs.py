@@ -74,8 +74,9 @@ def prune(hf_model: PreTrainedModel, cut: CutConfig | None = None, *, record: bo
 class Session:
     """A `with` in which pictures or videos handed to `prepare` are encoded, recorded and pruned.
 
-    What was prepared is read with its cut, whatever thread the model runs in, such as a streamer's. Under a cut, pictures
-    that were not prepared are refused in every thread, since they would be read whole: a stock pipeline hands over such.
+    What was prepared is read with its cut, whatever thread the model runs in, such as a streamer's. Under a cut,
+    pictures that were not prepared are refused in every thread, since they would be read whole: a stock pipeline hands
+    over such.
     """
 
     def __init__(self, hf_model: PreTrainedModel, cut: CutConfig | None, record: bool, matrices: bool = False) -> None:

@@ -158,6 +158,9 @@ def _from_file(source: Any, frames: int) -> Video:
     name, file, ours = _named(source)
     clock = Clock(name)
     try:
+        file.seek(0, os.SEEK_END)
+        if not file.tell():
+            raise InvalidPicture(f"{name} is empty (0 bytes): choose an {FORMATS} file.")
         with opened(file, name, clock) as container:
             stream = _video_stream(container, name)
             total = _count(stream, name, clock)
@@ -187,8 +190,6 @@ def _named(source: Any) -> tuple[str, Any, bool]:
         raise InvalidPicture(
             f"The video is a {type(source).__name__}: give a path, bytes, an open file, or its frames."
         )
-    if not file.seek(0, os.SEEK_END):
-        raise InvalidPicture(f"{name} is empty (0 bytes): choose an {FORMATS} file.")
     return name, file, ours
 
 
@@ -199,6 +200,7 @@ def _video_stream(container: Any, name: str) -> Any:
         raise InvalidPicture(f"{name} holds no pictures, such as a sound file: choose an {FORMATS} file.")
     if stream.codec_context is None:
         raise InvalidPicture(f"{name} is coded in a way that is not known here: save it as MP4 with H.264.")
+    stream.codec_context.options = {"max_pixels": str(MAX_PIXELS)}  # frames may grow on the way
     return stream
 
 

@@ -294,10 +294,12 @@ def test_every_limit_is_said(monkeypatch: Any) -> None:
     assert "takes more than -1 seconds to decode" in refusal(film("mp4"))
 
 
-def test_frames_that_grow_on_the_way_are_refused() -> None:
+def test_frames_that_grow_on_the_way_are_refused(monkeypatch: Any) -> None:
     """The header's size is checked before anything is decoded; what is decoded is held against it."""
-    first, then = film("mpegts", 6, (128, 96)), film("mpegts", 6, (160, 96))
-    assert "changes from 128 x 96 to 160 x 96 pixels" in refusal(first + then)
+    first, then = film("mpegts", 6, (128, 96)), film("mpegts", 6, (1024, 768))
+    assert "changes from 128 x 96 to 1024 x 768 pixels" in refusal(first + then)
+    monkeypatch.setattr("flowcut.videos.MAX_PIXELS", 128 * 96)
+    assert "is not a video that can be decoded" in refusal(first + then), "larger frames are not even made room for"
 
 
 def test_pictures_in_a_coding_that_nobody_knows() -> None:
