@@ -358,7 +358,10 @@ class Session:
     def _holds_media(self, given: Mapping[str, Any]) -> bool:
         """Whether pictures or videos come raw, or as the model's own encoder made them."""
         raw = [given.get(kind.inputs[0]) for kind in self.family.media]
-        return any(one is not None for one in raw) or bool(given.get("mm_encoder_outputs"))
+        encoded = (given.get("mm_encoder_outputs") or {}).values()
+        # A piece of what was prepared is cut already, unless it is to be cut inside the language model.
+        foreign = [one for one in encoded if self.language is not None or not isinstance(one, PreparedFeatures)]
+        return any(one is not None for one in raw) or bool(foreign)
 
     def _read(self, aim: Aim | None) -> None:
         """From here to the end of the pass, the language model is cut in this thread."""

@@ -50,7 +50,8 @@ class PreparedFeatures(BaseModelOutputWithPooling):
     hook of ours is left that could say so.
     """
 
-    handover: Handover
+    handover: Handover | None = None
+    """None on a piece that transformers cut out of it, as chunked prefill does."""
 
     @classmethod
     def of(cls, features: Any, handover: Handover) -> PreparedFeatures:

@@ -356,3 +356,12 @@ def test_words_in_another_thread_are_no_reason_to_complain() -> None:
     with flowcut.prune(subject.model, cut_of("flowcut")) as session:
         session.prepare(subject.inputs())
         in_thread(lambda: subject.generate(words))
+
+
+def test_a_prompt_that_is_read_in_pieces_stays_cut() -> None:
+    subject = Subject("llava")
+    with flowcut.prune(subject.model, cut_of("flowcut")) as session:
+        whole = subject.generate(session.prepare(subject.inputs()))
+        pieces = subject.generate(session.prepare(subject.inputs()), prefill_chunk_size=7)
+    assert torch.equal(whole.sequences, pieces.sequences)
+    assert lengths(whole) == lengths(pieces)
