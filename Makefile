@@ -41,7 +41,12 @@ demo: setup
 	@echo "FlowCut Lens: http://$(HOST):$(PORT)  (Ctrl-C stops it)"
 	@$(BIN)/flowcut app --host $(HOST) --port $(PORT)
 
+# mypy knows packages by their folders: links give our folders the names that they have once installed.
+TYPED := build/typing/flowcut_lens
+
 lint: setup
+	@mkdir -p $(TYPED)
+	@for folder in analysis app cli scenes; do ln -sfn ../../../$$folder $(TYPED)/$$folder; done
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
@@ -55,7 +60,7 @@ test: lint chromium
 
 # The stored runs of the first screen, made again from the embedded model.
 examples: setup
-	$(BIN)/python -m app.examples
+	$(BIN)/python -m flowcut_lens.app.scripts.examples
 
 # The embedded model from nothing: scenes, tower, language model, both together. Every stage goes on from its last
 # checkpoint in training/runs, and on CUDA if there is one; the minutes are those of two CPU cores.

@@ -14,8 +14,8 @@ from typing import Literal, get_args
 import numpy as np
 from scipy.stats import rankdata
 
-from analysis.parts import one_image
-from flowcut.record import FlowRecord, LayerFlow
+from flowcut.records.vision import FlowRecord, LayerFlow
+from flowcut_lens.analysis.parts import one_image
 
 PAIR_BLOCK = 64
 """Patches whose pairs with all others are held at once for Kendall's tau."""

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from flowcut.answer_attention import AnswerAttention
-from flowcut.results import Run
+from flowcut.records.answer_attention import AnswerAttention
+from flowcut.records.run import Run
 
 
 @dataclass(frozen=True)

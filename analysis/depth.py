@@ -12,9 +12,9 @@ from typing import Literal
 
 import numpy as np
 
-from analysis.parts import one_image
-from analysis.relay import Direction
-from flowcut.record import CLS_ID, PADDING_ID, FlowRecord, LayerFlow
+from flowcut.records.vision import CLS_ID, PADDING_ID, FlowRecord, LayerFlow
+from flowcut_lens.analysis.parts import one_image
+from flowcut_lens.analysis.relay import Direction
 
 Partner = Literal["cls", "self", "patch", "none"]
 PARTNERS: tuple[Partner, ...] = ("cls", "self", "patch", "none")

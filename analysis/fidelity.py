@@ -7,7 +7,7 @@ from difflib import SequenceMatcher
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from flowcut.results import Run
+    from flowcut.records.run import Run
 
 
 @dataclass(frozen=True)

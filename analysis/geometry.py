@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from flowcut.record import Geometry
+from flowcut.records.vision import Geometry
 
 if TYPE_CHECKING:
-    from flowcut.record import FlowRecord
+    from flowcut.records.vision import FlowRecord
 
 Box = tuple[float, float, float, float]
 """Left, top, right, bottom in original pixels."""

@@ -10,19 +10,19 @@ from typing import TYPE_CHECKING, Any
 import networkx as nx
 import numpy as np
 
-from analysis import geometry as places
-from analysis.figures import style
-from analysis.measures import METRICS, Concentration, Metric, concentration, concentration_claim
-from analysis.parts import Pane, first_patches, frame_of_row, images_of, panes, seen_box
-from analysis.relay import DIRECTIONS, MASS, MAX_EDGES, Direction, RelayLayer, relay
-from analysis.story import keep_alive_twins
-from flowcut.record import FlowRecord
+from flowcut.records.vision import FlowRecord
+from flowcut_lens.analysis import geometry as places
+from flowcut_lens.analysis.figures import style
+from flowcut_lens.analysis.measures import METRICS, Concentration, Metric, concentration, concentration_claim
+from flowcut_lens.analysis.parts import Pane, first_patches, frame_of_row, images_of, panes, seen_box
+from flowcut_lens.analysis.relay import DIRECTIONS, MASS, MAX_EDGES, Direction, RelayLayer, relay
+from flowcut_lens.analysis.trajectory import keep_alive_twins
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from flowcut.record import Geometry
-    from flowcut.results import Run
+    from flowcut.records.run import Run
+    from flowcut.records.vision import Geometry
 
 Node = tuple[Any, ...]
 """("cls", state), ("source", layer, patch id) or ("destination", layer, patch id); states count from 0 to L."""

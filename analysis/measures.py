@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from analysis.parts import images_of
-from flowcut.record import FlowRecord
+from flowcut.records.vision import FlowRecord
+from flowcut_lens.analysis.parts import images_of
 
 TOP_SHARE = 0.1
 CONCENTRATES_AT = -0.3

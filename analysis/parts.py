@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from flowcut.record import PADDING_ID, FlowRecord, Geometry
+from flowcut.records.vision import PADDING_ID, FlowRecord, Geometry
 
 BASE = "base"
 CROP = "crop"

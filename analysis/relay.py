@@ -16,8 +16,8 @@ from typing import Literal
 
 import numpy as np
 
-from analysis.parts import first_patches, images_of
-from flowcut.record import FlowRecord, LayerFlow
+from flowcut.records.vision import FlowRecord, LayerFlow
+from flowcut_lens.analysis.parts import first_patches, images_of
 
 MASS = 0.8
 MAX_EDGES = 48

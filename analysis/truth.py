@@ -6,10 +6,17 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from analysis.agreement import RANKED, accumulated, highest, patches_of_budget, scored_layers, scored_rankings
-from analysis.parts import one_image
-from analysis.relay import Direction
-from flowcut.record import FlowRecord, Geometry
+from flowcut.records.vision import FlowRecord, Geometry
+from flowcut_lens.analysis.agreement import (
+    RANKED,
+    accumulated,
+    highest,
+    patches_of_budget,
+    scored_layers,
+    scored_rankings,
+)
+from flowcut_lens.analysis.parts import one_image
+from flowcut_lens.analysis.relay import Direction
 
 
 def patch_coverage(mask: np.ndarray, geometry: Geometry) -> np.ndarray:

@@ -2,29 +2,25 @@
 
 from __future__ import annotations
 
-import sys
 from importlib import import_module
-from pathlib import Path
 
 import streamlit as st
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # started as a script: the rooms lie one folder up
-
-from app import session
-from app.gallery import assets_folder
-from app.runtime import EMBEDDED, runtime
-from app.views import ask
-from app.visitors import visitor
-from app.widgets.frame import sidebar
+from flowcut_lens.app.jobs.runtime import EMBEDDED, runtime
+from flowcut_lens.app.jobs.visitors import visitor
+from flowcut_lens.app.media.gallery import assets_folder
+from flowcut_lens.app.sidebar.sidebar import sidebar
+from flowcut_lens.app.state import session
+from flowcut_lens.app.views.ask import page as ask
 
 ASSETS = assets_folder()
 SIDEBAR_PIXELS = 360
-COMPARE_PAGE = "app.views.compare"
+COMPARE_PAGE = "flowcut_lens.app.views.compare.page"
 
 
 def compare() -> None:
     """The Compare page. What its figures are made with takes a second to import: the first screen does not wait."""
-    from app.views.compare import page
+    from flowcut_lens.app.views.compare.page import page
 
     page()
 

@@ -32,16 +32,16 @@ import transformers
 from scipy.stats import spearmanr
 
 import flowcut
-from analysis.truth import patch_coverage
 from benchmarks.causal_tables import ALL_SCENES, write_tables
-from flowcut.choices import PatchChooser
 from flowcut.criteria import METHODS
-from flowcut.models import VisionLanguageModel
-from flowcut.rank_agreement import block_ranks
-from flowcut.record import Geometry
-from flowcut.scoring import AnswerScorer, score_cut_together, score_together
-from flowcut.studies import block_of_patch
-from scenes import Scene, about, draw, matches
+from flowcut.models.loading import VisionLanguageModel
+from flowcut.records.vision import Geometry
+from flowcut.studies.one_shot import PatchChooser
+from flowcut.studies.rank_agreement import block_ranks
+from flowcut.studies.removal import block_of_patch
+from flowcut.studies.scorer import AnswerScorer, score_cut_together, score_together
+from flowcut_lens.analysis.truth import patch_coverage
+from flowcut_lens.scenes import Scene, about, draw, matches
 
 HERE = Path(__file__).parent
 QUESTIONS = HERE.parent / "assets" / "questions.jsonl"

@@ -20,7 +20,7 @@ import torch
 import transformers
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from flowcut.decoding import AnswerRecording
+from flowcut.decoder.answer_recording import AnswerRecording
 
 SHAPES: dict[str, dict[str, int]] = {
     "embedded (4 layers, width 256, 4 heads)": {"layers": 4, "width": 256, "heads": 4},

@@ -24,7 +24,7 @@ import transformers
 from transformers import CLIPVisionConfig, CLIPVisionModel
 
 import flowcut
-from flowcut.vision import record
+from flowcut.encoder.recording import record
 
 SHAPES: dict[str, dict[str, Any]] = {
     "embedded (12 layers, width 128, 4 heads)": {

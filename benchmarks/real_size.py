@@ -36,7 +36,7 @@ from transformers import (
 import flowcut
 from flowcut.families import family_of
 from flowcut.families.family import IMAGE
-from flowcut.memory import reset_peak, resident_peak
+from flowcut.models.memory import reset_peak, resident_peak
 
 IMAGE_TOKEN = 32_000
 TEXT_TOKENS = 40

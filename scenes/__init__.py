@@ -4,9 +4,9 @@ The embedded model is trained on these scenes and the app marks its answers agai
 Pillow only, so that a scene can be drawn before (or without) any model.
 """
 
-from scenes.questions import KINDS, Question, about, describe, facts, matches, questions, sample, truth
-from scenes.render import draw
-from scenes.world import CHARACTERS, COLOURS, SHAPES, SIZES, Scene, SceneObject
+from flowcut_lens.scenes.questions import KINDS, Question, about, describe, facts, matches, questions, sample, truth
+from flowcut_lens.scenes.render import draw
+from flowcut_lens.scenes.world import CHARACTERS, COLOURS, SHAPES, SIZES, Scene, SceneObject
 
 __all__ = [
     "CHARACTERS",

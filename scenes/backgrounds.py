@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from scenes.world import SIDE
+from flowcut_lens.scenes.world import SIDE
 
 Picture = NDArray[np.float32]
 

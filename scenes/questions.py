@@ -11,7 +11,7 @@ from typing import Protocol
 
 import numpy as np
 
-from scenes.world import COLOURS, SHAPES, SIZES, Scene
+from flowcut_lens.scenes.world import COLOURS, SHAPES, SIZES, Scene
 
 KINDS = (
     "existence",

@@ -8,9 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from scenes.backgrounds import background
-from scenes.shapes import SIGNED_DISTANCE
-from scenes.world import (
+from flowcut_lens.scenes.backgrounds import background
+from flowcut_lens.scenes.shapes import SIGNED_DISTANCE
+from flowcut_lens.scenes.world import (
     MIN_VISIBLE,
     MIN_VISIBLE_DEFAULT,
     SIDE,

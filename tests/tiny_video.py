@@ -24,7 +24,7 @@ from transformers.models.llava_next.image_processing_pil_llava_next import Llava
 from transformers.models.llava_onevision.image_processing_pil_llava_onevision import LlavaOnevisionImageProcessorPil
 from transformers.models.video_llava.image_processing_video_llava import VideoLlavaImageProcessor
 
-from tests import test_llava_onevision
+from tests.families import test_llava_onevision
 from tests.tiny import N_PATCHES, PATCH, PINPOINTS, SIDE, SPECIAL, sharpen, tokenizer, vision_config
 
 KINDS = ["VideoLlava", "LlavaNextVideo", "LlavaOnevision"]

@@ -15,9 +15,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from scenes.backgrounds import background
-from scenes.render import compose
-from scenes.world import CHARACTERS, COLOURS, SHAPES, SIDE, SIZES, Scene
+from flowcut_lens.scenes.backgrounds import background
+from flowcut_lens.scenes.render import compose
+from flowcut_lens.scenes.world import CHARACTERS, COLOURS, SHAPES, SIDE, SIZES, Scene
 
 PATCH = 14
 ROWS = SIDE // PATCH

@@ -28,9 +28,9 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 import flowcut
-import scenes
 from flowcut.criteria import METHODS, Evidence
-from flowcut.vision import record
+from flowcut.encoder.recording import record
+from flowcut_lens import scenes
 from training.language import answer_logits
 from training.packing import Packer, Segment, answer_loss
 

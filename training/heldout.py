@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-import scenes
+from flowcut_lens import scenes
 from training.text import as_people_type
 
 FIRST_SEED = {"test": 500_000, "validation": 400_000}

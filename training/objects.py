@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from scenes.world import CHARACTERS, COLOURS, SHAPES, SIZES, Placement, SceneObject, sample_placements
+from flowcut_lens.scenes.world import CHARACTERS, COLOURS, SHAPES, SIZES, Placement, SceneObject, sample_placements
 
 _NO_MASK = np.zeros((0, 0), bool)
 

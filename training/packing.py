@@ -16,8 +16,8 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import PreTrainedTokenizerFast
 
-from scenes.questions import KINDS, sample
-from scenes.world import SceneObject
+from flowcut_lens.scenes.questions import KINDS, sample
+from flowcut_lens.scenes.world import SceneObject
 from training.cache import OBJECT_FIELDS
 from training.objects import from_table
 from training.text import PROMPT_END, PROMPT_START, as_people_type

@@ -9,8 +9,8 @@ import numpy as np
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
-from scenes.questions import KINDS, sample
-from scenes.world import CHARACTERS
+from flowcut_lens.scenes.questions import KINDS, sample
+from flowcut_lens.scenes.world import CHARACTERS
 from training.objects import random_objects
 
 SPECIAL = ("<pad>", "<s>", "</s>", "<image>")

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import CLIPVisionModel
 
-from scenes.world import CHARACTERS, COLOURS, SHAPES, SIDE, SIZES
+from flowcut_lens.scenes.world import CHARACTERS, COLOURS, SHAPES, SIDE, SIZES
 from training import cache, loop
 from training.config import VISION
 from training.initial import initialise

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 import plotly.graph_objects as go
 
-from analysis.agreement import Contradiction
-from analysis.figures.look import (
+from flowcut_lens.analysis.agreement import Contradiction
+from flowcut_lens.analysis.figures.look import (
     BOTH_WAYS,
     COLOURS,
     MORE,
@@ -26,7 +26,7 @@ from analysis.figures.look import (
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from flowcut.record import Geometry
+    from flowcut.records.vision import Geometry
 
 MEASURES = {
     "iou": ("Overlap of the kept patches (IoU)", "IoU"),

@@ -8,8 +8,16 @@ from typing import Literal
 import numpy as np
 import plotly.graph_objects as go
 
-from analysis.causal import Agreement, Band, flip_point
-from analysis.figures.look import NEUTRAL, add_band, finished, how_to_read_all, line_and_marker, number, style_of
+from flowcut_lens.analysis.causal import Agreement, Band, flip_point
+from flowcut_lens.analysis.figures.look import (
+    NEUTRAL,
+    add_band,
+    finished,
+    how_to_read_all,
+    line_and_marker,
+    number,
+    style_of,
+)
 
 
 def causal_bars(agreements: Mapping[str, Agreement], facts: str) -> go.Figure:

@@ -19,13 +19,13 @@ import numpy as np
 import plotly.graph_objects as go
 from scipy.stats import rankdata
 
-from analysis.figures.style import wrapped
-from analysis.geometry import grid_box
+from flowcut_lens.analysis.figures.style import wrapped
+from flowcut_lens.analysis.geometry import grid_box
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from flowcut.record import Geometry
+    from flowcut.records.vision import Geometry
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8A8A8A")
 """Okabe and Ito without black and yellow, which vanish on a dark and on a light page."""

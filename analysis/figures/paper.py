@@ -10,18 +10,18 @@ from matplotlib.collections import LineCollection
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 
-from analysis.figures import style
-from analysis.geometry import canvas_box, geometry_of, grid_box, unseen_boxes
-from analysis.graph import Node, layout, relay_graph
-from analysis.measures import METRICS, Concentration, concentration, concentration_claim
-from analysis.relay import DIRECTIONS, MASS
+from flowcut_lens.analysis.figures import style
+from flowcut_lens.analysis.geometry import canvas_box, geometry_of, grid_box, unseen_boxes
+from flowcut_lens.analysis.graph import Node, layout, relay_graph
+from flowcut_lens.analysis.measures import METRICS, Concentration, concentration, concentration_claim
+from flowcut_lens.analysis.relay import DIRECTIONS, MASS
 
 if TYPE_CHECKING:
     import networkx as nx
     from PIL.Image import Image
 
-    from flowcut.record import Geometry
-    from flowcut.results import Run
+    from flowcut.records.run import Run
+    from flowcut.records.vision import Geometry
 
 SINGLE_COLUMN, DOUBLE_COLUMN = 3.25, 6.75
 """Inches."""

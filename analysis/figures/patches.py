@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import plotly.graph_objects as go
 
-from analysis.depth import Streamlines
-from analysis.figures.look import (
+from flowcut.records.vision import CLS_ID, PADDING_ID
+from flowcut_lens.analysis.depth import Streamlines
+from flowcut_lens.analysis.figures.look import (
     COLOURS,
     MORE,
     NEUTRAL,
@@ -22,12 +23,11 @@ from analysis.figures.look import (
     percentile,
     picture_source,
 )
-from flowcut.record import CLS_ID, PADDING_ID
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from flowcut.record import Geometry
+    from flowcut.records.vision import Geometry
 
 MAX_COLUMNS = 4
 MAX_LINES = 60

@@ -8,7 +8,7 @@ import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from analysis.figures.look import (
+from flowcut_lens.analysis.figures.look import (
     BOTH_WAYS,
     COLOURS,
     NEUTRAL,
@@ -20,7 +20,7 @@ from analysis.figures.look import (
     number,
     style_of,
 )
-from analysis.proxy import ClsProxy, Sinks
+from flowcut_lens.analysis.proxy import ClsProxy, Sinks
 
 Reading = Literal["column_mean", "rollout", "value_weighted"]
 READINGS: dict[Reading, str] = {

@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 import plotly.graph_objects as go
 
-from analysis.figures import style
-from analysis.geometry import canvas_box, geometry_of, grid_box, unseen_boxes
-from analysis.graph import layout, relay_graph
-from analysis.measures import METRICS, Concentration, concentration, concentration_claim
-from analysis.relay import DIRECTIONS, MASS
+from flowcut_lens.analysis.figures import style
+from flowcut_lens.analysis.geometry import canvas_box, geometry_of, grid_box, unseen_boxes
+from flowcut_lens.analysis.graph import layout, relay_graph
+from flowcut_lens.analysis.measures import METRICS, Concentration, concentration, concentration_claim
+from flowcut_lens.analysis.relay import DIRECTIONS, MASS
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from flowcut.results import Run
+    from flowcut.records.run import Run
 
 WIDTH_CLASSES = 4
 """Plotly draws one width per trace: edges are sorted into this many."""

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL.Image import Image, Resampling
 
-from analysis.measures import METRICS
-from analysis.parts import images_of
+from flowcut_lens.analysis.measures import METRICS
+from flowcut_lens.analysis.parts import images_of
 
 if TYPE_CHECKING:
-    from flowcut.record import FlowRecord, Geometry
-    from flowcut.results import Run
+    from flowcut.records.run import Run
+    from flowcut.records.vision import FlowRecord, Geometry
 
 # Okabe and Ito's palette (2008); dash patterns, markers and sides of the drawing say the same without colour.
 INFLOW = "#0072B2"

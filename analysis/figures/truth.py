@@ -7,9 +7,17 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import plotly.graph_objects as go
 
-from analysis.figures.look import COLOURS, MORE, NEUTRAL, finished, how_to_read_all, layer_axis, line_and_marker
-from analysis.relay import Direction
-from analysis.truth import LayerTruth, ObjectFlow
+from flowcut_lens.analysis.figures.look import (
+    COLOURS,
+    MORE,
+    NEUTRAL,
+    finished,
+    how_to_read_all,
+    layer_axis,
+    line_and_marker,
+)
+from flowcut_lens.analysis.relay import Direction
+from flowcut_lens.analysis.truth import LayerTruth, ObjectFlow
 
 RANKED_BY = {
     "cls": "CLS attention",

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 
-from flowcut.criteria.evidence import Evidence
+from flowcut.criteria.evidence import Budget, Evidence
 from flowcut.errors import InvalidCut
-from flowcut.schedule import CutConfig
 
 LARGEST_STRETCH = 2.0
 """How much longer one side of a coarse grid may be than the other, measured against the picture's own."""
 
 
-def random(evidence: Evidence, cut: CutConfig) -> np.ndarray:
+def random(evidence: Evidence, cut: Budget) -> np.ndarray:
     """float64 [B, N]: patches drawn without replacement, the first drawn highest; seeded.
 
     One stream for the batch, or the same draw for each image if per image.
@@ -25,14 +24,14 @@ def random(evidence: Evidence, cut: CutConfig) -> np.ndarray:
     return ranking
 
 
-def stride(evidence: Evidence, cut: CutConfig) -> np.ndarray:
+def stride(evidence: Evidence, cut: Budget) -> np.ndarray:
     """float64 [B, N]: 1 for every N/T-th patch in reading order, floor(i N / T) for i = 0 .. T-1, 0 for the rest."""
     ranking = np.zeros((evidence.batch, evidence.n_patches))
     ranking[:, np.arange(cut.tokens) * evidence.n_patches // cut.tokens] = 1
     return ranking
 
 
-def chosen(evidence: Evidence, cut: CutConfig) -> np.ndarray:
+def chosen(evidence: Evidence, cut: Budget) -> np.ndarray:
     """float64 [B, N]: 1 for the patches that someone chose by hand, the same in every image, 0 for the rest.
 
     Raises:

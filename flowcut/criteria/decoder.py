@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from flowcut.criteria.evidence import DecoderEvidence, by_choice, needed, unit
-from flowcut.schedule import CutConfig
+from flowcut.criteria.evidence import Budget, DecoderEvidence, by_choice, needed, unit
 
 PIVOTS = 4
 """DART: pivots among the visual tokens, and as many among the text tokens."""
@@ -45,12 +44,12 @@ def step_tokens(n: int, tokens: int, step: int, steps: int) -> int:
     return max(tokens, round(n * (tokens / n) ** ((step + 1) / steps)))
 
 
-def last_token_attention(evidence: DecoderEvidence, cut: CutConfig) -> np.ndarray:
+def last_token_attention(evidence: DecoderEvidence, cut: Budget) -> np.ndarray:
     """float64 [n], FastV and PyramidDrop: the attention that the prompt's last token pays to each visual token."""
     return needed(evidence.last_attention)
 
 
-def rater_attention(evidence: DecoderEvidence, cut: CutConfig) -> np.ndarray:
+def rater_attention(evidence: DecoderEvidence, cut: Budget) -> np.ndarray:
     """float64 [n], SparseVLM: the mean attention of the text tokens that are most like the picture, its raters."""
     return needed(evidence.rater_attention)
 
@@ -69,7 +68,7 @@ def raters(visual: np.ndarray, text: np.ndarray) -> np.ndarray:
     return found if len(found) else np.arange(len(text))  # all alike: each is as good a rater as any
 
 
-def dart(evidence: DecoderEvidence, cut: CutConfig) -> np.ndarray:
+def dart(evidence: DecoderEvidence, cut: Budget) -> np.ndarray:
     """float64 [n], the order in which DART chooses T tokens: image pivots, then what each pivot adds.
 
     Pivots are the 4 visual and the 4 text tokens of largest key (L1 norm). Each in turn, image pivots first, adds the

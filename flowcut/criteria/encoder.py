@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from flowcut.criteria.evidence import Evidence, highest, needed, unit
-from flowcut.schedule import CutConfig
+from flowcut.criteria.evidence import Budget, Evidence, highest, needed, unit
 
 ANCHOR_SHARE = 0.1
 """HiPrune's alpha: anchors and their four neighbours take up to this share of the budget."""
@@ -16,17 +15,17 @@ IMPORTANT_SHARE = 0.75
 PRUNED_AT_ONCE = 8
 
 
-def cls_attention(evidence: Evidence, cut: CutConfig) -> np.ndarray:
+def cls_attention(evidence: Evidence, cut: Budget) -> np.ndarray:
     """float64 [B, N], the attention that CLS pays to each patch at one layer."""
     return needed(evidence.cls_attention)
 
 
-def cls_attention_x_value(evidence: Evidence, cut: CutConfig) -> np.ndarray:
+def cls_attention_x_value(evidence: Evidence, cut: Budget) -> np.ndarray:
     """float64 [B, N], attention of CLS times the L1 norm of the head-mean value: how much CLS receives."""
     return needed(evidence.cls_attention) * needed(evidence.value_norm)
 
 
-def column_mean(evidence: Evidence, cut: CutConfig) -> np.ndarray:
+def column_mean(evidence: Evidence, cut: Budget) -> np.ndarray:
     """float64 [B, N], HiPrune: anchors, their four neighbours, then the rest by column mean at the feature layer.
 
     Anchors are the round(alpha T / 5) patches of highest column mean at a middle layer (alpha = 0.1; layer 9 of 24
@@ -50,7 +49,7 @@ def _neighbours(anchors: np.ndarray, n: int, cols: int) -> np.ndarray:
     return np.flatnonzero((steps == 1).any(axis=1))
 
 
-def visionzip(evidence: Evidence, cut: CutConfig) -> np.ndarray:
+def visionzip(evidence: Evidence, cut: Budget) -> np.ndarray:
     """float64 [B, N]: dominant patches by CLS attention above all (54/64 of T), then the contextual targets (10/64).
 
     The targets lie evenly strided among the patches that are not dominant, in reading order. The rest tie at the
@@ -73,7 +72,7 @@ def dominant_count(tokens: int) -> int:
     return round(tokens * DOMINANT_SHARE)
 
 
-def visionzip_joins(evidence: Evidence, cut: CutConfig, ranking: np.ndarray) -> np.ndarray:
+def visionzip_joins(evidence: Evidence, cut: Budget, ranking: np.ndarray) -> np.ndarray:
     """int64 [B, N], the contextual target that each patch joins by highest cosine of head-mean keys; -1: none."""
     joins = np.full(ranking.shape, -1)
     for row, ranks, keys in zip(joins, ranking, unit(needed(evidence.keys)), strict=True):
@@ -83,7 +82,7 @@ def visionzip_joins(evidence: Evidence, cut: CutConfig, ranking: np.ndarray) -> 
     return joins
 
 
-def vispruner(evidence: Evidence, cut: CutConfig) -> np.ndarray:
+def vispruner(evidence: Evidence, cut: Budget) -> np.ndarray:
     """float64 [B, N]: the important by CLS attention (0.75 of T), the diverse, then the duplicates, last out first.
 
     From the patches that are not important, the list is split into evens and odds, and the 8 evens that are most like

@@ -1,11 +1,31 @@
-"""What a criterion may look at. Arrays only: who gathers them is not known here."""
+"""What a criterion may look at, and what it may know of the cut. Arrays only: who gathers them is not known here."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
+
+
+class Budget(Protocol):
+    """What a criterion may know of the cut that it ranks for; a `flowcut.CutConfig` is one."""
+
+    @property
+    def tokens(self) -> int:
+        """T, patches to keep per image."""
+
+    @property
+    def seed(self) -> int | None:
+        """Seed of the draw, for methods that take one."""
+
+    @property
+    def per_image(self) -> bool:
+        """Whether each image of a batch is drawn for by itself."""
+
+    @property
+    def patches(self) -> tuple[int, ...] | None:
+        """The patches that somebody named, ascending, for methods that take them."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 
-from flowcut.criteria.evidence import Evidence, by_choice, needed, unit
-from flowcut.schedule import CutConfig
+from flowcut.criteria.evidence import Budget, Evidence, by_choice, needed, unit
 
 LEAST_RELEVANCE = 1e-6
 """CDPruner's: added in min-max normalisation, so that the least relevant token can still be chosen."""
 
 
-def divprune(evidence: Evidence, cut: CutConfig) -> np.ndarray:
+def divprune(evidence: Evidence, cut: Budget) -> np.ndarray:
     """float64 [B, N], the order in which max-min diversity chooses T tokens, at distance 1 - cosine.
 
     First the token whose nearest neighbour is farthest, then always the one whose nearest chosen token is farthest.

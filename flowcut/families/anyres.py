@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 from transformers.image_processing_utils import get_patch_output_size, select_best_resolution
 from transformers.image_utils import ChannelDimension
 
-from flowcut.record import Geometry
+from flowcut.records.vision import Geometry
 
 
 def tile_geometries(model: PreTrainedModel, image_processor: Any, size: tuple[int, int]) -> tuple[Geometry, ...]:

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from flowcut.record import Geometry
-from flowcut.schedule import CutConfig
-from flowcut.vision import Recording
+from flowcut.cut import CutConfig
+from flowcut.encoder.recording import Recording
+from flowcut.records.vision import Geometry
 
 SEPARATOR = -1
 """In a source: not a patch of any tile, such as a newline token."""

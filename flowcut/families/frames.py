@@ -8,10 +8,10 @@ from dataclasses import replace
 
 from torch import Tensor
 
+from flowcut.cut import CutConfig, even_shares
+from flowcut.encoder.recording import Recording
 from flowcut.errors import FlowCutError
 from flowcut.families.family import MediaKind
-from flowcut.schedule import CutConfig, even_shares
-from flowcut.vision import Recording
 
 VIDEOS = MediaKind("video", ("pixel_values_videos",), stacked=True)
 """One tensor [videos, frames, 3, H, W]."""

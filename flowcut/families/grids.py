@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from flowcut.lanes import Lane
-from flowcut.scores import group_positions
-from flowcut.vision import Recording
+from flowcut.criteria.flowcut import group_positions
+from flowcut.encoder.prune_group import Lane
+from flowcut.encoder.recording import Recording
 
 
 @contextmanager

@@ -11,11 +11,11 @@ from jinja2 import TemplateError
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from flowcut.cut import CutConfig
+from flowcut.encoder.recording import Recording
 from flowcut.errors import FlowCutError, InvalidQuestion
 from flowcut.families.family import IMAGE, SEPARATOR, EncodedMedium, MediaKind
-from flowcut.record import Geometry
-from flowcut.schedule import CutConfig
-from flowcut.vision import Recording
+from flowcut.records.vision import Geometry
 
 
 class Llava:

@@ -11,14 +11,14 @@ from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.models.llava_next.modeling_llava_next import image_size_to_num_patches
 
+from flowcut.cut import CutConfig
+from flowcut.encoder.recording import Recording
 from flowcut.errors import FlowCutError, InvalidCut
 from flowcut.families.anyres import tile_geometries
 from flowcut.families.family import SEPARATOR, EncodedMedium, MediaKind
 from flowcut.families.grids import output_on_whole_grids
 from flowcut.families.llava import Llava
-from flowcut.record import Geometry
-from flowcut.schedule import CutConfig
-from flowcut.vision import Recording
+from flowcut.records.vision import Geometry
 
 
 class LlavaNext(Llava):

@@ -9,13 +9,13 @@ from typing import Any, cast
 import torch
 from transformers import PreTrainedModel
 
+from flowcut.cut import CutConfig
+from flowcut.encoder.recording import Recording
 from flowcut.errors import FlowCutError
 from flowcut.families.family import EncodedMedium, MediaKind
 from flowcut.families.frames import FRAMES_NOTE, VIDEOS, cut_by_frame, frames_of, kept_tokens
 from flowcut.families.grids import input_on_whole_grids, token_patches
 from flowcut.families.llava_next import LlavaNext
-from flowcut.schedule import CutConfig
-from flowcut.vision import Recording
 
 
 class LlavaNextVideo(LlavaNext):

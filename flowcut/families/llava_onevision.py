@@ -21,6 +21,8 @@ from transformers import PreTrainedModel
 from transformers.image_processing_utils import select_best_resolution
 from transformers.models.llava_onevision.modeling_llava_onevision import image_size_to_num_patches
 
+from flowcut.cut import CutConfig, even_shares
+from flowcut.encoder.recording import Recording
 from flowcut.errors import FlowCutError
 from flowcut.families.anyres import tile_geometries
 from flowcut.families.family import SEPARATOR, EncodedMedium, MediaKind
@@ -28,9 +30,7 @@ from flowcut.families.frames import VIDEOS, frames_of
 from flowcut.families.grids import output_on_whole_grids
 from flowcut.families.llava import Llava
 from flowcut.families.pooled import ALIVE, NEWLINE, best_tokens, mean_of_the_living, parts_of_tokens, survivors
-from flowcut.record import Geometry
-from flowcut.schedule import CutConfig, even_shares
-from flowcut.vision import Recording
+from flowcut.records.vision import Geometry
 
 
 class LlavaOnevision(Llava):

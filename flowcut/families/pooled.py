@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from flowcut.lanes import Lane
+from flowcut.encoder.prune_group import Lane
 
 ALIVE, SCORE, ROW, COLUMN, BASE = range(5)
 """The numbers laid out beside the features: alive (1 or 0), score, place on the grid of all crops, of the base tile."""

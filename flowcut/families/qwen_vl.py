@@ -16,13 +16,13 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from flowcut.cut import CutConfig
+from flowcut.encoder.recording import Recording
 from flowcut.errors import FlowCutError
 from flowcut.families.family import IMAGE, EncodedMedium, MediaKind
 from flowcut.families.grids import token_patches
 from flowcut.families.llava import Llava, size_entry
-from flowcut.record import Geometry
-from flowcut.schedule import CutConfig
-from flowcut.vision import Recording
+from flowcut.records.vision import Geometry
 
 # Of each kind the patches, then the slices in time, rows and columns of each medium.
 PICTURES = MediaKind("image", ("pixel_values", "image_grid_thw"))

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from flowcut.cut import CutConfig
+from flowcut.encoder.recording import Recording
 from flowcut.families.family import IMAGE, SEPARATOR, EncodedMedium, MediaKind
 from flowcut.families.frames import FRAMES_NOTE, VIDEOS, cut_by_frame, frames_of, kept_tokens
 from flowcut.families.llava import Llava
-from flowcut.schedule import CutConfig
-from flowcut.vision import Recording
 
 
 class VideoLlava(Llava):

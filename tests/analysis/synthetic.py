@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from flowcut.record import FlowRecord, Geometry, LayerFlow, PruneStep
-from flowcut.results import AnswerToken, Flops, Run, Times
-from flowcut.schedule import CutConfig, FlowCut, alive_after, asked_count, prunes_after
+from flowcut.criteria.flowcut import alive_after, asked_count, prunes_after
+from flowcut.cut import CutConfig, FlowCut
+from flowcut.records.run import AnswerToken, Flops, Run, Times
+from flowcut.records.vision import FlowRecord, Geometry, LayerFlow, PruneStep
 
 WIDTH = 16
 PICTURE_HASH = "0" * 64

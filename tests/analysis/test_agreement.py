@@ -10,9 +10,18 @@ import numpy as np
 import pytest
 from scipy.stats import kendalltau, spearmanr
 
-from analysis.agreement import contradiction, highest, iou, kendall, kept_mask, layer_rankings, layer_score, spearman
-from flowcut.record import FlowRecord
-from flowcut.schedule import FlowCut
+from flowcut.cut import FlowCut
+from flowcut.records.vision import FlowRecord
+from flowcut_lens.analysis.agreement import (
+    contradiction,
+    highest,
+    iou,
+    kendall,
+    kept_mask,
+    layer_rankings,
+    layer_score,
+    spearman,
+)
 from tests.analysis import synthetic
 
 ENCODER = synthetic.Encoder(grid=8, n_layers=6, n_heads=3)

@@ -7,9 +7,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from analysis.answer import answer_words, by_patch, heads_by_mass, look, masses, same_word
-from flowcut.answer_attention import AnswerAttention
-from flowcut.results import AnswerToken
+from flowcut.records.answer_attention import AnswerAttention
+from flowcut.records.run import AnswerToken
+from flowcut_lens.analysis.answer import answer_words, by_patch, heads_by_mass, look, masses, same_word
 from tests.analysis import synthetic
 
 TOKENS, LAYERS, HEADS, VISUAL = 4, 3, 2, 5

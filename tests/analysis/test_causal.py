@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.stats import spearmanr
 
-from analysis.causal import band, block_mean, curve_area, flip_point, rank_agreement, weighted_spearman
+from flowcut_lens.analysis.causal import band, block_mean, curve_area, flip_point, rank_agreement, weighted_spearman
 
 
 def test_a_draw_is_ranked_as_if_its_patches_were_repeated() -> None:

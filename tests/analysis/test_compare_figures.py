@@ -16,16 +16,16 @@ import plotly.graph_objects as go
 import pytest
 from PIL import Image
 
-from analysis.agreement import Contradiction, contradiction, highest, iou, layer_rankings, spearman
-from analysis.causal import Agreement, band
-from analysis.depth import density, flow_shares, spread, streamlines
-from analysis.figures import agreement, causal, depth, patches, proxy, truth
-from analysis.figures.look import BOTH_WAYS, how_to_read, number, percentile, style_of
-from analysis.geometry import geometry_of
-from analysis.proxy import cls_proxy, sinks
-from analysis.truth import flow_kept, layer_truth, object_flow
-from flowcut.record import FlowRecord, Geometry
-from flowcut.schedule import FlowCut
+from flowcut.cut import FlowCut
+from flowcut.records.vision import FlowRecord, Geometry
+from flowcut_lens.analysis.agreement import Contradiction, contradiction, highest, iou, layer_rankings, spearman
+from flowcut_lens.analysis.causal import Agreement, band
+from flowcut_lens.analysis.depth import density, flow_shares, spread, streamlines
+from flowcut_lens.analysis.figures import agreement, causal, depth, patches, proxy, truth
+from flowcut_lens.analysis.figures.look import BOTH_WAYS, how_to_read, number, percentile, style_of
+from flowcut_lens.analysis.geometry import geometry_of
+from flowcut_lens.analysis.proxy import cls_proxy, sinks
+from flowcut_lens.analysis.truth import flow_kept, layer_truth, object_flow
 from tests.analysis import synthetic
 
 FACTS = "model tiny · FlowCut 20 (official) · layers 0–5 · mean of 3 heads · seed 7 · a < b"

@@ -8,9 +8,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from analysis.depth import density, flow_shares, spread, streamlines
-from flowcut.record import FlowRecord
-from flowcut.schedule import CutConfig, FlowCut
+from flowcut.cut import CutConfig, FlowCut
+from flowcut.records.vision import FlowRecord
+from flowcut_lens.analysis.depth import density, flow_shares, spread, streamlines
 from tests.analysis import synthetic
 
 ENCODER = synthetic.Encoder(grid=6, n_layers=5, n_heads=3)

@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from analysis.fidelity import compare, mark_words
-from flowcut.results import AnswerToken, Run
+from flowcut.records.run import AnswerToken, Run
+from flowcut_lens.analysis.fidelity import compare, mark_words
 from tests.analysis import synthetic
 
 

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from analysis.figures import paper, screen, style
-from analysis.measures import METRICS, concentration
-from flowcut.results import Run
+from flowcut.records.run import Run
+from flowcut_lens.analysis.figures import paper, screen, style
+from flowcut_lens.analysis.measures import METRICS, concentration
 from tests.analysis import synthetic
 
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from analysis.geometry import canvas_box, grid_box, patch_at, patches_in, picture_share, unseen_boxes
-from flowcut.record import Geometry
+from flowcut.records.vision import Geometry
+from flowcut_lens.analysis.geometry import canvas_box, grid_box, patch_at, patches_in, picture_share, unseen_boxes
 from tests.analysis import synthetic
 
 SIZES = [(336, 336), (640, 480), (480, 640), (1000, 337), (500, 1999), (97, 101), (4000, 900)]

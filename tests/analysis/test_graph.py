@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from analysis.graph import axis_ticks, layout, relay_graph, stage_payload
-from analysis.relay import DIRECTIONS, Flow, relay
-from analysis.story import keep_alive_twins
-from flowcut.record import FlowRecord
-from flowcut.results import Run
+from flowcut.records.run import Run
+from flowcut.records.vision import FlowRecord
+from flowcut_lens.analysis.graph import axis_ticks, layout, relay_graph, stage_payload
+from flowcut_lens.analysis.relay import DIRECTIONS, Flow, relay
+from flowcut_lens.analysis.trajectory import keep_alive_twins
 from tests.analysis import synthetic
 
 

@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from analysis import measures
-from analysis.measures import METRICS, concentration, concentration_claim, kendall_tau
-from flowcut.schedule import CutConfig, FlowCut
-from flowcut.store import load_run
+from flowcut.cut import CutConfig, FlowCut
+from flowcut.records.store import load_run
+from flowcut_lens.analysis import measures
+from flowcut_lens.analysis.measures import METRICS, concentration, concentration_claim, kendall_tau
 from tests.analysis import synthetic
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from analysis.graph import stage_payload
-from analysis.measures import concentration
-from analysis.parts import frame_of_row, panes, place_of
-from analysis.relay import relay
-from flowcut.record import PADDING_ID, FlowRecord, Geometry
-from flowcut.results import Run
-from flowcut.schedule import FlowCut
+from flowcut.cut import FlowCut
+from flowcut.records.run import Run
+from flowcut.records.vision import PADDING_ID, FlowRecord, Geometry
+from flowcut_lens.analysis.graph import stage_payload
+from flowcut_lens.analysis.measures import concentration
+from flowcut_lens.analysis.parts import frame_of_row, panes, place_of
+from flowcut_lens.analysis.relay import relay
 from tests.analysis import synthetic
 
 ENCODERS = [synthetic.Encoder(grid=6, n_layers=6, seed=seed) for seed in range(3)]

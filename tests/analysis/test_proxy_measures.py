@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from scipy.stats import spearmanr
 
-from analysis.agreement import row_spearman
-from analysis.proxy import cls_proxy, rollout, sinks
-from flowcut.record import FlowRecord
-from flowcut.schedule import CutConfig, FlowCut
+from flowcut.cut import CutConfig, FlowCut
+from flowcut.records.vision import FlowRecord
+from flowcut_lens.analysis.agreement import row_spearman
+from flowcut_lens.analysis.proxy import cls_proxy, rollout, sinks
 from tests.analysis import synthetic
 
 ENCODER = synthetic.Encoder(grid=6, n_layers=5, n_heads=3)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from analysis.rescue import after_edits, equal_count_swap
+from flowcut_lens.analysis.rescue import after_edits, equal_count_swap
 
 BASE = np.array([1, 3, 5])
 RANKING = np.array([0.0, 9.0, 4.0, 7.0, 6.0, 8.0, 5.0])

@@ -7,8 +7,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from analysis.story import keep_alive_twin, keep_alive_twins, patch_story
-from flowcut.schedule import Cut, FlowCut
+from flowcut.cut import Cut, FlowCut
+from flowcut_lens.analysis.trajectory import keep_alive_twin, keep_alive_twins, patch_story
 from tests.analysis import synthetic
 
 RECORD = synthetic.flow_record(synthetic.Encoder(grid=12), FlowCut(tokens=20))

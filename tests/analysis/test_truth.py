@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from analysis.agreement import layer_score
-from analysis.relay import Direction
-from analysis.truth import flow_kept, layer_truth, object_flow, patch_coverage, pointing_game, recall
-from flowcut.record import Geometry
-from flowcut.schedule import CutConfig, FlowCut
-from scenes import draw
+from flowcut.cut import CutConfig, FlowCut
+from flowcut.records.vision import Geometry
+from flowcut_lens.analysis.agreement import layer_score
+from flowcut_lens.analysis.relay import Direction
+from flowcut_lens.analysis.truth import flow_kept, layer_truth, object_flow, patch_coverage, pointing_game, recall
+from flowcut_lens.scenes import draw
 from tests.analysis import synthetic
 
 

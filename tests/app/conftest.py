@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from app.comparison import Comparison
+from flowcut_lens.app.media.comparison import Comparison
 
 MAIN = Path(__file__).resolve().parents[2] / "app" / "main.py"
 SECONDS = 120

@@ -9,10 +9,11 @@ import pytest
 from PIL import Image
 from streamlit.testing.v1 import AppTest
 
-from app import gallery, session
-from app.widgets.controls import PUBLISHED
+from flowcut_lens.app.media import gallery
+from flowcut_lens.app.sidebar.controls import PUBLISHED
+from flowcut_lens.app.state import session
 from tests.app.conftest import MAIN, SECONDS, errors, run, settled, shown
-from tests.test_images import bomb, encoded, gradient
+from tests.media.test_images import bomb, encoded, gradient
 
 
 def test_the_first_screen_shows_stored_answers(page: AppTest) -> None:

@@ -14,14 +14,15 @@ import numpy as np
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from app.runtime import runtime
-from app.studies import Study
-from app.widgets.compare import SECTIONS, causal, methods, proxy, sweep
-from app.widgets.compare.running import Plan
-from app.widgets.compare.subject import Subject
-from app.widgets.numbers import signed
 from flowcut.criteria import METHODS
-from flowcut.study_results import KnockOut, RemovalCurves, SmallestBudget, SweepPoint
+from flowcut.records.studies import KnockOut, RemovalCurves, SmallestBudget, SweepPoint
+from flowcut_lens.app.components.formatting import signed
+from flowcut_lens.app.components.study import Plan
+from flowcut_lens.app.jobs.runtime import runtime
+from flowcut_lens.app.jobs.studies import Study
+from flowcut_lens.app.views.compare import causal, methods, proxy, sweep
+from flowcut_lens.app.views.compare.context import Subject
+from flowcut_lens.app.views.compare.sections import SECTIONS
 from tests.analysis import synthetic
 from tests.analysis.test_parts import ENCODERS, geometries, joined
 from tests.app.conftest import SECONDS, settled, shown
@@ -29,14 +30,14 @@ from tests.app.conftest import SECONDS, settled, shown
 
 def only_compare() -> None:
     """The main script with nothing but this page: AppTest cannot choose among pages that are functions."""
-    from app import session
-    from app.views import compare
-    from app.widgets.frame import sidebar
+    from flowcut_lens.app.sidebar.sidebar import sidebar
+    from flowcut_lens.app.state import session
+    from flowcut_lens.app.views.compare import page
 
     session.begin()
     session.collect()
     sidebar()
-    compare.page()
+    page.page()
 
 
 @pytest.fixture
@@ -204,7 +205,7 @@ def test_rescue_and_drop(compared: AppTest) -> None:
     (tried,) = compared.session_state["masks_tried"][subject.pruned.id]
     assert len(tried) == 64
     assert {int(cut[0]), int(cut[1])} <= set(tried)
-    from app.widgets.compare import rescue
+    from flowcut_lens.app.views.compare import rescue
 
     result = study(rescue.plan(subject, tried)).latest
     assert result.run.final_patch_ids.tolist() == list(tried)

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from app.widgets.answers import _counts, tokens_by_layer
+from flowcut_lens.app.components.answers import _counts, tokens_by_layer
 from tests.analysis import synthetic
 
 

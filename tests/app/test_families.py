@@ -8,9 +8,9 @@ import pytest
 from PIL import Image
 from streamlit.testing.v1 import AppTest
 
-from app.comparison import Picture
-from app.widgets import controls
-from app.widgets.flow import PROXY
+from flowcut_lens.app.media.comparison import Picture
+from flowcut_lens.app.sidebar import controls
+from flowcut_lens.app.views.ask.flow import PROXY
 from tests import tiny, tiny_qwen
 from tests.app.conftest import MAIN, SECONDS, errors, run, settled, shown
 

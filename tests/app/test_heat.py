@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from app.comparison import Picture
-from app.widgets.heat import heat_pictures
-from flowcut.answer_attention import AnswerAttention
-from flowcut.results import Run
-from flowcut.videos import Video
+from flowcut.media.video import Video
+from flowcut.records.answer_attention import AnswerAttention
+from flowcut.records.run import Run
+from flowcut_lens.app.media.comparison import Picture
+from flowcut_lens.app.views.ask.overlay import heat_pictures
 from tests.analysis import synthetic
 from tests.analysis.test_parts import ENCODERS, HEIGHT, WIDTH, geometries, joined
 

@@ -7,8 +7,8 @@ from dataclasses import replace
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from app import gallery
-from app.selection import Selection
+from flowcut_lens.app.media import gallery
+from flowcut_lens.app.state.selection import Selection
 from tests.app.conftest import MAIN, SECONDS, run, settled, shown
 
 

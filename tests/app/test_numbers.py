@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from app.widgets.numbers import BYTE_UNITS, FLOP_UNITS, change, duration, scaled, signed
+from flowcut_lens.app.components.formatting import BYTE_UNITS, FLOP_UNITS, change, duration, scaled, signed
 
 
 @pytest.mark.parametrize(

@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
-from app.recent import Recent
-from app.runtime import EMBEDDED, LANES, Generation, Job, Order, Runtime, explain, run_key
 from flowcut import Cut, FlowCut
 from flowcut.errors import InvalidPicture
-from flowcut.videos import Video
-from scenes import draw
+from flowcut.media.video import Video
+from flowcut_lens.app.jobs.recent import Recent
+from flowcut_lens.app.jobs.runtime import EMBEDDED, LANES, Generation, Job, Order, Runtime, explain, run_key
+from flowcut_lens.scenes import draw
 
 SECONDS = 120
 

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from app.runtime import explain
-from app.studies import KEPT_STUDIES, Studies, Study, study_key
 from flowcut.errors import ModelNotLoaded
+from flowcut_lens.app.jobs.runtime import explain
+from flowcut_lens.app.jobs.studies import KEPT_STUDIES, Studies, Study, study_key
 
 SECONDS = 30
 

@@ -9,14 +9,15 @@ from typing import Any
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from app import runtime, videos
-from app.comparison import Picture
-from app.widgets import controls
-from app.widgets.compare.subject import NO_VIDEOS
-from flowcut.videos import open_video
+from flowcut.media.video import open_video
+from flowcut_lens.app.jobs import runtime
+from flowcut_lens.app.media import videos
+from flowcut_lens.app.media.comparison import Picture
+from flowcut_lens.app.sidebar import controls
+from flowcut_lens.app.views.compare.context import NO_VIDEOS
 from tests import tiny, tiny_qwen, tiny_video
 from tests.app.conftest import MAIN, SECONDS, errors, run, settled, shown
-from tests.test_videos import SIZE, film
+from tests.media.test_videos import SIZE, film
 
 SPOKEN = 4
 """Tokens of an answer: random weights ramble, and a few show as much as many."""
@@ -217,14 +218,14 @@ def test_a_question_of_ones_own_stays_and_a_suggestion_gives_way(page: AppTest, 
 
 def only_compare() -> None:
     """The main script with nothing but this page: AppTest cannot choose among pages that are functions."""
-    from app import session
-    from app.views import compare
-    from app.widgets.frame import sidebar
+    from flowcut_lens.app.sidebar.sidebar import sidebar
+    from flowcut_lens.app.state import session
+    from flowcut_lens.app.views.compare import page
 
     session.begin()
     session.collect()
     sidebar()
-    compare.page()
+    page.page()
 
 
 def test_compare_says_that_it_is_of_pictures(page: AppTest, folders: dict[str, str], content: bytes) -> None:

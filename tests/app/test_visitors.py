@@ -14,14 +14,15 @@ import pytest
 from PIL import Image
 from streamlit.testing.v1 import AppTest
 
-from app import uploads, visitors
-from app.recent import Recent
-from app.runtime import Runtime
-from app.studies import Studies, Study
-from app.uploads import Upload, forget_pixels
-from app.visitors import Visitor
 from benchmarks.visitors import photograph
-from flowcut.images import open_picture
+from flowcut.media.picture import open_picture
+from flowcut_lens.app.jobs import visitors
+from flowcut_lens.app.jobs.recent import Recent
+from flowcut_lens.app.jobs.runtime import Runtime
+from flowcut_lens.app.jobs.studies import Studies, Study
+from flowcut_lens.app.jobs.visitors import Visitor
+from flowcut_lens.app.media import uploads
+from flowcut_lens.app.media.uploads import Upload, forget_pixels
 from tests.app.conftest import errors, run, settled, shown
 from tests.app.test_runtime import order
 

@@ -7,10 +7,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from analysis.story import keep_alive_twin, patch_story
-from app import gallery
-from app.comparison import Comparison
-from app.widgets.why import HINT, NO_TWIN, panel
+from flowcut_lens.analysis.trajectory import keep_alive_twin, patch_story
+from flowcut_lens.app.media import gallery
+from flowcut_lens.app.media.comparison import Comparison
+from flowcut_lens.app.views.ask.patch_trajectory import HINT, NO_TWIN, panel
 from tests.analysis import synthetic
 
 

@@ -8,12 +8,12 @@ from pathlib import Path
 
 from streamlit.testing.v1 import AppTest
 
-from analysis.answer import answer_words, heads_by_mass
-from analysis.figures.style import HOW_TO_READ
-from app.widgets import stage
-from app.widgets.stage import SCRIPTS
-from app.widgets.why import panel
-from app.widgets.words import NOT_RECORDED
+from flowcut_lens.analysis.answer import answer_words, heads_by_mass
+from flowcut_lens.analysis.figures.style import HOW_TO_READ
+from flowcut_lens.app.components import stage
+from flowcut_lens.app.components.stage import SCRIPTS
+from flowcut_lens.app.views.ask.patch_trajectory import panel
+from flowcut_lens.app.views.ask.token_attention import NOT_RECORDED
 from tests.app.conftest import run, settled, shown
 
 STAGE = Path(stage.__file__).parent

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image, ImageDraw
 from playwright.sync_api import Locator, Page, expect
 
-from app import gallery
+from flowcut_lens.app.media import gallery
 from tests.browser.conftest import ANSWER_SECONDS, ask, idle, wait_for_answers
 
 Visit = Callable[..., Page]

@@ -12,7 +12,7 @@ from playwright.sync_api import FilePayload, Locator, Page, expect
 
 from tests import tiny, tiny_qwen, tiny_video
 from tests.browser.conftest import ANSWER_SECONDS, ask, idle
-from tests.test_videos import film
+from tests.media.test_videos import film
 
 pytestmark = pytest.mark.timeout(900)  # three answers of a model that is loaded first, on a machine with other work
 Visit = Callable[..., Page]

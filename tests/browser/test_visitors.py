@@ -9,9 +9,9 @@ from collections.abc import Iterator
 import pytest
 from playwright.sync_api import Browser, expect
 
-from app.visitors import GRACE
 from benchmarks.serving import Served, free_port, serving
 from benchmarks.visitors import visit
+from flowcut_lens.app.jobs.visitors import GRACE
 from tests.browser.conftest import ANSWER_SECONDS, FLOWCUT, visitors
 from tests.browser.test_compare import compare, finished
 

@@ -23,8 +23,8 @@ from transformers import (
 )
 
 import flowcut
-from flowcut.language_record import LanguageRecord
-from flowcut.record import FlowRecord, PruneStep
+from flowcut.records.language import LanguageRecord
+from flowcut.records.vision import FlowRecord, PruneStep
 
 HERE = Path(__file__).resolve().parent / "vectors"
 BESIDE = Path(os.environ.get("FLOWCUT_GOLDEN", HERE.parents[3] / "shared" / "golden"))

@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
-import scenes
-from scenes.questions import _GENERATORS
-from scenes.render import PAINT
-from scenes.shapes import SIGNED_DISTANCE
-from scenes.world import PLACE_MARGIN, SIDE
+from flowcut_lens import scenes
+from flowcut_lens.scenes.questions import _GENERATORS
+from flowcut_lens.scenes.render import PAINT
+from flowcut_lens.scenes.shapes import SIGNED_DISTANCE
+from flowcut_lens.scenes.world import PLACE_MARGIN, SIDE
 
 SEEDS = range(20)
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 from transformers import CLIPVisionModel, LlamaForCausalLM
 
-import scenes
+from flowcut_lens import scenes
 from training import cache
 from training.config import VISION, text_config
 from training.initial import OFFSETS, initialise, position_table

@@ -1,0 +1,144 @@
+"""Why a patch was cut, or kept: its criteria, score, rank and the cut-off through the layers, and by how much it lost.
+
+Ranks count from 1, the highest running score among the patches alive; of equal scores the one nearer the top left of
+the grid is ahead, as in the cut itself.
+
+A patch that went has a keep-alive twin: of the patches that stayed at that cut, the one whose value vector in that
+layer (all heads joined) has the highest cosine with its own.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from flowcut.records.vision import FlowRecord, LayerFlow
+
+
+@dataclass(frozen=True)
+class Chapter:
+    """One patch in one layer. What FlowCut did not score there is NaN (None for the rank)."""
+
+    layer: int
+    alive: int
+    """N, patches alive in the layer."""
+    cls_attention: float
+    """Head-mean attention of CLS to the patch, of the part that falls on patches, times N: 1 is an even share."""
+    similarity: float
+    """The patch's share of the value similarity to CLS, times N: 1 is an even share."""
+    value_norm: float
+    """L1 norm of the head-mean value over its mean among the patches alive."""
+    score: float
+    """S of this layer alone, over its mean among the patches alive."""
+    running_score: float
+    """C, over its mean among the patches alive; the unit of `cutoff` and `margin` too."""
+    rank: int | None
+    """Place by running score, 1 is the highest."""
+    kept: int | None
+    """How many patches stayed after this layer; None where none had to go."""
+    cutoff: float
+    """Running score of the weakest patch that stayed; NaN where no patch went."""
+    margin: float
+    """Running score less the cut-off: negative for a patch that went, by how much it lost."""
+    forced: bool
+    """Whether the count of this cut was set to the budget, not asked for by entropy."""
+    died: bool
+    """Whether the patch went after this layer."""
+
+
+@dataclass(frozen=True)
+class Twin:
+    """The patch that stayed in another's place, as far as their values in one layer go."""
+
+    patch_id: int
+    cosine: float
+    """Of the two value vectors, all heads joined, in the layer after which the other went."""
+    died_at: int
+    """The layer after which the twin itself went later; -1: never."""
+
+
+def keep_alive_twins(record: FlowRecord) -> tuple[np.ndarray, np.ndarray]:
+    """Every patch's keep-alive twin: int64 [N0] patch ids and float64 [N0] cosines; -1 and NaN where there is none.
+
+    A patch that was kept to the end has none; in records made before twins were kept, nobody has.
+
+    Raises:
+        ValueError: the record is of several pictures.
+    """
+    _check_one_picture(record)
+    twins, cosines = np.full(record.n_patches, -1), np.full(record.n_patches, np.nan)
+    for layer in record.layers:
+        if layer.twin_patch_id is None or layer.twin_cosine is None:
+            continue
+        went = layer.twin_patch_id[0] >= 0
+        twins[layer.alive_patch_ids[0, went]] = layer.twin_patch_id[0, went]
+        cosines[layer.alive_patch_ids[0, went]] = layer.twin_cosine[0, went]
+    return twins, cosines
+
+
+def keep_alive_twin(record: FlowRecord, patch_id: int) -> Twin | None:
+    """The twin of one patch; None where it has none.
+
+    Raises:
+        IndexError: no such patch on the grid.
+        ValueError: the record is of several pictures.
+    """
+    _check_patch(record, patch_id)
+    twins, cosines = keep_alive_twins(record)
+    twin = int(twins[patch_id])
+    return None if twin < 0 else Twin(twin, float(cosines[patch_id]), int(record.died_at_layer[0, twin]))
+
+
+def patch_story(record: FlowRecord, patch_id: int) -> tuple[Chapter, ...]:
+    """A patch from layer 0 to the last layer it was alive in.
+
+    Args:
+        record: of one picture (B = 1), with its flow.
+        patch_id: on the grid from 0.
+
+    Raises:
+        IndexError: no such patch on the grid.
+        ValueError: the record is of several pictures.
+    """
+    _check_patch(record, patch_id)
+    died = int(record.died_at_layer[0, patch_id])
+    return tuple(_chapter(layer, patch_id, died) for layer in record.layers if died < 0 or layer.layer <= died)
+
+
+def _check_patch(record: FlowRecord, patch_id: int) -> None:
+    _check_one_picture(record)
+    if not 0 <= patch_id < record.n_patches:
+        raise IndexError(f"Patch {patch_id} is not one of {record.n_patches}.")
+
+
+def _check_one_picture(record: FlowRecord) -> None:
+    if record.batch != 1:
+        raise ValueError(f"This record is of {record.batch} pictures: take one, with record.image(0).")
+
+
+def _chapter(layer: LayerFlow, patch_id: int, died: int) -> Chapter:
+    ids = layer.alive_patch_ids[0]
+    at = int(np.flatnonzero(ids == patch_id)[0])
+    running = None if layer.cumulative is None else layer.cumulative[0]
+    unit = 1.0 if running is None else float(running.mean())
+    cut_here = layer.step is not None and layer.step.alive_after < layer.step.alive_before
+    return Chapter(
+        layer=layer.layer,
+        alive=len(ids),
+        cls_attention=_against_mean(layer.cls_row[0].mean(axis=0)[1:], at),
+        similarity=_against_mean(layer.similarity[0, 1:], at),
+        value_norm=_against_mean(layer.value_norm[0, 1:], at),
+        score=np.nan if layer.score is None else _against_mean(layer.score[0], at),
+        running_score=np.nan if running is None else float(running[at]) / unit,
+        rank=None if running is None else 1 + int((running > running[at]).sum() + (running[:at] == running[at]).sum()),
+        kept=layer.step.alive_after if layer.step is not None and cut_here else None,
+        cutoff=np.nan if layer.cutoff is None else float(layer.cutoff[0]) / unit,
+        margin=np.nan if layer.margin is None else float(layer.margin[0, at]) / unit,
+        forced=layer.step is not None and layer.step.forced,
+        died=layer.layer == died,
+    )
+
+
+def _against_mean(values: np.ndarray, at: int) -> float:
+    return float(values[at] / values.mean())

@@ -1,0 +1,1 @@
+"""What people bring and what is shown: pictures, videos, the gallery."""

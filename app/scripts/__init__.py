@@ -1,0 +1,1 @@
+"""What makes the stored examples of the first screen."""

@@ -1,0 +1,1 @@
+"""What every page has at its side: picture, question, model, method, budget."""

@@ -1,0 +1,1 @@
+"""What one visitor has chosen: session, selection, and the page's address."""

@@ -1,0 +1,1 @@
+"""Ask: what does the model see, and what may be thrown away?"""

@@ -1,0 +1,164 @@
+"""Why was this patch cut? The chosen patch through the layers, in a few sentences and a table.
+
+The stage listens to the whole page: a click on what carries `data-patch` or `data-layer` chooses that patch or layer.
+"""
+
+from __future__ import annotations
+
+from html import escape
+from math import isnan
+
+import streamlit as st
+
+from flowcut.criteria import METHODS
+from flowcut.records.run import Run
+from flowcut.records.vision import FlowRecord
+from flowcut_lens.analysis.trajectory import Chapter, Twin, keep_alive_twin, patch_story
+from flowcut_lens.app.components.formatting import signed
+
+HINT = "Click a patch, in the mask or in the graph, to follow it through the layers: its scores, its rank, the cut-off."
+HOW_TO_READ = (
+    "How to read this: attention, similarity, value norm, score and running score are told against their mean over "
+    "the patches alive: 1 is an even share. Score: (attention + similarity) × value norm, each as a share. Running "
+    "score: half the past, half of now. A patch goes where its rank is beyond the number that stays; how many stay is "
+    "asked for by the entropy of CLS attention, or forced to the budget at the last cut. The twin is the most similar "
+    "of those that stayed: a low cosine says that none is much like it. ▸ marks the stage's layer; a click on a layer "
+    "goes there."
+)
+NO_TWIN = "This run was recorded before twins were kept: press Run to ask again and see its twin."
+COLUMNS = (
+    ("layer", "Vision layer, from 0"),
+    ("CLS attention", "Head-mean attention of CLS to the patch, against an even share"),
+    ("similarity", "Softmax of value · CLS value, mean over heads, against an even share"),
+    ("value norm", "L1 norm of the head-mean value, against its mean"),
+    ("score", "Of this layer alone, against its mean"),
+    ("running score", "What decides, against its mean"),
+    ("rank", "By running score, of the patches alive"),
+    ("cut-off", "Running score of the weakest patch that stayed, against the mean"),
+    ("margin", "Running score less the cut-off: negative for a patch that went, by how much it lost"),
+    ("after this layer", "What the cut did"),
+)
+
+
+def why(run: Run, patch_id: int | None, first: int = 0) -> None:
+    """The panel; a hint while no patch is chosen.
+
+    Args:
+        run: its record is of one row.
+        patch_id: on that row's own grid.
+        first: the number of the row's first patch, where patches are numbered through several tiles or frames.
+    """
+    st.html(panel(run, patch_id, first))
+
+
+def panel(run: Run, patch_id: int | None, first: int = 0) -> str:
+    """The panel as HTML; arguments as in `why`."""
+    record = run.record
+    if record is None or patch_id is None or not 0 <= patch_id < record.n_patches:
+        return f'<section class="lens-why" data-testid="why"><h3>Why was this patch cut?</h3><p>{HINT}</p></section>'
+    story = patch_story(record, patch_id)
+    title = "Why was this patch cut?" if story[-1].died else "Why did this patch stay?"
+    told = f"{_place(record, patch_id)} {_verdict(run, story, patch_id)}"
+    heads = "".join(f'<th scope="col" title="{escape(meaning)}">{name}</th>' for name, meaning in COLUMNS)
+    rows = "".join(_row(chapter, _count_in_words(run)) for chapter in story)
+    table = f'<div class="scroll"><table><thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table></div>'
+    facts = f"model {record.model_id} · {run.title} · mean of {record.n_heads} heads · {record.dtype}"
+    below = f'<p class="quiet">{HOW_TO_READ}</p><p class="quiet">{escape(facts)}</p>'
+    twin = (
+        f'<p data-testid="twin">{_twin(record, keep_alive_twin(record, patch_id), story[-1].layer, first)}</p>'
+        if story[-1].died
+        else ""
+    )
+    return f'<section class="lens-why" data-testid="why"><h3>{title}</h3><p>{told}</p>{twin}{table}{below}</section>'
+
+
+def _place(record: FlowRecord, patch_id: int) -> str:
+    if record.geometry is None:
+        return f"Patch {patch_id}"
+    row, column = divmod(patch_id, record.geometry.grid_cols)
+    where = "" if record.geometry.part == "picture" else f" of {record.geometry.part}"
+    return f"Patch {patch_id}{where} (row {row}, column {column})"
+
+
+def _twin(record: FlowRecord, twin: Twin | None, layer: int, first: int) -> str:
+    """Which patch that stayed is most like the one that went, as a button that chooses it."""
+    if twin is None:
+        return NO_TWIN
+    place = _place(record, twin.patch_id).lower()
+    fate = "stayed to the end" if twin.died_at < 0 else f"went itself after layer {twin.died_at}"
+    return (
+        f'Its twin: <button type="button" class="lens-pick" data-patch="{first + twin.patch_id}">{place}</button>, '
+        f"cosine <b>{twin.cosine:.2f}</b>. Of the patches that stayed at this cut, its value vector in layer "
+        f"{layer} (all heads joined) is the most alike; it {fate}."
+    )
+
+
+def _count_in_words(run: Run) -> str:
+    """What decides how many go at a cut that is not the last."""
+    recipe = None if run.cut is None else METHODS[run.cut.method].recipe
+    return "entropy" if recipe is None or recipe.adaptive else "equal counts"
+
+
+def _outside_the_encoder(run: Run, patch_id: int) -> str:
+    """What a method that cuts behind the encoder did to a patch."""
+    assert run.cut is not None
+    method = METHODS[run.cut.method]
+    where = "behind the projector" if method.stage == "projector" else "inside the language model"
+    left = f"left the encoder, like every patch. {escape(method.label)} cuts {where}"
+    if run.final_patch_ids is None:
+        return f"{left}."
+    return f"{left}: there it {'stayed' if patch_id in run.final_patch_ids else 'went'}."
+
+
+def _verdict(run: Run, story: tuple[Chapter, ...], patch_id: int) -> str:
+    """What happened to the patch, in one sentence or two."""
+    last = story[-1]
+    if run.cut is None:
+        return "was never up for a cut: this is the run with all tokens."
+    if METHODS[run.cut.method].stage in ("projector", "decoder"):
+        return _outside_the_encoder(run, patch_id)
+    if run.record is not None and not run.record.steps:
+        return "stayed: nothing had to go."
+    if all(chapter.rank is None for chapter in story):
+        method = METHODS[run.cut.method].label
+        fate = f"went after layer {last.layer}" if last.died else "stayed to the end"
+        return f"{fate}. {escape(method)} does not score layer by layer: it chose once, after the feature layer."
+    if last.died:
+        count = f"forced to the budget of {run.cut.tokens}" if last.forced else f"asked for by {_count_in_words(run)}"
+        return (
+            f"went after layer {last.layer}: it ranked {last.rank} of {last.alive} and {last.kept} stayed, "
+            f"{signed(abs(last.margin))} below the cut-off. The count of this cut was {count}."
+        )
+    cuts = [chapter for chapter in story if chapter.kept is not None]
+    if not cuts:
+        return "stayed: no cut took anything."
+    closest = min(cuts, key=lambda chapter: chapter.margin)
+    return (
+        f"stayed to the end. Its closest call was after layer {closest.layer}: rank {closest.rank} of {closest.alive} "
+        f"where {closest.kept} stayed, {signed(closest.margin)} above the cut-off."
+    )
+
+
+def _row(chapter: Chapter, count: str) -> str:
+    numbers = (
+        chapter.cls_attention, chapter.similarity, chapter.value_norm, chapter.score, chapter.running_score,
+    )  # fmt: skip
+    rank = "" if chapter.rank is None else f"{chapter.rank} of {chapter.alive}"
+    margin = "" if isnan(chapter.margin) else signed(chapter.margin, 2)
+    cells = [*(_number(value) for value in numbers), rank, _number(chapter.cutoff), margin, _after(chapter, count)]
+    kind = "went" if chapter.died else "cut" if chapter.kept is not None else ""
+    body = "".join(f"<td>{cell}</td>" for cell in cells)
+    name = f'<button type="button" class="lens-pick" data-layer="{chapter.layer}">{chapter.layer}</button>'
+    return f'<tr class="{kind}" data-layer="{chapter.layer}"><th scope="row">{name}</th>{body}</tr>'
+
+
+def _number(value: float) -> str:
+    return "" if isnan(value) else f"{value:.2f}"
+
+
+def _after(chapter: Chapter, count: str) -> str:
+    """What this layer's cut did to the patch, and what decided how many went."""
+    if chapter.kept is None:
+        return "went" if chapter.died else ""
+    count = "forced" if chapter.forced else count
+    return f"{'went' if chapter.died else 'stayed'}: {chapter.kept} of {chapter.alive} stay ({count})"

@@ -1,0 +1,1 @@
+"""Compare: is FlowCut right here, or is it one more heat map?"""

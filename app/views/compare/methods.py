@@ -1,0 +1,202 @@
+"""Every criterion at one budget: masks as small multiples, answers, and the full answer's log-prob under each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from html import escape
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import streamlit as st
+
+from flowcut.criteria import METHODS
+from flowcut.cut import VARIANTS, CutConfig
+from flowcut.records.run import Run
+from flowcut_lens.app.components.formatting import signed
+from flowcut_lens.app.components.mask_thumbnails import small_mask
+from flowcut_lens.app.components.study import Plan, follow
+from flowcut_lens.app.jobs.runtime import runtime
+from flowcut_lens.app.jobs.studies import Study
+from flowcut_lens.app.views.compare.context import SEEDS, Subject
+
+if TYPE_CHECKING:
+    from flowcut.models.loading import VisionLanguageModel
+    from flowcut.records.studies import MethodResult
+
+KINDS = {
+    "flowcut": "FlowCut",
+    "peer": "Other criteria",
+    "ablation": "FlowCut's own ablations",
+    "control": "Controls: chance, and what looks at nothing",
+}
+HOW_TO_READ = (
+    "Bright patches are kept, faded ones cut. “Kept”: greedy decoding writes the full answer token for token. The "
+    "number is the change of the full answer's log-prob under this cut, in nats: 0 is as sure as with all tokens. A "
+    "method that keeps an answer here has not shown why: see the causal check."
+)
+
+
+@dataclass(frozen=True)
+class NotAllowed:
+    """A criterion that the loaded model cannot have."""
+
+    method: str
+    reason: str
+
+
+def cuts_at(tokens: int, kinds: tuple[str, ...] = tuple(KINDS)) -> list[CutConfig]:
+    """Every cut that is compared at a budget: both variants, the layers that peers use, several draws of chance."""
+    return [cut for name, method in METHODS.items() if method.kind in kinds for cut in _settings(name, tokens)]
+
+
+def _settings(name: str, tokens: int) -> list[CutConfig]:
+    method = METHODS[name]
+    if method.takes_patches:
+        return []
+    if method.has_variants:
+        variants = VARIANTS if method.kind == "flowcut" else VARIANTS[:1]
+        return [CutConfig(name, tokens, variant) for variant in variants]
+    if method.takes_seed:
+        return [CutConfig(name, tokens, seed=seed) for seed in range(SEEDS)]
+    if method.takes_layer:
+        return [CutConfig(name, tokens, layer=layer) for layer in (None, -1)]
+    return [CutConfig(name, tokens)]
+
+
+def plan(about: Subject) -> Plan:
+    """The study of all methods; other sections read its results too."""
+
+    def work(model: VisionLanguageModel, study: Study) -> Iterator[Any]:
+        import flowcut
+
+        refused = flowcut.refusals(model)
+        for method, reason in refused.items():
+            yield NotAllowed(method, reason)
+        cuts = [cut for cut in cuts_at(about.tokens) if cut.method not in refused]
+        results = flowcut.compare_methods(model, about.image, about.full.question, about.full, cuts)
+        for done, result in enumerate(results, 1):
+            study.report(f"Asked under {done} of {len(cuts)} cuts", done / len(cuts))
+            yield result
+
+    takes = f"{len(cuts_at(about.tokens))} answers; with the embedded model some ten seconds."
+    return Plan(about.key("methods", about.tokens), work, "Compare all methods", takes, by_itself=True)
+
+
+def show(about: Subject) -> None:
+    """The section."""
+    follow(about, plan(about), lambda results: _grid(about, results))
+
+
+def found(about: Subject) -> list[MethodResult] | None:
+    """The methods' answers for a section that needs all of them; None, with their progress on the page, until then."""
+    study = runtime().studies.find(plan(about).key)
+    if study is not None and study.complete:
+        return answered(study.results)
+    follow(about, plan(about), lambda results: None)
+    return None
+
+
+def answered(results: list[Any]) -> list[MethodResult]:
+    """Of a study's results those that are an answer under a cut."""
+    return [result for result in results if not isinstance(result, NotAllowed) and result.error is None]
+
+
+def _grid(about: Subject, results: list[Any]) -> None:
+    whole = about.full.logprob
+    found = [result for result in results if not isinstance(result, NotAllowed)]
+    for kind, title in KINDS.items():
+        of_kind = [result for result in found if METHODS[result.cut.method].kind == kind]
+        if of_kind:
+            cards = "".join(_card(about, result, whole) for result in one_draw(of_kind))
+            st.html(f'<h3 class="lens-panel">{title}</h3><div class="lens-smalls">{cards}</div>')
+            _chance(of_kind, whole)
+    refused = [result for result in results if isinstance(result, NotAllowed)]
+    if refused:
+        lines = "".join(f"<li>{escape(METHODS[one.method].label)}: {escape(one.reason)}</li>" for one in refused)
+        st.html(f'<h3 class="lens-panel">Not for this model</h3><ul class="lens-list">{lines}</ul>')
+    st.caption(f"**How to read this.** {HOW_TO_READ}")
+    st.caption(about.facts(f"{about.tokens} of {about.full.visual_tokens} visual tokens", "greedy decoding"))
+
+
+@dataclass(frozen=True, eq=False)
+class Choice:
+    """What one method chose, for figures that compare methods."""
+
+    name: str
+    cut: CutConfig
+    patch_ids: np.ndarray
+    """int64 [T], patches that the language model's last layer reads."""
+    ranking: np.ndarray
+    """float64 [N], higher is kept longer; NaN where the method ranks nothing."""
+
+
+def choices(results: list[MethodResult], n_patches: int, ablations: bool = True) -> list[Choice]:
+    """The choices of the methods that keep patches of the picture's own grid; of chance, every draw."""
+    return [
+        Choice(short_title(one.cut), one.cut, one.run.final_patch_ids, _ranking(one.run, n_patches))
+        for one in results
+        if one.run is not None
+        and one.run.final_patch_ids is not None
+        and (ablations or METHODS[one.cut.method].kind != "ablation")
+    ]
+
+
+def _ranking(run: Run, n_patches: int) -> np.ndarray:
+    return np.full(n_patches, np.nan) if run.ranking is None else run.ranking.astype(np.float64)
+
+
+def one_draw(results: list[MethodResult]) -> list[MethodResult]:
+    """Of several draws of chance the first stands for all."""
+    return [result for result in results if not result.cut.seed]
+
+
+def _chance(results: list[MethodResult], whole: float) -> None:
+    draws = [result for result in results if result.cut.method == "random" and result.logprobs is not None]
+    if len(draws) > 1:
+        changes = [signed(total(result) - whole, plus=True) for result in sorted(draws, key=total)]
+        kept = sum(result.same for result in draws)
+        st.caption(
+            f"Random, {len(draws)} seeds: the answer kept in {kept} of {len(draws)}, log-prob {changes[0]} to "
+            f"{changes[-1]} nats."
+        )
+
+
+def _card(about: Subject, result: MethodResult, whole: float) -> str:
+    method = METHODS[result.cut.method]
+    head = f"<h4>{escape(short_title(result.cut))}</h4>"
+    if result.run is None:
+        told = escape(result.error or "no answer")
+        return f'<figure class="lens-small"><figcaption>{head}<p>{told}</p></figcaption></figure>'
+    words = f'<p class="answer" dir="auto">{escape(result.run.answer) or "(nothing)"}</p>'
+    source = f'<p class="source" title="{escape(method.source)}">{escape(method.source)}</p>'
+    caption = f"<figcaption>{head}{words}<p>{_verdict(result, whole)}</p>{source}</figcaption>"
+    return f'<figure class="lens-small">{_picture(about, result.run)}{caption}</figure>'
+
+
+def short_title(cut: CutConfig) -> str:
+    """The method with what sets it apart from others at the same budget."""
+    details = [cut.variant] if METHODS[cut.method].has_variants else []
+    details += [] if cut.seed is None else [f"seed {cut.seed}"]
+    details += [] if cut.layer is None else [f"layer {cut.layer}"]
+    return METHODS[cut.method].label + (f", {', '.join(details)}" if details else "")
+
+
+def _verdict(result: MethodResult, whole: float) -> str:
+    mark = '<b class="right">✓ kept</b>' if result.same else '<b class="wrong">✗ changed</b>'
+    return mark if result.logprobs is None else f"{mark} {signed(total(result) - whole, plus=True)}"
+
+
+def total(result: MethodResult) -> float:
+    """Log-prob of the whole full answer under the cut; NaN where it was not measured."""
+    return float("nan") if result.logprobs is None else float(np.sum(result.logprobs))
+
+
+def _picture(about: Subject, run: Run) -> str:
+    source = small_mask(about, run)
+    alt = escape(f"What {run.title} kept")
+    return (
+        '<div class="none">no mask: its patches are not those of the grid</div>'
+        if source is None
+        else (f'<img src="{source}" alt="{alt}" loading="lazy">')
+    )

@@ -1,0 +1,20 @@
+"""Compare: is FlowCut right here, or is it one more heat map?"""
+
+from __future__ import annotations
+
+from flowcut_lens.app.components import answers, progress
+from flowcut_lens.app.state import session, url
+from flowcut_lens.app.views.compare.context import subject
+from flowcut_lens.app.views.compare.sections import choose_section, heading
+
+
+def page() -> None:
+    """The whole page, from top to bottom: what is compared, then the section that was chosen."""
+    heading()
+    progress.problem()
+    answers.what_the_model_knows()
+    progress.only_progress()
+    section = choose_section()
+    if (about := subject()) is not None:
+        section.show(about)
+    url.write(session.address())

@@ -1,0 +1,135 @@
+"""Ground truth: the pixels of what was asked about are known in a drawn scene; who keeps them, who points at them?"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import numpy as np
+import streamlit as st
+
+from flowcut.records.vision import Geometry
+from flowcut_lens.analysis.agreement import kept_mask
+from flowcut_lens.analysis.figures.truth import flow_kept_map, layer_truth_map, object_flow_lines, truth_bars
+from flowcut_lens.analysis.relay import Direction
+from flowcut_lens.analysis.truth import (
+    ObjectFlow,
+    flow_kept,
+    layer_truth,
+    object_flow,
+    patch_coverage,
+    pointing_game,
+    recall,
+)
+from flowcut_lens.app.components.answers import escape_markdown
+from flowcut_lens.app.components.choice import choose
+from flowcut_lens.app.components.plots import plot
+from flowcut_lens.app.media import gallery
+from flowcut_lens.app.views.compare import methods
+from flowcut_lens.app.views.compare.context import Subject
+from flowcut_lens.scenes import Scene
+from flowcut_lens.scenes import about as objects_asked_about
+
+DIRECTIONS: dict[Direction, str] = {"inflow": "Inflow: what CLS gathers", "outflow": "Outflow: what patches take"}
+NO_TRUTH = "The truth is known of drawn scenes only: choose one, or draw a new one, and ask one of its questions."
+NOT_COVERED = "The scene's truth does not cover this question: ask one of the suggested ones."
+NO_OBJECT = "This question names nothing that is in the picture, so there is no object whose patches could be kept."
+
+
+def show(about: Subject) -> None:
+    """The section."""
+    if about.picture.seed is None:
+        st.info(NO_TRUTH)
+        return
+    if about.record.batch != 1:
+        st.info("Ground truth is shown for models that see a picture as one grid of patches.")
+        return
+    asked = objects_asked_about(_scene(about), about.full.question)
+    if not asked:
+        st.info(NOT_COVERED if asked is None else NO_OBJECT)
+        return
+    found = methods.found(about)
+    coverage = _coverage(about, asked)
+    if found is not None:
+        _criteria(about, asked, found)
+    _layers(about, coverage)
+    _flow(about, coverage, found)
+
+
+@lru_cache(maxsize=64)
+def _covered(seed: int, asked: tuple[int, ...], geometry: Geometry) -> np.ndarray:
+    return patch_coverage(gallery.scene(seed).object_mask(asked), geometry)
+
+
+def _coverage(about: Subject, asked: tuple[int, ...]) -> np.ndarray:
+    """float64 [N], the share of each patch that shows what was asked about."""
+    assert about.picture.seed is not None
+    return _covered(about.picture.seed, asked, about.record.geometries[0])
+
+
+def known_coverage(about: Subject) -> np.ndarray | None:
+    """float64 [N], the share of each patch that shows what was asked about; None where the truth is not known."""
+    asked = None if about.picture.seed is None else objects_asked_about(_scene(about), about.full.question)
+    return _coverage(about, asked) if asked else None
+
+
+def _scene(about: Subject) -> Scene:
+    assert about.picture.seed is not None
+    return gallery.scene(about.picture.seed)
+
+
+def _shown(about: Subject, found: list[methods.MethodResult]) -> list[methods.Choice]:
+    """The criteria that the figures are of."""
+    ablations = bool(st.session_state.get("truth-ablations"))
+    return methods.choices(methods.one_draw(found), about.record.n_patches, ablations)
+
+
+def _criteria(about: Subject, asked: tuple[int, ...], found: list[methods.MethodResult]) -> None:
+    """Recall and pointing game of every criterion."""
+    coverage = _coverage(about, asked)
+    objects = [_scene(about).objects[index] for index in asked]
+    named = ", ".join(f"the {thing.colour} {thing.shape}" for thing in objects)
+    st.markdown(
+        f"Asked about: **{escape_markdown(named)}**, seen by {(coverage > 0).sum()} of {len(coverage)} patches."
+    )
+    st.toggle("FlowCut's ablations too", key="truth-ablations")
+    shown = _shown(about, found)
+    kept = kept_mask([one.patch_ids for one in shown], len(coverage))
+    figure = truth_bars(
+        [one.name for one in shown],
+        recall(coverage, kept),
+        about.facts(f"budget {about.tokens} of {about.full.visual_tokens}", "random: seed 0"),
+        pointing_game(coverage > 0, np.array([one.ranking for one in shown])),
+        about.tokens / about.full.visual_tokens,
+    )
+    plot(figure, truth_bars)
+
+
+def _layers(about: Subject, coverage: np.ndarray) -> None:
+    """What each layer alone would keep of it, and what accumulating does."""
+    st.html('<h3 class="lens-panel">Layer by layer</h3>')
+    facts = about.facts(
+        f"budget {about.tokens} of {about.full.visual_tokens}", f"mean of {about.record.n_heads} heads", "official",
+        f"by chance: {about.tokens / about.full.visual_tokens:.0%}",
+    )  # fmt: skip
+    plot(layer_truth_map(layer_truth(about.record, coverage, about.tokens), facts), layer_truth_map)
+
+
+def _flow(about: Subject, coverage: np.ndarray, found: list[methods.MethodResult] | None) -> None:
+    """The object's share of what passes through CLS: full run against pruned run, then what each criterion keeps."""
+    st.html('<h3 class="lens-panel">How much of the flow through CLS is the object\'s</h3>')
+    direction = choose("Direction", DIRECTIONS, "truth-direction")
+    shows = coverage > 0
+    flows: dict[str, ObjectFlow] = {about.full.title: object_flow(about.record, shows)}
+    if about.pruned.record is not None and about.pruned.record.layers:
+        flows[about.pruned.title] = object_flow(about.pruned.record, shows)
+    heads = f"mean of {about.record.n_heads} heads"
+    figure = object_flow_lines(flows, about.facts(heads, about.pruned.title), direction)
+    plot(figure, object_flow_lines)
+    if found is None:
+        return
+    shown = _shown(about, found)
+    masks = kept_mask([one.patch_ids for one in shown], len(coverage))
+    kept = flow_kept(about.record, coverage, masks, direction)
+    facts = about.facts(f"budget {about.tokens} of {about.full.visual_tokens}", heads, "random: seed 0")
+    layers = np.array([layer.layer for layer in about.record.layers])
+    plot(flow_kept_map([one.name for one in shown], layers, kept, facts, direction), flow_kept_map)

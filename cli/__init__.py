@@ -1,0 +1,1 @@
+"""The command line, above the library and its figures."""

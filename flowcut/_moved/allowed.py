@@ -1,0 +1,1 @@
+from flowcut.families.support import *  # noqa: F403

@@ -1,0 +1,1 @@
+from flowcut.records.answer_attention import *  # noqa: F403

@@ -1,0 +1,1 @@
+from flowcut.generation.prompt import *  # noqa: F403

@@ -1,0 +1,1 @@
+from flowcut.encoder.to_record import *  # noqa: F403

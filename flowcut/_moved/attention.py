@@ -1,0 +1,1 @@
+from flowcut.hooks.attention import *  # noqa: F403

@@ -1,0 +1,1 @@
+from flowcut.studies.one_shot import *  # noqa: F403

@@ -1,0 +1,1 @@
+from flowcut.media.containers import *  # noqa: F403

@@ -1,0 +1,1 @@
+from flowcut.decoder.locate import *  # noqa: F403

@@ -1,0 +1,1 @@
+from flowcut.decoder.answer_recording import *  # noqa: F403

@@ -1,0 +1,1 @@
+from flowcut.encoder.locate import *  # noqa: F403

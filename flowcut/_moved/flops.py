@@ -1,0 +1,1 @@
+from flowcut.generation.flops import *  # noqa: F403

@@ -1,0 +1,1 @@
+from flowcut.media.picture import *  # noqa: F403

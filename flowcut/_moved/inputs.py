@@ -1,0 +1,1 @@
+from flowcut.generation.session import *  # noqa: F403

@@ -1,0 +1,1 @@
+from flowcut.encoder.prune_group import *  # noqa: F403

@@ -1,0 +1,1 @@
+from flowcut.decoder.recording import *  # noqa: F403

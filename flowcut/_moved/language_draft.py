@@ -1,0 +1,1 @@
+from flowcut.decoder.to_record import *  # noqa: F403

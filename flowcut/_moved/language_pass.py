@@ -1,0 +1,1 @@
+from flowcut.decoder.passes import *  # noqa: F403

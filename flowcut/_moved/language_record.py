@@ -1,0 +1,1 @@
+from flowcut.records.language import *  # noqa: F403

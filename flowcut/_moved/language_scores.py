@@ -1,0 +1,1 @@
+from flowcut.decoder.evidence import *  # noqa: F403

@@ -1,0 +1,1 @@
+from flowcut.generation.observer import *  # noqa: F403

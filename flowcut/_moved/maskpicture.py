@@ -1,0 +1,1 @@
+from flowcut.records.mask_picture import *  # noqa: F403

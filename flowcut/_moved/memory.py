@@ -1,0 +1,1 @@
+from flowcut.models.memory import *  # noqa: F403

@@ -1,0 +1,1 @@
+from flowcut.encoder.passes import *  # noqa: F403

@@ -1,0 +1,1 @@
+from flowcut.generation.prepared import *  # noqa: F403

@@ -1,0 +1,1 @@
+from flowcut.families.processors import *  # noqa: F403

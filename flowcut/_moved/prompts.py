@@ -1,0 +1,1 @@
+from flowcut.generation.drop_tokens import *  # noqa: F403

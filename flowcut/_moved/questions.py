@@ -1,0 +1,1 @@
+from flowcut.generation.question_text import *  # noqa: F403

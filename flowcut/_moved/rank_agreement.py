@@ -1,0 +1,1 @@
+from flowcut.studies.rank_agreement import *  # noqa: F403

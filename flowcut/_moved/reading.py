@@ -1,0 +1,1 @@
+from flowcut.studies.prefix_cache import *  # noqa: F403

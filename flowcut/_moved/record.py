@@ -1,0 +1,1 @@
+from flowcut.records.vision import *  # noqa: F403

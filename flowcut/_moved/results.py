@@ -1,0 +1,1 @@
+from flowcut.records.run import *  # noqa: F403

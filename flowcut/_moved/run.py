@@ -1,0 +1,1 @@
+from flowcut.generation.ask import *  # noqa: F403

@@ -1,0 +1,1 @@
+from flowcut.cut import *  # noqa: F403

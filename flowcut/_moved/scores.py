@@ -1,0 +1,1 @@
+from flowcut.criteria.flowcut import *  # noqa: F403

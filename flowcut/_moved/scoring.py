@@ -1,0 +1,1 @@
+from flowcut.studies.scorer import *  # noqa: F403

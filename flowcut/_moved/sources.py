@@ -1,0 +1,1 @@
+from flowcut.media.source import *  # noqa: F403

@@ -1,0 +1,1 @@
+from flowcut.decoder.spans import *  # noqa: F403

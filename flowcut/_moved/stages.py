@@ -1,0 +1,1 @@
+from flowcut.generation.outside_encoder import *  # noqa: F403

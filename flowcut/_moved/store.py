@@ -1,0 +1,1 @@
+from flowcut.records.store import *  # noqa: F403

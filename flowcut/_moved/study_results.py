@@ -1,0 +1,1 @@
+from flowcut.records.studies import *  # noqa: F403

@@ -1,0 +1,1 @@
+from flowcut.decoder.kept_rows import *  # noqa: F403

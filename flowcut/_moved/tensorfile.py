@@ -1,0 +1,1 @@
+from flowcut.records.tensor_file import *  # noqa: F403

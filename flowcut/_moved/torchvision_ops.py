@@ -1,0 +1,1 @@
+from flowcut.models.torchvision_ops import *  # noqa: F403

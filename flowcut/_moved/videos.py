@@ -1,0 +1,1 @@
+from flowcut.media.video import *  # noqa: F403

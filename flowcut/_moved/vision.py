@@ -1,0 +1,1 @@
+from flowcut.encoder.recording import *  # noqa: F403

@@ -1,0 +1,217 @@
+"""Every pruning method by name. A new one is one function that ranks patches, and one line in `METHODS`."""
+
+from __future__ import annotations
+
+import re
+
+from flowcut.criteria.controls import chosen, random, stride
+from flowcut.criteria.decoder import (
+    dart,
+    last_token_attention,
+    pyramid_layers,
+    rater_attention,
+    second_layer,
+    sparse_layers,
+)
+from flowcut.criteria.encoder import (
+    cls_attention,
+    cls_attention_x_value,
+    column_mean,
+    visionzip,
+    visionzip_joins,
+    vispruner,
+)
+from flowcut.criteria.method import DecoderPlan, Method, Recipe
+from flowcut.criteria.projector import divprune
+from flowcut.errors import InvalidCut
+
+DART_DIFFERS = (
+    "The released DART gives each of its 8 pivots T/8 tokens and keeps the image pivots besides; here T are kept.",
+)
+STEPS_DIFFER = ("The same share of the visual tokens goes at each step, so that T are left after the last one.",)
+SPARSE_DIFFERS = (
+    "The released SparseVLM merges some of the pruned tokens into new ones (recycling); here they go.",
+    "The released SparseVLM has a table of counts for budgets that are means over layers; here the same share goes at "
+    "each step, so that T are left after the last one.",
+)
+FLOWCUT = "FlowCut, arXiv 2505.19536 (NeurIPS 2025)"
+
+
+def _ablation(label: str, recipe: Recipe) -> Method:
+    left_out = {
+        "each layer's own score": not recipe.cumulative,
+        "CLS attention alone": not recipe.multi_criteria,
+        "as many at every prune point": not recipe.adaptive,
+    }
+    said = ", ".join(part for part, out in left_out.items() if out)
+    return Method(
+        f"FlowCut, {label}", f"{FLOWCUT}, ablation: {said}", kind="ablation", recipe=recipe, has_variants=True
+    )
+
+
+METHODS: dict[str, Method] = {
+    "flowcut": Method("FlowCut", FLOWCUT, kind="flowcut", recipe=Recipe(), has_variants=True),
+    "random": Method(
+        "Random", "control: a seeded draw that looks at nothing", kind="control", rank=random, takes_seed=True
+    ),
+    "stride": Method(
+        "Stride", "control: evenly spaced patches that look at nothing", kind="control", rank=stride, ranks=False
+    ),
+    "cls-attention": Method(
+        "CLS attention", "one layer's CLS row: FasterVLM (last layer), VisionZip (feature layer)",
+        rank=cls_attention, needs=("cls_attention",), takes_layer=True,
+    ),
+    "cls-attention-x-value": Method(
+        "CLS attention x value",
+        "one layer's CLS row times the norm of the values, as the released FlowCut code for Qwen scores",
+        rank=cls_attention_x_value,
+        needs=("cls_attention", "value_norm"),
+        takes_layer=True,
+    ),
+    "column-mean": Method(
+        "Column mean (HiPrune)",
+        "HiPrune, arXiv 2508.00553, Method: anchor, buffer and register tokens by what all tokens attend to",
+        rank=column_mean,
+        needs=("middle_mean", "deep_mean"),
+        takes_layer=True,
+        default_layer="middle layer",
+    ),
+    "visionzip": Method(
+        "VisionZip",
+        "VisionZip, arXiv 2412.04467, Method: dominant tokens by CLS attention, the rest merged into contextual ones",
+        rank=visionzip,
+        needs=("cls_attention", "keys"),
+        joins=visionzip_joins,
+    ),
+    "vispruner": Method(
+        "VisPruner",
+        "VisPruner, arXiv 2412.01818 (ICCV 2025), Method: important tokens by CLS attention, then diverse ones",
+        rank=vispruner,
+        needs=("cls_attention", "features"),
+    ),
+    "divprune": Method(
+        "DivPrune",
+        "DivPrune, arXiv 2503.02175 (CVPR 2025), Method: max-min diversity of the projected tokens",
+        stage="projector",
+        rank=divprune,
+        needs=("features",),
+    ),
+    "cdpruner": Method(
+        "CDPruner",
+        "CDPruner, arXiv 2506.10967 (NeurIPS 2025), Method: a determinantal point process conditioned on the question",
+        stage="projector",
+        needs=("features", "text_tower"),
+    ),
+    "fastv": Method(
+        "FastV",
+        "FastV, arXiv 2403.06764 (ECCV 2024), Method: what the last token attends to in layer 1 (K = 2)",
+        stage="decoder",
+        needs=("last_attention",),
+        decoder=DecoderPlan(second_layer, last_token_attention, keeps_positions=True),
+    ),
+    "dart": Method(
+        "DART",
+        "DART, arXiv 2502.11494 (EMNLP 2025), Method: the tokens least like a few pivots, after layer 1 (K = 2)",
+        stage="decoder",
+        needs=("visual_keys", "text_keys", "visual_states", "text_states"),
+        decoder=DecoderPlan(second_layer, dart, keeps_positions=True, differs=DART_DIFFERS),
+    ),
+    "pyramiddrop": Method(
+        "PyramidDrop",
+        "PyramidDrop, arXiv 2410.17247 (CVPR 2025), Method: before 1/4, 1/2 and 3/4 of the decoder's layers",
+        stage="decoder",
+        needs=("last_attention",),
+        decoder=DecoderPlan(pyramid_layers, last_token_attention, looks_ahead=True, differs=STEPS_DIFFER),
+    ),
+    "sparsevlm": Method(
+        "SparseVLM",
+        "SparseVLM, arXiv 2410.04417 (ICML 2025), Method: text raters, after layers 2, 6, 15 of 32; without recycling",
+        stage="decoder",
+        needs=("rater_attention",),
+        decoder=DecoderPlan(sparse_layers, rater_attention, differs=SPARSE_DIFFERS),
+    ),
+    "downsample": Method(
+        "Downsample",
+        "control: the picture at the resolution that gives as many patches",
+        stage="picture",
+        kind="control",
+        ranks=False,
+    ),
+    "flowcut-equal": _ablation("equal counts", Recipe(adaptive=False)),
+    "flowcut-attention": _ablation("attention only", Recipe(multi_criteria=False)),
+    "flowcut-attention-equal": _ablation("attention only, equal counts", Recipe(multi_criteria=False, adaptive=False)),
+    "flowcut-single": _ablation("single layer", Recipe(cumulative=False)),
+    "flowcut-single-equal": _ablation("single layer, equal counts", Recipe(cumulative=False, adaptive=False)),
+    "flowcut-single-attention": _ablation(
+        "single layer, attention only", Recipe(cumulative=False, multi_criteria=False)
+    ),
+    "flowcut-single-attention-equal": _ablation(
+        "single layer, attention only, equal counts", Recipe(False, False, False)
+    ),
+    "chosen": Method(
+        "Chosen", "control: the patches that someone named", kind="control", rank=chosen, ranks=False,
+        takes_patches=True,
+    ),
+}  # fmt: skip
+
+OUR_OWN = frozenset(METHODS)
+"""Names that nobody else can register."""
+
+
+def methods() -> dict[str, str]:
+    """Every method's name with the one line that says where it comes from."""
+    return {name: method.source for name, method in METHODS.items()}
+
+
+def known_method(name: str) -> Method:
+    """The registry's line of this name.
+
+    Raises:
+        InvalidCut: (a ValueError) there is none.
+    """
+    if name not in METHODS:
+        raise InvalidCut(f"The method is {name!r}: choose one of {', '.join(METHODS)}.")
+    return METHODS[name]
+
+
+def register_method(name: str, method: Method) -> None:
+    """Add a method of your own: from then on it is one of `flowcut.methods()`, for every cut, study and page.
+
+    ```python
+    def far_from_cls(evidence, cut):
+        return -evidence.cls_attention      # float64 [B, N]; the T highest stay
+
+    flowcut.register_method(
+        "far-from-cls",
+        flowcut.Method("Far from CLS", "mine: what CLS looks at least", rank=far_from_cls, needs=("cls_attention",)),
+    )
+    flowcut.ask(model, image, question, flowcut.Cut("far-from-cls", tokens=64))
+    ```
+
+    A name that you registered before is replaced, so that a notebook's cell can be run again; those of the methods here
+    cannot be.
+
+    Raises:
+        InvalidCut: (a ValueError) the name is taken or no name, or the method lacks what its stage needs.
+    """
+    if not isinstance(name, str) or not re.fullmatch(r"[a-z][a-z0-9]*(-[a-z0-9]+)*", name):
+        raise InvalidCut(
+            f"The method's name is {name!r}: give lower-case words joined by hyphens, such as 'my-method'."
+        )
+    if name in OUR_OWN:
+        raise InvalidCut(f"{name!r} is a method of flowcut already: choose another name.")
+    if not isinstance(method, Method):
+        raise InvalidCut(f"{name!r} is registered as a {type(method).__name__}: give a flowcut.Method.")
+    method.check()
+    METHODS[name] = method
+
+
+def forget_method(name: str) -> None:
+    """Take a method that was registered out again; nothing happens where there is none.
+
+    Raises:
+        InvalidCut: (a ValueError) it is one of the methods here.
+    """
+    if name in OUR_OWN:
+        raise InvalidCut(f"{name!r} is a method of flowcut: only what was registered can be forgotten.")
+    METHODS.pop(name, None)

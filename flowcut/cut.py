@@ -1,0 +1,142 @@
+"""What a cut may say: its method, budget and settings, checked once. Pure Python, no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from numbers import Integral
+from typing import Any
+
+from flowcut.criteria import known_method
+from flowcut.errors import InvalidCut
+
+VARIANTS = ("official", "paper")
+
+
+@dataclass(frozen=True)
+class CutConfig:
+    """Which visual tokens to keep. Built by `flowcut.FlowCut` or `flowcut.Cut`; checked here, once, on construction.
+
+    Raises:
+        InvalidCut: (a ValueError) one sentence for each setting that cannot be carried out.
+    """
+
+    method: str = "flowcut"
+    """Name of the criterion, one of `flowcut.methods()`."""
+    tokens: int = 64
+    """T, patches to keep per image; CLS is not counted. At or above the number of patches, nothing is cut."""
+    variant: str = "official"
+    """`official`: what the released FlowCut code computes. `paper`: the paper's text where it differs."""
+    layer: int | None = None
+    """Methods that take one: the layer they look at; negative counts from the end; None: the feature layer
+    (`column-mean`: a middle one)."""
+    seed: int | None = None
+    """`random` only: seed of the draw (None: 0)."""
+    per_image: bool = False
+    """False: one count for the whole batch, as released. True: each image's count and ids depend on it alone."""
+    patches: tuple[int, ...] | None = None
+    """`chosen` only: the T patches to keep, ascending; where squares of patches become one token, these squares."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "tokens", _whole_number("tokens", self.tokens, least=1))
+        method = known_method(self.method)
+        if self.variant not in VARIANTS:
+            raise InvalidCut(f"The variant is {self.variant!r}: choose one of {', '.join(VARIANTS)}.")
+        if self.variant != "official" and not method.has_variants:
+            raise InvalidCut(f"The method {self.method!r} has no variants: leave variant out.")
+        if not isinstance(self.per_image, bool):
+            raise InvalidCut(f"per_image is {self.per_image!r}: it must be True or False.")
+        self._check_layer(method.takes_layer)
+        self._check_seed(method.takes_seed)
+        self._check_patches(method.takes_patches)
+
+    def _check_layer(self, takes_layer: bool) -> None:
+        if self.layer is None:
+            return
+        if not takes_layer:
+            raise InvalidCut(f"The method {self.method!r} takes no layer: leave layer out.")
+        object.__setattr__(self, "layer", _whole_number("layer", self.layer))
+
+    def _check_seed(self, takes_seed: bool) -> None:
+        if not takes_seed and self.seed is not None:
+            raise InvalidCut(f"The method {self.method!r} draws nothing at random: leave seed out.")
+        if takes_seed:
+            seed = 0 if self.seed is None else _whole_number("seed", self.seed, least=0)
+            object.__setattr__(self, "seed", seed)
+
+    def _check_patches(self, takes_patches: bool) -> None:
+        if not takes_patches:
+            if self.patches is not None:
+                raise InvalidCut(f"The method {self.method!r} chooses the patches itself: leave patches out.")
+            return
+        if not isinstance(self.patches, Iterable) or isinstance(self.patches, str):
+            raise InvalidCut(f"patches is {self.patches!r}: give the ids of the patches to keep, such as (3, 17).")
+        ids = sorted(_whole_number("a patch", patch, least=0) for patch in self.patches)
+        if len(set(ids)) < len(ids) or len(ids) != self.tokens:
+            raise InvalidCut(
+                f"patches holds {len(ids)} ids, {len(set(ids))} of them different, and tokens is {self.tokens}: "
+                "give each patch once, and tokens=len(patches)."
+            )
+        object.__setattr__(self, "patches", tuple(ids))
+
+    @property
+    def title(self) -> str:
+        """The cut as a figure's legend names it, such as `FlowCut 64 (official)`."""
+        method = known_method(self.method)
+        details = [self.variant] if method.has_variants else []
+        if method.takes_layer:
+            details.append(method.default_layer if self.layer is None else f"layer {self.layer}")
+        if method.takes_seed:
+            details.append(f"seed {self.seed}")
+        if self.per_image:
+            details.append("per image")
+        return f"{method.label} {self.tokens}" + (f" ({', '.join(details)})" if details else "")
+
+    def as_dict(self) -> dict[str, Any]:
+        """The settings as plain values, ready for JSON; `CutConfig(**d)` gives the same cut again.
+
+        Patches are left out where there are none: a run's id must stay what it was before there were any.
+        """
+        return {name: value for name, value in asdict(self).items() if name != "patches" or value is not None}
+
+
+def FlowCut(tokens: int = 64, variant: str = "official", per_image: bool = False) -> CutConfig:
+    """FlowCut at T = `tokens` patches per image (arXiv 2505.19536), as released or as the paper's text has it."""
+    return CutConfig("flowcut", tokens, variant, per_image=per_image)
+
+
+def Cut(method: str, tokens: int = 64, **settings: Any) -> CutConfig:
+    """Any method by its name: `Cut("random", tokens=64, seed=3)`, `Cut("cls-attention", tokens=64, layer=-1)`."""
+    return CutConfig(method, tokens, **settings)
+
+
+def check_is_cut(cut: object) -> None:
+    """Refuse what is given as a cut and is none.
+
+    Raises:
+        InvalidCut: it is neither a CutConfig nor None.
+    """
+    if cut is not None and not isinstance(cut, CutConfig):
+        raise InvalidCut(f"cut is a {type(cut).__name__}: give flowcut.FlowCut(tokens=64), flowcut.Cut(...) or None.")
+
+
+def _whole_number(name: str, value: Any, least: int | None = None) -> int:
+    wanted = "a whole number" + ("" if least is None else f" of at least {least}")
+    if isinstance(value, bool) or not isinstance(value, Integral) or (least is not None and value < least):
+        raise InvalidCut(f"{name} is {value!r}: it must be {wanted}.")
+    return int(value)
+
+
+def even_shares(tokens: int, parts: int, noun: str) -> list[int]:
+    """A budget shared evenly by the `parts` of a video, the first ones taking what cannot be divided.
+
+    Raises:
+        InvalidCut: there are more parts than tokens.
+    """
+    if tokens < parts:
+        raise InvalidCut(
+            f"tokens is {tokens}, and this video is {parts} {noun}, each of which keeps at least one: choose {parts} "
+            "or more, or sample fewer frames."
+        )
+    each, rest = divmod(tokens, parts)
+    return [each + (place < rest) for place in range(parts)]

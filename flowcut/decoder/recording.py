@@ -1,0 +1,469 @@
+"""Recording and pruning inside a language model, for the length of a `with`; afterwards the model is as it was.
+
+After one decoder layer, or several, visual tokens go: those that the last instruction token has least use for (FlowCut;
+paper, LLaVA-NeXT), or those that another method ranks lowest. The layers up to it keep their full cache; those after it
+run on shorter sequences, with positions and masks to match, in the prefill and in every decoding step that uses its
+cache.
+"""
+
+from __future__ import annotations
+
+import inspect
+import threading
+import weakref
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from numbers import Integral
+from types import TracebackType
+from typing import Any, NoReturn
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from flowcut.criteria import METHODS, DecoderEvidence, DecoderPlan, highest
+from flowcut.criteria.decoder import raters, step_tokens
+from flowcut.cut import CutConfig, check_is_cut
+from flowcut.decoder.evidence import attention_rows, visual_criteria
+from flowcut.decoder.kept_rows import Survivors, survivors_of
+from flowcut.decoder.locate import LanguageDecoder, find_decoder
+from flowcut.decoder.passes import Pass, Span, Stage
+from flowcut.decoder.spans import Aim, check_spans
+from flowcut.decoder.to_record import Setting, draft
+from flowcut.encoder.locate import model_facts
+from flowcut.errors import FlowCutError, InvalidCut
+from flowcut.hooks.attention import Attention, Elsewhere, is_watching, joined, watched_by, watching
+from flowcut.records.language import LanguageRecord
+
+
+def record_language(
+    language_model: nn.Module,
+    visual: Any = None,
+    cut: CutConfig | None = None,
+    layer: int = 1,
+    *,
+    instruction_end: int | Sequence[int] | None = None,
+    facts: dict[str, Any] | None = None,
+) -> LanguageRecording:
+    """Record, and with a cut also prune, the visual tokens of every prompt that goes through a decoder in the `with`.
+
+    ```python
+    with flowcut.record_language(llama_model, visual=(start, length), cut=flowcut.FlowCut(tokens=64), layer=1) as rec:
+        out = llama_model(inputs_embeds=embeds, use_cache=True)
+    rec.record.kept_visual_ids
+    ```
+
+    Args:
+        language_model: a Llama, Mistral or Qwen2 decoder, with its head or without, or a model that holds one.
+        visual: where the visual tokens are: (start, length) for all prompts, or one for each prompt, or for each prompt
+            a list with one for each picture; counted in the sequence, padding included.
+        cut: `flowcut.FlowCut(tokens=T)`, or another method of the decoder stage, keeps T visual tokens of each span;
+            None records only.
+        layer: FlowCut's decoder layer (from 0), inside which scores are taken and after which tokens go; other methods
+            have their own.
+        instruction_end: one past the last instruction token, whose query and value score; None: the sequence's last
+            token that is not padding. An int, or one for each prompt.
+        facts: fields of LanguageRecord that only the caller knows (model_id, revision, family, notes).
+
+    Raises:
+        FlowCutError: (a ValueError) the model, the layer, the cut or the spans cannot be used. Spans that lie outside
+            the prompt are found when it comes.
+    """
+    decoder = find_decoder(language_model)
+    _check_cut(cut, layer, len(decoder.layers))
+    recording = LanguageRecording(decoder, cut, layer, facts or {})
+    recording.aim(visual, instruction_end)
+    return recording
+
+
+class LanguageRecording:
+    """A `with` over a decoder; `record` is the last prefill through it.
+
+    Only the thread that entered the `with` is recorded and pruned; others that use the model meanwhile are not. If only
+    others did, leaving the `with` raises: nothing was cut.
+    """
+
+    def __init__(self, decoder: LanguageDecoder, cut: CutConfig | None, layer: int, facts: dict[str, Any]) -> None:
+        self.decoder = decoder
+        self.cut = cut
+        self.facts = facts
+        self._plan: DecoderPlan | None = None if cut is None else METHODS[cut.method].decoder
+        self._needs = () if cut is None else METHODS[cut.method].needs
+        self.layers = (layer,) if self._plan is None else self._plan.layers(len(decoder.layers))
+        """The layers (from 0) after which tokens go."""
+        self._setting = Setting(decoder, cut, self._plan, self.layers)
+        ahead = 1 if self._plan is not None and self._plan.looks_ahead else 0
+        self._looked_at = {decoder.attention(layer + ahead) for layer in self.layers}
+        self._signature = inspect.signature(decoder.model.forward)
+        self._aim: Aim | None = None
+        self._cut_of: weakref.WeakKeyDictionary[Any, list[tuple[int, Survivors]]] = weakref.WeakKeyDictionary()
+        """By the cache that was filled after them, the cuts and the layers after which they were made."""
+        self._thread = threading.local()
+        """Of each thread its pass, and the aim of that alone."""
+        self._draft: dict[str, Any] | None = None
+        self.drafted: Aim | None = None
+        """The aim of the prompt that is recorded."""
+        self.elsewhere = Elsewhere("language model")
+        self._undo = ExitStack()
+
+    def aim(self, visual: Any, instruction_end: int | Sequence[int] | None = None) -> None:
+        """Say where the visual tokens of the prompts to come are; None: nowhere, prompts pass untouched.
+
+        Raises:
+            FlowCutError: the spans are not pairs of whole numbers.
+        """
+        self.drafted = self._draft = None  # what was recorded before says nothing of the prompts to come
+        self._aim = None if visual is None else Aim.at(visual, instruction_end)
+
+    @contextmanager
+    def reading(self, aim: Aim | None) -> Iterator[None]:
+        """While inside, this thread's prompt is read with visual tokens where `aim` says, in force or not before."""
+        self._thread.aim = aim
+        try:
+            with joined(self):
+                yield
+        finally:
+            del self._thread.aim
+
+    def filled(self, cache: Any) -> bool:
+        """Whether a cache was filled by a prompt that was cut here."""
+        return cache is not None and cache in self._cut_of
+
+    @property
+    def _pass(self) -> Pass | None:
+        """What goes through the decoder in this thread."""
+        return getattr(self._thread, "current", None)
+
+    @_pass.setter
+    def _pass(self, current: Pass | None) -> None:
+        self._thread.current = current
+
+    def __enter__(self) -> LanguageRecording:
+        with ExitStack() as undo:  # undoes what was done so far, should one of the next lines fail
+            undo.enter_context(watching(self.decoder.model, self))
+            door = self.decoder.model.register_forward_pre_hook(self._at_the_door, with_kwargs=True)
+            undo.callback(door.remove)
+            # First in line, so that transformers' own hooks see the pruned state.
+            for step, layer in enumerate(self.layers):
+                pruner, hook = self.decoder.layers[layer], self._leaving(step)
+                undo.callback(pruner.register_forward_hook(hook, prepend=True, with_kwargs=True).remove)
+            for index in range(self.layers[0] + 1, len(self.decoder.layers)):
+                hook = self._entering(index)
+                undo.callback(self.decoder.layers[index].register_forward_pre_hook(hook, with_kwargs=True).remove)
+            self._undo = undo.pop_all()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._pass = None
+        self._undo.close()
+        for cache, cuts in list(self._cut_of.items()):
+            _seal(cache, cuts[0][0] + 1)
+        if error is None and self.cut is not None:
+            self.elsewhere.check()
+
+    @property
+    def record(self) -> LanguageRecord:
+        """The last prefill.
+
+        Raises:
+            FlowCutError: no prompt with visual tokens went through the decoder in this thread.
+        """
+        if self._draft is None:
+            raise FlowCutError(
+                "Nothing was recorded: run the language model inside the with, in the thread that entered it."
+            )
+        facts = {**model_facts(self.decoder.model), **self.facts}
+        facts["notes"] = (*self._draft["notes"], *self.facts.get("notes", ()))
+        return LanguageRecord(**{**self._draft, **facts})
+
+    @property
+    def recorded(self) -> bool:
+        """Whether there is a record."""
+        return self._draft is not None
+
+    def describe(self, **facts: Any) -> None:
+        """Add to the record what only the caller knows: model_id, revision, notes."""
+        self.facts.update(facts)
+
+    def rows_at(self, layer: int) -> Tensor | None:
+        """int64 [B, L'], rows of the prompt that a layer of the pass now running reads; None: all of them."""
+        stage = None if self._pass is None else self._pass.stage_at(layer)
+        return None if stage is None else stage.survivors.rows
+
+    def watches(self, module: nn.Module) -> bool:
+        """Whether this is the attention module of a layer that is looked into."""
+        return module in self._looked_at
+
+    def attend(
+        self, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, scaling: float, attention: Attention
+    ) -> Tensor:
+        """The model's own attention; in a prefill, its queries, keys and values are looked at for each span.
+
+        Of an attention that is run ahead only these are wanted, and its output is zeros.
+        """
+        current = self._pass
+        ahead = current is not None and current.ahead
+        looks_now = self._plan is None or self._plan.looks_ahead == ahead
+        if current is not None and current.prefill and looks_now:
+            window = self._window(module)
+            with torch.no_grad():
+                for span in current.spans:
+                    if self.cut is None or len(span.alive) > self.cut.tokens:
+                        self._look(current, span, query, key, value, scaling, window)
+        return query.new_zeros(query.shape).transpose(1, 2) if ahead else attention(query, key, value)
+
+    def _window(self, module: nn.Module) -> int | None:
+        """How far back the attention of a layer reaches, in tokens; None: to the start."""
+        layer = next(i for i in range(len(self.decoder.layers)) if self.decoder.attention(i) is module)
+        config: Any = self.decoder.model.config
+        return int(config.sliding_window) if self.decoder.slides(layer) else None
+
+    def _look(
+        self, current: Pass, span: Span, query: Tensor, key: Tensor, value: Tensor, scaling: float, window: int | None
+    ) -> None:
+        """Take from one layer what the method needs to know of one span; [B, H or G, L', d] in."""
+        prompt = span.prompt
+        visual = current.columns(prompt, span.rows()).to(query.device)
+        if self._plan is None:
+            one, last = slice(prompt, prompt + 1), current.last[prompt]
+            own = value[one, :, last].repeat_interleave(query.shape[1] // value.shape[1], dim=1)
+            there = key[one][:, :, visual], value[one][:, :, visual]
+            span.criteria = visual_criteria(query[one, :, last], own, *there, scaling)
+            return
+        text = current.text_after(span)
+        if "visual_keys" in self._needs:
+            keys = {"visual_keys": visual, "text_keys": current.columns(prompt, text).to(query.device)}
+            for name, columns in keys.items():
+                span.evidence[name] = _rows_of(key[prompt].transpose(0, 1).flatten(1), columns)
+        asking = {"last_attention": torch.tensor([current.last[prompt]]), "rater_attention": span.raters}
+        for name in self._needs:
+            rows = asking.get(name)
+            if rows is not None:
+                seen = self._attention_over(current, prompt, rows, query, key, scaling, window)
+                span.evidence[name] = _rows_of(seen.mean(dim=0), visual)
+
+    def _attention_over(
+        self,
+        current: Pass,
+        prompt: int,
+        rows: Tensor,
+        query: Tensor,
+        key: Tensor,
+        scaling: float,
+        window: int | None,
+    ) -> Tensor:
+        """float32 [q, L'], head-mean attention of some rows of a prompt over the sequence as it is now."""
+        assert current.live is not None
+        columns = current.columns(prompt, rows).to(query.device)
+        live = current.stages[-1].survivors.live[prompt] if current.stages else current.live[prompt]
+        back = columns[:, None] - torch.arange(key.shape[2], device=query.device)
+        seen = (back >= 0) & live.to(query.device)
+        if window is not None:
+            seen &= back < window
+        return attention_rows(query[prompt][:, columns], key[prompt], scaling, seen)
+
+    def _at_the_door(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """What enters the decoder: a whole prompt, or more tokens for a cache that a prompt of ours filled."""
+        self._pass = None
+        self.elsewhere.note(is_watching(self), self.decoder.attention(self.layers[0]))
+        if not is_watching(self):
+            return
+        given = self._signature.bind_partial(*args, **kwargs).arguments
+        tokens = next((given[name] for name in ("inputs_embeds", "input_ids") if given.get(name) is not None), None)
+        if tokens is None:
+            return  # the model itself says what is missing
+        mask, cache = given.get("attention_mask"), given.get("past_key_values")
+        batch, length = tokens.shape[:2]
+        if cache is None or cache.get_seq_length() == 0:
+            aim = getattr(self._thread, "aim", self._aim)
+            if aim is not None:
+                self._pass = self._prompt(aim, batch, length, _padding_mask(mask))
+                self._find_raters(self._pass, given)
+        elif cache in self._cut_of:
+            stages = [Stage(layer, survivors.for_batch(batch)) for layer, survivors in self._cut_of[cache]]
+            self._pass = Pass(_padding_mask(mask), prefill=False, stages=stages)
+
+    def _prompt(self, aim: Aim, batch: int, length: int, mask: Tensor | None) -> Pass:
+        """A prefill about to begin; its spans are held against the prompts that came."""
+        spans, live = aim.spans_of(batch), _live_rows(mask, batch, length)
+        ends = aim.ends(batch, live)
+        for prompt, (own, alive, end) in enumerate(zip(spans, live.numpy(), ends, strict=True)):
+            check_spans(own, prompt, alive, end)
+        flat = [Span.whole(prompt, start, span) for prompt, own in enumerate(spans) for start, span in own]
+        current = Pass(mask, prefill=True, spans=flat, last=[end - 1 for end in ends], live=live, aim=aim)
+        if self._plan is not None and not all(len(current.text_after(span)) for span in flat):
+            raise FlowCutError("There is no text after the visual tokens, and the method asks what it attends to.")
+        return current
+
+    def _find_raters(self, current: Pass, given: Mapping[str, Any]) -> None:
+        """For SparseVLM, the text tokens that rate each picture, from what enters the decoder."""
+        if "rater_attention" not in self._needs:
+            return
+        embedded = given.get("inputs_embeds")
+        if embedded is None:
+            embedded = self.decoder.model.get_input_embeddings()(given["input_ids"])
+        for span in current.spans:
+            text = current.text_after(span)
+            found = raters(_rows_of(embedded[span.prompt], span.rows()), _rows_of(embedded[span.prompt], text))
+            span.raters = text[torch.from_numpy(found)]
+
+    def _leaving(self, step: int) -> Callable[..., Any]:
+        """After a layer: its output, [B, L', width], without the visual tokens that go here; None if all stay."""
+
+        def cut(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
+            current = self._pass
+            if current is None or not current.prefill or not is_watching(self):
+                return None
+            hidden: Tensor = output[0] if isinstance(output, tuple) else output
+            shorter = self._cut_after(step, current, hidden, kwargs)
+            if shorter is None:
+                return None
+            return (shorter, *output[1:]) if isinstance(output, tuple) else shorter
+
+        return cut
+
+    def _cut_after(self, step: int, current: Pass, hidden: Tensor, kwargs: Mapping[str, Any]) -> Tensor | None:
+        """A prefill's sequence after one of the layers, without what goes there; None if all stay."""
+        assert current.live is not None
+        if current.origin is None:
+            current.origin = kwargs["position_ids"].expand(len(hidden), -1)
+        lost = self._choose(step, current, hidden, kwargs)
+        kept = [torch.from_numpy(span.alive) for span in current.spans]
+        places, renumber = [span.place for span in current.spans], self._plan is None or not self._plan.keeps_positions
+        survivors = survivors_of(places, kept, current.live, hidden.device, renumber)
+        if lost or not current.stages:
+            assert current.aim is not None
+            times = current.aim.repeats(len(hidden))
+            self._draft = draft(self._setting, current, survivors, times, self.layers[step])
+            self.drafted = current.aim
+        if not lost:
+            return None
+        here = survivors.places(current.stages[-1].survivors if current.stages else None)
+        current.stages.append(Stage(self.layers[step], survivors, survivors.renumbered(current.origin)))
+        if kwargs.get("past_key_values") is not None:
+            self._cut_of[kwargs["past_key_values"]] = [(stage.after, stage.survivors) for stage in current.stages]
+        return hidden.gather(1, here[..., None].expand(-1, -1, hidden.shape[-1]))
+
+    def _choose(self, step: int, current: Pass, hidden: Tensor, kwargs: Mapping[str, Any]) -> bool:
+        """Let each span lose what goes at this step; whether any lost something."""
+        if self.cut is None:
+            return False
+        budgets = [step_tokens(span.length, self.cut.tokens, step, len(self.layers)) for span in current.spans]
+        losing = [(span, left) for span, left in zip(current.spans, budgets, strict=True) if len(span.alive) > left]
+        if losing and self._plan is not None and self._plan.looks_ahead:
+            self._run_ahead(current, self.layers[step] + 1, hidden, kwargs)
+        if losing and "visual_states" in self._needs:
+            self._take_states(current, self.decoder.final_norm(hidden))
+        for span, left in losing:
+            ranking = self._rank(span, step)
+            span.rank[span.alive] = ranking
+            stays = highest(ranking, left)
+            span.died[np.delete(span.alive, stays)] = self.layers[step]
+            span.alive = span.alive[stays]
+        return bool(losing)
+
+    def _rank(self, span: Span, step: int) -> np.ndarray:
+        """float64 [n], the ranking of one span's visual tokens that are still there."""
+        assert self.cut is not None
+        if self._plan is None:
+            assert span.criteria is not None
+            ranking = span.criteria.score[0].cpu().double().numpy()
+        else:
+            ranking = self._plan.rank(DecoderEvidence(len(span.alive), **span.evidence), self.cut)
+        if not np.isfinite(ranking).all():
+            raise FlowCutError(
+                f"The scores of decoder layer {self.layers[step]} are not numbers: check what the model is given, or "
+                "load it in float32 or bfloat16."
+            )
+        return ranking
+
+    def _run_ahead(self, current: Pass, layer: int, hidden: Tensor, kwargs: Mapping[str, Any]) -> None:
+        """Look at the attention of the layer behind the cut, as if nothing went."""
+        current.ahead = True
+        try:
+            with torch.no_grad(), watched_by(self):
+                self.decoder.attend_ahead(layer, hidden, kwargs)
+        finally:
+            current.ahead = False
+
+    def _take_states(self, current: Pass, states: Tensor) -> None:
+        """Keep the hidden states of pictures and text, for a method that compares them; [B, L', width]."""
+        for span in current.spans:
+            rows = {"visual_states": span.rows(), "text_states": current.text_after(span)}
+            for name, own in rows.items():
+                span.evidence[name] = _rows_of(states[span.prompt], current.columns(span.prompt, own))
+
+    def _entering(self, index: int) -> Callable[..., Any]:
+        """Before a layer after the cut: its positions, rotary embedding and mask, for the sequence that is left."""
+
+        def prepare(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+            current = self._pass
+            stage = None if current is None or not is_watching(self) else current.stage_at(index)
+            if current is None or stage is None:
+                return None
+            hidden = args[0] if args else kwargs["hidden_states"]
+            if stage.positions is None:  # decoding: whatever position comes, less what went before it
+                stage.positions = kwargs["position_ids"] - stage.survivors.moved[:, None]
+            if stage.rotary is None:
+                stage.rotary = self.decoder.rotary(hidden, stage.positions)
+            mask = self._mask(current.mask, stage, index, hidden, kwargs.get("past_key_values"))
+            # The rotary embedding knows the positions; flash attention would take gaps for borders between prompts.
+            told = None if self._plan is not None and self._plan.keeps_positions else stage.positions
+            ours = {"position_ids": told, "position_embeddings": stage.rotary, "attention_mask": mask}
+            return args, {**kwargs, **ours}
+
+        return prepare
+
+    def _mask(self, padding: Tensor | None, stage: Stage, index: int, hidden: Tensor, cache: Any) -> Any:
+        survivors, slides = stage.survivors, self.decoder.slides(index)
+        if slides not in stage.masks:
+            cached = 0 if cache is None else cache.get_seq_length(index)
+            grown = cached + hidden.shape[1] - survivors.rows.shape[1]  # tokens since the prompt
+            live = survivors.mask(padding, survivors.prompt_length + grown)
+            stage.masks[slides] = self.decoder.mask(index, hidden, live, cache)
+        return stage.masks[slides]
+
+
+def _seal(cache: Any, layer: int) -> None:
+    """Let nobody go on with a cache that was cut: without the recording it would be read at wrong positions."""
+
+    def refuse(*args: Any, **options: Any) -> NoReturn:
+        raise FlowCutError("This cache was filled under a cut whose with was left: go on decoding inside the with.")
+
+    for cut in cache.layers[layer : layer + 1]:
+        cut.update = refuse
+
+
+def _check_cut(cut: CutConfig | None, layer: int, n_layers: int) -> None:
+    check_is_cut(cut)
+    if cut is not None and cut.method != "flowcut" and METHODS[cut.method].decoder is None:
+        others = ", ".join(name for name, method in METHODS.items() if method.decoder is not None)
+        raise InvalidCut(f"The method {cut.method!r} has no stage in the language model: choose flowcut, {others}.")
+    if cut is not None and METHODS[cut.method].decoder is not None and n_layers < 2:
+        raise InvalidCut("The language model has a single layer, and tokens go between two: there is nothing to cut.")
+    if isinstance(layer, bool) or not isinstance(layer, Integral) or not 0 <= layer < n_layers:
+        raise InvalidCut(
+            f"layer is {layer!r} and the language model has {n_layers} layers: choose 0 to {n_layers - 1}."
+        )
+
+
+def _rows_of(tensor: Tensor, rows: Tensor) -> np.ndarray:
+    """float64, some rows of a tensor."""
+    found: np.ndarray = tensor.detach()[rows.to(tensor.device)].double().cpu().numpy()
+    return found
+
+
+def _padding_mask(mask: Any) -> Tensor | None:
+    if mask is not None and (not isinstance(mask, Tensor) or mask.ndim != 2):
+        raise FlowCutError(
+            "The language model was given a ready-made attention mask: give the padding mask [batch, length], and "
+            "leave the cache at its default (a static cache comes with ready-made masks)."
+        )
+    return mask
+
+
+def _live_rows(mask: Tensor | None, batch: int, length: int) -> Tensor:
+    """bool [B, L] on the CPU, False where a prompt is padded."""
+    return torch.ones(batch, length, dtype=torch.bool) if mask is None else mask.bool().cpu()

@@ -1,0 +1,1 @@
+"""Recording and pruning inside the vision encoder."""

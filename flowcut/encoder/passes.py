@@ -1,0 +1,335 @@
+"""One batch on its way through a vision encoder: which rows of its tensors are whose, and what is shown and cut.
+
+Two layouts: a batch of one row per picture (CLIP, SigLIP: `BatchPass`), and all pictures in one sequence, without
+padding, attended in windows (Qwen: `PackedPass`).
+"""
+
+from __future__ import annotations
+
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from flowcut.cut import even_shares
+from flowcut.encoder.locate import PackedEncoder, VisionEncoder
+from flowcut.encoder.prune_group import Lane, Plan, View
+from flowcut.hooks.attention import Attention
+
+Call = tuple[tuple[Any, ...], dict[str, Any]]
+"""Positional and keyword arguments of a layer."""
+
+
+class Pass(ABC):
+    """What all layouts share: the lanes, the clock, and showing a layer to a lane."""
+
+    def __init__(self, encoder: VisionEncoder, plan: Plan, seconds: dict[str, float], device: torch.device) -> None:
+        self.encoder = encoder
+        self.plan = plan
+        self.seconds = seconds
+        self.device = device
+        self.hidden: Tensor | None = None
+        self.lanes: list[Lane] = []
+        self.attended_pairs: list[int] = []
+        """Per layer, the pairs of query and key over all pictures: what its attention costs."""
+
+    @contextmanager
+    def clock(self, kind: str) -> Iterator[None]:
+        """Count the time spent inside; waits for the device, so that its work is not counted elsewhere."""
+        synchronise(self.device)
+        started = time.perf_counter()
+        yield
+        synchronise(self.device)
+        self.seconds[kind] += time.perf_counter() - started
+
+    def show(self, lane: Lane, view: View) -> None:
+        """Let a lane take from a layer what the cut needs, and what the record needs."""
+        with self.clock("scoring"):
+            lane.weigh(self.with_relay(view))
+        if self.plan.flows:
+            with self.clock("recording"):
+                lane.observe(self.with_relay(view))
+
+    def with_relay(self, view: View) -> View:
+        """The view with CLS, or what stands in for it, as token 0."""
+        return view.with_proxy() if self.plan.proxy else view
+
+    @abstractmethod
+    def entering(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call | None:
+        """A layer is about to run; other arguments for it, where a cut made the stock ones stale."""
+
+    @abstractmethod
+    def attend(
+        self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float, attention: Attention
+    ) -> Tensor:
+        """The layer's attention as `attention` gives it, with a look inside."""
+
+    @abstractmethod
+    def cut_after(self, layer: int, hidden: Tensor) -> Tensor | None:
+        """The layer's output without the patches that go here; None if all stay."""
+
+    def _advance(self, layer: int) -> tuple[list[int], list[Tensor | None]]:
+        """Let each lane cut: patches alive before, and positions among them that stay (None: all)."""
+        before = [lane.alive for lane in self.lanes]
+        with self.clock("scoring"):
+            kept = [lane.cut_after(layer) for lane in self.lanes]
+        if self.plan.flows:
+            with self.clock("recording"):
+                for lane, positions in zip(self.lanes, kept, strict=True):
+                    lane.observe_cut(positions)
+        return before, kept
+
+    def _unchanged(self, before: list[int]) -> bool:
+        return all(lane.alive == count for lane, count in zip(self.lanes, before, strict=True))
+
+
+class BatchPass(Pass):
+    """Pictures of one size, [B, N+1, width] with CLS or [B, N, width] without."""
+
+    def __init__(
+        self,
+        encoder: VisionEncoder,
+        plan: Plan,
+        seconds: dict[str, float],
+        embedded: Tensor,
+        budgets: list[int] | None = None,
+    ) -> None:
+        """`embedded` is the patch embedding's output, [B, width, rows, columns]: it knows the batch and the grid.
+
+        With `budgets`, patches to keep in each row, rows are cut apart from each other.
+        """
+        super().__init__(encoder, plan, seconds, embedded.device)
+        self.cls = 0 if plan.proxy else 1
+        self.scouting = False
+        batch, _, grid_rows, grid_cols = embedded.shape
+        per_image = budgets is not None or (plan.cut is not None and plan.cut.per_image)
+        rows = [slice(b, b + 1) for b in range(batch)] if per_image else [slice(0, batch)]
+        patch_ids = torch.arange(grid_rows * grid_cols, device=embedded.device).expand(batch, -1)
+        targets = budgets if budgets is not None and plan.cut is not None else [None] * len(rows)
+        pairs = zip(rows, targets, strict=True)
+        self.lanes = [Lane(plan, row, patch_ids[row].clone(), grid_cols, target) for row, target in pairs]
+
+    def entering(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call | None:
+        """Layers take no mask and no positions: nothing becomes stale."""
+        self.hidden = args[0].detach()
+        return None
+
+    def attend(
+        self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float, attention: Attention
+    ) -> Tensor:
+        """[B, L, H, d]; where lanes differ in length each attends within itself, and padding stays zero."""
+        with torch.no_grad():
+            self._look(layer, query, key, value, scaling)
+        lengths = [lane.alive + self.cls for lane in self.lanes]
+        if min(lengths) == query.shape[2]:
+            return attention(query, key, value)
+        output = query.new_zeros(query.shape).transpose(1, 2).contiguous()
+        for lane, length in zip(self.lanes, lengths, strict=True):
+            parts = [part[lane.rows, :, :length] for part in (query, key, value)]
+            output[lane.rows, :length] = attention(*parts)
+        return output
+
+    def _look(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> None:
+        """Show each lane its own part of a layer: queries, keys and values are [B, H, longest N+1, d]."""
+        assert self.hidden is not None
+        for lane in self.lanes:
+            live = slice(0, lane.alive + self.cls)
+            q, k, v = (part.detach()[lane.rows, :, live] for part in (query, key, value))
+            view = View(layer, self.hidden[lane.rows, live], q, k, v, scaling)
+            if not self.scouting:
+                self.show(lane, view)
+            elif lane.above_target:
+                lane.gather_evidence(self.with_relay(view))
+        if not self.scouting:
+            sizes = [len(lane.alive_ids) * (lane.alive + self.cls) ** 2 for lane in self.lanes]
+            self.attended_pairs.append(sum(sizes))
+
+    def cut_after(self, layer: int, hidden: Tensor) -> Tensor | None:
+        """The layer's output, [B, N+1, width], without the patches that go here; None if all stay."""
+        with torch.no_grad():
+            if layer == self.plan.feature_layer:
+                with self.clock("scoring"):
+                    self._scout(hidden)
+                    for lane in self.lanes:
+                        lane.gather_features(hidden[lane.rows, self.cls : self.cls + lane.alive])
+            before, kept = self._advance(layer)
+        if self._unchanged(before):
+            return None
+        rows = [
+            self._keep_rows(hidden[lane.rows], count, positions, lane.joins)
+            for lane, count, positions in zip(self.lanes, before, kept, strict=True)
+        ]
+        longest = max(lane.alive for lane in self.lanes) + self.cls
+        return torch.cat([nn.functional.pad(row, (0, 0, 0, longest - row.shape[1])) for row in rows])
+
+    def _scout(self, hidden: Tensor) -> None:
+        """Run ahead, uncut and unseen by anyone else, to a deeper layer whose CLS row a method asks for."""
+        last = self.plan.last_look
+        if last <= self.plan.feature_layer or not any(lane.above_target for lane in self.lanes):
+            return
+        self.scouting = True
+        try:
+            for layer in self.encoder.layers[self.plan.feature_layer + 1 : last + 1]:
+                # forward, not the module itself: no hook of ours or of transformers may see this second run
+                hidden = layer.forward(hidden, None)
+        finally:
+            self.scouting = False
+
+    def _keep_rows(self, hidden: Tensor, alive: int, kept: Tensor | None, joins: Tensor | None) -> Tensor:
+        """CLS and the kept of one lane's patches: [b, longest N+1, width] -> [b, N'+1, width].
+
+        Patches that join a kept one leave their mean with it: it becomes its own feature plus that mean (VisionZip).
+        """
+        if kept is None:
+            return hidden[:, : alive + self.cls]
+        tokens = nn.functional.pad(kept.to(hidden.device) + self.cls, (self.cls, 0))  # CLS, token 0, always stays
+        rows = hidden.gather(1, tokens[..., None].expand(-1, -1, hidden.shape[-1]))
+        if joins is None:
+            return rows
+        joined = _mean_joined(hidden[:, self.cls : self.cls + alive], joins, kept.shape[1])
+        return torch.cat([rows[:, : self.cls], rows[:, self.cls :] + joined], dim=1)
+
+
+class PackedPass(Pass):
+    """Pictures of any size in one sequence of rows, [rows, width]; one lane for each picture, or slice of a video.
+
+    Rows lie merge group by merge group and, in encoders with window attention, window by window. Lanes know their
+    patches in reading order; `places` says in which row of the sequence each of these is now.
+    """
+
+    def __init__(
+        self,
+        encoder: PackedEncoder,
+        plan: Plan,
+        seconds: dict[str, float],
+        grids: Sequence[Sequence[int]],
+        device: torch.device,
+    ) -> None:
+        """`grids` are the slices in time, rows and columns of patches of each picture or video."""
+        super().__init__(encoder, plan, seconds, device)
+        self.grids = [tuple(grid) for grid in grids]
+        self.places: list[Tensor] = []
+        self.shares = [_shares(plan, slices) for slices, _, _ in self.grids]
+        begin = 0
+        for (slices, rows, cols), shares in zip(self.grids, self.shares, strict=True):
+            order = encoder.row_order(rows, cols).to(device)
+            for place in range(slices):
+                row = slice(len(self.lanes), len(self.lanes) + 1)
+                self.lanes.append(Lane(plan, row, torch.arange(rows * cols, device=device)[None], cols, shares[place]))
+                self.places.append(begin + order.argsort())
+                begin += rows * cols
+        self.n_rows = begin
+        self.alive_rows = torch.arange(begin, device=device)
+        """Which of the rows that entered the encoder are still there."""
+        self.borders: Tensor | None = None
+        self._seen: list[tuple[Tensor, Tensor, Tensor]] = []
+
+    @property
+    def whole(self) -> bool:
+        """Whether nothing was cut so far."""
+        return len(self.alive_rows) == self.n_rows
+
+    def entering(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call | None:
+        """Rotary positions and the borders of windows are those of all rows: hand on those of the rows alive."""
+        self.hidden, self._seen = args[0].detach(), []
+        self.borders = kwargs["cu_seqlens"]
+        if not self.whole:
+            kwargs = self._gathered(kwargs)
+            self.borders = kwargs["cu_seqlens"]
+        lengths = self.borders.diff().long()
+        self.attended_pairs.append(int((lengths**2).sum()))
+        return None if self.whole else (args, kwargs)
+
+    def _gathered(self, kwargs: dict[str, Any]) -> dict[str, Any]:
+        borders = kwargs["cu_seqlens"]
+        positions = tuple(part[self.alive_rows] for part in kwargs["position_embeddings"])
+        left = torch.searchsorted(self.alive_rows, borders.long()).unique_consecutive().to(borders.dtype)
+        changed = {"cu_seqlens": left, "position_embeddings": positions}
+        if kwargs.get("max_seqlen") is not None:
+            changed["max_seqlen"] = int(left.diff().max())
+        return {**kwargs, **changed}
+
+    def attend(
+        self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float, attention: Attention
+    ) -> Tensor:
+        """[1, L, H, d]; off flash this is called window by window, and looked at when the last one is there."""
+        self._seen.append((query, key, value))
+        if sum(part[0].shape[2] for part in self._seen) == len(self.alive_rows):
+            queries, keys, values = (torch.cat(parts, dim=2) for parts in zip(*self._seen, strict=True))
+            with torch.no_grad():
+                self._look(layer, queries, keys, values, scaling)
+            self._seen = []
+        return attention(query, key, value)
+
+    def _look(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> None:
+        """Show each lane its own rows of a layer: queries, keys and values are [1, H, rows, d]."""
+        assert self.hidden is not None
+        assert self.borders is not None
+        rows = torch.arange(len(self.alive_rows), device=self.device)
+        window = torch.searchsorted(self.borders[1:].long().contiguous(), rows, right=True)
+        for lane, places in zip(self.lanes, self.places, strict=True):
+            q, k, v = (part.detach()[:, :, places] for part in (query, key, value))
+            self.show(lane, View(layer, self.hidden[places][None], q, k, v, scaling, window[places][None]))
+
+    def cut_after(self, layer: int, hidden: Tensor) -> Tensor | None:
+        """The layer's output, [rows, width], without the rows that go here; None if all stay."""
+        with torch.no_grad():
+            before, kept = self._advance(layer)
+        if self._unchanged(before):
+            return None
+        with torch.no_grad(), self.clock("scoring"):
+            pairs = zip(self.places, kept, strict=True)
+            left = [places if chosen is None else places[chosen[0]] for places, chosen in pairs]
+            rows = torch.cat(left).sort().values
+            self.places = [torch.searchsorted(rows, places) for places in left]
+            self.alive_rows = self.alive_rows[rows]
+        return hidden[rows]
+
+    def on_full_grid(self, tokens: Tensor) -> Tensor | None:
+        """The merged tokens, [tokens alive, width], put at their places among all, zeros between; None if all are here.
+
+        The stock code after the merger puts tokens back from windows into reading order and counts those of each
+        picture: it expects them all.
+        """
+        if self.whole:
+            return None
+        size = self.plan.patches_per_token
+        places = self.alive_rows[::size] // size
+        return tokens.new_zeros(self.n_rows // size, tokens.shape[-1]).index_copy(0, places, tokens)
+
+    def token_places(self) -> list[Tensor]:
+        """Per picture int64 [tokens kept]: which of its tokens, in reading order and slice by slice, were kept."""
+        found, lanes = [], iter(self.lanes)
+        for slices, rows, cols in self.grids:
+            per_slice = rows * cols // self.plan.patches_per_token
+            found.append(torch.cat([next(lanes).token_ids()[0] + place * per_slice for place in range(slices)]))
+        return found
+
+
+def _mean_joined(patches: Tensor, joins: Tensor, count: int) -> Tensor:
+    """[b, count, width], the mean of the patches that join each kept one, taken in float32; 0 where none does.
+
+    Args:
+        patches: [b, N, width].
+        joins: int64 [b, N], places among the kept; -1: joins none.
+    """
+    which = nn.functional.one_hot(joins.to(patches.device) + 1, count + 1)[..., 1:].float()  # [b, N, count]
+    shares = which / which.sum(dim=1, keepdim=True).clamp_min(1)
+    return (shares.transpose(1, 2) @ patches.float()).to(patches.dtype)
+
+
+def _shares(plan: Plan, slices: int) -> Sequence[int | None]:
+    """The budget of each slice in time."""
+    return [None] * slices if plan.cut is None else even_shares(plan.cut.tokens, slices, "slices in time")
+
+
+def synchronise(device: torch.device) -> None:
+    """Wait until the device has done what it was given; the CPU always has."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()

@@ -1,0 +1,370 @@
+"""A lane: pictures of a batch that are pruned together, from the first vision layer to the last.
+
+As released, a batch is one lane: its pictures lose the same number of patches. Cut per image, or of unequal size, each
+picture is a lane of its own. Patches that become one token of the language model together (a merge group) live and die
+together: counts and budgets are then of groups, and a group's score is the mean of its patches'. A lane looks into each
+layer, decides after it, and drafts what the record will hold.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from flowcut.criteria import METHODS, Evidence, Method, Recipe
+from flowcut.criteria import highest as highest_ranked
+from flowcut.criteria.evidence import by_removal
+from flowcut.criteria.flowcut import (
+    accumulate,
+    alive_after,
+    asked_count,
+    cls_logits,
+    criteria,
+    entropy_ratio,
+    equal_count,
+    group_mean,
+    group_positions,
+    highest,
+    nearest_kept,
+    prunes_after,
+    ungroup,
+    value_norm,
+    with_proxy,
+)
+from flowcut.cut import CutConfig
+from flowcut.errors import FlowCutError, InvalidCut
+from flowcut.hooks.attention import column_mean, stream_statistics
+from flowcut.records.vision import PADDING_ID
+
+MIDDLE = 9 / 24
+"""HiPrune looks at the 9th of CLIP-L's 24 layers; elsewhere at the layer of the same relative depth."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is fixed before a picture comes: the encoder's measures and what is wanted of it."""
+
+    cut: CutConfig | None
+    n_layers: int
+    n_heads: int
+    feature_layer: int
+    flows: bool
+    """Whether to record every layer's flow; pruning alone needs none of it."""
+    matrices: bool = False
+    """Whether the flow holds the head-mean attention matrices too."""
+    proxy: bool = False
+    """Whether a proxy stands in for CLS, the encoder having none."""
+    merge_side: int = 1
+    """Side of the squares of patches that become one token of the language model."""
+
+    @property
+    def patches_per_token(self) -> int:
+        """Patches that live and die together."""
+        return self.merge_side**2
+
+    @property
+    def method(self) -> Method | None:
+        """The registry's line of the method that cuts."""
+        return None if self.cut is None else METHODS[self.cut.method]
+
+    @property
+    def recipe(self) -> Recipe | None:
+        """FlowCut's parts that are in, where FlowCut or an ablation of it cuts."""
+        return None if self.method is None else self.method.recipe
+
+    def looks(self, layer: int) -> list[str]:
+        """What a one-shot method wants to know of a layer's attention, by the names of Evidence's fields."""
+        if self.cut is None:
+            return []
+        needs, chosen = METHODS[self.cut.method].needs, self.cut.layer
+        asked = self.feature_layer if chosen is None else chosen % self.n_layers
+        middle = max(round(MIDDLE * self.n_layers) - 1, 0) if chosen is None else asked
+        wanted = {"cls_attention": asked, "value_norm": asked, "middle_mean": middle}
+        return [name for name in needs if wanted.get(name, self.feature_layer) == layer and name != "features"]
+
+    @property
+    def last_look(self) -> int:
+        """The deepest layer that a one-shot method wants to look into."""
+        return max((layer for layer in range(self.n_layers) if self.looks(layer)), default=-1)
+
+
+@dataclass(frozen=True)
+class View:
+    """One vision layer from the inside, for the pictures of one lane: b pictures, H heads, N+1 tokens, CLS first."""
+
+    layer: int
+    hidden: Tensor
+    """[b, N+1, width], the layer's input."""
+    query: Tensor
+    """[b, H, N+1, d]; key and value likewise."""
+    key: Tensor
+    value: Tensor
+    scaling: float
+    windows: Tensor | None = None
+    """int64 [b, N], the window within which each patch attends; None: one for all."""
+
+    def with_proxy(self) -> View:
+        """The view of patches alone, N tokens on every axis, with a proxy as token 0; its key is never looked at."""
+        hidden, query, key, value = (with_proxy(part) for part in (self.hidden, self.query, self.key, self.value))
+        return replace(self, hidden=hidden, query=query, key=key, value=value)
+
+
+@dataclass(frozen=True)
+class StepDraft:
+    """A prune point of one lane; numbers per picture where they differ between pictures."""
+
+    layer: int
+    alive_before: int
+    alive_after: int
+    forced: bool
+    entropy_ratio: np.ndarray
+    asked_per_image: np.ndarray
+
+
+@dataclass
+class LayerDraft:
+    """What one lane saw of one layer: tensors by the name of their field in LayerFlow."""
+
+    layer: int
+    alive_patch_ids: Tensor
+    tensors: dict[str, Tensor] = field(default_factory=dict)
+
+
+class Lane:
+    """State of one lane through one pass of the encoder."""
+
+    def __init__(self, plan: Plan, rows: slice, patch_ids: Tensor, grid_cols: int, target: int | None = None) -> None:
+        self.plan = plan
+        self.rows = rows
+        self.alive_ids = patch_ids
+        self.grid_cols = grid_cols
+        self.target = plan.cut.tokens if target is None and plan.cut is not None else target
+        """Tokens to keep in each picture of the lane; None: all."""
+        self.cumulative: Tensor | None = None
+        self.shares: Tensor | None = None
+        self.evidence: dict[str, Tensor] = {}
+        """What a one-shot method wants to know, by the names of Evidence's fields, per token."""
+        self.joins: Tensor | None = None
+        """int64 [b, N], of a method that merges: the place among the kept that each patch is merged into, -1: none."""
+        self.ranks: Tensor | None = None
+        """float64 [b, N0], what a one-shot method ranked the patches by."""
+        self.values: Tensor | None = None
+        """[b, H, N, d], the patches' values in this layer, held for `observe_cut` where it may be cut after."""
+        self.layers: list[LayerDraft] = []
+        self.steps: list[StepDraft] = []
+        self.died_at = torch.full_like(patch_ids, -1)
+
+    @property
+    def alive(self) -> int:
+        """N, patches alive in each picture of the lane."""
+        return int(self.alive_ids.shape[1])
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of the language model that the patches alive would become; the patches themselves, if not merged."""
+        return self.alive // self.plan.patches_per_token
+
+    @property
+    def above_target(self) -> bool:
+        """Whether there is anything to cut."""
+        return self.target is not None and self.tokens > self.target
+
+    def token_ids(self) -> Tensor:
+        """int64 [b, tokens], the merge groups alive by their place in reading order; patch ids, if not merged."""
+        side, first = self.plan.merge_side, self.alive_ids.gather(1, self._groups()[..., 0])
+        row, column = first // self.grid_cols // side, first % self.grid_cols // side
+        return row * (self.grid_cols // side) + column
+
+    def _groups(self) -> Tensor:
+        """int64 [b, tokens, patches per token], which of the patches alive become one token."""
+        return group_positions(self.alive_ids, self.grid_cols, self.plan.merge_side)
+
+    def weigh(self, view: View) -> None:
+        """Take from inside a layer what the cut needs."""
+        draft = LayerDraft(view.layer, self.alive_ids)
+        if self._scores(view.layer):
+            draft.tensors.update(self._score(view))
+        if self.above_target:
+            self.gather_evidence(view)
+        self.layers.append(draft)
+
+    def observe(self, view: View) -> None:
+        """Take from inside a layer, after `weigh`, what only the record needs."""
+        self.layers[-1].tensors.update(self._flow(view))
+        self.values = view.value[:, :, 1:] if self.above_target else None
+
+    def gather_evidence(self, view: View) -> None:
+        """Keep what a one-shot method wants to know of this layer."""
+        groups = self._groups()
+        for name in self.plan.looks(view.layer):
+            found = self._look(name, view)
+            # Single patches where each is a token of its own: then the group mean is the number itself.
+            self.evidence[name] = group_mean(found, groups) if found.ndim == 2 else found
+
+    def _look(self, name: str, view: View) -> Tensor:
+        """One of Evidence's fields, float32 [b, N, ...], patches alone."""
+        if name == "cls_attention":
+            row = cls_logits(view.query, view.key, view.scaling, self.plan.proxy).softmax(dim=-1)
+            return row.mean(dim=1)[:, 1:]
+        if name == "value_norm":
+            return value_norm(view.value)[:, 1:]
+        if name == "keys":
+            return view.key.float().mean(dim=1)[:, 1:]
+        received = column_mean(view.query, view.key, view.scaling, proxy=self.plan.proxy, windows=view.windows)
+        return received[:, 1:]
+
+    def gather_features(self, hidden: Tensor) -> None:
+        """Keep what the feature layer gives, [b, N, width], for a one-shot method that compares features."""
+        if self.above_target and self.plan.method is not None and "features" in self.plan.method.needs:
+            self.evidence["features"] = hidden.detach().float()
+
+    @property
+    def ranking(self) -> Tensor | None:
+        """float64 [b, N0], what the patches were ranked by, the highest kept longest; None where nothing was cut.
+
+        FlowCut's patches by when they went, then by their running score there, then by reading order; as places in this
+        order, 0 the lowest.
+        """
+        if not self.steps:
+            return None
+        if self.plan.recipe is None:
+            return self.ranks
+        last = torch.zeros(self.died_at.shape, dtype=torch.float64)
+        for draft in self.layers:  # each layer writes over the one before: what stays is a patch's last running score
+            if "cumulative" in draft.tensors:
+                last.scatter_(1, draft.alive_patch_ids.cpu(), draft.tensors["cumulative"].double().cpu())
+        died = self.died_at.cpu()
+        when = torch.where(died < 0, self.plan.n_layers, died).double()
+        return torch.from_numpy(by_removal(when.numpy(), last.numpy()))
+
+    def cut_after(self, layer: int) -> Tensor | None:
+        """Cut after this layer, if it is time: int64 [b, N'], positions among the alive that stay; None: all stay."""
+        if not self.above_target:
+            return None
+        if self._stepwise:
+            return self._step(layer) if prunes_after(layer, self.plan.feature_layer) else None
+        return self._cut_at_once(layer) if layer == self.plan.feature_layer else None
+
+    def observe_cut(self, kept: Tensor | None) -> None:
+        """Take from a cut what only the record needs; `kept` is what `cut_after` said."""
+        values, self.values = self.values, None
+        if kept is None or values is None:
+            return
+        draft = self.layers[-1]
+        alive = draft.alive_patch_ids
+        found = nearest_kept(values, kept.to(values.device))
+        gone, nearest, cosine = (part.to(alive.device) for part in found)
+        ids, cosines = torch.full_like(alive, PADDING_ID), cosine.new_full(alive.shape, torch.nan)
+        draft.tensors["twin_patch_id"] = ids.scatter(1, gone, alive.gather(1, nearest))
+        draft.tensors["twin_cosine"] = cosines.scatter(1, gone, cosine)
+
+    @property
+    def _stepwise(self) -> bool:
+        return self.plan.recipe is not None
+
+    def _scores(self, layer: int) -> bool:
+        return self._stepwise and self.above_target and layer < self.plan.feature_layer
+
+    def _score(self, view: View) -> dict[str, Tensor]:
+        assert self.plan.cut is not None
+        assert self.plan.recipe is not None
+        variant, groups = self.plan.cut.variant, self._groups()
+        weighed = criteria(view.query, view.key, view.value, view.scaling, variant, self.plan.proxy)
+        self.shares = group_mean(weighed.relation, groups) * self.plan.patches_per_token
+        score = weighed.score if self.plan.recipe.multi_criteria else weighed.relation
+        past = self.cumulative if self.plan.recipe.cumulative else None
+        self.cumulative = accumulate(past, group_mean(score, groups))
+        shares = {"relation": weighed.relation, "semantic": weighed.semantic}
+        return {**shares, "score": score, "cumulative": ungroup(self.cumulative, groups)}
+
+    def _flow(self, view: View) -> dict[str, Tensor]:
+        places, proxy = (self.alive_ids, self.grid_cols), self.plan.proxy
+        statistics = stream_statistics(
+            view.query, view.key, view.scaling, *places, self.plan.matrices, proxy=proxy, windows=view.windows
+        )
+        similarity = cls_logits(view.value, view.value, 1.0, proxy).softmax(dim=-1).mean(dim=1)
+        return {
+            **{name: tensor for name, tensor in vars(statistics).items() if tensor is not None},
+            "cls_row": cls_logits(view.query, view.key, view.scaling, proxy).softmax(dim=-1),
+            "value_norm": value_norm(view.value),
+            "similarity": similarity,
+            "hidden_norm": view.hidden.float().norm(dim=-1),
+        }
+
+    def _step(self, layer: int) -> Tensor:
+        """One of FlowCut's prune points: how many by entropy, or as many at each; which by the cumulative score."""
+        assert self.target is not None
+        assert self.cumulative is not None
+        assert self.plan.recipe is not None
+        target, before, size = self.target, self.tokens, self.plan.patches_per_token
+        remaining = self.plan.feature_layer - 1 - layer
+        ratio = asked = np.full(len(self.alive_ids), np.nan)
+        after = target
+        if remaining > 0:
+            if self.plan.recipe.adaptive:
+                ratio = self._entropy_ratio(layer)
+                asked = np.array([asked_count(float(e), before, target, remaining) for e in ratio])
+            else:
+                asked = np.full(len(self.alive_ids), equal_count(before, target, remaining))
+            after = alive_after(float(asked.max()), before, target)
+        self.steps.append(StepDraft(layer, before * size, after * size, remaining == 0, ratio, asked))
+        return self._keep(layer, highest(self.cumulative, after))
+
+    def _entropy_ratio(self, layer: int) -> np.ndarray:
+        assert self.shares is not None
+        ratio = entropy_ratio(self.shares).numpy()
+        if not np.isfinite(ratio).all():
+            raise FlowCutError(
+                f"The attention of vision layer {layer} holds values that are not numbers: "
+                "check the picture's pixel values, or load the model in float32 or bfloat16."
+            )
+        return ratio
+
+    def _keep(self, layer: int, kept: Tensor) -> Tensor:
+        """Follow a cut by score: C goes with its tokens, the draft learns cut-off and margins."""
+        assert self.cumulative is not None
+        surviving = self.cumulative.gather(1, kept)
+        cutoff = surviving.amin(dim=1)
+        margin = ungroup(self.cumulative - cutoff[:, None], self._groups())
+        self.layers[-1].tensors.update(cutoff=cutoff, margin=margin)
+        self.cumulative = surviving
+        return self._bury(layer, kept)
+
+    def _cut_at_once(self, layer: int) -> Tensor:
+        """A one-shot method's cut, at the feature layer."""
+        cut, method, size = self.plan.cut, self.plan.method, self.plan.patches_per_token
+        assert cut is not None
+        assert method is not None
+        assert method.rank is not None
+        assert self.target is not None
+        if size > 1 and {"keys", "features"} & set(method.needs):
+            raise InvalidCut(f"{method.label} compares single patches, and squares of them are cut here.")
+        batch, before, device = len(self.alive_ids), self.tokens, self.alive_ids.device
+        found = {name: tensor.cpu().double().numpy() for name, tensor in self.evidence.items()}
+        evidence = Evidence(batch, before, **found, grid_cols=self.grid_cols // self.plan.merge_side)
+        cut = replace(cut, tokens=self.target)
+        ranking = method.rank(evidence, cut)
+        kept = torch.from_numpy(highest_ranked(ranking, self.target)).to(device)
+        if method.joins is not None:
+            self.joins = self._places(torch.from_numpy(method.joins(evidence, cut, ranking)).to(device), kept)
+        self.ranks = ungroup(torch.from_numpy(ranking), self._groups().cpu()) if method.ranks else None
+        nothing = np.full(batch, np.nan)
+        self.steps.append(StepDraft(layer, before * size, self.target * size, True, nothing, nothing))
+        return self._bury(layer, kept)
+
+    def _places(self, joined: Tensor, kept: Tensor) -> Tensor:
+        """int64 [b, N], patch ids as places among the kept, [b, T] ascending; -1 stays -1."""
+        return torch.searchsorted(kept, joined.clamp_min(0)).where(joined >= 0, -1)
+
+    def _bury(self, layer: int, kept_tokens: Tensor) -> Tensor:
+        """Date the dead; the kept tokens' patches by their places among the alive, in spatial order."""
+        groups, chosen = self._groups(), kept_tokens.to(self.alive_ids.device)[..., None]
+        kept = groups.gather(1, chosen.expand(-1, -1, groups.shape[-1])).flatten(1).sort(dim=1).values
+        still_alive = self.alive_ids.gather(1, kept)
+        survives = torch.zeros_like(self.died_at, dtype=torch.bool).scatter_(1, still_alive, True)
+        self.died_at[~survives & (self.died_at < 0)] = layer
+        self.alive_ids = still_alive
+        return kept

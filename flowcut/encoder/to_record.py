@@ -1,0 +1,108 @@
+"""From the drafts of a pass, tensors on the device and lane by lane, to one FlowRecord in numpy."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from flowcut.encoder.prune_group import Lane, LayerDraft, StepDraft
+from flowcut.records.vision import PADDING_ID, SCORE_FIELDS, TWIN_FIELDS, FlowRecord, LayerFlow, PruneStep
+
+
+def assemble(lanes: Sequence[Lane], facts: dict[str, Any]) -> FlowRecord:
+    """The record of a finished pass; `facts` are the fields of FlowRecord that the lanes do not know."""
+    plan = lanes[0].plan
+    steps = tuple(_merge_steps(lanes, layer) for layer in _layers_of(lane.steps for lane in lanes))
+    step_after = {step.layer: step for step in steps}
+    drafts = zip(*(lane.layers for lane in lanes), strict=True) if plan.flows else ()
+    return FlowRecord(
+        layers=tuple(_merge_layer(found, step_after.get(found[0].layer)) for found in drafts),
+        steps=steps,
+        kept_patch_ids=_merge([_numpy(lane.alive_ids) for lane in lanes]),
+        died_at_layer=_merge([_numpy(lane.died_at) for lane in lanes]),
+        n_patches=max(int(lane.died_at.shape[1]) for lane in lanes),
+        n_layers=plan.n_layers,
+        n_heads=plan.n_heads,
+        feature_layer=plan.feature_layer,
+        cut=plan.cut,
+        relay="proxy" if plan.proxy else "cls",
+        patches_per_token=plan.patches_per_token,
+        **facts,
+    )
+
+
+def _layers_of(step_lists: Any) -> list[int]:
+    return sorted({step.layer for steps in step_lists for step in steps})
+
+
+def _merge_layer(drafts: Sequence[LayerDraft], step: PruneStep | None) -> LayerFlow:
+    """Lanes that were not scored or cut here, being at their target, are NaN (-2) in a layer where another lane was."""
+    not_all = (*SCORE_FIELDS, *TWIN_FIELDS)
+    some = [name for name in not_all if any(name in draft.tensors for draft in drafts)]
+    names = [name for name in drafts[0].tensors if name not in not_all]
+    arrays = {name: _merge([_field(draft, name) for draft in drafts]) for name in [*names, *some]}
+    return LayerFlow(
+        layer=drafts[0].layer,
+        alive_patch_ids=_merge([_numpy(draft.alive_patch_ids) for draft in drafts]),
+        scored="cumulative" in arrays,
+        step=step,
+        **arrays,
+    )
+
+
+def _field(draft: LayerDraft, name: str) -> np.ndarray:
+    if name in draft.tensors:
+        return _numpy(draft.tensors[name])
+    shape = draft.alive_patch_ids.shape[:1] if name == "cutoff" else draft.alive_patch_ids.shape
+    if name == "twin_patch_id":
+        return np.full(shape, PADDING_ID, dtype=np.int64)
+    return np.full(shape, np.nan, dtype=np.float32)
+
+
+def _merge_steps(lanes: Sequence[Lane], layer: int) -> PruneStep:
+    """A lane that had reached its target keeps what it has at this step, and asked for nothing (NaN)."""
+    found = [_step_at(lane, layer) for lane in lanes]
+    sizes = [len(lane.alive_ids) for lane in lanes]
+    asked = np.concatenate([step.asked_per_image for step in found])
+    forced = any(step.forced for step in found)
+    before = np.repeat([step.alive_before for step in found], sizes).astype(np.int64)
+    after = np.repeat([step.alive_after for step in found], sizes).astype(np.int64)
+    return PruneStep(
+        layer=layer,
+        alive_before=int(before.max()),
+        alive_after=int(after.max()),
+        asked=None if forced else round(float(np.nanmax(asked))),
+        forced=forced,
+        entropy_ratio=np.concatenate([step.entropy_ratio for step in found]),
+        asked_per_image=asked,
+        alive_before_per_image=before,
+        alive_after_per_image=after,
+    )
+
+
+def _step_at(lane: Lane, layer: int) -> StepDraft:
+    for step in lane.steps:
+        if step.layer == layer:
+            return step
+    nothing = np.full(len(lane.alive_ids), np.nan)
+    # Only a lane at its target has no step where another has one; what is alive now was alive then.
+    return StepDraft(layer, lane.alive, lane.alive, False, nothing, nothing)
+
+
+def _merge(arrays: Sequence[np.ndarray]) -> np.ndarray:
+    """Lanes below each other, shorter ones padded at the end of their token axes: ids with -2, numbers with NaN."""
+    longest = np.max([array.shape for array in arrays], axis=0)
+    padded = []
+    for array in arrays:
+        missing = [(0, 0), *((0, int(n - have)) for n, have in zip(longest[1:], array.shape[1:], strict=True))]
+        filler = PADDING_ID if array.dtype.kind == "i" else np.nan
+        padded.append(np.pad(array, missing, constant_values=filler) if np.any(missing) else array)
+    return np.concatenate(padded)
+
+
+def _numpy(tensor: Tensor) -> np.ndarray:
+    array: np.ndarray = tensor.detach().cpu().numpy()
+    return array

@@ -1,0 +1,81 @@
+"""Which methods a model does not allow, and why: one sentence each."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from transformers import PreTrainedModel
+
+from flowcut.criteria import METHODS
+from flowcut.cut import CutConfig
+from flowcut.decoder.locate import find_decoder
+from flowcut.errors import FlowCutError, InvalidCut
+from flowcut.families import family_of
+from flowcut.families.family import Family
+
+PLACES = {
+    "picture": "the picture before the encoder",
+    "encoder": "in the vision encoder",
+    "projector": "behind the projector",
+    "decoder": "in the language model",
+}
+"""Stages in words."""
+
+
+def refusals(model: Any) -> dict[str, str]:
+    """Method name -> one sentence why this model does not allow it; empty where it allows all.
+
+    Args:
+        model: what `flowcut.load` returned, or a transformers model of a supported family.
+
+    Raises:
+        ModelNotLoaded: (a ValueError) the model is of a family that is not supported.
+    """
+    hf_model = model if isinstance(model, PreTrainedModel) else model.model
+    family = family_of(hf_model.config)
+    reasons = {name: _reason(name, hf_model, family) for name in METHODS}
+    return {name: reason for name, reason in reasons.items() if reason is not None}
+
+
+def check_allowed(cut: CutConfig | None, hf_model: PreTrainedModel, family: Family) -> None:
+    """Refuse a cut that this model does not allow.
+
+    Raises:
+        InvalidCut: the sentence that `refusals` has for it.
+    """
+    reason = None if cut is None else _reason(cut.method, hf_model, family)
+    if reason is not None:
+        raise InvalidCut(reason)
+
+
+def _reason(name: str, hf_model: PreTrainedModel, family: Family) -> str | None:
+    method, label = METHODS[name], METHODS[name].label
+    if "text_tower" in method.needs:
+        return (
+            f"{label} needs CLIP's text tower to say which patches the question is about, and {family.name} models "
+            "hold none: choose another method."
+        )
+    if method.stage not in family.stages:
+        where = PLACES[method.stage]
+        return f"{label} cuts {where}, and that is not built for {family.name}: choose another method."
+    if method.stage == "decoder":
+        return _decoder_reason(label, hf_model, family)
+    if _compares_patches(name) and family.merges_patches:
+        return f"{label} compares single patches, and {family.name} cuts squares of them: choose another method."
+    if method.takes_patches and not family.one_grid:
+        return f"{label} patches are named on one grid, and {family.name} sees a picture as several tiles or frames."
+    return None
+
+
+def _compares_patches(name: str) -> bool:
+    return bool({"keys", "features"} & set(METHODS[name].needs))
+
+
+def _decoder_reason(label: str, hf_model: PreTrainedModel, family: Family) -> str | None:
+    try:
+        decoder = find_decoder(family.language_model(hf_model))
+    except FlowCutError as error:
+        return f"{label} cuts in the language model, and this one cannot be cut. {error}"
+    if len(decoder.layers) < 2:
+        return f"{label} cuts between layers of the language model, and this one has a single layer."
+    return None

@@ -1,0 +1,396 @@
+"""ask(model, image, question, cut=...) -> Run: the one way in, for the app, the command line and notebooks alike."""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import Any, TypeVar
+
+import torch
+from torch import nn
+from transformers import BatchFeature
+
+from flowcut.cut import CutConfig, check_is_cut
+from flowcut.decoder.answer_recording import AnswerRecording
+from flowcut.encoder.recording import synchronise
+from flowcut.errors import FlowCutError, InvalidCut
+from flowcut.families.family import EncodedMedium, is_visual
+from flowcut.generation.flops import count_flops
+from flowcut.generation.medium import Medium, geometries, open_medium
+from flowcut.generation.observer import Listener
+from flowcut.generation.prompt import put_question
+from flowcut.generation.session import Session
+from flowcut.media.picture import Picture
+from flowcut.media.video import is_video
+from flowcut.models.loading import VisionLanguageModel
+from flowcut.models.memory import reset_peak, resident_peak
+from flowcut.records.answer_attention import AnswerAttention
+from flowcut.records.run import Flops, Run, Times
+from flowcut.records.vision import PADDING_ID
+
+Stop = threading.Event | Callable[[], bool]
+OnText = Callable[[str], Any]
+OnProgress = Callable[[str, float], Any]
+Result = TypeVar("Result")
+_sampling_lock = threading.Lock()  # torch.multinomial draws from one generator for the whole process
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to generate, as transformers names it; None leaves the model's own setting."""
+
+    max_new_tokens: int = 128
+    do_sample: bool = False
+    temperature: float | None = None
+    top_p: float | None = None
+    system: str | None = None
+    seed: int | None = None
+
+    def __post_init__(self) -> None:
+        if not _is_whole(self.max_new_tokens) or self.max_new_tokens < 1:
+            raise FlowCutError(f"max_new_tokens is {self.max_new_tokens!r}: it must be a whole number of at least 1.")
+        if self.temperature is not None and not 0 < _number(self.temperature) < math.inf:
+            raise FlowCutError(f"temperature is {self.temperature!r}: it must be a number above 0.")
+        if self.top_p is not None and not 0 < _number(self.top_p) <= 1:
+            raise FlowCutError(f"top_p is {self.top_p!r}: it must be a number above 0 and at most 1.")
+        if self.seed is not None and not (_is_whole(self.seed) and 0 <= self.seed < 2**63):
+            raise FlowCutError(f"seed is {self.seed!r}: it must be a whole number from 0.")
+
+    def for_generate(self) -> dict[str, Any]:
+        """The keyword arguments of `generate`; one beam, since tokens are listened to one by one."""
+        wanted: dict[str, Any] = {"max_new_tokens": self.max_new_tokens, "do_sample": self.do_sample, "num_beams": 1}
+        if self.do_sample:
+            chosen = {"temperature": self.temperature, "top_p": self.top_p}
+            wanted.update({name: value for name, value in chosen.items() if value is not None})
+        return wanted
+
+
+def ask(
+    model: VisionLanguageModel,
+    image: Any,
+    question: str,
+    cut: CutConfig | None = None,
+    *,
+    max_new_tokens: int = 128,
+    do_sample: bool = False,
+    temperature: float | None = None,
+    top_p: float | None = None,
+    system: str | None = None,
+    seed: int | None = None,
+    on_text: OnText | None = None,
+    on_progress: OnProgress | None = None,
+    stop: Stop | None = None,
+    record: bool = True,
+    answer_attention: bool = False,
+    matrices: bool = False,
+    frames: int | None = None,
+) -> Run:
+    """Ask a question about a picture or a video; with `cut=None`, token for token what the stock `generate` answers.
+
+    Args:
+        model: from `flowcut.load`; runs on one model wait for each other.
+        image: path, bytes, PIL image, array or Picture (see `flowcut.open_picture`); or a video: a file, a sequence of
+            pictures, an array with one axis more, or a Video (see `flowcut.open_video`).
+        cut: which visual tokens to keep; None keeps all.
+        max_new_tokens, do_sample, temperature, top_p: as in transformers' `generate`.
+        system: a system prompt, if the model's template has a place for one.
+        seed: set before sampling, and the process's own random state put back after; None leaves it alone.
+        on_text: called with the answer so far after each token.
+        on_progress: called with a stage (picture, vision, prefill, decode) and how much of it is done, 0 to 1.
+        stop: an event, or a function that says True; looked at before the language model starts and after each token.
+        record: False prunes only, and pays for nothing else; the run's record is then None.
+        answer_attention: True also records where each answer token looked (`Run.answer_attention`; its size is there).
+        matrices: True also records each layer's head-mean attention matrix (CLIP-L at 336 px: 16 MB).
+        frames: how many frames to take of a video file; None: as many as the model is used to.
+
+    Raises:
+        FlowCutError: (a ValueError) one sentence: picture, question, cut or settings cannot be used.
+    """
+    settings = Settings(max_new_tokens, do_sample, temperature, top_p, system, seed)
+    _check_cut(model, cut, is_video(image))
+    work = _Work(model, cut, settings, on_text, on_progress, _stop_function(stop), record, answer_attention, matrices)
+    picture, preprocess = _timed(lambda: open_medium(model, image, frames))
+    with model.lock:
+        return work.run(picture, question, preprocess)
+
+
+class _Work:
+    """One question on its way: what was asked for, and the model that answers."""
+
+    def __init__(
+        self,
+        model: VisionLanguageModel,
+        cut: CutConfig | None,
+        settings: Settings,
+        on_text: OnText | None,
+        on_progress: OnProgress | None,
+        stop: Callable[[], bool],
+        record: bool,
+        answer_attention: bool,
+        matrices: bool,
+    ) -> None:
+        self.model = model
+        self.cut = cut
+        self.settings = settings
+        self.tell = on_progress or (lambda stage, fraction: None)
+        self.stop = stop
+        self.record = record
+        self.answer_attention = answer_attention
+        self.matrices = matrices
+        self.looks: AnswerRecording | None = None
+        self.listener = Listener(model.processor.tokenizer, settings.max_new_tokens, on_text, self.tell, stop)
+
+    def run(self, picture: Medium, question: str, opening_seconds: float) -> Run:
+        """All stages, in order; a run stopped before its first token has an empty answer."""
+        hf_model, family = self.model.model, self.model.family
+        self.tell("picture", 0.0)
+        (prompt, inputs, notes), preparing_seconds = _timed(lambda: self._inputs(picture, question))
+        watched = Session(hf_model, self.cut, self.record, self.matrices)
+        with watched as session, _peak_memory(hf_model.device) as peak:
+            self.tell("vision", 0.0)
+            prepared, vision = self._see(session, inputs)
+            door = family.language_model(hf_model)
+            listening_started = time.perf_counter()
+            if not self.stop():
+                self.tell("prefill", 0.0)
+                with self.listener.listening(hf_model, door), self._looking(session, prepared):
+                    self._generate(prepared)
+            synchronise(hf_model.device)
+            ended = time.perf_counter()
+        self._describe(session, picture, notes)
+        times = self._times(opening_seconds + preparing_seconds, vision, listening_started, ended)
+        pairs = session.recording.attended_pairs
+        return self._result(picture, question, prompt, notes, times, session, prepared, peak[0], pairs)
+
+    def _inputs(self, picture: Medium, question: str) -> tuple[str, BatchFeature, tuple[str, ...]]:
+        """The prompt, what the processor makes of it, and the notes on question and system prompt."""
+        settings = self.settings
+        asked = put_question(self.model, picture, question, settings.system, settings.max_new_tokens)
+        self._check_budget(picture, asked.inputs["input_ids"])
+        return asked.prompt, asked.inputs, (*asked.notes, *self._overruled())
+
+    def _overruled(self) -> tuple[str, ...]:
+        """A note where the checkpoint's own generation settings ask for what is not done here."""
+        own = self.model.model.generation_config
+        sampling = ["sampling"] if own.do_sample and not self.settings.do_sample else []
+        beams = [f"{own.num_beams} beams"] if (own.num_beams or 1) > 1 else []
+        if not sampling and not beams:
+            return ()
+        done = "sampled" if self.settings.do_sample else "greedy"
+        wanted = " and ".join(sampling + beams)
+        return (f"The model's own generation settings ask for {wanted}; this answer is {done}, with one beam.",)
+
+    def _check_budget(self, picture: Medium, input_ids: torch.Tensor) -> None:
+        """Where the number of a picture's tokens depends on its size, it is known only now."""
+        found = int(is_visual(self.model.family, self.model.model, input_ids).sum())
+        known_before = isinstance(picture, Picture) and not self.model.family.counts_by_picture
+        if self.cut is not None and not known_before and self.cut.tokens > found:
+            what = "picture" if isinstance(picture, Picture) else "video"
+            raise InvalidCut(
+                f"tokens is {self.cut.tokens}, and {self.model.id} sees this {what} as {found} tokens: "
+                f"choose 1 to {found}."
+            )
+
+    def _see(self, session: Session, inputs: BatchFeature) -> tuple[BatchFeature, dict[str, float]]:
+        """Encode the picture; seconds spent in the encoder itself, scoring, recording, and the projector."""
+        device = self.model.model.device
+        with _stopwatch(self.model.family.projector(self.model.model), device) as projector:
+            synchronise(device)
+            started = time.perf_counter()
+            prepared = session.prepare(inputs)
+            synchronise(device)
+            whole = time.perf_counter() - started
+        spent = {**session.recording.seconds, "projector": sum(projector)}
+        return prepared, {"vision": whole - sum(spent.values()), **spent}
+
+    def _looking(self, session: Session, prepared: BatchFeature) -> AbstractContextManager[Any]:
+        """Records where the answer's tokens look, where that was asked for."""
+        if not self.answer_attention:
+            return nullcontext()
+        hf_model, family = self.model.model, self.model.family
+        input_ids = prepared["input_ids"][0]
+        visual_rows = is_visual(family, hf_model, input_ids).nonzero()[:, 0]
+        self.looks = AnswerRecording(family.language_model(hf_model), visual_rows, len(input_ids), session.language)
+        return self.looks
+
+    def _looks_of(self, media: Sequence[EncodedMedium]) -> AnswerAttention | None:
+        """Where the answer's tokens looked, and what patches the visual tokens are made of."""
+        if self.looks is None:
+            return None
+        parts, shares = (torch.cat([getattr(one, name).cpu() for one in media]) for name in ("parts", "shares"))
+        return replace(self.looks.attention, parts=parts.numpy(), shares=shares.float().numpy())
+
+    def _generate(self, prepared: BatchFeature) -> None:
+        options = {**self.settings.for_generate(), "stopping_criteria": [self.listener]}
+        hf_model: Any = self.model.model
+        if not self.settings.do_sample:
+            hf_model.generate(**prepared, **options)
+            return
+        with _sampling_lock, _seeded(self.settings.seed, hf_model.device):
+            hf_model.generate(**prepared, **options)
+
+    def _describe(self, session: Session, picture: Medium, notes: tuple[str, ...]) -> None:
+        model = self.model
+        session.describe(
+            model_id=model.id,
+            revision=model.revision,
+            geometries=geometries(model, picture),
+            notes=(*picture.notes, *notes),
+        )
+
+    def _times(self, preprocess: float, vision: dict[str, float], started: float, ended: float) -> Times:
+        first = min(self.listener.first_token_at or ended, ended)
+        looking = {"prefill": 0.0, "decode": 0.0} if self.looks is None else self.looks.seconds
+        spent = {**vision, "recording": vision["recording"] + sum(looking.values())}
+        prefill, decode = first - started - looking["prefill"], ended - first - looking["decode"]
+        return Times(preprocess=preprocess, **spent, prefill=prefill, decode=decode)
+
+    def _result(
+        self,
+        picture: Medium,
+        question: str,
+        prompt: str,
+        notes: tuple[str, ...],
+        times: Times,
+        session: Session,
+        prepared: BatchFeature,
+        peak: int | None,
+        attended_pairs: tuple[int, ...],
+    ) -> Run:
+        model, listener = self.model, self.listener
+        placeholders = is_visual(model.family, model.model, prepared["input_ids"])
+        visual = listener.visual_tokens if listener.heard else int(placeholders.sum())
+        prompt_tokens = listener.prompt_tokens if listener.heard else int(placeholders.numel())
+        record = session.record
+        layer_tokens = listener.layer_tokens or (prompt_tokens,) * model.model.config.text_config.num_hidden_layers
+        return Run(
+            question=question.encode("utf-8", "replace").decode("utf-8"),  # lone surrogates fit into no file
+            prompt=prompt,
+            answer=listener.answer,
+            tokens=listener.tokens(),
+            cut=self.cut,
+            times=times,
+            visual_tokens=visual,
+            prompt_tokens=prompt_tokens,
+            kv_bytes=listener.kv_bytes(),
+            peak_memory_bytes=peak,
+            flops=self._flops(session, visual, layer_tokens, attended_pairs),
+            image_hash=picture.hash,
+            image_size=picture.size,
+            model_id=model.id,
+            revision=model.revision,
+            family=model.family.name,
+            dtype=model.dtype,
+            device=model.device,
+            generation={**self.settings.for_generate(), "seed": self.settings.seed, "system": self.settings.system},
+            stopped=listener.stopped or not listener.heard,
+            record=record if self.record else None,
+            created=datetime.now(UTC).isoformat(timespec="seconds"),
+            notes=(*picture.notes, *notes),
+            tower_tokens=int((record.kept_patch_ids != PADDING_ID).sum()) // record.patches_per_token,
+            separator_tokens=session.separator_tokens,
+            layer_tokens=listener.layer_tokens,
+            language_record=session.language_record if self.record else None,
+            answer_attention=self._looks_of(session.media) if listener.heard else None,
+            final_patch_ids=session.final_patch_ids,
+            ranking=session.ranking,
+        )
+
+    def _flops(
+        self, session: Session, visual_tokens: int, layer_tokens: tuple[int, ...], attended_pairs: tuple[int, ...]
+    ) -> Flops:
+        hf_model, family, encoder = self.model.model, self.model.family, session.recording.encoder
+        return count_flops(
+            encoder.layers,
+            encoder.patch_embedding,
+            family.projector(hf_model),
+            family.language_model(hf_model),
+            hf_model.get_output_embeddings(),
+            hf_model.config,
+            session.record,
+            visual_tokens,
+            layer_tokens,
+            answer_tokens=len(self.listener.tokens()),
+            attended_pairs=attended_pairs,
+        )
+
+
+def _check_cut(model: VisionLanguageModel, cut: CutConfig | None, video: bool) -> None:
+    if not isinstance(model, VisionLanguageModel):
+        raise FlowCutError(f"model is a {type(model).__name__}: give what flowcut.load returned.")
+    check_is_cut(cut)
+    if cut is not None and not video and cut.tokens > model.n_patches:
+        raise InvalidCut(
+            f"tokens is {cut.tokens}, and {model.id} sees a picture as {model.n_patches} patches: "
+            f"choose 1 to {model.n_patches}."
+        )
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _number(value: Any) -> float:
+    """The value where it is a number, else NaN, which no comparison lets through."""
+    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else math.nan
+
+
+def _stop_function(stop: Stop | None) -> Callable[[], bool]:
+    if stop is None:
+        return lambda: False
+    return stop.is_set if isinstance(stop, threading.Event) else stop
+
+
+def _timed(work: Callable[[], Result]) -> tuple[Result, float]:
+    started = time.perf_counter()
+    result = work()
+    return result, time.perf_counter() - started
+
+
+@contextmanager
+def _stopwatch(module: nn.Module, device: torch.device) -> Iterator[list[float]]:
+    """Seconds of each call of a module while inside."""
+    seconds: list[float] = []
+
+    def start(*_: Any) -> None:
+        synchronise(device)
+        seconds.append(-time.perf_counter())
+
+    def end(*_: Any) -> None:
+        synchronise(device)
+        seconds[-1] += time.perf_counter()
+
+    with ExitStack() as undo:
+        undo.callback(module.register_forward_pre_hook(start).remove)
+        undo.callback(module.register_forward_hook(end).remove)
+        yield seconds
+
+
+@contextmanager
+def _peak_memory(device: torch.device) -> Iterator[list[int | None]]:
+    """One entry, filled on leaving: the peak of bytes in use while inside, None where nobody counts them."""
+    peak: list[int | None] = [None]
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        yield peak
+        peak[0] = torch.cuda.max_memory_allocated(device)
+    else:
+        counted = device.type == "cpu" and reset_peak()
+        yield peak
+        peak[0] = resident_peak() if counted else None
+
+
+@contextmanager
+def _seeded(seed: int | None, device: torch.device) -> Iterator[None]:
+    """torch's random state set to a seed while inside, and put back after; None leaves it alone."""
+    if seed is None:
+        yield
+        return
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        yield

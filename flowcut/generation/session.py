@@ -1,0 +1,413 @@
+"""Pruning with a stock model and processor in hand: media encoded and cut first, then placeholders to match."""
+
+from __future__ import annotations
+
+import inspect
+import threading
+import time
+import weakref
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from contextvars import ContextVar
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from transformers import BatchFeature, PreTrainedModel
+
+from flowcut.cut import CutConfig, check_is_cut
+from flowcut.decoder.recording import LanguageRecording, record_language
+from flowcut.decoder.spans import Aim
+from flowcut.encoder.recording import record as record_encoder
+from flowcut.encoder.recording import synchronise
+from flowcut.errors import FlowCutError
+from flowcut.families import family_of
+from flowcut.families.family import EncodedMedium, MediaKind, is_visual
+from flowcut.families.support import check_allowed
+from flowcut.generation.drop_tokens import drop_tokens, text_positions
+from flowcut.generation.outside_encoder import (
+    Coarser,
+    behind_the_projector,
+    coarser,
+    in_the_encoder,
+    leading_separators,
+    patches_of_first_row,
+    ranking_of_first_row,
+    stage_of,
+)
+from flowcut.generation.prepared import Handover, PreparedFeatures, handover_of
+from flowcut.hooks.attention import joined
+from flowcut.records.language import LanguageRecord
+from flowcut.records.vision import PADDING_ID, FlowRecord
+
+NOT_PREPARED = (
+    "This model is inside flowcut.prune, and these pictures were not prepared, so they would not be cut: call "
+    "inputs = session.prepare(processor(...)) and then generate(**inputs), which a transformers pipeline does not do."
+)
+_is_preparing: ContextVar[bool] = ContextVar("flowcut_preparing", default=False)
+
+
+def prune(hf_model: PreTrainedModel, cut: CutConfig | None = None, *, record: bool = True) -> Session:
+    """Prune the pictures or videos of a stock model, for the length of a `with`; `generate` stays the stock one.
+
+    ```python
+    with flowcut.prune(hf_model, cut=flowcut.FlowCut(tokens=64)) as session:
+        inputs = session.prepare(processor(images=image, text=prompt, return_tensors="pt"))
+        ids = hf_model.generate(**inputs)
+    session.record
+    ```
+
+    Args:
+        hf_model: a model of one of the families in `flowcut/families`, such as `LlavaForConditionalGeneration` or
+            `LlavaNextForConditionalGeneration` with a CLIP tower, or `Qwen2_5_VLForConditionalGeneration`.
+        cut: which patches to keep; None records only.
+        record: False prunes only, and pays for nothing else.
+
+    Raises:
+        FlowCutError: (a ValueError) the model is of a family that is not supported, or the cut cannot be done.
+    """
+    return Session(hf_model, cut, record)
+
+
+class Session:
+    """A `with` in which pictures or videos handed to `prepare` are encoded, recorded and pruned.
+
+    What was prepared is read with its cut, whatever thread the model runs in, such as a streamer's. Under a cut,
+    pictures that were not prepared are refused in every thread, since they would be read whole: a stock pipeline hands
+    over such.
+    """
+
+    def __init__(self, hf_model: PreTrainedModel, cut: CutConfig | None, record: bool, matrices: bool = False) -> None:
+        if not isinstance(hf_model, PreTrainedModel):
+            raise FlowCutError(
+                f"hf_model is a {type(hf_model).__name__}: give a transformers model (of what flowcut.load returned, "
+                "its .model)."
+            )
+        check_is_cut(cut)
+        self.model = hf_model
+        self.cut = cut
+        self.family = family_of(hf_model.config)
+        check_allowed(cut, hf_model, self.family)
+        self.encoder_cut = in_the_encoder(cut)
+        self.remarks: tuple[str, ...] = ()
+        """What a reader must know of a cut outside the encoder, of what was prepared last."""
+        self.grid: Coarser | None = None
+        """The coarser grid that the last pictures were scaled down to, if they were."""
+        self._projected_ranking: np.ndarray | None = None
+        facts = {"model_id": hf_model.name_or_path or None, "family": self.family.name, "notes": self._notes()}
+        layer = self.family.feature_layer(hf_model)
+        towers = {kind.name: self.family.vision_tower(hf_model, kind) for kind in self.family.media}
+        of_tower = {
+            tower: record_encoder(tower, self.encoder_cut, layer, flows=record, matrices=matrices, facts=dict(facts))
+            for tower in towers.values()
+        }
+        self.recordings = {name: of_tower[tower] for name, tower in towers.items()}
+        """By kind of media: kinds that share a tower share its recording."""
+        self.recording = next(iter(self.recordings.values()))
+        """Of the tower that the last `prepare` used."""
+        self.language: LanguageRecording | None = None
+        """The cut inside the language model, for families and methods that have one."""
+        layer_of_flowcut = self.family.language_layer
+        if cut is not None and cut.method == "flowcut" and layer_of_flowcut is not None:
+            self.language = record_language(
+                self.family.language_model(hf_model), None, cut, layer_of_flowcut, facts=dict(facts)
+            )
+        elif stage_of(cut) == "decoder":
+            self.language = record_language(self.family.language_model(hf_model), None, cut, facts=dict(facts))
+        for part in (*self.recordings.values(), self.language):
+            if part is not None:
+                part.elsewhere.matters = False  # what is prepared here is cut in every thread
+        self.media: list[EncodedMedium] = []
+        """What the last `prepare` made of each picture or video, in the order of the prompts."""
+        self._aim: Aim | None = None
+        """Where their tokens are, for a cut inside the language model."""
+        self._signature = inspect.signature(hf_model.forward)
+        self._turn = threading.RLock()
+        """Held while media are encoded, and for each pass in another thread than the one that entered."""
+        self._reading = threading.local()
+        """Of each thread what ends its pass."""
+        self._undo = ExitStack()
+
+    def __enter__(self) -> Session:
+        with ExitStack() as undo:
+            for recording in dict.fromkeys(self.recordings.values()):
+                undo.enter_context(recording)
+                guard = recording.encoder.model.register_forward_pre_hook(self._at_the_tower, prepend=True)
+                undo.callback(guard.remove)
+            if self.language is not None:
+                undo.enter_context(self.language)
+            opening = self.model.register_forward_pre_hook(self._at_the_model, with_kwargs=True)
+            undo.callback(opening.remove)
+            closing = self.model.register_forward_hook(self._after_the_model, always_call=True)
+            undo.callback(closing.remove)
+            self._undo = undo.pop_all()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with self._turn:  # a pass in another thread comes to its end first
+            self._undo.__exit__(kind, error, trace)
+
+    @property
+    def in_force(self) -> bool:
+        """Whether the `with` was entered and not yet left."""
+        return self.recording.in_force
+
+    @property
+    def record(self) -> FlowRecord:
+        """What the last `prepare` showed; all pictures, tiles or frames are its batch, in the order of the prompt."""
+        return self.recording.record
+
+    @property
+    def language_record(self) -> LanguageRecord | None:
+        """What the last prompt showed inside the language model; None where nothing is cut there, or nothing ran."""
+        return self.language.record if self.language is not None and self.language.recorded else None
+
+    def _told(self) -> LanguageRecord | None:
+        """The record of the language model, if it is of what was prepared last."""
+        of_last = self.language is not None and self.language.drafted is self._aim
+        return self.language_record if of_last else None
+
+    @property
+    def separator_tokens(self) -> int:
+        """Visual tokens of the last prompt that are no patch, such as newline tokens."""
+        return sum(medium.separators for medium in self.media)
+
+    @property
+    def final_patch_ids(self) -> np.ndarray | None:
+        """int64 [T], as `Run.final_patch_ids` says, of what was prepared last."""
+        if self.grid is not None:
+            return None
+        stays = None
+        if self.language is not None and self.media:
+            if self._told() is None:
+                return None
+            lead = leading_separators(self.media[0])
+            stays = np.arange(len(self.media[0].features)) < lead
+            stays[lead + self.language.record.kept(0)] = True
+        return patches_of_first_row(self.recording.record.kept_patch_ids, self.media, stays)
+
+    @property
+    def ranking(self) -> np.ndarray | None:
+        """float32 [N], as `Run.ranking` says, of what was prepared last."""
+        if self._projected_ranking is not None:
+            n_patches = self.recording.lanes[0].died_at.shape[1]  # those of the first row come first
+            return self._projected_ranking[:n_patches].astype(np.float32)
+        ranking = self.recording.lanes[0].ranking
+        in_encoder = None if ranking is None else ranking[0].cpu().numpy()
+        told = self._told()
+        if told is None or told.ranking is None or told.sources is None:
+            return ranking_of_first_row(in_encoder, None, np.empty((0, 2)), 0)
+        n_tokens, n_patches = told.spans[0, 1], self.recording.lanes[0].died_at.shape[1]
+        return ranking_of_first_row(in_encoder, told.ranking[0, :n_tokens], told.sources[0, :n_tokens], n_patches)
+
+    def describe(self, **facts: Any) -> None:
+        """Add to all records what only the caller knows; `notes` come after those of family and cut."""
+        facts["notes"] = (*self._notes(), *facts.get("notes", ()))
+        if self.grid is not None and "geometries" in facts:
+            facts["geometries"] = tuple(self.grid.geometry(geometry) for geometry in facts["geometries"])
+        self.recording.describe(**facts)
+        if self.language is not None:
+            self.language.describe(**{name: fact for name, fact in facts.items() if name != "geometries"})
+
+    def prepare(self, inputs: Mapping[str, Any]) -> BatchFeature:
+        """Encode the media, cut placeholders and positions to match, and put all on the model's device.
+
+        Prepare anew before each `generate` with beams or several sequences: transformers repeats the features in place
+        for them. Inputs without pictures or videos come back as they are.
+
+        Args:
+            inputs: what the processor gave: `input_ids` [batch, length], `pixel_values` [pictures, 3, H, W], ...
+
+        Raises:
+            FlowCutError: placeholders and media do not match, or the prompt holds media of several kinds.
+        """
+        if not self.in_force:
+            raise FlowCutError("prepare encodes the pictures inside the with: call it there.")
+        if "input_ids" not in inputs:
+            raise FlowCutError("There are no input_ids: give prepare all that the processor returned.")
+        with self._turn, joined(*self.recordings.values()), _preparing():
+            return self._prepared(inputs)
+
+    def _prepared(self, inputs: Mapping[str, Any]) -> BatchFeature:
+        prepared = {name: self._to_device(value) for name, value in inputs.items()}
+        self.media, self.remarks, self.grid, self._projected_ranking, self._aim = [], (), None, None, None
+        if self.language is not None:
+            self.language.aim(None)
+        kind = self._kind_of(prepared)
+        if kind is not None:
+            prepared = self._encode(kind, prepared)
+        return BatchFeature(prepared)
+
+    def _kind_of(self, inputs: Mapping[str, Any]) -> MediaKind | None:
+        """The kind of media that a prompt holds; None: text alone."""
+        read = [name for kind in self.family.media for name in kind.inputs]
+        if inputs.get("pixel_values_videos") is not None and "pixel_values_videos" not in read:
+            raise FlowCutError(f"{self.family.name} takes no videos: hand over pictures, or choose another model.")
+        kinds = [kind for kind in self.family.media if inputs.get(kind.inputs[0]) is not None]
+        if len(kinds) > 1:
+            raise FlowCutError("The prompt holds pictures and a video: put one kind at a time into a prompt.")
+        return kinds[0] if kinds else None
+
+    def _encode(self, kind: MediaKind, inputs: Mapping[str, Any]) -> dict[str, Any]:
+        """The inputs with encoded media in place of pixels, and as many placeholders as there are visual tokens."""
+        given = {name: inputs[name] for name in kind.inputs if name in inputs}
+        prepared = {name: value for name, value in inputs.items() if name not in given}
+        is_placeholder = inputs["input_ids"] == self.family.placeholder_id(self.model, kind)
+        counts = self.family.placeholders(self.model, kind, given)
+        _check_placeholders(kind, int(is_placeholder.sum()), counts)
+        positions = self.family.positions(self.model, inputs)
+        if positions is not None:
+            prepared["position_ids"] = positions
+        self.recording = self.recordings[kind.name]
+        with torch.no_grad():
+            self.media = self.family.encode(
+                self.model, self.recording, kind, self._scaled_down(given), self.encoder_cut
+            )
+        self._cut_behind_the_projector()
+        if stage_of(self.cut) == "decoder":
+            self._remark("The encoder was not cut: the method cuts inside the language model.")
+        filled = torch.cat([_filled(count, medium) for count, medium in zip(counts, self.media, strict=True)])
+        stays = ~is_placeholder
+        stays[is_placeholder] = filled.to(stays.device)
+        prepared = drop_tokens(self.model, prepared, stays)
+        if positions is not None:
+            prepared["position_ids"] = torch.cat([text_positions(prepared)[None], prepared["position_ids"]])
+        features: Any = [medium.features for medium in self.media]
+        features = torch.stack(features) if kind.stacked else features
+        prepared["mm_encoder_outputs"] = {kind.name: PreparedFeatures.of(features, self._handover(prepared))}
+        return prepared
+
+    def _notes(self) -> tuple[str, ...]:
+        return (*self.family.notes(self.encoder_cut), *self.remarks)
+
+    def _remark(self, sentence: str) -> None:
+        self.remarks = (*self.remarks, sentence)
+        self.recording.describe(notes=self._notes())
+
+    def _scaled_down(self, given: dict[str, Any]) -> dict[str, Any]:
+        """The pictures at the resolution that `downsample` asks for; as they are under any other cut."""
+        self.grid = coarser(self.cut, given, getattr(self.model.config.vision_config, "patch_size", 1))
+        if self.grid is None or self.cut is None:
+            return given
+        self._remark(self.grid.note(self.cut.tokens))
+        scaled = self.grid.scaled(given["pixel_values"])
+        return {**given, "pixel_values": scaled, "interpolate_pos_encoding": True}
+
+    def _cut_behind_the_projector(self) -> None:
+        """Drop the tokens that a method of this stage does not keep."""
+        if self.cut is None or stage_of(self.cut) != "projector":
+            return
+        synchronise(self.model.device)
+        started = time.perf_counter()
+        cut = [behind_the_projector(medium, self.cut) for medium in self.media]
+        self.recording.seconds["scoring"] += time.perf_counter() - started
+        self.media = [medium for medium, _ in cut]
+        self._projected_ranking = cut[0][1]
+        if self._projected_ranking is None:
+            self._remark(f"Nothing was cut: {self.cut.tokens} tokens were asked for, and no picture has more.")
+        else:
+            self._remark("The encoder was not cut: the method chooses among the tokens behind the projector.")
+
+    def _handover(self, prepared: Mapping[str, Any]) -> Handover:
+        """What the pass that reads a prompt is told of it; for a cut inside the language model where its tokens are."""
+        if self.language is None:
+            return Handover(weakref.ref(self))
+        input_ids, mask = prepared["input_ids"], prepared.get("attention_mask")
+        places, begin = is_visual(self.family, self.model, input_ids).nonzero().tolist(), 0
+        spans: list[list[tuple[int, int]]] = [[] for _ in input_ids]
+        sources = []
+        for medium in self.media:
+            if len(medium.features):
+                (prompt, start), lead = places[begin], leading_separators(medium)
+                spans[prompt].append((start + lead, len(medium.features) - lead))
+                sources.append(medium.sources[lead:].cpu())
+            begin += len(medium.features)
+        live = torch.ones_like(input_ids) if mask is None else mask
+        ends = [int(row.nonzero()[-1]) + 1 for row in live]
+        self._aim = Aim.at(spans, ends)
+        padded = nn.utils.rnn.pad_sequence(sources, batch_first=True, padding_value=PADDING_ID)
+        return Handover(weakref.ref(self), self._aim, padded.numpy())
+
+    def _at_the_tower(self, module: nn.Module, args: tuple[Any, ...]) -> None:
+        """What enters a vision encoder outside `prepare` would go uncut into the language model, or not fit there."""
+        recording = next(one for one in self.recordings.values() if one.encoder.model is module)
+        if self.cut is not None and not _is_preparing.get() and not recording.watched_by_others():
+            raise FlowCutError(NOT_PREPARED)
+
+    def _at_the_model(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """What enters the model: a prompt that was prepared here, more tokens for its cache, or something else."""
+        bound = self._signature.bind_partial(*args, **kwargs).arguments
+        given = {**bound, **bound.get("kwargs", {})}
+        handover = handover_of(given)
+        if handover is None:
+            if self.cut is not None and self._holds_media(given):
+                raise FlowCutError(NOT_PREPARED)
+            if self.language is not None and self.language.filled(given.get("past_key_values")):
+                self._read(None)
+        elif handover.session() is self:
+            self._read(handover.aim)
+            if self.language is not None:
+                self.language.describe(sources=handover.sources)
+        elif not handover.is_open:  # else another thread's session reads what it prepared itself
+            raise FlowCutError("These inputs were prepared in another with, which was left: prepare them in this one.")
+
+    def _holds_media(self, given: Mapping[str, Any]) -> bool:
+        """Whether pictures or videos come raw, or as the model's own encoder made them."""
+        raw = [given.get(kind.inputs[0]) for kind in self.family.media]
+        encoded = (given.get("mm_encoder_outputs") or {}).values()
+        # A piece of what was prepared is cut already, unless it is to be cut inside the language model.
+        foreign = [one for one in encoded if self.language is not None or not isinstance(one, PreparedFeatures)]
+        return any(one is not None for one in raw) or bool(foreign)
+
+    def _read(self, aim: Aim | None) -> None:
+        """From here to the end of the pass, the language model is cut in this thread."""
+        if self.language is None:
+            return
+        with ExitStack() as reading:
+            reading.enter_context(self._turn)
+            reading.enter_context(self.language.reading(aim))
+            self._reading.until_the_end = reading.pop_all()
+
+    def _after_the_model(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        """The pass has ended, well or with an error."""
+        ended: ExitStack | None = self._reading.__dict__.pop("until_the_end", None)
+        if ended is not None:
+            ended.close()
+
+    def _to_device(self, value: Any) -> Any:
+        if not isinstance(value, Tensor):
+            return value
+        value = value.to(self.model.device)
+        # Pixels take the model's dtype; a list of numbers, such as seconds, would lose digits by it.
+        return value.to(self.model.dtype) if value.is_floating_point() and value.ndim > 1 else value
+
+
+@contextmanager
+def _preparing() -> Iterator[None]:
+    """While inside, this thread's pictures go through the vision encoder for a session."""
+    before = _is_preparing.set(True)
+    try:
+        yield
+    finally:
+        _is_preparing.reset(before)
+
+
+def _check_placeholders(kind: MediaKind, found: int, per_medium: list[int]) -> None:
+    if found != sum(per_medium):
+        each = " + ".join(str(count) for count in per_medium)
+        noun = "picture" if kind.name == "image" else kind.name
+        raise FlowCutError(
+            f"The prompt holds {found} {kind.name} placeholders, and {len(per_medium)} {noun}(s) need {each} = "
+            f"{sum(per_medium)}: write <{kind.name}> once per {noun} and let the model's own processor expand it."
+        )
+
+
+def _filled(count: int, medium: EncodedMedium) -> Tensor:
+    """bool [count], which placeholders of a medium its tokens fill."""
+    filled = torch.zeros(count, dtype=torch.bool)
+    filled[medium.places.cpu()] = True
+    return filled

@@ -1,0 +1,1 @@
+"""Pictures and videos: opened, checked, and what was done to them said."""

@@ -1,0 +1,1 @@
+"""Models by name: weights, processor, device, dtype, memory."""

@@ -1,0 +1,1 @@
+"""Frozen results and their files: numpy and safetensors, no torch."""

@@ -1,0 +1,128 @@
+"""What the studies of scoring.py and studies.py find: frozen arrays, no torch, so that figures can be drawn of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from flowcut.cut import CutConfig
+from flowcut.records.run import Run
+
+
+@dataclass(frozen=True, eq=False)
+class AnswerScores:
+    """How probable one answer is under K choices of visual tokens; A is its number of tokens."""
+
+    logprobs: np.ndarray
+    """float32 [K, A], ln p of each answer token given those before it, from the raw logits."""
+    same: np.ndarray
+    """bool [K], whether the likeliest token is the answer's own at every place, the end token included: greedy decoding
+    then writes this answer."""
+    ranking: np.ndarray | None = None
+    """float32 [N], of a whole cut: what it ranked the patches by, as `Run.ranking` says; None where there is none."""
+
+    @property
+    def total(self) -> np.ndarray:
+        """float64 [K], ln p of the whole answer."""
+        return np.asarray(self.logprobs.sum(axis=1, dtype=np.float64))
+
+
+@dataclass(frozen=True, eq=False)
+class MethodResult:
+    """One pruning method beside the whole picture."""
+
+    cut: CutConfig
+    run: Run | None
+    """The method's own answer; None where it could not be given."""
+    logprobs: np.ndarray | None
+    """float32 [A], ln p of each token of the FULL answer under this cut; None where it could not be measured."""
+    same: bool
+    """Whether the method's answer is, token for token, that of the whole picture."""
+    error: str | None = None
+    """One sentence on why a part is missing."""
+
+
+@dataclass(frozen=True, eq=False)
+class PatchRanking:
+    """What one method ranks the patches by, at its budget."""
+
+    cut: CutConfig
+    ranking: np.ndarray | None
+    """float32 [N], as `Run.ranking`: higher is kept longer; None where the method ranks nothing, or failed."""
+    error: str | None = None
+    """One sentence on why it failed."""
+
+
+@dataclass(frozen=True, eq=False)
+class KnockOut:
+    """How probable the answer is without each block of patches, and with nothing but it; P blocks, N patches.
+
+    A fall says what the answer's probability loses when the language model is not given these tokens. Every token left
+    was made by a vision encoder that saw the whole picture.
+    """
+
+    block: int
+    """Side of a block, in patches; those at the far edges are smaller where the grid cannot be divided."""
+    block_of_patch: np.ndarray
+    """int64 [N], the block of each patch; blocks in reading order."""
+    without: np.ndarray
+    """float64 [P], ln p of the answer with the whole picture but this block; NaN: not yet measured."""
+    alone: np.ndarray
+    """float64 [P], ln p of the answer with this block alone; NaN: not yet measured."""
+    whole: float
+    """ln p of the answer with all visual tokens."""
+    nothing: float
+    """ln p of the answer with no visual token."""
+    done: float
+    """Share of the study that is done, 0 to 1."""
+    grid_cols: int
+    """Patches in a row of the grid."""
+
+    @property
+    def fall(self) -> np.ndarray:
+        """float64 [P], whole - without: positive where the answer needs the block."""
+        return np.asarray(self.whole - self.without)
+
+
+@dataclass(frozen=True, eq=False)
+class RemovalCurves:
+    """One ranking of the patches, held against the answer by removing and by inserting its highest first."""
+
+    name: str
+    """Whose ranking it is."""
+    removed: np.ndarray
+    """float64 [F], share of the patches, 0 to 1."""
+    deletion: np.ndarray
+    """float64 [F], ln p of the answer without that share, the highest-ranked gone first."""
+    insertion: np.ndarray
+    """float64 [F], ln p of the answer with that share alone, the highest-ranked there first."""
+
+
+@dataclass(frozen=True)
+class SweepPoint:
+    """One method at one budget."""
+
+    cut: CutConfig
+    logprob: float
+    """ln p of the whole answer under the cut; NaN where it failed."""
+    same: bool
+    """Whether greedy decoding under the cut writes this very answer."""
+    error: str | None = None
+    """One sentence on why it failed."""
+
+
+@dataclass(frozen=True)
+class SmallestBudget:
+    """The fewest tokens, of those tried, at which a method keeps the answer."""
+
+    cut: CutConfig
+    """The method; its own budget is of no account here."""
+    tokens: int | None
+    """The smallest budget tried that keeps the answer; None: none does."""
+    tried: tuple[tuple[int, bool], ...]
+    """Every budget tried and whether it keeps the answer, in the order of trying."""
+    monotone: bool
+    """Whether every larger budget that was tried keeps it too; False: more tokens changed the answer again."""
+    done: bool
+    """Whether the search has come to its end."""

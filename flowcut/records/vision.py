@@ -1,0 +1,390 @@
+"""FlowRecord: what one pass through a vision encoder showed, and its file. Needs numpy and safetensors, no torch.
+
+Index spaces: *patch ids* count from 0 on the patch grid in reading order, CLS not counted; -1 in an id array is CLS.
+The *token axis* (length N+1) has CLS first, then the N patches alive, in spatial order. Where a batch was cut per
+image, rows may be of unequal length: shorter ones are padded at the end with id -2 and NaN; `FlowRecord.image(b)`
+gives one image alone, without padding.
+
+An encoder without a CLS token has a *proxy* in CLS's place (`FlowRecord.relay` says which): per head, the mean over
+patches of the query (after rotary embedding) and of the value. It is token 0 and id -1 all the same. It has no key, so
+that nothing can attend to it: its own entry in `cls_row`, all of `cls_column`, its `received_mass` and `similarity` are
+0, and nobody is its destination (id -2). Its query is our own and not the model's, so that `received_mass`,
+`row_entropy`, `attention_distance` and the destinations are those of the N patches' queries. Where a layer attends
+within windows, patches do so in the record too; the proxy always looks at the whole picture.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from flowcut.cut import CutConfig
+from flowcut.records.tensor_file import json_numbers, read_file, write_file
+
+CLS_ID = -1
+PADDING_ID = -2
+FORMAT = "flowcut-record"
+FORMAT_VERSION = 2
+LAYER_KEY = "layer.{layer:03d}.{field}"
+
+
+@dataclass(frozen=True, eq=False)
+class PruneStep:
+    """One prune point that was reached, also where nothing went."""
+
+    layer: int
+    """Vision layer (from 0) after which patches went."""
+    alive_before: int
+    """Patches alive before, CLS not counted; where images are cut apart: the most of any image."""
+    alive_after: int
+    """Patches alive after; where images are cut apart: the most of any image."""
+    asked: int | None
+    """Patches (or groups of `patches_per_token`) that entropy asked to remove, rounded; the largest of the batch, as
+    released. None where forced."""
+    forced: bool
+    """True where the count was set to the target, not asked for by entropy."""
+    entropy_ratio: np.ndarray
+    """float64 [B], E = H(relation shares) / ln N in [0, 1]; NaN where forced."""
+    asked_per_image: np.ndarray
+    """float64 [B], each image's own count before rounding; NaN where forced."""
+    alive_before_per_image: np.ndarray
+    """int64 [B]."""
+    alive_after_per_image: np.ndarray
+    """int64 [B]."""
+
+
+@dataclass(frozen=True, eq=False)
+class LayerFlow:
+    """The flow of information through one vision layer, taken inside it (from its input), before its cut if any."""
+
+    layer: int
+    """Vision layer, from 0."""
+    alive_patch_ids: np.ndarray
+    """int64 [B, N], the patches alive at the layer's input."""
+    cls_row: np.ndarray
+    """float32 [B, H, N+1], attention that CLS pays to each token: what the relay gathers. Sums to 1."""
+    cls_column: np.ndarray
+    """float32 [B, H, N+1], attention that each token pays to CLS: what the relay hands back."""
+    received_mass: np.ndarray
+    """float32 [B, N+1], head-mean attention that a token receives, summed over all N+1 queries, so that it sums to N+1
+    (with a proxy: over N queries, to N)."""
+    row_entropy: np.ndarray
+    """float32 [B, H], entropy of a query's attention over the N+1 tokens in nats, mean over queries."""
+    attention_distance: np.ndarray
+    """float32 [B, H], mean distance on the grid, in patches, from a patch to what it attends to; CLS left out."""
+    value_norm: np.ndarray
+    """float32 [B, N+1], L1 norm of the head-mean value vector (w is `value_norm[:, 1:]`)."""
+    similarity: np.ndarray
+    """float32 [B, N+1], head-mean of softmax(v_cls . v), no scaling: how much a token's value is like CLS's."""
+    hidden_norm: np.ndarray
+    """float32 [B, N+1], L2 norm of each token at the layer's input; outliers are registers."""
+    top_source_ids: np.ndarray
+    """int64 [B, N+1, 4], the tokens that each token attends to most (head mean), strongest first; -1 is CLS, -2 that
+    there is none."""
+    top_source_weights: np.ndarray
+    """float32 [B, N+1, 4], head-mean attention paid to them."""
+    top_destination_id: np.ndarray
+    """int64 [B, N+1], the token that attends to this one most (head mean); -1 is CLS, -2 none."""
+    top_destination_weight: np.ndarray
+    """float32 [B, N+1], the head-mean attention it pays."""
+    scored: bool
+    """Whether FlowCut scored this layer; if not, the next six are None."""
+    relation: np.ndarray | None = None
+    """float32 [B, N], a^: share of the CLS row, patches alone; sums to 1."""
+    semantic: np.ndarray | None = None
+    """float32 [B, N], s^: share of the value similarity to CLS, patches alone; sums to 1."""
+    score: np.ndarray | None = None
+    """float32 [B, N], S = (a^ + s^) w of this layer alone."""
+    cumulative: np.ndarray | None = None
+    """float32 [B, N], C: S at the first scored layer, then 0.5 C + 0.5 S; before the cut of this layer. Patches that
+    are cut as a group share the mean of its scores."""
+    cutoff: np.ndarray | None = None
+    """float32 [B], C of the weakest patch that was kept, where this layer was a prune point."""
+    margin: np.ndarray | None = None
+    """float32 [B, N], C - cutoff: negative for what went, by how much it lost."""
+    step: PruneStep | None = None
+    """The prune point after this layer, where there is one."""
+    twin_patch_id: np.ndarray | None = None
+    """int64 [B, N], for each patch that went after this layer the keep-alive twin: of the patches that stayed, the one
+    whose value vector in this layer (all heads joined) has the highest cosine with its own; -2 for patches that stayed.
+    None where the layer is no prune point, and in records made before twins were kept."""
+    twin_cosine: np.ndarray | None = None
+    """float32 [B, N], that cosine; NaN for patches that stayed."""
+    head_mean: np.ndarray | None = None
+    """float16 [B, N+1, N+1], head-mean attention of each query (second axis) to each token; only on request."""
+    received_by_head: np.ndarray | None = None
+    """float16 [B, H, N+1], `received_mass` of each head; its mean over heads is `received_mass`. None in records that
+    were written before it was taken."""
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """From a patch id to pixels of the ORIGINAL picture (EXIF orientation applied), through resize, crop and pad."""
+
+    original_width: int
+    original_height: int
+    resized_width: float
+    """Whole pixels, but where the picture was scaled down to a coarser grid (`downsample`); so the next three."""
+    resized_height: float
+    crop_left: float
+    """Left edge of the encoder's input in the resized picture, px; negative: that much padding."""
+    crop_top: float
+    """Top edge, likewise."""
+    input_width: int
+    """Width of the encoder's input, px."""
+    input_height: int
+    patch: int
+    """Side of a patch, px of the encoder's input."""
+    grid_rows: int
+    grid_cols: int
+    part: str = "picture"
+    """What the encoder saw of it, in words: `picture`, or a tile's or frame's name."""
+    picture: int = 0
+    """Which picture of the prompt, from 0."""
+
+    def box(self, patch_id: int) -> tuple[float, float, float, float]:
+        """Left, top, right, bottom of a patch in original pixels; outside the picture where it shows padding.
+
+        Raises:
+            IndexError: no such patch on the grid.
+        """
+        if not 0 <= patch_id < self.grid_rows * self.grid_cols:
+            raise IndexError(f"Patch {patch_id} is not on the {self.grid_cols} x {self.grid_rows} grid.")
+        left, top, right, bottom = self.boxes()[patch_id].tolist()
+        return left, top, right, bottom
+
+    def boxes(self) -> np.ndarray:
+        """float64 [grid_rows * grid_cols, 4], every patch's left, top, right, bottom in original pixels."""
+        row, column = np.divmod(np.arange(self.grid_rows * self.grid_cols), self.grid_cols)
+        left_top = np.stack([column, row], axis=1) * self.patch
+        return self._to_original(np.concatenate([left_top, left_top + self.patch], axis=1))
+
+    def seen_box(self) -> tuple[float, float, float, float]:
+        """The part of the original picture that the model saw: left, top, right, bottom in original pixels."""
+        side = np.array([[0, 0, self.grid_cols * self.patch, self.grid_rows * self.patch]])
+        left, top, right, bottom = self._to_original(side)[0].tolist()
+        width, height = self.original_width, self.original_height
+        return max(left, 0.0), max(top, 0.0), min(right, float(width)), min(bottom, float(height))
+
+    def _to_original(self, boxes: np.ndarray) -> np.ndarray:
+        scale_x = self.original_width / self.resized_width
+        scale_y = self.original_height / self.resized_height
+        moved = boxes + np.array([self.crop_left, self.crop_top] * 2)
+        return moved * np.array([scale_x, scale_y] * 2)
+
+
+@dataclass(frozen=True, eq=False)
+class FlowRecord:
+    """All that one run of a vision encoder over a batch of pictures left behind."""
+
+    layers: tuple[LayerFlow, ...]
+    """One per vision layer that ran, in order; empty where only the cut was wanted, not the recording."""
+    steps: tuple[PruneStep, ...]
+    """Every prune point reached, in order."""
+    kept_patch_ids: np.ndarray
+    """int64 [B, T * patches_per_token], patches that left the encoder, in spatial order."""
+    died_at_layer: np.ndarray
+    """int64 [B, N0], the layer after which each patch of the grid went; -1: kept."""
+    n_patches: int
+    """N0, patches that entered the encoder; of pictures of unequal size, those of the largest."""
+    n_layers: int
+    n_heads: int
+    feature_layer: int
+    """The layer (from 0) whose output the model reads; LLaVA: n_layers - 2."""
+    cut: CutConfig | None
+    """What was asked for; None: recorded only."""
+    model_id: str | None = None
+    revision: str | None = None
+    family: str | None = None
+    dtype: str | None = None
+    """The model's own, such as `float16`; scores are taken in float32 whatever it is."""
+    device: str | None = None
+    versions: dict[str, str] = field(default_factory=dict)
+    """Library name to version."""
+    notes: tuple[str, ...] = ()
+    """What a reader must know, one sentence each."""
+    differs_from_release: tuple[str, ...] = ()
+    """Where this run did something else than the released FlowCut code would have, and why, one sentence each."""
+    relay: str = "cls"
+    """What stands at token 0: `cls`, the encoder's own token, or `proxy`, the mean query and value of its patches."""
+    patches_per_token: int = 1
+    """Patches that are kept or cut together and become one token of the language model; the budget counts these."""
+    geometries: tuple[Geometry, ...] = ()
+    """From patches to the original picture, one for each of the B rows; empty where the picture is not known."""
+
+    @property
+    def geometry(self) -> Geometry | None:
+        """That of the first row: all there is for a record of one picture."""
+        return self.geometries[0] if self.geometries else None
+
+    @property
+    def relay_name(self) -> str:
+        """What titles and legends call token 0: `CLS`, or `CLS proxy` where the encoder has no such token."""
+        return "CLS" if self.relay == "cls" else "CLS proxy"
+
+    @property
+    def batch(self) -> int:
+        """B, pictures in this record."""
+        return int(self.kept_patch_ids.shape[0])
+
+    def image(self, batch_index: int) -> FlowRecord:
+        """The record of one picture of the batch, B = 1, rows cut to its own length.
+
+        Raises:
+            IndexError: no such picture in the batch.
+        """
+        if not 0 <= batch_index < self.batch:
+            raise IndexError(f"Picture {batch_index} is not in this record of {self.batch}.")
+        rows = slice(batch_index, batch_index + 1)
+        # A picture that had reached its target before its neighbours met no more prune points.
+        target = int((self.kept_patch_ids[batch_index] != PADDING_ID).sum())
+        steps = tuple(_step_of_image(s, rows) for s in self.steps if s.alive_before_per_image[batch_index] > target)
+        reached = {step.layer: step for step in steps}
+        layers = tuple(_layer_of_image(layer, rows, reached.get(layer.layer)) for layer in self.layers)
+        kept, died = self.kept_patch_ids[rows, :target], self.died_at_layer[rows]
+        died = died[:, died[0] != PADDING_ID]
+        return replace(
+            self,
+            layers=layers,
+            steps=steps,
+            kept_patch_ids=kept,
+            died_at_layer=died,
+            n_patches=died.shape[1],
+            geometries=self.geometries[rows],
+        )
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Write the record to one file, whole or not at all; returns its path."""
+        return write_file(Path(path), FORMAT, FORMAT_VERSION, _facts(self), _arrays(self))
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> FlowRecord:
+        """Read a record written by `save`.
+
+        Raises:
+            InvalidRecord: one sentence where the file is missing, is no record, is damaged or of another version.
+        """
+        return _from_facts(*read_file(Path(path), FORMAT, FORMAT_VERSION))
+
+
+def _layer_of_image(layer: LayerFlow, rows: slice, step: PruneStep | None) -> LayerFlow:
+    alive = int((layer.alive_patch_ids[rows] != PADDING_ID).sum())
+    changed: dict[str, Any] = {}
+    for name in _array_fields(layer):
+        array = getattr(layer, name)[rows]
+        if name in PER_PATCH:
+            array = array[:, :alive]
+        elif name in PER_TOKEN:
+            array = array[:, : alive + 1]
+        elif name in PER_HEAD_TOKEN:
+            array = array[:, :, : alive + 1]
+        elif name == "head_mean":
+            array = array[:, : alive + 1, : alive + 1]
+        changed[name] = array
+    if step is None:  # another picture's prune point
+        changed.update(dict.fromkeys(TWIN_FIELDS))
+    # A picture that had reached its target was carried along, not scored.
+    scored = layer.scored and not bool(np.isnan(changed["cumulative"]).all())
+    if layer.scored and not scored:
+        changed.update(dict.fromkeys(SCORE_FIELDS))
+    return replace(layer, step=step, scored=scored, **changed)
+
+
+def _step_of_image(step: PruneStep, rows: slice) -> PruneStep:
+    asked_raw = step.asked_per_image[rows]
+    coupled = len(np.unique(step.alive_after_per_image)) == 1
+    own_asked = None if step.forced or np.isnan(asked_raw[0]) else round(float(asked_raw[0]))
+    return replace(
+        step,
+        alive_before=int(step.alive_before_per_image[rows][0]),
+        alive_after=int(step.alive_after_per_image[rows][0]),
+        asked=step.asked if coupled else own_asked,
+        entropy_ratio=step.entropy_ratio[rows],
+        asked_per_image=asked_raw,
+        alive_before_per_image=step.alive_before_per_image[rows],
+        alive_after_per_image=step.alive_after_per_image[rows],
+    )
+
+
+PER_PATCH = {
+    "alive_patch_ids", "relation", "semantic", "score", "cumulative", "margin", "twin_patch_id", "twin_cosine",
+}  # fmt: skip
+PER_TOKEN = {
+    "received_mass", "value_norm", "similarity", "hidden_norm", "top_source_ids", "top_source_weights",
+    "top_destination_id", "top_destination_weight",
+}  # fmt: skip
+PER_HEAD_TOKEN = {"cls_row", "cls_column", "received_by_head"}
+SCORE_FIELDS = ("relation", "semantic", "score", "cumulative", "cutoff", "margin")
+TWIN_FIELDS = ("twin_patch_id", "twin_cosine")
+
+
+def _array_fields(item: Any) -> list[str]:
+    return [f.name for f in fields(item) if isinstance(getattr(item, f.name), np.ndarray)]
+
+
+def _arrays(record: FlowRecord) -> dict[str, np.ndarray]:
+    arrays = {"kept_patch_ids": record.kept_patch_ids, "died_at_layer": record.died_at_layer}
+    for layer in record.layers:
+        for name in _array_fields(layer):
+            arrays[LAYER_KEY.format(layer=layer.layer, field=name)] = getattr(layer, name)
+    return arrays
+
+
+def _facts(record: FlowRecord) -> dict[str, Any]:
+    """Everything but the arrays, as JSON can hold it."""
+    plain = ("n_patches", "n_layers", "n_heads", "feature_layer", "model_id", "revision", "family", "dtype", "device")
+    tokens = ("relay", "patches_per_token")
+    return {
+        **{name: getattr(record, name) for name in (*plain, *tokens)},
+        "versions": record.versions,
+        "notes": list(record.notes),
+        "differs_from_release": list(record.differs_from_release),
+        "cut": None if record.cut is None else record.cut.as_dict(),
+        "geometries": [asdict(geometry) for geometry in record.geometries],
+        "layers": [{"layer": layer.layer, "scored": layer.scored} for layer in record.layers],
+        "steps": [_step_facts(step) for step in record.steps],
+    }
+
+
+def _step_facts(step: PruneStep) -> dict[str, Any]:
+    arrays = {name: json_numbers(getattr(step, name)) for name in _array_fields(step)}
+    plain = ("layer", "alive_before", "alive_after", "asked", "forced")
+    return {**{name: getattr(step, name) for name in plain}, **arrays}
+
+
+def _from_facts(facts: dict[str, Any], tensors: dict[str, np.ndarray]) -> FlowRecord:
+    steps = tuple(_step_from_facts(step) for step in facts.pop("steps"))
+    step_after = {step.layer: step for step in steps}
+    layers = tuple(
+        LayerFlow(**{**entry, **_layer_arrays(entry["layer"], tensors), "step": step_after.get(entry["layer"])})
+        for entry in facts.pop("layers")
+    )
+    cut, geometries, notes = facts.pop("cut"), facts.pop("geometries"), tuple(facts.pop("notes"))
+    differs = tuple(facts.pop("differs_from_release", ()))  # records written before there was any have none
+    return FlowRecord(
+        layers=layers,
+        steps=steps,
+        kept_patch_ids=tensors["kept_patch_ids"],
+        died_at_layer=tensors["died_at_layer"],
+        cut=None if cut is None else CutConfig(**cut),
+        geometries=tuple(Geometry(**geometry) for geometry in geometries),
+        notes=notes,
+        differs_from_release=differs,
+        **facts,
+    )
+
+
+def _layer_arrays(layer: int, tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    prefix = LAYER_KEY.format(layer=layer, field="")
+    return {name.removeprefix(prefix): array for name, array in tensors.items() if name.startswith(prefix)}
+
+
+def _step_from_facts(facts: dict[str, Any]) -> PruneStep:
+    floats = {name: np.array(facts.pop(name), dtype=np.float64) for name in ("entropy_ratio", "asked_per_image")}
+    counts = ("alive_before_per_image", "alive_after_per_image")
+    integers = {name: np.array(facts.pop(name), dtype=np.int64) for name in counts}
+    return PruneStep(**{**facts, **floats, **integers})

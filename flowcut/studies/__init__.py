@@ -1,0 +1,11 @@
+"""Studies of one answer: methods side by side, knock-outs, removal curves, budgets. Each is a generator.
+
+A study yields as soon as something is done, so that partial results, progress and a stop need nothing more; the model's
+lock is held while it works, never while it waits for its caller.
+"""
+
+from flowcut.studies.budgets import smallest_budget, sweep
+from flowcut.studies.methods import compare_methods, rank_patches
+from flowcut.studies.removal import deletion_insertion, knock_out
+
+__all__ = ["compare_methods", "deletion_insertion", "knock_out", "rank_patches", "smallest_budget", "sweep"]
