@@ -35,6 +35,7 @@ $(READY): requirements.txt pyproject.toml | $(BIN)/python
 	  $(BIN)/pip install -q $(TORCH) $(TORCHVISION) $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
 	@$(BIN)/pip install -q -r requirements.txt
 	@$(BIN)/pip install -q --no-deps --no-build-isolation -e .
+	@$(BIN)/python -m flowcut.media.torchvision_ops
 	@touch $@
 
 demo: setup

@@ -1,5 +1,5 @@
 """What was measured and how to measure it again; results lie beside the scripts as JSON and Markdown."""
 
-from flowcut.models.torchvision_ops import watch_for_torchvision
+from flowcut.media.torchvision_ops import watch_for_torchvision
 
 watch_for_torchvision()  # before any module here brings in transformers

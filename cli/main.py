@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from flowcut.criteria import METHODS
 from flowcut.cut import VARIANTS, CutConfig
 from flowcut.errors import FlowCutError
+from flowcut.models.quiet import quiet_libraries
 from flowcut.records.store import write_run
 from flowcut_lens.cli import studies
-from flowcut_lens.cli.console import quiet_libraries
 
 if TYPE_CHECKING:
     from flowcut.generation.medium import Medium

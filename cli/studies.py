@@ -14,7 +14,7 @@ import numpy as np
 from flowcut.criteria import METHODS
 from flowcut.cut import CutConfig
 from flowcut.errors import FlowCutError, InvalidCut
-from flowcut_lens.cli.console import quiet_libraries
+from flowcut.models.quiet import quiet_libraries
 
 if TYPE_CHECKING:
     from flowcut.media.picture import Picture

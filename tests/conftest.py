@@ -8,7 +8,7 @@ import pytest
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # read by the hub's client when it is first imported, hence before any test module
 
-from flowcut.models.torchvision_ops import watch_for_torchvision
+from flowcut.media.torchvision_ops import watch_for_torchvision
 
 watch_for_torchvision()  # before any test module brings in transformers
 

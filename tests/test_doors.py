@@ -32,7 +32,8 @@ HOMES = {
     "matplotlib": ("analysis/figures", "app"),
 }
 NO_TORCH = (
-    "flowcut", "flowcut.errors", "flowcut.cut", "flowcut.criteria", "flowcut.records.vision", "flowcut.records.language",
+    "flowcut", "flowcut.errors", "flowcut.cut", "flowcut.criteria", "flowcut.records.vision",
+    "flowcut.records.language",
     "flowcut.records.answer_attention", "flowcut.records.run", "flowcut.records.studies", "flowcut.records.store",
     "flowcut_lens.analysis.graph", "flowcut_lens.scenes", "flowcut_lens.app.views.ask.page", "flowcut_lens.cli.main",
 )  # fmt: skip

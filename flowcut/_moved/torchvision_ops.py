@@ -1,1 +1,1 @@
-from flowcut.models.torchvision_ops import *  # noqa: F403
+from flowcut.media.torchvision_ops import *  # noqa: F403

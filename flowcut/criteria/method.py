@@ -83,9 +83,8 @@ class Method:
         """
         if self.stage not in ("encoder", "projector", "decoder"):
             raise InvalidCut(f"The stage is {self.stage!r}: choose encoder, projector or decoder.")
-        if (self.stage == "decoder") != (self.decoder is not None) or (self.stage == "decoder") == (
-            self.rank is not None
-        ):
+        is_decoder = self.stage == "decoder"
+        if is_decoder != (self.decoder is not None) or is_decoder == (self.rank is not None):
             raise InvalidCut(
                 "A method of the decoder stage has decoder=DecoderPlan(layers, rank), one of another stage rank=, a "
                 "function of evidence and cut."

@@ -1,1 +1,5 @@
 """Models by name: weights, processor, device, dtype, memory."""
+
+from flowcut.media.torchvision_ops import declare_missing_operators
+
+declare_missing_operators()  # before transformers looks for torchvision

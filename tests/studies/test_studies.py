@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 
 import flowcut
+from flowcut import studies
 from flowcut.criteria import METHODS
 from flowcut.errors import FlowCutError
 from flowcut.models.loading import VisionLanguageModel
 from flowcut.records.studies import SweepPoint
-from flowcut.studies import studies
+from flowcut.studies import budgets, removal, steps
 from flowcut.studies.scorer import AnswerScorer
 from tests import tiny
 
@@ -142,9 +143,9 @@ def test_knock_out_one_by_one(model: VisionLanguageModel, answer: list[int], blo
 
 def test_blocks_by_hand() -> None:
     expected = [[0, 0, 1, 1, 2], [0, 0, 1, 1, 2], [3, 3, 4, 4, 5]]
-    np.testing.assert_array_equal(studies.block_of_patch(3, 5, 2).reshape(3, 5), expected)
-    np.testing.assert_array_equal(studies.block_of_patch(2, 3, 1), np.arange(6))
-    np.testing.assert_array_equal(studies.block_of_patch(2, 3, 9), np.zeros(6))
+    np.testing.assert_array_equal(removal.block_of_patch(3, 5, 2).reshape(3, 5), expected)
+    np.testing.assert_array_equal(removal.block_of_patch(2, 3, 1), np.arange(6))
+    np.testing.assert_array_equal(removal.block_of_patch(2, 3, 9), np.zeros(6))
 
 
 def test_removal_curves(model: VisionLanguageModel, answer: list[int]) -> None:
@@ -165,10 +166,10 @@ def test_removal_curves(model: VisionLanguageModel, answer: list[int]) -> None:
 
 
 def test_patches_of_equal_rank_are_not_taken_in_reading_order() -> None:
-    order = studies.highest_first("flat", np.zeros(1000), 1000)
+    order = removal.highest_first("flat", np.zeros(1000), 1000)
     assert abs(np.corrcoef(order, np.arange(1000))[0, 1]) < 0.1
-    np.testing.assert_array_equal(order, studies.highest_first("flat", np.ones(1000), 1000))
-    two = studies.highest_first("two", np.repeat([0.0, -np.inf, 1.0], 3), 9)
+    np.testing.assert_array_equal(order, removal.highest_first("flat", np.ones(1000), 1000))
+    two = removal.highest_first("two", np.repeat([0.0, -np.inf, 1.0], 3), 9)
     assert [set(two[:3].tolist()), set(two[3:6].tolist())] == [{6, 7, 8}, {0, 1, 2}]
 
 
@@ -224,7 +225,7 @@ def test_models_that_join_several_layers_are_swept_for_real(tmp_path: Any) -> No
 
 def budgets_of(keeps: set[int], most: int = 64) -> tuple[list[int], int | None]:
     """Which budgets a search tries where exactly these keep the answer, and the least that it finds."""
-    search = studies._downwards(most)
+    search = budgets._downwards(most)
     tried, budget = [], next(search)
     while True:
         tried.append(budget)
@@ -287,7 +288,7 @@ def _take(lock: Any) -> bool:
 
 
 def test_shares_cover_everything_once() -> None:
-    shares = [(share.start, len(done)) for share, done in studies.in_shares(list(range(100)), lambda items: items)]
+    shares = [(share.start, len(done)) for share, done in steps.in_shares(list(range(100)), lambda items: items)]
     assert sum(length for _, length in shares) == 100
     assert [start for start, _ in shares] == sorted({start for start, _ in shares})
     assert len(shares) < 10, "quick work is done in larger shares"
