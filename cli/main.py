@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from flowcut.criteria import METHODS
 from flowcut.cut import VARIANTS, CutConfig
 from flowcut.errors import FlowCutError
-from flowcut.models.quiet import quiet_libraries
 from flowcut.records.store import write_run
 from flowcut_lens.cli import studies
 
@@ -90,6 +89,8 @@ def _ask(wanted: argparse.Namespace) -> int:
     from flowcut.media.video import is_video
 
     early = None if is_video(wanted.image) else open_picture(wanted.image)  # before torch and the model
+    from flowcut.models.quiet import quiet_libraries
+
     quiet_libraries()
     from flowcut.generation.ask import ask
     from flowcut.generation.medium import open_medium

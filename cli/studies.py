@@ -14,7 +14,6 @@ import numpy as np
 from flowcut.criteria import METHODS
 from flowcut.cut import CutConfig
 from flowcut.errors import FlowCutError, InvalidCut
-from flowcut.models.quiet import quiet_libraries
 
 if TYPE_CHECKING:
     from flowcut.media.picture import Picture
@@ -106,6 +105,8 @@ def _begin(wanted: argparse.Namespace) -> tuple[VisionLanguageModel, Picture, li
     from flowcut.media.picture import open_picture
 
     picture = open_picture(wanted.image)
+    from flowcut.models.quiet import quiet_libraries
+
     quiet_libraries()
     from flowcut.models.loading import load
 
