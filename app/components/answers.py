@@ -19,7 +19,7 @@ from flowcut.media.video import Video
 from flowcut.records.run import Run, Times
 from flowcut_lens.analysis.fidelity import Divergence, Fidelity, Word, compare
 from flowcut_lens.app.components.formatting import BYTE_UNITS, FLOP_UNITS, change, duration, scaled, signed
-from flowcut_lens.app.jobs.runtime import EMBEDDED, LANES, Job
+from flowcut_lens.app.jobs.runtime import ARMS, EMBEDDED, Job
 from flowcut_lens.app.media.comparison import Comparison
 from flowcut_lens.app.media.truth import is_right, right_answer
 from flowcut_lens.app.media.videos import check_frames
@@ -87,7 +87,7 @@ def _whether_it_takes_videos() -> None:
 def answers(shown: Comparison) -> None:
     """Three finished answers, compared."""
     longest = max(run.times.total for run in shown.runs)
-    cards = [_card(lane, run, shown, longest) for lane, run in zip(LANES, shown.runs, strict=True)]
+    cards = [_card(arm, run, shown, longest) for arm, run in zip(ARMS, shown.runs, strict=True)]
     st.html(f'<div class="lens-cards" data-testid="answers">{"".join(cards)}</div>')
     for note in dict.fromkeys(note for run in shown.runs for note in run.notes):
         st.caption(escape_markdown(note))
@@ -97,12 +97,12 @@ def growing_answers(job: Job) -> None:
     """Three answers that are still being written."""
     cards = []
     kind = "video" if isinstance(job.order.image, Video) else "picture"
-    for lane in LANES:
-        state = job.lanes[lane]
+    for arm in ARMS:
+        state = job.arms[arm]
         caret = '<span class="caret"></span>' if state.text and state.run is None else ""
         body = f'<p class="lens-answer" dir="auto">{escape(state.text)}{caret}</p>'
-        head = f"<header>{_name(job.order.cut_of(lane), kind)}</header>"
-        cards.append(f'<section class="lens-card {lane}">{head}{body}</section>')
+        head = f"<header>{_name(job.order.cut_of(arm), kind)}</header>"
+        cards.append(f'<section class="lens-card {arm}">{head}{body}</section>')
     st.html(f'<div class="lens-cards" data-testid="growing-answers">{"".join(cards)}</div>')
 
 
@@ -116,8 +116,8 @@ def marked_answer(full: Run, run: Run) -> str:
     return _marked(compare(full, run).other_words) or "(nothing)"
 
 
-def _card(lane: str, run: Run, shown: Comparison, longest: float) -> str:
-    difference = None if lane == "full" else compare(shown.full, run)
+def _card(arm: str, run: Run, shown: Comparison, longest: float) -> str:
+    difference = None if arm == "full" else compare(shown.full, run)
     words = escape(run.answer) if difference is None else _marked(difference.other_words)
     parts = [
         f"<header>{_name(run.cut, shown.picture.kind, run.visual_tokens)}{_verdict(run, shown.picture.seed)}</header>",
@@ -126,7 +126,7 @@ def _card(lane: str, run: Run, shown: Comparison, longest: float) -> str:
         _times(run.times, shown.full.times, longest, shown.picture.kind),
         _numbers(run, shown.full, shown.picture.kind),
     ]
-    return f'<section class="lens-card {lane}">{"".join(parts)}</section>'
+    return f'<section class="lens-card {arm}">{"".join(parts)}</section>'
 
 
 def _name(cut: CutConfig | None, kind: str, visual_tokens: int | None = None) -> str:

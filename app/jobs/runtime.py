@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from flowcut_lens.app.jobs.visitors import Visitor
 
 EMBEDDED = "embedded"
-LANES = ("full", "cut", "control")
+ARMS = ("full", "cut", "control")
 """The three answers to one question: nothing pruned, the chosen method, and chance at the same budget."""
 
 KEPT_RUNS = 48
@@ -52,7 +52,7 @@ KEPT_FIGURES = 48
 CLOSING_SECONDS = 20
 """How long the end of the process waits for a model that is just being read."""
 
-LANE_WORDS = {"full": "All tokens", "cut": "Pruned", "control": "Random"}
+ARM_WORDS = {"full": "All tokens", "cut": "Pruned", "control": "Random"}
 
 log = logging.getLogger(__name__)
 
@@ -95,13 +95,13 @@ class Order:
         """What the model is asked about, decoded."""
         return self.image.image if isinstance(self.image, Upload) else self.image
 
-    def cut_of(self, lane: str) -> CutConfig | None:
-        """What is pruned in this lane; None: nothing."""
-        return {"full": None, "cut": self.cut, "control": self.control}[lane]
+    def cut_of(self, arm: str) -> CutConfig | None:
+        """What is pruned in this arm; None: nothing."""
+        return {"full": None, "cut": self.cut, "control": self.control}[arm]
 
 
 @dataclass
-class Lane:
+class Arm:
     """One of the three answers as it grows; written by the worker, read by the page."""
 
     text: str = ""
@@ -113,7 +113,7 @@ class Job:
     """An order on its way. The worker writes, the page reads; each field is replaced whole, so no lock is needed."""
 
     order: Order
-    lanes: dict[str, Lane] = field(default_factory=lambda: {lane: Lane() for lane in LANES})
+    arms: dict[str, Arm] = field(default_factory=lambda: {arm: Arm() for arm in ARMS})
     phase: str = "Waiting for a free moment"
     """What is being done, in words."""
     fraction: float | None = None
@@ -135,12 +135,12 @@ class Job:
     @property
     def answers(self) -> list[Run]:
         """The answers that are there, in the order of the page."""
-        return [lane.run for lane in self.lanes.values() if lane.run is not None]
+        return [arm.run for arm in self.arms.values() if arm.run is not None]
 
     @property
     def complete(self) -> bool:
         """Whether all three answers are there."""
-        return len(self.answers) == len(self.lanes)
+        return len(self.answers) == len(self.arms)
 
     def report(self, phase: str, fraction: float | None = None) -> None:
         """Say what is being done now."""
@@ -149,7 +149,7 @@ class Job:
     def cancel(self) -> None:
         """Stop within one token; a job that is still waiting ends without having started."""
         self.stop.set()
-        if not self.complete and not any(lane.text for lane in self.lanes.values()):
+        if not self.complete and not any(arm.text for arm in self.arms.values()):
             self.ended.set()
 
 
@@ -289,32 +289,32 @@ class Runtime:
     def _answer(self, job: Job) -> None:
         # Another visitor's model may have taken this one's place while the job waited.
         model = self.models.load(job.order.model, lambda fraction, text: job.report(text, fraction))
-        for lane in LANES:
+        for arm in ARMS:
             if job.unwanted:
                 return
-            job.lanes[lane].run = self._run(job, lane, model)
+            job.arms[arm].run = self._run(job, arm, model)
 
-    def _run(self, job: Job, lane: str, model: VisionLanguageModel) -> Run:
-        key = run_key(job.order, lane, model.revision)
+    def _run(self, job: Job, arm: str, model: VisionLanguageModel) -> Run:
+        key = run_key(job.order, arm, model.revision)
         run = self._runs.get(key)
         if run is None:
-            run = self._ask(job, lane, model)
+            run = self._ask(job, arm, model)
             if not run.stopped:
                 self._runs.put(key, run)
-        job.lanes[lane].text = run.answer
+        job.arms[arm].text = run.answer
         return run
 
-    def _ask(self, job: Job, lane: str, model: VisionLanguageModel) -> Run:
+    def _ask(self, job: Job, arm: str, model: VisionLanguageModel) -> Run:
         import flowcut
 
-        order, shown = job.order, job.lanes[lane]
+        order, shown = job.order, job.arms[arm]
         return flowcut.ask(
             model,
             order.medium,
             order.question,
-            cut=order.cut_of(lane),
+            cut=order.cut_of(arm),
             on_text=partial(setattr, shown, "text"),
-            on_progress=lambda stage, fraction: job.report(f"{LANE_WORDS[lane]}: {stage}", fraction),
+            on_progress=lambda stage, fraction: job.report(f"{ARM_WORDS[arm]}: {stage}", fraction),
             stop=lambda: job.unwanted or self._closing.is_set(),
             answer_attention=shows_answer_attention(model, order),
             **order.generation.as_arguments(),
@@ -341,9 +341,9 @@ def warm(model: VisionLanguageModel) -> None:
     flowcut.ask(model, blank, "Warm?", cut=flowcut.FlowCut(tokens=16), max_new_tokens=2)
 
 
-def run_key(order: Order, lane: str, revision: str | None) -> str:
+def run_key(order: Order, arm: str, revision: str | None) -> str:
     """Hash of all that a run depends on: model and its revision, pixels, question, cut and generation settings."""
-    cut, medium = order.cut_of(lane), order.medium
+    cut, medium = order.cut_of(arm), order.medium
     settings = [
         order.model,
         revision,

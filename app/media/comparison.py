@@ -77,9 +77,9 @@ class Comparison:
         """The three runs in the order of the page."""
         return self.full, self.cut, self.control
 
-    def pruned(self, lane: str) -> Run:
+    def pruned(self, arm: str) -> Run:
         """The run to hold against the whole picture's: `cut` or `control`."""
-        return {"cut": self.cut, "control": self.control}[lane]
+        return {"cut": self.cut, "control": self.control}[arm]
 
     @property
     def key(self) -> str:

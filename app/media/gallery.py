@@ -11,7 +11,7 @@ from PIL import Image
 
 import flowcut
 from flowcut.records.store import load_run, picture_path
-from flowcut_lens.app.jobs.runtime import LANES
+from flowcut_lens.app.jobs.runtime import ARMS
 from flowcut_lens.app.media.comparison import Comparison, Picture
 from flowcut_lens.scenes import Scene, draw, questions
 
@@ -81,14 +81,14 @@ def suggested_for(picture: Picture) -> list[str]:
 
 
 def examples_folder(seed: int) -> Path:
-    """Where the stored answers about a scene lie, if there are any: one folder for each lane, one run in each."""
+    """Where the stored answers about a scene lie, if there are any: one folder for each arm, one run in each."""
     return assets_folder() / "examples" / f"scene-{seed}"
 
 
 @cache
 def stored_example(seed: int) -> Comparison | None:
     """The stored answers about a scene of the gallery; None if it has none. Needs no model."""
-    folders = [_only_run(examples_folder(seed) / lane) for lane in LANES]
+    folders = [_only_run(examples_folder(seed) / arm) for arm in ARMS]
     if None in folders:
         return None
     full, cut, control = (load_run(folder) for folder in folders if folder is not None)

@@ -7,7 +7,7 @@ import shutil
 import flowcut
 from flowcut.models.loading import VisionLanguageModel
 from flowcut.records.store import save_run
-from flowcut_lens.app.jobs.runtime import EMBEDDED, LANES, warm
+from flowcut_lens.app.jobs.runtime import ARMS, EMBEDDED, warm
 from flowcut_lens.app.media import gallery
 
 TOKENS = 64
@@ -28,9 +28,9 @@ def make(model: VisionLanguageModel, entry: gallery.Entry) -> None:
     """Three runs about one scene, at the settings that the page starts with."""
     image = gallery.scene(entry.seed).image
     cuts = (None, flowcut.FlowCut(tokens=TOKENS), flowcut.Cut("random", tokens=TOKENS, seed=0))
-    for lane, cut in zip(LANES, cuts, strict=True):
+    for arm, cut in zip(ARMS, cuts, strict=True):
         run = flowcut.ask(model, image, entry.question, cut=cut, answer_attention=True)
-        save_run(run, image if lane == "full" else None, gallery.examples_folder(entry.seed) / lane)
+        save_run(run, image if arm == "full" else None, gallery.examples_folder(entry.seed) / arm)
         print(f"scene {entry.seed}, {run.title}: {entry.question} {run.answer}")
 
 

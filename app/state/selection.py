@@ -1,4 +1,4 @@
-"""What one visitor has chosen to look at: a patch, a word, a layer, a head and a lane, one choice for every panel.
+"""What one visitor has chosen to look at: a patch, a word, a layer, a head and a arm, one choice for every panel.
 
 Question, method and budget are chosen in the sidebar (`state.session`). Layer and patch are moved by the stage in the
 browser, which tells of a patch that was chosen and writes both into the address itself.
@@ -12,7 +12,7 @@ from typing import Any
 
 import streamlit as st
 
-CUT_LANES = ("cut", "control")
+PRUNED_ARMS = ("cut", "control")
 """The pruned runs that can stand beside the whole picture's: the chosen method, and chance."""
 ALL = -1
 """The choice of all layers, or all heads, where a widget cannot hold None."""
@@ -24,8 +24,8 @@ class Selection:
 
     patch: int | None = None
     """On the grid from 0."""
-    lane: str = CUT_LANES[0]
-    """Which pruned run stands beside the whole picture, one of CUT_LANES."""
+    arm: str = PRUNED_ARMS[0]
+    """Which pruned run stands beside the whole picture, one of PRUNED_ARMS."""
     word: int = 0
     """Place in the whole picture's answer."""
     decoder: int = ALL

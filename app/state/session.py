@@ -72,7 +72,7 @@ def address() -> url.Link | None:
         method=None if cut.method == DEFAULTS["method"] else cut.method,
         tokens=None if cut.tokens == DEFAULTS["tokens"] else cut.tokens,
         variant=None if cut.variant == DEFAULTS["variant"] else cut.variant,
-        lane=None if looked_at.lane == usual.lane else looked_at.lane,
+        arm=None if looked_at.arm == usual.arm else looked_at.arm,
         word=looked_at.word or None,
         decoder=None if looked_at.decoder == usual.decoder else looked_at.decoder,
         head=None if looked_at.head == usual.head else looked_at.head,

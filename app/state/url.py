@@ -13,9 +13,9 @@ import streamlit as st
 
 from flowcut.criteria import METHODS
 from flowcut.cut import VARIANTS
-from flowcut_lens.app.state.selection import CUT_LANES
+from flowcut_lens.app.state.selection import PRUNED_ARMS
 
-WRITTEN = ("scene", "question", "method", "tokens", "variant", "lane", "word", "decoder", "head", "weighted")
+WRITTEN = ("scene", "question", "method", "tokens", "variant", "arm", "word", "decoder", "head", "weighted")
 LARGEST = 10**9
 
 
@@ -30,7 +30,7 @@ class Link:
     variant: str | None = None
     patch: int | None = None
     """Chosen on the stage, which writes it into the address itself."""
-    lane: str | None = None
+    arm: str | None = None
     """Which pruned run stands beside the whole picture: `cut` or `control`."""
     word: int | None = None
     """Place in the whole picture's answer, from 0."""
@@ -44,7 +44,7 @@ class Link:
     @property
     def choices(self) -> dict[str, Any]:
         """What is chosen in the panels, as fields of `selection.Selection`; what is not said is left out."""
-        said = {name: getattr(self, name) for name in ("patch", "lane", "word", "decoder", "head", "weighted")}
+        said = {name: getattr(self, name) for name in ("patch", "arm", "word", "decoder", "head", "weighted")}
         return {name: bool(value) if name == "weighted" else value for name, value in said.items() if value is not None}
 
 
@@ -59,7 +59,7 @@ def read() -> Link:
         tokens=tokens if tokens else None,
         variant=_one_of(given.get("variant"), VARIANTS),
         patch=_number(given.get("patch")),
-        lane=_one_of(given.get("lane"), CUT_LANES),
+        arm=_one_of(given.get("arm", given.get("lane")), PRUNED_ARMS),  # "lane" in links of the first version
         word=_number(given.get("word")),
         decoder=_number(given.get("decoder")),
         head=_number(given.get("head")),

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from flowcut.cut import even_shares
 from flowcut.encoder.locate import PackedEncoder, VisionEncoder
-from flowcut.encoder.prune_group import Lane, Plan, View
+from flowcut.encoder.prune_group import Plan, PruneGroup, View
 from flowcut.hooks.attention import Attention
 
 Call = tuple[tuple[Any, ...], dict[str, Any]]
@@ -25,7 +25,7 @@ Call = tuple[tuple[Any, ...], dict[str, Any]]
 
 
 class Pass(ABC):
-    """What all layouts share: the lanes, the clock, and showing a layer to a lane."""
+    """What all layouts share: the prune groups, the clock, and showing a layer to a prune group."""
 
     def __init__(self, encoder: VisionEncoder, plan: Plan, seconds: dict[str, float], device: torch.device) -> None:
         self.encoder = encoder
@@ -33,7 +33,7 @@ class Pass(ABC):
         self.seconds = seconds
         self.device = device
         self.hidden: Tensor | None = None
-        self.lanes: list[Lane] = []
+        self.prune_groups: list[PruneGroup] = []
         self.attended_pairs: list[int] = []
         """Per layer, the pairs of query and key over all pictures: what its attention costs."""
 
@@ -46,13 +46,13 @@ class Pass(ABC):
         synchronise(self.device)
         self.seconds[kind] += time.perf_counter() - started
 
-    def show(self, lane: Lane, view: View) -> None:
-        """Let a lane take from a layer what the cut needs, and what the record needs."""
+    def show(self, prune_group: PruneGroup, view: View) -> None:
+        """Let a prune group take from a layer what the cut needs, and what the record needs."""
         with self.clock("scoring"):
-            lane.weigh(self.with_relay(view))
+            prune_group.weigh(self.with_relay(view))
         if self.plan.flows:
             with self.clock("recording"):
-                lane.observe(self.with_relay(view))
+                prune_group.observe(self.with_relay(view))
 
     def with_relay(self, view: View) -> View:
         """The view with CLS, or what stands in for it, as token 0."""
@@ -73,18 +73,18 @@ class Pass(ABC):
         """The layer's output without the patches that go here; None if all stay."""
 
     def _advance(self, layer: int) -> tuple[list[int], list[Tensor | None]]:
-        """Let each lane cut: patches alive before, and positions among them that stay (None: all)."""
-        before = [lane.alive for lane in self.lanes]
+        """Let each prune group cut: patches alive before, and positions among them that stay (None: all)."""
+        before = [prune_group.alive for prune_group in self.prune_groups]
         with self.clock("scoring"):
-            kept = [lane.cut_after(layer) for lane in self.lanes]
+            kept = [prune_group.cut_after(layer) for prune_group in self.prune_groups]
         if self.plan.flows:
             with self.clock("recording"):
-                for lane, positions in zip(self.lanes, kept, strict=True):
-                    lane.observe_cut(positions)
+                for prune_group, positions in zip(self.prune_groups, kept, strict=True):
+                    prune_group.observe_cut(positions)
         return before, kept
 
     def _unchanged(self, before: list[int]) -> bool:
-        return all(lane.alive == count for lane, count in zip(self.lanes, before, strict=True))
+        return all(prune_group.alive == count for prune_group, count in zip(self.prune_groups, before, strict=True))
 
 
 class BatchPass(Pass):
@@ -111,7 +111,7 @@ class BatchPass(Pass):
         patch_ids = torch.arange(grid_rows * grid_cols, device=embedded.device).expand(batch, -1)
         targets = budgets if budgets is not None and plan.cut is not None else [None] * len(rows)
         pairs = zip(rows, targets, strict=True)
-        self.lanes = [Lane(plan, row, patch_ids[row].clone(), grid_cols, target) for row, target in pairs]
+        self.prune_groups = [PruneGroup(plan, row, patch_ids[row].clone(), grid_cols, target) for row, target in pairs]
 
     def entering(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call | None:
         """Layers take no mask and no positions: nothing becomes stale."""
@@ -121,31 +121,33 @@ class BatchPass(Pass):
     def attend(
         self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float, attention: Attention
     ) -> Tensor:
-        """[B, L, H, d]; where lanes differ in length each attends within itself, and padding stays zero."""
+        """[B, L, H, d]; where prune groups differ in length each attends within itself, and padding stays zero."""
         with torch.no_grad():
             self._look(layer, query, key, value, scaling)
-        lengths = [lane.alive + self.cls for lane in self.lanes]
+        lengths = [prune_group.alive + self.cls for prune_group in self.prune_groups]
         if min(lengths) == query.shape[2]:
             return attention(query, key, value)
         output = query.new_zeros(query.shape).transpose(1, 2).contiguous()
-        for lane, length in zip(self.lanes, lengths, strict=True):
-            parts = [part[lane.rows, :, :length] for part in (query, key, value)]
-            output[lane.rows, :length] = attention(*parts)
+        for prune_group, length in zip(self.prune_groups, lengths, strict=True):
+            parts = [part[prune_group.rows, :, :length] for part in (query, key, value)]
+            output[prune_group.rows, :length] = attention(*parts)
         return output
 
     def _look(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> None:
-        """Show each lane its own part of a layer: queries, keys and values are [B, H, longest N+1, d]."""
+        """Show each prune group its own part of a layer: queries, keys and values are [B, H, longest N+1, d]."""
         assert self.hidden is not None
-        for lane in self.lanes:
-            live = slice(0, lane.alive + self.cls)
-            q, k, v = (part.detach()[lane.rows, :, live] for part in (query, key, value))
-            view = View(layer, self.hidden[lane.rows, live], q, k, v, scaling)
+        for prune_group in self.prune_groups:
+            live = slice(0, prune_group.alive + self.cls)
+            q, k, v = (part.detach()[prune_group.rows, :, live] for part in (query, key, value))
+            view = View(layer, self.hidden[prune_group.rows, live], q, k, v, scaling)
             if not self.scouting:
-                self.show(lane, view)
-            elif lane.above_target:
-                lane.gather_evidence(self.with_relay(view))
+                self.show(prune_group, view)
+            elif prune_group.above_target:
+                prune_group.gather_evidence(self.with_relay(view))
         if not self.scouting:
-            sizes = [len(lane.alive_ids) * (lane.alive + self.cls) ** 2 for lane in self.lanes]
+            sizes = [
+                len(prune_group.alive_ids) * (prune_group.alive + self.cls) ** 2 for prune_group in self.prune_groups
+            ]
             self.attended_pairs.append(sum(sizes))
 
     def cut_after(self, layer: int, hidden: Tensor) -> Tensor | None:
@@ -154,22 +156,22 @@ class BatchPass(Pass):
             if layer == self.plan.feature_layer:
                 with self.clock("scoring"):
                     self._scout(hidden)
-                    for lane in self.lanes:
-                        lane.gather_features(hidden[lane.rows, self.cls : self.cls + lane.alive])
+                    for prune_group in self.prune_groups:
+                        prune_group.gather_features(hidden[prune_group.rows, self.cls : self.cls + prune_group.alive])
             before, kept = self._advance(layer)
         if self._unchanged(before):
             return None
         rows = [
-            self._keep_rows(hidden[lane.rows], count, positions, lane.joins)
-            for lane, count, positions in zip(self.lanes, before, kept, strict=True)
+            self._keep_rows(hidden[prune_group.rows], count, positions, prune_group.joins)
+            for prune_group, count, positions in zip(self.prune_groups, before, kept, strict=True)
         ]
-        longest = max(lane.alive for lane in self.lanes) + self.cls
+        longest = max(prune_group.alive for prune_group in self.prune_groups) + self.cls
         return torch.cat([nn.functional.pad(row, (0, 0, 0, longest - row.shape[1])) for row in rows])
 
     def _scout(self, hidden: Tensor) -> None:
         """Run ahead, uncut and unseen by anyone else, to a deeper layer whose CLS row a method asks for."""
         last = self.plan.last_look
-        if last <= self.plan.feature_layer or not any(lane.above_target for lane in self.lanes):
+        if last <= self.plan.feature_layer or not any(prune_group.above_target for prune_group in self.prune_groups):
             return
         self.scouting = True
         try:
@@ -180,7 +182,7 @@ class BatchPass(Pass):
             self.scouting = False
 
     def _keep_rows(self, hidden: Tensor, alive: int, kept: Tensor | None, joins: Tensor | None) -> Tensor:
-        """CLS and the kept of one lane's patches: [b, longest N+1, width] -> [b, N'+1, width].
+        """CLS and the kept of one prune group's patches: [b, longest N+1, width] -> [b, N'+1, width].
 
         Patches that join a kept one leave their mean with it: it becomes its own feature plus that mean (VisionZip).
         """
@@ -195,10 +197,10 @@ class BatchPass(Pass):
 
 
 class PackedPass(Pass):
-    """Pictures of any size in one sequence of rows, [rows, width]; one lane for each picture, or slice of a video.
+    """Pictures of any size in one sequence, [rows, width]; a prune group for each picture, or slice of a video.
 
-    Rows lie merge group by merge group and, in encoders with window attention, window by window. Lanes know their
-    patches in reading order; `places` says in which row of the sequence each of these is now.
+    Rows lie merge group by merge group and, in encoders with window attention, window by window. Prune groups know
+    their patches in reading order; `places` says in which row of the sequence each of these is now.
     """
 
     def __init__(
@@ -218,8 +220,10 @@ class PackedPass(Pass):
         for (slices, rows, cols), shares in zip(self.grids, self.shares, strict=True):
             order = encoder.row_order(rows, cols).to(device)
             for place in range(slices):
-                row = slice(len(self.lanes), len(self.lanes) + 1)
-                self.lanes.append(Lane(plan, row, torch.arange(rows * cols, device=device)[None], cols, shares[place]))
+                row = slice(len(self.prune_groups), len(self.prune_groups) + 1)
+                self.prune_groups.append(
+                    PruneGroup(plan, row, torch.arange(rows * cols, device=device)[None], cols, shares[place])
+                )
                 self.places.append(begin + order.argsort())
                 begin += rows * cols
         self.n_rows = begin
@@ -266,14 +270,14 @@ class PackedPass(Pass):
         return attention(query, key, value)
 
     def _look(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> None:
-        """Show each lane its own rows of a layer: queries, keys and values are [1, H, rows, d]."""
+        """Show each prune group its own rows of a layer: queries, keys and values are [1, H, rows, d]."""
         assert self.hidden is not None
         assert self.borders is not None
         rows = torch.arange(len(self.alive_rows), device=self.device)
         window = torch.searchsorted(self.borders[1:].long().contiguous(), rows, right=True)
-        for lane, places in zip(self.lanes, self.places, strict=True):
+        for prune_group, places in zip(self.prune_groups, self.places, strict=True):
             q, k, v = (part.detach()[:, :, places] for part in (query, key, value))
-            self.show(lane, View(layer, self.hidden[places][None], q, k, v, scaling, window[places][None]))
+            self.show(prune_group, View(layer, self.hidden[places][None], q, k, v, scaling, window[places][None]))
 
     def cut_after(self, layer: int, hidden: Tensor) -> Tensor | None:
         """The layer's output, [rows, width], without the rows that go here; None if all stay."""
@@ -303,10 +307,10 @@ class PackedPass(Pass):
 
     def token_places(self) -> list[Tensor]:
         """Per picture int64 [tokens kept]: which of its tokens, in reading order and slice by slice, were kept."""
-        found, lanes = [], iter(self.lanes)
+        found, prune_groups = [], iter(self.prune_groups)
         for slices, rows, cols in self.grids:
             per_slice = rows * cols // self.plan.patches_per_token
-            found.append(torch.cat([next(lanes).token_ids()[0] + place * per_slice for place in range(slices)]))
+            found.append(torch.cat([next(prune_groups).token_ids()[0] + place * per_slice for place in range(slices)]))
         return found
 
 

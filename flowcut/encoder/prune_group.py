@@ -1,9 +1,9 @@
-"""A lane: pictures of a batch that are pruned together, from the first vision layer to the last.
+"""A prune group: pictures of a batch that are pruned together, from the first vision layer to the last.
 
-As released, a batch is one lane: its pictures lose the same number of patches. Cut per image, or of unequal size, each
-picture is a lane of its own. Patches that become one token of the language model together (a merge group) live and die
-together: counts and budgets are then of groups, and a group's score is the mean of its patches'. A lane looks into each
-layer, decides after it, and drafts what the record will hold.
+As released, a batch is one prune group: its pictures lose the same number of patches. Cut per image, or of unequal
+size, each picture is a prune group of its own. Patches that become one token of the language model together (a merge
+group) are kept or pruned together: counts and budgets are then of merge groups, and a merge group's score is the mean
+of its patches'. A prune group looks into each layer, decides after it, and drafts what the record will hold.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class View:
-    """One vision layer from the inside, for the pictures of one lane: b pictures, H heads, N+1 tokens, CLS first."""
+    """One vision layer from the inside, for a prune group of b pictures: H heads, N+1 tokens, CLS first."""
 
     layer: int
     hidden: Tensor
@@ -114,7 +114,7 @@ class View:
 
 @dataclass(frozen=True)
 class StepDraft:
-    """A prune point of one lane; numbers per picture where they differ between pictures."""
+    """A prune point of one prune group; numbers per picture where they differ between pictures."""
 
     layer: int
     alive_before: int
@@ -126,15 +126,15 @@ class StepDraft:
 
 @dataclass
 class LayerDraft:
-    """What one lane saw of one layer: tensors by the name of their field in LayerFlow."""
+    """What one prune group saw of one layer: tensors by the name of their field in LayerFlow."""
 
     layer: int
     alive_patch_ids: Tensor
     tensors: dict[str, Tensor] = field(default_factory=dict)
 
 
-class Lane:
-    """State of one lane through one pass of the encoder."""
+class PruneGroup:
+    """State of one prune group through one pass of the encoder."""
 
     def __init__(self, plan: Plan, rows: slice, patch_ids: Tensor, grid_cols: int, target: int | None = None) -> None:
         self.plan = plan
@@ -142,7 +142,7 @@ class Lane:
         self.alive_ids = patch_ids
         self.grid_cols = grid_cols
         self.target = plan.cut.tokens if target is None and plan.cut is not None else target
-        """Tokens to keep in each picture of the lane; None: all."""
+        """Tokens to keep in each picture of the prune group; None: all."""
         self.cumulative: Tensor | None = None
         self.shares: Tensor | None = None
         self.evidence: dict[str, Tensor] = {}
@@ -159,7 +159,7 @@ class Lane:
 
     @property
     def alive(self) -> int:
-        """N, patches alive in each picture of the lane."""
+        """N, patches alive in each picture of the prune group."""
         return int(self.alive_ids.shape[1])
 
     @property

@@ -15,7 +15,7 @@ from flowcut.criteria import METHODS
 from flowcut.cut import CutConfig, check_is_cut
 from flowcut.encoder.locate import PackedEncoder, VisionEncoder, feature_layer_index, find_encoder
 from flowcut.encoder.passes import BatchPass, Call, PackedPass, Pass, synchronise
-from flowcut.encoder.prune_group import Lane, Plan
+from flowcut.encoder.prune_group import Plan, PruneGroup
 from flowcut.encoder.to_record import assemble
 from flowcut.errors import FlowCutError, InvalidCut
 from flowcut.hooks.attention import Attention, Elsewhere, is_watching, watched, watching
@@ -93,9 +93,9 @@ class Recording:
         self.seconds = {"scoring": 0.0, "recording": 0.0}
         """Spent in all passes on scores and selection, and on recording the flow."""
         self._layer_of = {encoder.attention(layer): index for index, layer in enumerate(encoder.layers)}
-        self._finished: list[Lane] = []
-        self._last: list[Lane] = []
-        self._gathered: list[Lane] | None = None
+        self._finished: list[PruneGroup] = []
+        self._last: list[PruneGroup] = []
+        self._gathered: list[PruneGroup] | None = None
         self._record: FlowRecord | None = None
         self._pass: Pass | None = None
         self.attended_pairs: tuple[int, ...] = ()
@@ -159,15 +159,15 @@ class Recording:
     @property
     def kept_patch_ids(self) -> Tensor:
         """int64 [B, T], patches that the last pass kept; where its pictures were cut apart, to the same number each."""
-        return torch.cat([lane.alive_ids for lane in self._last])
+        return torch.cat([prune_group.alive_ids for prune_group in self._last])
 
     @property
     def kept_by_row(self) -> list[Tensor]:
         """Per row of the last pass int64 [T], the patches that it kept."""
-        return [ids for lane in self._last for ids in lane.alive_ids]
+        return [ids for prune_group in self._last for ids in prune_group.alive_ids]
 
     @property
-    def lanes(self) -> list[Lane]:
+    def prune_groups(self) -> list[PruneGroup]:
         """The last pass, picture by picture or tile by tile as they were cut."""
         return self._finished
 
@@ -204,16 +204,16 @@ class Recording:
 
     def _notes(self) -> tuple[str, ...]:
         cut = self.plan.cut
-        scored = any(lane.cumulative is not None for lane in self._finished)
+        scored = any(prune_group.cumulative is not None for prune_group in self._finished)
         notes = ["Scores are taken in float32, whatever the model's dtype."] if scored else []
         if self.plan.proxy:
             notes.append(PROXY_NOTE)
         if cut is not None and METHODS[cut.method].joins is not None:
             notes.append(JOINED_NOTE)
-        whole = [index for index, lane in enumerate(self._finished) if not lane.steps]
+        whole = [index for index, prune_group in enumerate(self._finished) if not prune_group.steps]
         if cut is not None and len(whole) == len(self._finished):
             kind = "patches" if self.plan.merge_side == 1 else "tokens"
-            most = max(lane.tokens for lane in self._finished)
+            most = max(prune_group.tokens for prune_group in self._finished)
             notes.append(f"Nothing was cut: {cut.tokens} tokens were asked for and there are {most} {kind}.")
         elif cut is not None and isinstance(self.encoder, PackedEncoder):
             notes += [f"Row {row} was left whole: its budget is no smaller than its tokens." for row in whole]
@@ -238,7 +238,7 @@ class Recording:
     def attend(
         self, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, scaling: float, attention: Attention
     ) -> Tensor:
-        """The model's own attention, lane by lane where their lengths differ, with a look inside."""
+        """The model's own attention, group by group where their lengths differ, with a look inside."""
         if self._pass is None:
             return attention(query, key, value)
         return self._pass.attend(self._layer_of[module], query, key, value, scaling, attention)
@@ -278,13 +278,13 @@ class Recording:
         """A pass came to its end."""
         pairs = tuple(ended.attended_pairs)
         if self._gathered is None:
-            self._finished, self.attended_pairs = ended.lanes, pairs
+            self._finished, self.attended_pairs = ended.prune_groups, pairs
         else:
             before = self.attended_pairs if self._gathered else (0,) * len(pairs)
-            self._gathered.extend(ended.lanes)
+            self._gathered.extend(ended.prune_groups)
             self._finished = list(self._gathered)
             self.attended_pairs = tuple(a + b for a, b in zip(before, pairs, strict=True))
-        self._last = ended.lanes
+        self._last = ended.prune_groups
         self._record, self._pass = None, None
 
     def _entering(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call | None:

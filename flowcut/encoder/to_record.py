@@ -1,4 +1,4 @@
-"""From the drafts of a pass, tensors on the device and lane by lane, to one FlowRecord in numpy."""
+"""From the drafts of a pass, tensors on the device and group by group, to one FlowRecord in numpy."""
 
 from __future__ import annotations
 
@@ -8,22 +8,22 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from flowcut.encoder.prune_group import Lane, LayerDraft, StepDraft
+from flowcut.encoder.prune_group import LayerDraft, PruneGroup, StepDraft
 from flowcut.records.vision import PADDING_ID, SCORE_FIELDS, TWIN_FIELDS, FlowRecord, LayerFlow, PruneStep
 
 
-def assemble(lanes: Sequence[Lane], facts: dict[str, Any]) -> FlowRecord:
-    """The record of a finished pass; `facts` are the fields of FlowRecord that the lanes do not know."""
-    plan = lanes[0].plan
-    steps = tuple(_merge_steps(lanes, layer) for layer in _layers_of(lane.steps for lane in lanes))
+def assemble(groups: Sequence[PruneGroup], facts: dict[str, Any]) -> FlowRecord:
+    """The record of a finished pass; `facts` are the fields of FlowRecord that the prune groups do not know."""
+    plan = groups[0].plan
+    steps = tuple(_merge_steps(groups, layer) for layer in _layers_of(group.steps for group in groups))
     step_after = {step.layer: step for step in steps}
-    drafts = zip(*(lane.layers for lane in lanes), strict=True) if plan.flows else ()
+    drafts = zip(*(group.layers for group in groups), strict=True) if plan.flows else ()
     return FlowRecord(
         layers=tuple(_merge_layer(found, step_after.get(found[0].layer)) for found in drafts),
         steps=steps,
-        kept_patch_ids=_merge([_numpy(lane.alive_ids) for lane in lanes]),
-        died_at_layer=_merge([_numpy(lane.died_at) for lane in lanes]),
-        n_patches=max(int(lane.died_at.shape[1]) for lane in lanes),
+        kept_patch_ids=_merge([_numpy(group.alive_ids) for group in groups]),
+        died_at_layer=_merge([_numpy(group.died_at) for group in groups]),
+        n_patches=max(int(group.died_at.shape[1]) for group in groups),
         n_layers=plan.n_layers,
         n_heads=plan.n_heads,
         feature_layer=plan.feature_layer,
@@ -39,7 +39,8 @@ def _layers_of(step_lists: Any) -> list[int]:
 
 
 def _merge_layer(drafts: Sequence[LayerDraft], step: PruneStep | None) -> LayerFlow:
-    """Lanes that were not scored or cut here, being at their target, are NaN (-2) in a layer where another lane was."""
+    """Prune groups that were not scored or cut here, being at their target, are NaN (-2) in a layer where another
+    was."""
     not_all = (*SCORE_FIELDS, *TWIN_FIELDS)
     some = [name for name in not_all if any(name in draft.tensors for draft in drafts)]
     names = [name for name in drafts[0].tensors if name not in not_all]
@@ -62,10 +63,10 @@ def _field(draft: LayerDraft, name: str) -> np.ndarray:
     return np.full(shape, np.nan, dtype=np.float32)
 
 
-def _merge_steps(lanes: Sequence[Lane], layer: int) -> PruneStep:
-    """A lane that had reached its target keeps what it has at this step, and asked for nothing (NaN)."""
-    found = [_step_at(lane, layer) for lane in lanes]
-    sizes = [len(lane.alive_ids) for lane in lanes]
+def _merge_steps(groups: Sequence[PruneGroup], layer: int) -> PruneStep:
+    """A prune group that had reached its target keeps what it has at this step, and asked for nothing (NaN)."""
+    found = [_step_at(group, layer) for group in groups]
+    sizes = [len(group.alive_ids) for group in groups]
     asked = np.concatenate([step.asked_per_image for step in found])
     forced = any(step.forced for step in found)
     before = np.repeat([step.alive_before for step in found], sizes).astype(np.int64)
@@ -83,17 +84,18 @@ def _merge_steps(lanes: Sequence[Lane], layer: int) -> PruneStep:
     )
 
 
-def _step_at(lane: Lane, layer: int) -> StepDraft:
-    for step in lane.steps:
+def _step_at(group: PruneGroup, layer: int) -> StepDraft:
+    for step in group.steps:
         if step.layer == layer:
             return step
-    nothing = np.full(len(lane.alive_ids), np.nan)
-    # Only a lane at its target has no step where another has one; what is alive now was alive then.
-    return StepDraft(layer, lane.alive, lane.alive, False, nothing, nothing)
+    nothing = np.full(len(group.alive_ids), np.nan)
+    # Only a prune group at its target has no step where another has one; what is alive now was alive then.
+    return StepDraft(layer, group.alive, group.alive, False, nothing, nothing)
 
 
 def _merge(arrays: Sequence[np.ndarray]) -> np.ndarray:
-    """Lanes below each other, shorter ones padded at the end of their token axes: ids with -2, numbers with NaN."""
+    """Prune groups below each other, shorter ones padded at the end of their token axes: ids with -2, numbers with
+    NaN."""
     longest = np.max([array.shape for array in arrays], axis=0)
     padded = []
     for array in arrays:

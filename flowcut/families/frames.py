@@ -62,4 +62,4 @@ def cut_by_frame(
 
 def kept_tokens(recording: Recording) -> list[Tensor]:
     """Of the last pass, per frame int64 [tokens], which of its tokens were kept; patches, where none are pooled."""
-    return [tokens for lane in recording.lanes for tokens in lane.token_ids()]
+    return [tokens for prune_group in recording.prune_groups for tokens in prune_group.token_ids()]

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from flowcut.criteria.flowcut import group_positions
-from flowcut.encoder.prune_group import Lane
+from flowcut.encoder.prune_group import PruneGroup
 from flowcut.encoder.recording import Recording
 
 
@@ -46,12 +46,12 @@ def on_whole_grids(features: Tensor, kept: Sequence[Tensor], n_patches: int) -> 
     return whole
 
 
-def token_patches(lanes: Sequence[Lane]) -> list[Tensor]:
+def token_patches(prune_groups: Sequence[PruneGroup]) -> list[Tensor]:
     """Per row of the record int64 [tokens, patches per token, 2]: the row, and the patches of each token kept."""
     found: list[Tensor] = []
-    for lane in lanes:
-        groups = group_positions(lane.alive_ids, lane.grid_cols, lane.plan.merge_side)
-        for ids, own in zip(lane.alive_ids, groups, strict=True):
+    for prune_group in prune_groups:
+        groups = group_positions(prune_group.alive_ids, prune_group.grid_cols, prune_group.plan.merge_side)
+        for ids, own in zip(prune_group.alive_ids, groups, strict=True):
             patches = ids[own]
             found.append(torch.stack([torch.full_like(patches, len(found)), patches], dim=-1))
     return found

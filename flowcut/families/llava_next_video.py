@@ -57,7 +57,7 @@ class LlavaNextVideo(LlavaNext):
         whole = input_on_whole_grids(self._part(model, "vision_resampler"), recording, self._tile_patches(model))
         with cut_by_frame(recording, cut, videos, frames, self._stride(model)), whole:
             features = parts.get_video_features(pixel_values_videos=pixels, return_dict=True).pooler_output
-        encoded, kept, patches = [], kept_tokens(recording), token_patches(recording.lanes)
+        encoded, kept, patches = [], kept_tokens(recording), token_patches(recording.prune_groups)
         for video, first in enumerate(range(0, videos * frames, frames)):
             ids = kept[first : first + frames]
             places = torch.cat([frame * squares + tokens for frame, tokens in enumerate(ids)])

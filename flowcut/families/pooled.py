@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from flowcut.encoder.prune_group import Lane
+from flowcut.encoder.prune_group import PruneGroup
 
 ALIVE, SCORE, ROW, COLUMN, BASE = range(5)
 """The numbers laid out beside the features: alive (1 or 0), score, place on the grid of all crops, of the base tile."""
@@ -18,19 +18,19 @@ NEGLIGIBLE = 1e-4
 """A patch with no more than this weight in a pooled token is no part of it."""
 
 
-def survivors(lanes: list[Lane], n_patches: int) -> tuple[Tensor, Tensor | None]:
+def survivors(prune_groups: list[PruneGroup], n_patches: int) -> tuple[Tensor, Tensor | None]:
     """float32 [tiles, patches]: 1 where alive, and the tower's last score; None where the method has none."""
-    alive, score = (torch.zeros(len(lanes), n_patches) for _ in range(2))
+    alive, score = (torch.zeros(len(prune_groups), n_patches) for _ in range(2))
     scored = True
-    for row, lane in enumerate(lanes):
-        ids = lane.alive_ids[0].cpu()
+    for row, prune_group in enumerate(prune_groups):
+        ids = prune_group.alive_ids[0].cpu()
         alive[row, ids] = 1.0
-        if lane.cumulative is not None:
-            score[row, ids] = lane.cumulative[0].float().cpu()
-        elif lane.evidence and lane.ranks is not None:
-            score[row, ids] = lane.ranks[0].float()[ids]
+        if prune_group.cumulative is not None:
+            score[row, ids] = prune_group.cumulative[0].float().cpu()
+        elif prune_group.evidence and prune_group.ranks is not None:
+            score[row, ids] = prune_group.ranks[0].float()[ids]
         else:
-            scored = scored and not lane.steps  # a tile that was left whole needs no score
+            scored = scored and not prune_group.steps  # a tile that was left whole needs no score
     return alive, score if scored else None
 
 

@@ -133,7 +133,7 @@ class QwenVL(Llava):
         features = parts.get_image_features if kind is PICTURES else parts.get_video_features
         pixels, grids = (given[name] for name in kind.inputs[:2])
         whole = features(pixels, grids, return_dict=True).pooler_output
-        rows = token_patches(recording.lanes)
+        rows = token_patches(recording.prune_groups)
         encoded, first = [], 0
         for tokens, places, slices in zip(whole, recording.kept_tokens, grids[:, 0].tolist(), strict=True):
             patches = torch.cat(rows[first : first + slices])

@@ -76,6 +76,6 @@ class PatchChooser:
             with self.scorer.model.lock, torch.no_grad():
                 with Session(self.scorer.model.model, cut, record=False) as session:
                     session.prepare(self.scorer.inputs)
-                (lane,) = session.recording.lanes
-            found = {name: part.cpu().double().numpy() for name, part in lane.evidence.items()}
+                (prune_group,) = session.recording.prune_groups
+            found = {name: part.cpu().double().numpy() for name, part in prune_group.evidence.items()}
         return Evidence(1, n_patches, **found, grid_cols=self.scorer.grid_cols)

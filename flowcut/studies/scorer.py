@@ -156,7 +156,7 @@ class AnswerScorer:
         embeds[visual[:end]] = picture.features.to(embeds.dtype)
         patch_of_row = torch.full((end,), -1)
         patch_of_row[visual[:end].cpu()] = picture.sources[:, 1].cpu()
-        return PromptStart(hf_model, embeds, patch_of_row, session.recording.lanes[0].grid_cols, session.ranking)
+        return PromptStart(hf_model, embeds, patch_of_row, session.recording.prune_groups[0].grid_cols, session.ranking)
 
     def _encoded(self) -> PromptStart | None:
         """The whole picture, encoded once; None where `_encode` says so."""

@@ -65,7 +65,7 @@ def test_the_first_screen_needs_no_address_and_a_question_gets_one() -> None:
         {"variant": "mine", "question": ""},
         {"patch": "-1"},
         {"patch": "9" * 9},
-        {"lane": "both"},
+        {"arm": "both"},
         {"word": "red"},
         {"word": "99999"},
         {"decoder": "4"},
@@ -94,7 +94,7 @@ def test_what_is_chosen_in_the_panels_is_in_the_address_and_comes_back() -> None
     written = address(page)
     last = str(len(word.options) - 1)
     first_is_left_out = {} if last == "0" else {"word": last}
-    assert written == {"lane": "control", "decoder": "2", "head": "3", "weighted": "1", **first_is_left_out}
+    assert written == {"arm": "control", "decoder": "2", "head": "3", "weighted": "1", **first_is_left_out}
     other = opened(**written, patch="217", layer="5")
     chosen = other.session_state.selection
     assert chosen == Selection(217, "control", int(last), 2, 3, True)

@@ -13,7 +13,7 @@ from flowcut import Cut, FlowCut
 from flowcut.errors import InvalidPicture
 from flowcut.media.video import Video
 from flowcut_lens.app.jobs.recent import Recent
-from flowcut_lens.app.jobs.runtime import EMBEDDED, LANES, Generation, Job, Order, Runtime, explain, run_key
+from flowcut_lens.app.jobs.runtime import ARMS, EMBEDDED, Generation, Job, Order, Runtime, explain, run_key
 from flowcut_lens.scenes import draw
 
 SECONDS = 120
@@ -41,20 +41,20 @@ def test_three_answers(runtime: Runtime) -> None:
     job = ended(runtime.submit(order()))
     assert job.error is None
     assert job.complete
-    runs = [job.lanes[lane].run for lane in LANES]
+    runs = [job.arms[arm].run for arm in ARMS]
     assert [run.visual_tokens for run in runs if run] == [576, 64, 64]
-    for lane, run in zip(LANES, runs, strict=True):
+    for arm, run in zip(ARMS, runs, strict=True):
         assert run is not None
         assert run.record is not None
-        assert run.answer == job.lanes[lane].text
+        assert run.answer == job.arms[arm].text
 
 
 def test_equal_content_is_answered_once(runtime: Runtime) -> None:
     first, second = ended(runtime.submit(order())), ended(runtime.submit(order()))
     other_budget = ended(runtime.submit(order(tokens=32)))
-    assert all(first.lanes[lane].run is second.lanes[lane].run for lane in LANES)
-    assert first.lanes["full"].run is other_budget.lanes["full"].run
-    assert first.lanes["cut"].run is not other_budget.lanes["cut"].run
+    assert all(first.arms[arm].run is second.arms[arm].run for arm in ARMS)
+    assert first.arms["full"].run is other_budget.arms["full"].run
+    assert first.arms["cut"].run is not other_budget.arms["cut"].run
 
 
 def test_every_part_of_the_content_counts() -> None:

@@ -16,7 +16,7 @@ from flowcut_lens.app.media import gallery
 from tests.browser.conftest import ANSWER_SECONDS, ask, idle, wait_for_answers
 
 Visit = Callable[..., Page]
-LANES = ("full", "cut", "control")
+ARMS = ("full", "cut", "control")
 ANY = re.compile(r"\S")
 
 
@@ -38,8 +38,8 @@ def upload(page: Page, name: str, content: bytes) -> None:
     idle(page)
 
 
-def card(page: Page, lane: str) -> Locator:
-    return page.locator(f".lens-card.{lane}")
+def card(page: Page, arm: str) -> Locator:
+    return page.locator(f".lens-card.{arm}")
 
 
 def run_button(page: Page) -> Locator:
@@ -54,8 +54,8 @@ def test_the_first_screen_is_complete_before_anything_is_asked(visit: Visit) -> 
     page = visit()
     expect(page.get_by_test_id("question")).to_have_text(gallery.entries()[0].question)
     expect(page.get_by_text("stored answers, no model was loaded")).to_be_visible()
-    for lane in LANES:
-        expect(card(page, lane)).to_contain_text("Visual tokens")
+    for arm in ARMS:
+        expect(card(page, arm)).to_contain_text("Visual tokens")
     expect(card(page, "cut")).to_contain_text("FlowCut, 64 tokens")
     expect(card(page, "control")).to_contain_text("Random, 64 tokens")
     expect(layer_slider(page)).to_be_visible()
@@ -192,8 +192,8 @@ def test_a_new_scene_is_marked_right_or_wrong(visit: Visit) -> None:
     page.get_by_role("button", name="New scene").click()
     expect(page.get_by_text("stored answers")).to_have_count(0)
     wait_for_answers(page, ANY)
-    for lane in LANES:
-        expect(card(page, lane).locator(".verdict")).to_have_text(re.compile("right|wrong"))
+    for arm in ARMS:
+        expect(card(page, arm).locator(".verdict")).to_have_text(re.compile("right|wrong"))
 
 
 def test_the_gallery_by_mouse_and_by_keyboard(visit: Visit) -> None:

@@ -245,7 +245,7 @@ def test_the_chosen_patch_is_framed_on_the_pictures_of_the_words_and_chosen_ther
     assert frame["width"] / other["width"] == pytest.approx(1 / 24, abs=0.01)
 
 
-def test_a_link_holds_the_words_panel_and_the_lane_beside_layer_and_patch(
+def test_a_link_holds_the_words_panel_and_the_arm_beside_layer_and_patch(
     page: Page, browser: Browser, server: str
 ) -> None:
     go_to(page, 4)
@@ -264,7 +264,7 @@ def test_a_link_holds_the_words_panel_and_the_lane_beside_layer_and_patch(
     box.click()
     box.fill("layer 2")
     page.keyboard.press("Enter")
-    parts = ("layer=5", "patch=0", "lane=control", "decoder=2", "weighted=1")
+    parts = ("layer=5", "patch=0", "arm=control", "decoder=2", "weighted=1")
     page.wait_for_url(lambda url: all(part in url for part in parts))  # Streamlit writes its part over the stage's
     expect(page.locator(".pruned-title")).to_have_text("Random 64 (seed 0)")
     other = browser.new_page()
@@ -278,7 +278,7 @@ def test_a_link_holds_the_words_panel_and_the_lane_beside_layer_and_patch(
     page.get_by_role("radio", name="FlowCut 64").first.click()
     expect(words).to_contain_text("All tokens and FlowCut 64 (official)")
     words.get_by_text("Weigh by value").click()
-    page.wait_for_url(lambda url: "weighted" not in url and "lane" not in url and "patch=0" in url)
+    page.wait_for_url(lambda url: "weighted" not in url and "arm" not in url and "patch=0" in url)
 
 
 def test_a_link_opens_the_same_view(page: Page, browser: Browser, server: str) -> None:

@@ -51,22 +51,22 @@ def flow(shown: Comparison, mass: float, part: int | None) -> None:
     """
     if _followed(shown.full, part):
         st.rerun()
-    lane = selection.chosen().lane
-    full, pruned, figures = shown.full, shown.pruned(lane), _figures(shown, lane, mass, part)
+    arm = selection.chosen().arm
+    full, pruned, figures = shown.full, shown.pruned(arm), _figures(shown, arm, mass, part)
     if full.record is not None and full.record.relay == "proxy":
         st.info(PROXY, icon=":material/info:")
     if _ready(figures):
         why(*_own_row(pruned, _stage(figures, pruned)))
-        for other in set(selection.CUT_LANES) - {lane}:  # so that they are there when they are asked for
+        for other in set(selection.PRUNED_ARMS) - {arm}:  # so that they are there when they are asked for
             _figures(shown, other, mass, part)
     else:
         _wait(figures)
     st.caption(SAME_FOR_ANY_QUESTION.format(kind=shown.picture.kind))
 
 
-def _figures(shown: Comparison, lane: str, mass: float, part: int | None) -> Future[bytes]:
+def _figures(shown: Comparison, arm: str, mass: float, part: int | None) -> Future[bytes]:
     """What the stage draws for one of the pruned runs, being made or there already."""
-    full, pruned = shown.full, shown.pruned(lane)
+    full, pruned = shown.full, shown.pruned(arm)
 
     def compute() -> bytes:
         picture = shown.picture.frames or shown.picture.image

@@ -30,12 +30,12 @@ def inside() -> None:
 
 def _controls(shown: Comparison) -> tuple[float, int | None]:
     """Which pruned run stands beside the whole picture; how much of the flow is drawn, and of which tile or frame."""
-    titles = {lane: shown.pruned(lane).title for lane in selection.CUT_LANES}
+    titles = {arm: shown.pruned(arm).title for arm in selection.PRUNED_ARMS}
     with st.container(horizontal=True, gap="medium", vertical_alignment="bottom"):
         st.segmented_control(
             f"Beside the whole {shown.picture.kind}", list(titles), format_func=titles.__getitem__, required=True,
             help="The pruned run in all panels, down to the words of the answer",
-            **selection.show_in("inside", "lane", titles),
+            **selection.show_in("inside", "arm", titles),
         )  # fmt: skip
         mass = st.segmented_control(
             "Flow to draw", MASSES, format_func="{:.0%}".format, key="mass", default=MASS, required=True,

@@ -61,7 +61,7 @@ def _panel(shown: Comparison, spoken: tuple[AnswerWord, ...]) -> None:
     at = selection.chosen().word
     assert shown.full.answer_attention is not None
     _choices(shown.full.answer_attention, spoken[at])
-    pruned = shown.pruned(selection.chosen().lane)
+    pruned = shown.pruned(selection.chosen().arm)
     other = same_word(answer_words(pruned), spoken, at)
     left, right = st.columns(2)
     with left:
