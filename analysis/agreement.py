@@ -121,7 +121,7 @@ def layer_rankings(record: FlowRecord, by: Ranked = "score", batch: int = 0) -> 
     image = one_image(record, batch)
     rankings = np.full((len(image.layers), image.n_patches), np.nan)
     for row, layer in zip(rankings, image.layers, strict=True):
-        row[layer.alive_patch_ids[0]] = _READINGS[by](layer)
+        row[layer.patch_ids[0]] = _READINGS[by](layer)
     return rankings
 
 
@@ -163,7 +163,7 @@ def scored_rankings(record: FlowRecord, by: Ranked = "score", batch: int = 0) ->
         ValueError: the run was pruned, or has no layers; patches are merged, but the record does not know their grid.
     """
     image = one_image(record, batch)
-    if (image.died_at_layer >= 0).any():
+    if (image.pruned_at_layer >= 0).any():
         raise ValueError("This run was pruned: layers after a cut cannot say what they would keep. Give the full run.")
     return _grouped(layer_rankings(image, by)[: len(scored_layers(image))], image)
 

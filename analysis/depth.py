@@ -35,7 +35,7 @@ class FlowShares:
     """float64 [L], share whose main destination (flow-out, argmax_i A[i, j]) is of this kind."""
     hubs: np.ndarray
     """int64 [L], different patches that are the main source of some other patch."""
-    alive: np.ndarray
+    n_patches: np.ndarray
     """int64 [L], N."""
 
 
@@ -53,19 +53,19 @@ def flow_shares(record: FlowRecord, batch: int = 0) -> FlowShares:
         {kind: np.array([found[kind] for found in sources]) for kind in PARTNERS},
         {kind: np.array([found[kind] for found in destinations]) for kind in PARTNERS},
         np.array([_hubs(layer) for layer in layers]),
-        np.array([layer.alive_patch_ids.shape[1] for layer in layers]),
+        np.array([layer.patch_ids.shape[1] for layer in layers]),
     )
 
 
 def _partners(layer: LayerFlow, partner_ids: np.ndarray) -> dict[Partner, float]:
     to_cls, to_none = partner_ids == CLS_ID, partner_ids == PADDING_ID
-    to_self = partner_ids == layer.alive_patch_ids[0]
+    to_self = partner_ids == layer.patch_ids[0]
     kinds = (to_cls, to_self, ~(to_cls | to_none | to_self), to_none)
     return {kind: float(found.mean()) for kind, found in zip(PARTNERS, kinds, strict=True)}
 
 
 def _hubs(layer: LayerFlow) -> int:
-    sources, own = layer.top_source_ids[0, 1:, 0], layer.alive_patch_ids[0]
+    sources, own = layer.top_source_ids[0, 1:, 0], layer.patch_ids[0]
     return len(np.unique(sources[(sources >= 0) & (sources != own)]))
 
 
@@ -79,7 +79,7 @@ class Spread:
     """float64 [L, H], mean distance from a patch to what it attends to, in patches; CLS left out."""
     entropy_ratio: np.ndarray
     """float64 [L, H], entropy of a query's attention over its largest possible value, mean over queries: 1 is even."""
-    alive: np.ndarray
+    n_patches: np.ndarray
     """int64 [L]."""
 
 
@@ -92,14 +92,14 @@ def spread(record: FlowRecord, batch: int = 0) -> Spread:
         ValueError: a record without layers.
     """
     image = one_image(record, batch)
-    alive = np.array([layer.alive_patch_ids.shape[1] for layer in image.layers])
-    most = np.log(alive + (image.relay == "cls"))[:, None]
+    n_patches = np.array([layer.patch_ids.shape[1] for layer in image.layers])
+    most = np.log(n_patches + (image.relay == "cls"))[:, None]
     entropy = np.array([layer.row_entropy[0] for layer in image.layers], np.float64)
     return Spread(
         np.array([layer.layer for layer in image.layers]),
         np.array([layer.attention_distance[0] for layer in image.layers], np.float64),
         np.divide(entropy, most, out=np.zeros_like(entropy), where=most > 0),
-        alive,
+        n_patches,
     )
 
 
@@ -121,7 +121,7 @@ class Density:
     """L times float64 [N], the value norm of each patch alive."""
     quantiles: np.ndarray
     """float64 [L, 5], the 5th, 25th, 50th, 75th and 95th percentile of the value norms (the paper's F7)."""
-    alive: np.ndarray
+    n_patches: np.ndarray
     """int64 [L]."""
 
 
@@ -183,7 +183,7 @@ def streamlines(
     image = one_image(record, batch)
     inflow = direction == "inflow"
     order = range(len(image.layers) - 1, -1, -1) if inflow else range(len(image.layers))
-    begin = image.layers[order[0]].alive_patch_ids[0]
+    begin = image.layers[order[0]].patch_ids[0]
     chosen = begin if patches is None else np.asarray(patches, np.int64)
     missing = np.setdiff1d(chosen, begin)
     if len(missing):
@@ -201,5 +201,5 @@ def _step(layer: LayerFlow, n_patches: int, here: np.ndarray, inflow: bool) -> n
     """int64 [S], the partner of each token in a layer; a token that is not there has none."""
     partner = np.full(n_patches + 2, PADDING_ID)  # by id, from -2
     found = layer.top_source_ids[0, :, 0] if inflow else layer.top_destination_id[0]
-    partner[np.concatenate([[CLS_ID], layer.alive_patch_ids[0]]) + 2] = found
+    partner[np.concatenate([[CLS_ID], layer.patch_ids[0]]) + 2] = found
     return partner[here + 2]

@@ -16,7 +16,7 @@ from flowcut_lens.analysis.figures import style
 from flowcut_lens.analysis.measures import METRICS, Concentration, Metric, concentration, concentration_claim
 from flowcut_lens.analysis.parts import Pane, first_patches, frame_of_row, images_of, panes, seen_box
 from flowcut_lens.analysis.relay import DIRECTIONS, MASS, MAX_EDGES, Direction, RelayLayer, relay
-from flowcut_lens.analysis.trajectory import keep_alive_twins
+from flowcut_lens.analysis.trajectory import nearest_kept_patches
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -265,9 +265,9 @@ def _pack_run(
         "facts": " · ".join([style.facts(run, record), *([] if record.batch == 1 else [_name(record, part)])]),
         **of_several,
         "kept": sum(int(image.kept_patch_ids.shape[1]) for image in rows),
-        "died": _base64(np.concatenate([image.died_at_layer[0] for image in rows]), "<i2"),
-        "twins": _base64(_twins(rows), "<i2"),
-        "alive": measured.alive.tolist(),
+        "died": _base64(np.concatenate([image.pruned_at_layer[0] for image in rows]), "<i2"),
+        "twins": _base64(_nearest_kept(rows), "<i2"),
+        "alive": measured.n_patches.tolist(),
         "removed": measured.removed.tolist(),
         "forced": measured.forced.tolist(),
         "scored": any(layer.scored for image in chosen for layer in image.layers),
@@ -280,11 +280,11 @@ def _pack_run(
     }
 
 
-def _twins(rows: list[FlowRecord]) -> np.ndarray:
+def _nearest_kept(rows: list[FlowRecord]) -> np.ndarray:
     """int64, the keep-alive twin of every patch, patches and twins numbered through all rows; -1: none."""
-    found = [keep_alive_twins(image)[0] for image in rows]
+    found = [nearest_kept_patches(image)[0] for image in rows]
     pairs = zip(found, first_patches(rows), strict=True)
-    return np.concatenate([np.where(twins >= 0, twins + first, -1) for twins, first in pairs])
+    return np.concatenate([np.where(nearest_kept >= 0, nearest_kept + first, -1) for nearest_kept, first in pairs])
 
 
 def _edges(graph: nx.DiGraph, kind: str) -> list[tuple[Node, Node, dict[str, Any]]]:
@@ -326,7 +326,7 @@ def _pack_whole_flow(rows: Sequence[FlowRecord], direction: Direction) -> dict[s
     for first, image in zip(first_patches(rows), rows, strict=True):
         for index, layer in enumerate(image.layers):
             attention = layer.cls_row if direction == "inflow" else layer.cls_column
-            flow[index, first + layer.alive_patch_ids[0]] = attention[0, :, 1:].mean(axis=0)
+            flow[index, first + layer.patch_ids[0]] = attention[0, :, 1:].mean(axis=0)
     scale = np.maximum(flow.max(axis=1), np.finfo(np.float32).tiny) / np.iinfo(np.uint16).max
     return {"data": _base64(np.round(flow / scale[:, None]), "<u2"), "scale": [float(f"{step:.6g}") for step in scale]}
 

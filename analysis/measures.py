@@ -20,33 +20,33 @@ CONCENTRATES_AT = -0.3
 """Kendall's tau of entropy with depth at or below which a run is said to concentrate."""
 
 
-def entropy_ratio(shares: np.ndarray, alive: np.ndarray) -> np.ndarray:
+def entropy_ratio(shares: np.ndarray, n_patches: np.ndarray) -> np.ndarray:
     """H(p) / ln N in [0, 1]: 1 is even attention, 0 a single patch. N = 1 has no spread and gives 0.
 
     Args:
         shares: [..., N], each row sums to 1; entries that are not alive are 0.
         alive: N, patches alive, broadcast against the axes before the last.
     """
-    return np.divide(_entropy(shares), np.log(alive), out=np.zeros(shares.shape[:-1]), where=alive > 1)
+    return np.divide(_entropy(shares), np.log(n_patches), out=np.zeros(shares.shape[:-1]), where=n_patches > 1)
 
 
-def effective_tokens(shares: np.ndarray, alive: np.ndarray) -> np.ndarray:
+def effective_tokens(shares: np.ndarray, n_patches: np.ndarray) -> np.ndarray:
     """exp(H(p)) in [1, N]: the number of patches that an even attention of the same entropy would cover."""
     return np.exp(_entropy(shares))
 
 
-def gini(shares: np.ndarray, alive: np.ndarray) -> np.ndarray:
+def gini(shares: np.ndarray, n_patches: np.ndarray) -> np.ndarray:
     """Gini coefficient in [0, 1 - 1/N]: 0 is even attention; sum_i (2 i - N - 1) p_(i) / N, p_(1) the smallest."""
     ascending = np.sort(shares, axis=-1)
     # Entries that are not alive are zeros and sort to the front: ranks are counted back from the end.
-    rank = np.arange(1, shares.shape[-1] + 1) - (shares.shape[-1] - alive[..., None])
-    return ((2 * rank - alive[..., None] - 1) * ascending).sum(-1) / alive
+    rank = np.arange(1, shares.shape[-1] + 1) - (shares.shape[-1] - n_patches[..., None])
+    return ((2 * rank - n_patches[..., None] - 1) * ascending).sum(-1) / n_patches
 
 
-def top_mass(shares: np.ndarray, alive: np.ndarray) -> np.ndarray:
+def top_mass(shares: np.ndarray, n_patches: np.ndarray) -> np.ndarray:
     """Share of the attention that falls on the strongest tenth of the patches alive, rounded up to whole patches."""
     strongest_first = -np.sort(-shares, axis=-1)
-    count = np.ceil(TOP_SHARE * alive - 1e-9)  # 0.1 * 30 is a little more than 3 in floating point
+    count = np.ceil(TOP_SHARE * n_patches - 1e-9)  # 0.1 * 30 is a little more than 3 in floating point
     counted = np.arange(shares.shape[-1]) < count[..., None]
     return (strongest_first * counted).sum(-1)
 
@@ -119,7 +119,7 @@ class Concentration:
 
     layers: np.ndarray
     """int64 [L], vision layers from 0."""
-    alive: np.ndarray
+    n_patches: np.ndarray
     """int64 [L], N: patches alive at each layer's input; of several rows, all of theirs."""
     removed: np.ndarray
     """int64 [L], patches that went after each layer."""
@@ -155,30 +155,31 @@ def _mean_concentration(rows: list[Concentration]) -> Concentration:
         )
         for name in METRICS
     }
-    alive = np.sum([row.alive for row in rows], axis=0)
+    n_patches = np.sum([row.n_patches for row in rows], axis=0)
     removed = np.sum([row.removed for row in rows], axis=0)
     forced = np.any([row.forced for row in rows], axis=0)
-    return Concentration(rows[0].layers, alive, removed, forced, **curves)
+    return Concentration(rows[0].layers, n_patches, removed, forced, **curves)
 
 
 def _concentration_of(image: FlowRecord) -> Concentration:
-    alive = np.array([layer.alive_patch_ids.shape[1] for layer in image.layers])
-    rows = _padded_rows(image, int(alive.max()))
+    n_patches = np.array([layer.patch_ids.shape[1] for layer in image.layers])
+    rows = _padded_rows(image, int(n_patches.max()))
     heads, pooled = _shares(rows), _shares(rows.mean(axis=1))
     curves = {
         name: Curve(
-            metric.function(heads, np.broadcast_to(alive[:, None], heads.shape[:2])), metric.function(pooled, alive)
+            metric.function(heads, np.broadcast_to(n_patches[:, None], heads.shape[:2])),
+            metric.function(pooled, n_patches),
         )
         for name, metric in METRICS.items()
     }
     removed, forced = removals(image)
-    return Concentration(np.array([layer.layer for layer in image.layers]), alive, removed, forced, **curves)
+    return Concentration(np.array([layer.layer for layer in image.layers]), n_patches, removed, forced, **curves)
 
 
 def removals(image: FlowRecord) -> tuple[np.ndarray, np.ndarray]:
     """Patches that went after each recorded layer, int64 [L], and whether that count was forced, bool [L]."""
     layers = np.array([layer.layer for layer in image.layers])
-    removed = (image.died_at_layer[0][None, :] == layers[:, None]).sum(axis=1)
+    removed = (image.pruned_at_layer[0][None, :] == layers[:, None]).sum(axis=1)
     forced_after = {step.layer for step in image.steps if step.forced}
     return removed, np.isin(layers, list(forced_after))
 

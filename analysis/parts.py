@@ -47,8 +47,8 @@ def place_of(record: FlowRecord, patch: int) -> tuple[int, int]:
         IndexError: no row has such a patch.
     """
     first = 0
-    for row, died in enumerate(record.died_at_layer):
-        count = int((died != PADDING_ID).sum())
+    for row, pruned_at in enumerate(record.pruned_at_layer):
+        count = int((pruned_at != PADDING_ID).sum())
         if first <= patch < first + count:
             return row, patch - first
         first += count

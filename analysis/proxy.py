@@ -110,11 +110,11 @@ def rollout(image: FlowRecord) -> list[np.ndarray] | None:
         mixing[np.diag_indices(len(mixing))] += RESIDUAL
         if image.relay == "proxy":
             mixing[0] = layer.head_mean[0, 0]
-        alive = np.concatenate([[0], layer.alive_patch_ids[0] + 1])
+        present = np.concatenate([[0], layer.patch_ids[0] + 1])
         flows[index, 0] = 1.0
         # All layers from here up go one layer further down together.
-        flows[index:, alive] = flows[index:, alive] @ mixing
-    return [flow[1:][layer.alive_patch_ids[0]] for flow, layer in zip(flows, image.layers, strict=True)]
+        flows[index:, present] = flows[index:, present] @ mixing
+    return [flow[1:][layer.patch_ids[0]] for flow, layer in zip(flows, image.layers, strict=True)]
 
 
 @dataclass(frozen=True, eq=False)
@@ -156,10 +156,10 @@ def sinks(record: FlowRecord, outliers: float = OUTLIER, batch: int = 0) -> Sink
     image = one_image(record, batch)
     norm, row, received = (np.full((len(image.layers), image.n_patches), np.nan) for _ in range(3))
     for index, layer in enumerate(image.layers):
-        alive = layer.alive_patch_ids[0]
-        norm[index, alive] = layer.hidden_norm[0, 1:]
-        row[index, alive] = layer.cls_row[0, :, 1:].mean(axis=0)
-        received[index, alive] = layer.received_mass[0, 1:]
+        present = layer.patch_ids[0]
+        norm[index, present] = layer.hidden_norm[0, 1:]
+        row[index, present] = layer.cls_row[0, :, 1:].mean(axis=0)
+        received[index, present] = layer.received_mass[0, 1:]
     median = np.nanmedian(norm, axis=1, keepdims=True)
     spread = MAD_TO_SIGMA * np.nanmedian(np.abs(norm - median), axis=1, keepdims=True)
     threshold = median + outliers * spread

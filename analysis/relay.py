@@ -105,7 +105,7 @@ def relay(record: FlowRecord, batch: int | None = 0, mass: float = MASS, max_edg
 
 def _relay_layer(rows: Sequence[LayerFlow], first: Sequence[int], mass: float, max_edges: int) -> RelayLayer:
     """One layer of all rows; `first` is each row's first patch in the numbering through all of them."""
-    ids = np.concatenate([one + layer.alive_patch_ids[0] for one, layer in zip(first, rows, strict=True)])
+    ids = np.concatenate([one + layer.patch_ids[0] for one, layer in zip(first, rows, strict=True)])
     gathers = [layer.cls_row[0].astype(np.float64) / len(rows) for layer in rows]
     is_read = [layer.cls_column[0].astype(np.float64) / len(rows) for layer in rows]
     inflow = _strongest(ids, np.concatenate([each[:, 1:] for each in gathers], axis=1), mass, max_edges)

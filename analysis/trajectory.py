@@ -21,7 +21,7 @@ class Chapter:
     """One patch in one layer. What FlowCut did not score there is NaN (None for the rank)."""
 
     layer: int
-    alive: int
+    n_patches: int
     """N, patches alive in the layer."""
     cls_attention: float
     """Head-mean attention of CLS to the patch, of the part that falls on patches, times N: 1 is an even share."""
@@ -43,22 +43,22 @@ class Chapter:
     """Running score less the cut-off: negative for a patch that went, by how much it lost."""
     forced: bool
     """Whether the count of this cut was set to the budget, not asked for by entropy."""
-    died: bool
+    pruned_at: bool
     """Whether the patch went after this layer."""
 
 
 @dataclass(frozen=True)
-class Twin:
+class NearestKept:
     """The patch that stayed in another's place, as far as their values in one layer go."""
 
     patch_id: int
     cosine: float
     """Of the two value vectors, all heads joined, in the layer after which the other went."""
-    died_at: int
+    pruned_at: int
     """The layer after which the twin itself went later; -1: never."""
 
 
-def keep_alive_twins(record: FlowRecord) -> tuple[np.ndarray, np.ndarray]:
+def nearest_kept_patches(record: FlowRecord) -> tuple[np.ndarray, np.ndarray]:
     """Every patch's keep-alive twin: int64 [N0] patch ids and float64 [N0] cosines; -1 and NaN where there is none.
 
     A patch that was kept to the end has none; in records made before twins were kept, nobody has.
@@ -67,17 +67,17 @@ def keep_alive_twins(record: FlowRecord) -> tuple[np.ndarray, np.ndarray]:
         ValueError: the record is of several pictures.
     """
     _check_one_picture(record)
-    twins, cosines = np.full(record.n_patches, -1), np.full(record.n_patches, np.nan)
+    nearest_kept, cosines = np.full(record.n_patches, -1), np.full(record.n_patches, np.nan)
     for layer in record.layers:
-        if layer.twin_patch_id is None or layer.twin_cosine is None:
+        if layer.nearest_kept_id is None or layer.nearest_kept_cosine is None:
             continue
-        went = layer.twin_patch_id[0] >= 0
-        twins[layer.alive_patch_ids[0, went]] = layer.twin_patch_id[0, went]
-        cosines[layer.alive_patch_ids[0, went]] = layer.twin_cosine[0, went]
-    return twins, cosines
+        went = layer.nearest_kept_id[0] >= 0
+        nearest_kept[layer.patch_ids[0, went]] = layer.nearest_kept_id[0, went]
+        cosines[layer.patch_ids[0, went]] = layer.nearest_kept_cosine[0, went]
+    return nearest_kept, cosines
 
 
-def keep_alive_twin(record: FlowRecord, patch_id: int) -> Twin | None:
+def nearest_kept_patch(record: FlowRecord, patch_id: int) -> NearestKept | None:
     """The twin of one patch; None where it has none.
 
     Raises:
@@ -85,9 +85,11 @@ def keep_alive_twin(record: FlowRecord, patch_id: int) -> Twin | None:
         ValueError: the record is of several pictures.
     """
     _check_patch(record, patch_id)
-    twins, cosines = keep_alive_twins(record)
-    twin = int(twins[patch_id])
-    return None if twin < 0 else Twin(twin, float(cosines[patch_id]), int(record.died_at_layer[0, twin]))
+    nearest_kept, cosines = nearest_kept_patches(record)
+    nearest = int(nearest_kept[patch_id])
+    return (
+        None if nearest < 0 else NearestKept(nearest, float(cosines[patch_id]), int(record.pruned_at_layer[0, nearest]))
+    )
 
 
 def patch_story(record: FlowRecord, patch_id: int) -> tuple[Chapter, ...]:
@@ -102,8 +104,10 @@ def patch_story(record: FlowRecord, patch_id: int) -> tuple[Chapter, ...]:
         ValueError: the record is of several pictures.
     """
     _check_patch(record, patch_id)
-    died = int(record.died_at_layer[0, patch_id])
-    return tuple(_chapter(layer, patch_id, died) for layer in record.layers if died < 0 or layer.layer <= died)
+    pruned_at = int(record.pruned_at_layer[0, patch_id])
+    return tuple(
+        _chapter(layer, patch_id, pruned_at) for layer in record.layers if pruned_at < 0 or layer.layer <= pruned_at
+    )
 
 
 def _check_patch(record: FlowRecord, patch_id: int) -> None:
@@ -117,26 +121,26 @@ def _check_one_picture(record: FlowRecord) -> None:
         raise ValueError(f"This record is of {record.batch} pictures: take one, with record.image(0).")
 
 
-def _chapter(layer: LayerFlow, patch_id: int, died: int) -> Chapter:
-    ids = layer.alive_patch_ids[0]
+def _chapter(layer: LayerFlow, patch_id: int, pruned_at: int) -> Chapter:
+    ids = layer.patch_ids[0]
     at = int(np.flatnonzero(ids == patch_id)[0])
     running = None if layer.cumulative is None else layer.cumulative[0]
     unit = 1.0 if running is None else float(running.mean())
-    cut_here = layer.step is not None and layer.step.alive_after < layer.step.alive_before
+    cut_here = layer.step is not None and layer.step.kept_after < layer.step.kept_before
     return Chapter(
         layer=layer.layer,
-        alive=len(ids),
+        n_patches=len(ids),
         cls_attention=_against_mean(layer.cls_row[0].mean(axis=0)[1:], at),
         similarity=_against_mean(layer.similarity[0, 1:], at),
         value_norm=_against_mean(layer.value_norm[0, 1:], at),
         score=np.nan if layer.score is None else _against_mean(layer.score[0], at),
         running_score=np.nan if running is None else float(running[at]) / unit,
         rank=None if running is None else 1 + int((running > running[at]).sum() + (running[:at] == running[at]).sum()),
-        kept=layer.step.alive_after if layer.step is not None and cut_here else None,
+        kept=layer.step.kept_after if layer.step is not None and cut_here else None,
         cutoff=np.nan if layer.cutoff is None else float(layer.cutoff[0]) / unit,
         margin=np.nan if layer.margin is None else float(layer.margin[0, at]) / unit,
         forced=layer.step is not None and layer.step.forced,
-        died=layer.layer == died,
+        pruned_at=layer.layer == pruned_at,
     )
 
 

@@ -142,7 +142,7 @@ def flow_kept(
         ValueError: the run was pruned, or has no layers.
     """
     image = one_image(record, batch)
-    if (image.died_at_layer >= 0).any():
+    if (image.pruned_at_layer >= 0).any():
         raise ValueError("This run was pruned: give the full run, whose flow every criterion is held against.")
     flows = [layer.cls_row if direction == "inflow" else layer.cls_column for layer in image.layers]
     of_object = np.array([flow[0, :, 1:].mean(axis=0, dtype=np.float64) for flow in flows]) * coverage
@@ -159,7 +159,7 @@ class ObjectFlow:
     """float64 [L, H], the object's share of what CLS gathers from patches (CLS row, CLS itself left out)."""
     outflow: np.ndarray
     """float64 [L, H], its share of what patches take from CLS (CLS column, CLS itself left out); NaN: a proxy."""
-    alive: np.ndarray
+    even: np.ndarray
     """float64 [L], its share of the patches alive: what even attention would give."""
 
     @property
@@ -187,7 +187,7 @@ def object_flow(record: FlowRecord, shows: np.ndarray, batch: int = 0) -> Object
     image = one_image(record, batch)
     if shows.shape != (image.n_patches,):
         raise ValueError(f"`shows` is of {len(shows)} patches, the record of {image.n_patches}: give one per patch.")
-    on = [shows[layer.alive_patch_ids[0]] for layer in image.layers]
+    on = [shows[layer.patch_ids[0]] for layer in image.layers]
     rows = [_share_on(layer.cls_row[0, :, 1:], there) for layer, there in zip(image.layers, on, strict=True)]
     columns = [_share_on(layer.cls_column[0, :, 1:], there) for layer, there in zip(image.layers, on, strict=True)]
     layers = np.array([layer.layer for layer in image.layers])

@@ -63,7 +63,7 @@ def spread_lines(runs: Mapping[str, Spread], facts: str) -> go.Figure:
             add_band(figure, found.layers, low, high, colour, f"{name}: heads", showlegend=False, **where)
             figure.add_scatter(
                 x=found.layers, y=values.mean(axis=1), name=name, legendgroup=name, showlegend=column == 1,
-                **_run_line(run), **where, customdata=found.alive,
+                **_run_line(run), **where, customdata=found.n_patches,
                 hovertemplate=f"{name}, layer %{{x}}: %{{y:.2f}}<br>%{{customdata}} patches alive<extra></extra>",
             )  # fmt: skip
     figure.update_xaxes(**layer_axis(next(iter(runs.values())).layers))
@@ -85,7 +85,7 @@ def density_lines(runs: Mapping[str, Density], facts: str) -> go.Figure:
         for column, values in enumerate((found.value, found.delivered), 1):
             figure.add_scatter(
                 x=found.layers, y=values, name=name, legendgroup=name, showlegend=column == 1, **_run_line(run),
-                customdata=found.alive, row=1, col=column,
+                customdata=found.n_patches, row=1, col=column,
                 hovertemplate=f"{name}, layer %{{x}}: %{{y:.3g}}<br>%{{customdata}} patches alive<extra></extra>",
             )  # fmt: skip
     figure.update_xaxes(**layer_axis(next(iter(runs.values())).layers))

@@ -39,13 +39,13 @@ def mask_figure(run: Run, picture: Image, width: float = SINGLE_COLUMN) -> Figur
     left, top, right, bottom = canvas_box(geometry)
     figure, axes = _blank(width, width * min(1.6, (bottom - top) / (right - left)) + 0.7)
     axes.imshow(picture.convert("RGB"), extent=(0, geometry.original_width, geometry.original_height, 0))
-    died = record.died_at_layer[0].reshape(geometry.grid_rows, geometry.grid_cols)
+    pruned_at = record.pruned_at_layer[0].reshape(geometry.grid_rows, geometry.grid_cols)
     box = grid_box(geometry)
     axes.imshow(
-        np.ma.masked_less(died, 0), extent=(box[0], box[2], box[3], box[1]), interpolation="nearest", alpha=0.82,
+        np.ma.masked_less(pruned_at, 0), extent=(box[0], box[2], box[3], box[1]), interpolation="nearest", alpha=0.82,
         cmap=ListedColormap(style.death_colours(record.n_layers)), vmin=-0.5, vmax=record.n_layers - 0.5,
     )  # fmt: skip
-    _number_patches(axes, died.ravel(), geometry, width)
+    _number_patches(axes, pruned_at.ravel(), geometry, width)
     for x0, y0, x1, y1 in unseen_boxes(geometry):
         axes.fill([x0, x1, x1, x0], [y0, y0, y1, y1], facecolor="#ffffffb0", edgecolor="#555", hatch="///", linewidth=0)
         label = axes.text((x0 + x1) / 2, (y0 + y1) / 2, "never seen", ha="center", va="center", fontsize=INK["small"])
@@ -107,15 +107,21 @@ def _blank(width: float, height: float) -> tuple[Figure, Axes]:
     return figure, figure.subplots()
 
 
-def _number_patches(axes: Axes, died: np.ndarray, geometry: Geometry, width: float) -> None:
+def _number_patches(axes: Axes, pruned_at: np.ndarray, geometry: Geometry, width: float) -> None:
     boxes = geometry.boxes()
-    colours = style.death_colours(int(died.max()) + 1)
+    colours = style.death_colours(int(pruned_at.max()) + 1)
     size = min(INK["small"], 72 * width / geometry.grid_cols * 0.45)
-    for patch in np.flatnonzero(died >= 0):
+    for patch in np.flatnonzero(pruned_at >= 0):
         left, top, right, bottom = boxes[patch]
-        ink = "k" if int(colours[died[patch]][3:5], 16) > 125 else "w"
+        ink = "k" if int(colours[pruned_at[patch]][3:5], 16) > 125 else "w"
         axes.text(
-            (left + right) / 2, (top + bottom) / 2, str(died[patch]), fontsize=size, color=ink, ha="center", va="center"
+            (left + right) / 2,
+            (top + bottom) / 2,
+            str(pruned_at[patch]),
+            fontsize=size,
+            color=ink,
+            ha="center",
+            va="center",
         )
 
 

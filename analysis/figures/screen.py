@@ -30,13 +30,13 @@ def mask_figure(run: Run, picture: Image) -> go.Figure:
     geometry = geometry_of(record)
     left, top, right, bottom = grid_box(geometry)
     shape = geometry.grid_rows, geometry.grid_cols
-    died = record.died_at_layer[0].reshape(shape).astype(float)
-    died[died < 0] = np.nan
+    pruned_at = record.pruned_at_layer[0].reshape(shape).astype(float)
+    pruned_at[pruned_at < 0] = np.nan
     x, y = _centres(left, right, shape[1]), _centres(top, bottom, shape[0])
-    numbers = np.where(np.isnan(died), "", np.nan_to_num(died).astype(int).astype(str))
+    numbers = np.where(np.isnan(pruned_at), "", np.nan_to_num(pruned_at).astype(int).astype(str))
     figure = go.Figure(
         go.Heatmap(
-            z=died, x=x, y=y, text=numbers, texttemplate="%{text}", zmin=0, zmax=record.n_layers - 1, opacity=0.82,
+            z=pruned_at, x=x, y=y, text=numbers, texttemplate="%{text}", zmin=0, zmax=record.n_layers - 1, opacity=0.82,
             colorscale=_colour_scale(style.death_colours(record.n_layers)), colorbar={"title": "left after layer"},
             hovertemplate="left after layer %{z}<extra></extra>", hoverongaps=False,
         )

@@ -91,7 +91,7 @@ def object_flow_lines(flows: Mapping[str, ObjectFlow], facts: str, direction: Di
             hovertemplate=f"{name}, layer %{{x}}: %{{y:.1%}}<extra></extra>",
         )  # fmt: skip
         figure.add_scatter(
-            x=flow.layers, y=flow.alive, name=f"{name}: even", legendgroup=name, showlegend=False, mode="lines",
+            x=flow.layers, y=flow.even, name=f"{name}: even", legendgroup=name, showlegend=False, mode="lines",
             line={"color": style["line"]["color"], "dash": "dot", "width": 1.2}, hoverinfo="skip",
         )  # fmt: skip
     longest = max((flow.layers for flow in flows.values()), key=len, default=np.arange(1))

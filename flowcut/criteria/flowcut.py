@@ -146,7 +146,7 @@ def prunes_after(layer: int, feature_layer: int) -> bool:
     return remaining >= 0 and remaining % 2 == 0
 
 
-def asked_count(entropy_ratio: float, alive: int, target: int, remaining: int) -> float:
+def asked_count(entropy_ratio: float, n_kept: int, target: int, remaining: int) -> float:
     """Patches that FlowCut asks to remove after a layer, before rounding (paper, adaptive pruning ratio).
 
     Args:
@@ -155,19 +155,19 @@ def asked_count(entropy_ratio: float, alive: int, target: int, remaining: int) -
         target: T, patches to be left at the end.
         remaining: R > 0, layers left until the last prune.
     """
-    return (alive - target) / math.sqrt(remaining) * (1.0 - entropy_ratio**2)
+    return (n_kept - target) / math.sqrt(remaining) * (1.0 - entropy_ratio**2)
 
 
-def equal_count(alive: int, target: int, remaining: int) -> float:
+def equal_count(n_kept: int, target: int, remaining: int) -> float:
     """Patches that go after a layer where the same number goes at every prune point, before rounding (an ablation).
 
     Args:
         alive, target, remaining: as for `asked_count`; prune points lie `remaining`, `remaining` - 2, ..., 0 layers
             before the last one.
     """
-    return (alive - target) / (remaining // 2 + 1)
+    return (n_kept - target) / (remaining // 2 + 1)
 
 
-def alive_after(asked: float, alive: int, target: int) -> int:
+def kept_after(asked: float, n_kept: int, target: int) -> int:
     """Patches left once `asked` (rounded half to even, as released) have gone; never below the target."""
-    return max(alive - round(asked), target)
+    return max(n_kept - round(asked), target)

@@ -124,8 +124,8 @@ class AnswerRecording:
 
     def _first_look(self, layer: int, value: Tensor, heads: int) -> _Layer:
         """The prompt's pass: which rows the layer reads, and the values of its visual tokens, [1, G, L', d]."""
-        survivors = self.cut.rows_at(layer) if self.cut is not None else None
-        rows = torch.arange(value.shape[2], device=value.device) if survivors is None else survivors[0]
+        kept_rows = self.cut.rows_at(layer) if self.cut is not None else None
+        rows = torch.arange(value.shape[2], device=value.device) if kept_rows is None else kept_rows[0]
         visual = torch.isin(rows, self.visual_rows)
         norms = value[0, :, visual].float().norm(dim=-1)
         return _Layer(rows, norms.repeat_interleave(heads // value.shape[1], dim=0))

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 
 @dataclass(frozen=True)
-class Survivors:
+class KeptRows:
     """What is left of a batch of prompts after the cut; kept beside the cache that was filled with it."""
 
     rows: Tensor
@@ -29,7 +29,7 @@ class Survivors:
     def filled_up(self) -> bool:
         return not bool(self.live.all())
 
-    def for_batch(self, batch: int) -> Survivors:
+    def for_batch(self, batch: int) -> KeptRows:
         """The same for a batch whose prompts were repeated, as beams are: [B * k, ...]."""
         times = batch // len(self.rows)
         if times == 1:
@@ -38,14 +38,14 @@ class Survivors:
             part.repeat_interleave(times, dim=0)
             for part in (self.rows, self.live, self.shift, self.removed, self.moved)
         )
-        return Survivors(rows, live, shift, removed, moved, self.prompt_length)
+        return KeptRows(rows, live, shift, removed, moved, self.prompt_length)
 
     def columns(self, prompt: int, rows: Tensor) -> Tensor:
         """int64, where these live rows of one prompt, ascending, lie in the sequence that is left."""
         own = self.rows[prompt][self.live[prompt]]
         return torch.searchsorted(own, rows.to(own.device)) + len(self.live[prompt]) - len(own)
 
-    def places(self, earlier: Survivors | None) -> Tensor:
+    def places(self, earlier: KeptRows | None) -> Tensor:
         """int64 [B, L'], where each row lies in the sequence that an earlier cut left; 0 where it is filled up."""
         if earlier is None:
             return self.rows
@@ -67,9 +67,9 @@ class Survivors:
         return torch.cat([prompt, whole[:, self.prompt_length :]], dim=1)
 
 
-def survivors_of(
+def kept_rows_of(
     spans: list[tuple[int, int, int]], kept: list[Tensor], live: Tensor, device: torch.device, renumber: bool = True
-) -> Survivors:
+) -> KeptRows:
     """What of [B, L] rows goes on: all that are live but the visual tokens that were not kept; padding goes too.
 
     Args:
@@ -85,9 +85,9 @@ def survivors_of(
     rows = [row.nonzero()[:, 0] for row in live & ~gone]
     longest = max(len(row) for row in rows)
     filled = torch.stack([nn.functional.pad(row, (longest - len(row), 0)) for row in rows])
-    alive = torch.arange(longest) >= torch.tensor([[longest - len(row)] for row in rows])
+    is_row = torch.arange(longest) >= torch.tensor([[longest - len(row)] for row in rows])
     before = gone.cumsum(dim=1)
     shift, removed = before.gather(1, filled).to(device), before[:, -1].to(device)
     moved = removed if renumber else torch.zeros_like(removed)
     shift = shift if renumber else torch.zeros_like(shift)
-    return Survivors(filled.to(device), alive.to(device), shift, removed, moved, prompt_length=live.shape[1])
+    return KeptRows(filled.to(device), is_row.to(device), shift, removed, moved, prompt_length=live.shape[1])

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from flowcut.criteria.evidence import by_removal
 from flowcut.criteria.flowcut import Criteria
-from flowcut.decoder.kept_rows import Survivors
+from flowcut.decoder.kept_rows import KeptRows
 from flowcut.decoder.spans import Aim
 
 
@@ -21,7 +21,7 @@ class Stage:
 
     after: int
     """The layer after which it was cut."""
-    survivors: Survivors
+    kept_rows: KeptRows
     positions: Tensor | None = None
     """int64 [B, q], after the cut."""
     rotary: tuple[Tensor, Tensor] | None = None
@@ -37,9 +37,9 @@ class Span:
     start: int
     length: int
     """N."""
-    alive: np.ndarray
+    kept: np.ndarray
     """int64 [n], visual ids that are still there."""
-    died: np.ndarray
+    pruned_at: np.ndarray
     """int64 [N], the layer after which each went; -1: it is still there."""
     rank: np.ndarray
     """float64 [N], what each was ranked by when it was last looked at."""
@@ -62,11 +62,11 @@ class Span:
 
     def rows(self) -> Tensor:
         """int64 [n], rows of the uncut sequence of the visual tokens that are still there."""
-        return torch.from_numpy(self.start + self.alive)
+        return torch.from_numpy(self.start + self.kept)
 
     def ranking(self) -> np.ndarray:
         """float64 [N], as LanguageRecord.ranking says."""
-        when = np.where(self.died < 0, np.iinfo(np.int64).max, self.died)
+        when = np.where(self.pruned_at < 0, np.iinfo(np.int64).max, self.pruned_at)
         return self.rank if len(np.unique(when)) <= 2 else by_removal(when, self.rank)
 
 
@@ -98,7 +98,7 @@ class Pass:
 
     def columns(self, prompt: int, rows: Tensor) -> Tensor:
         """int64, where rows of a prompt that are still there lie in the sequence as it is now."""
-        return self.stages[-1].survivors.columns(prompt, rows) if self.stages else rows
+        return self.stages[-1].kept_rows.columns(prompt, rows) if self.stages else rows
 
     def text_after(self, span: Span) -> Tensor:
         """int64 [m], rows of the text tokens between a picture and the prompt's end, the last one among them."""

@@ -25,7 +25,7 @@ from flowcut.criteria import METHODS, DecoderEvidence, DecoderPlan, highest
 from flowcut.criteria.decoder import raters, step_tokens
 from flowcut.cut import CutConfig, check_is_cut
 from flowcut.decoder.evidence import attention_rows, visual_criteria
-from flowcut.decoder.kept_rows import Survivors, survivors_of
+from flowcut.decoder.kept_rows import KeptRows, kept_rows_of
 from flowcut.decoder.locate import LanguageDecoder, find_decoder
 from flowcut.decoder.passes import Pass, Span, Stage
 from flowcut.decoder.spans import Aim, check_spans
@@ -96,7 +96,7 @@ class LanguageRecording:
         self._looked_at = {decoder.attention(layer + ahead) for layer in self.layers}
         self._signature = inspect.signature(decoder.model.forward)
         self._aim: Aim | None = None
-        self._cut_of: weakref.WeakKeyDictionary[Any, list[tuple[int, Survivors]]] = weakref.WeakKeyDictionary()
+        self._cut_of: weakref.WeakKeyDictionary[Any, list[tuple[int, KeptRows]]] = weakref.WeakKeyDictionary()
         """By the cache that was filled after them, the cuts and the layers after which they were made."""
         self._thread = threading.local()
         """Of each thread its pass, and the aim of that alone."""
@@ -190,7 +190,7 @@ class LanguageRecording:
     def rows_at(self, layer: int) -> Tensor | None:
         """int64 [B, L'], rows of the prompt that a layer of the pass now running reads; None: all of them."""
         stage = None if self._pass is None else self._pass.stage_at(layer)
-        return None if stage is None else stage.survivors.rows
+        return None if stage is None else stage.kept_rows.rows
 
     def watches(self, module: nn.Module) -> bool:
         """Whether this is the attention module of a layer that is looked into."""
@@ -210,7 +210,7 @@ class LanguageRecording:
             window = self._window(module)
             with torch.no_grad():
                 for span in current.spans:
-                    if self.cut is None or len(span.alive) > self.cut.tokens:
+                    if self.cut is None or len(span.kept) > self.cut.tokens:
                         self._look(current, span, query, key, value, scaling, window)
         return query.new_zeros(query.shape).transpose(1, 2) if ahead else attention(query, key, value)
 
@@ -257,7 +257,7 @@ class LanguageRecording:
         """float32 [q, L'], head-mean attention of some rows of a prompt over the sequence as it is now."""
         assert current.live is not None
         columns = current.columns(prompt, rows).to(query.device)
-        live = current.stages[-1].survivors.live[prompt] if current.stages else current.live[prompt]
+        live = current.stages[-1].kept_rows.live[prompt] if current.stages else current.live[prompt]
         back = columns[:, None] - torch.arange(key.shape[2], device=query.device)
         seen = (back >= 0) & live.to(query.device)
         if window is not None:
@@ -282,15 +282,15 @@ class LanguageRecording:
                 self._pass = self._prompt(aim, batch, length, _padding_mask(mask))
                 self._find_raters(self._pass, given)
         elif cache in self._cut_of:
-            stages = [Stage(layer, survivors.for_batch(batch)) for layer, survivors in self._cut_of[cache]]
+            stages = [Stage(layer, kept_rows.for_batch(batch)) for layer, kept_rows in self._cut_of[cache]]
             self._pass = Pass(_padding_mask(mask), prefill=False, stages=stages)
 
     def _prompt(self, aim: Aim, batch: int, length: int, mask: Tensor | None) -> Pass:
         """A prefill about to begin; its spans are held against the prompts that came."""
         spans, live = aim.spans_of(batch), _live_rows(mask, batch, length)
         ends = aim.ends(batch, live)
-        for prompt, (own, alive, end) in enumerate(zip(spans, live.numpy(), ends, strict=True)):
-            check_spans(own, prompt, alive, end)
+        for prompt, (own, kept, end) in enumerate(zip(spans, live.numpy(), ends, strict=True)):
+            check_spans(own, prompt, kept, end)
         flat = [Span.whole(prompt, start, span) for prompt, own in enumerate(spans) for start, span in own]
         current = Pass(mask, prefill=True, spans=flat, last=[end - 1 for end in ends], live=live, aim=aim)
         if self._plan is not None and not all(len(current.text_after(span)) for span in flat):
@@ -330,20 +330,20 @@ class LanguageRecording:
         if current.origin is None:
             current.origin = kwargs["position_ids"].expand(len(hidden), -1)
         lost = self._choose(step, current, hidden, kwargs)
-        kept = [torch.from_numpy(span.alive) for span in current.spans]
+        kept = [torch.from_numpy(span.kept) for span in current.spans]
         places, renumber = [span.place for span in current.spans], self._plan is None or not self._plan.keeps_positions
-        survivors = survivors_of(places, kept, current.live, hidden.device, renumber)
+        kept_rows = kept_rows_of(places, kept, current.live, hidden.device, renumber)
         if lost or not current.stages:
             assert current.aim is not None
             times = current.aim.repeats(len(hidden))
-            self._draft = draft(self._setting, current, survivors, times, self.layers[step])
+            self._draft = draft(self._setting, current, kept_rows, times, self.layers[step])
             self.drafted = current.aim
         if not lost:
             return None
-        here = survivors.places(current.stages[-1].survivors if current.stages else None)
-        current.stages.append(Stage(self.layers[step], survivors, survivors.renumbered(current.origin)))
+        here = kept_rows.places(current.stages[-1].kept_rows if current.stages else None)
+        current.stages.append(Stage(self.layers[step], kept_rows, kept_rows.renumbered(current.origin)))
         if kwargs.get("past_key_values") is not None:
-            self._cut_of[kwargs["past_key_values"]] = [(stage.after, stage.survivors) for stage in current.stages]
+            self._cut_of[kwargs["past_key_values"]] = [(stage.after, stage.kept_rows) for stage in current.stages]
         return hidden.gather(1, here[..., None].expand(-1, -1, hidden.shape[-1]))
 
     def _choose(self, step: int, current: Pass, hidden: Tensor, kwargs: Mapping[str, Any]) -> bool:
@@ -351,17 +351,17 @@ class LanguageRecording:
         if self.cut is None:
             return False
         budgets = [step_tokens(span.length, self.cut.tokens, step, len(self.layers)) for span in current.spans]
-        losing = [(span, left) for span, left in zip(current.spans, budgets, strict=True) if len(span.alive) > left]
+        losing = [(span, left) for span, left in zip(current.spans, budgets, strict=True) if len(span.kept) > left]
         if losing and self._plan is not None and self._plan.looks_ahead:
             self._run_ahead(current, self.layers[step] + 1, hidden, kwargs)
         if losing and "visual_states" in self._needs:
             self._take_states(current, self.decoder.final_norm(hidden))
         for span, left in losing:
             ranking = self._rank(span, step)
-            span.rank[span.alive] = ranking
+            span.rank[span.kept] = ranking
             stays = highest(ranking, left)
-            span.died[np.delete(span.alive, stays)] = self.layers[step]
-            span.alive = span.alive[stays]
+            span.pruned_at[np.delete(span.kept, stays)] = self.layers[step]
+            span.kept = span.kept[stays]
         return bool(losing)
 
     def _rank(self, span: Span, step: int) -> np.ndarray:
@@ -371,7 +371,7 @@ class LanguageRecording:
             assert span.criteria is not None
             ranking = span.criteria.score[0].cpu().double().numpy()
         else:
-            ranking = self._plan.rank(DecoderEvidence(len(span.alive), **span.evidence), self.cut)
+            ranking = self._plan.rank(DecoderEvidence(len(span.kept), **span.evidence), self.cut)
         if not np.isfinite(ranking).all():
             raise FlowCutError(
                 f"The scores of decoder layer {self.layers[step]} are not numbers: check what the model is given, or "
@@ -405,7 +405,7 @@ class LanguageRecording:
                 return None
             hidden = args[0] if args else kwargs["hidden_states"]
             if stage.positions is None:  # decoding: whatever position comes, less what went before it
-                stage.positions = kwargs["position_ids"] - stage.survivors.moved[:, None]
+                stage.positions = kwargs["position_ids"] - stage.kept_rows.moved[:, None]
             if stage.rotary is None:
                 stage.rotary = self.decoder.rotary(hidden, stage.positions)
             mask = self._mask(current.mask, stage, index, hidden, kwargs.get("past_key_values"))
@@ -417,11 +417,11 @@ class LanguageRecording:
         return prepare
 
     def _mask(self, padding: Tensor | None, stage: Stage, index: int, hidden: Tensor, cache: Any) -> Any:
-        survivors, slides = stage.survivors, self.decoder.slides(index)
+        kept_rows, slides = stage.kept_rows, self.decoder.slides(index)
         if slides not in stage.masks:
             cached = 0 if cache is None else cache.get_seq_length(index)
-            grown = cached + hidden.shape[1] - survivors.rows.shape[1]  # tokens since the prompt
-            live = survivors.mask(padding, survivors.prompt_length + grown)
+            grown = cached + hidden.shape[1] - kept_rows.rows.shape[1]  # tokens since the prompt
+            live = kept_rows.mask(padding, kept_rows.prompt_length + grown)
             stage.masks[slides] = self.decoder.mask(index, hidden, live, cache)
         return stage.masks[slides]
 

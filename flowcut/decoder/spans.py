@@ -52,7 +52,7 @@ class Aim:
         """Per prompt, one past its last instruction token; bool [B, L] in, False where a prompt is padded."""
         wanted = self.instruction_end
         if wanted is None:
-            return [int(np.flatnonzero(alive)[-1]) + 1 if alive.any() else 0 for alive in live.numpy()]
+            return [int(np.flatnonzero(kept)[-1]) + 1 if kept.any() else 0 for kept in live.numpy()]
         ends = [wanted] if isinstance(wanted, int) else wanted
         if batch % len(ends):
             raise FlowCutError(f"instruction_end has {len(ends)} entries and the batch holds {batch} prompts.")

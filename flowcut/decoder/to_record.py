@@ -14,7 +14,7 @@ from flowcut.criteria import DecoderPlan
 from flowcut.criteria.decoder import step_tokens
 from flowcut.criteria.flowcut import Criteria
 from flowcut.cut import CutConfig
-from flowcut.decoder.kept_rows import Survivors
+from flowcut.decoder.kept_rows import KeptRows
 from flowcut.decoder.locate import LanguageDecoder
 from flowcut.decoder.passes import Pass, Span
 from flowcut.records.vision import PADDING_ID
@@ -32,7 +32,7 @@ class Setting:
     """The layers after which tokens go."""
 
 
-def draft(setting: Setting, current: Pass, survivors: Survivors, times: int, layer: int) -> dict[str, Any]:
+def draft(setting: Setting, current: Pass, kept_rows: KeptRows, times: int, layer: int) -> dict[str, Any]:
     """The record's fields after a cut, or after a layer that could have cut.
 
     Args:
@@ -45,9 +45,9 @@ def draft(setting: Setting, current: Pass, survivors: Survivors, times: int, lay
     assert current.origin is not None
     first = slice(None, None, times)
     spans = [span for span in current.spans if span.prompt % times == 0]
-    kept = [torch.from_numpy(span.alive) for span in spans]
-    rows = survivors.rows.masked_fill(~survivors.live, PADDING_ID)
-    after = survivors.renumbered(current.origin).masked_fill(~survivors.live, PADDING_ID)
+    kept = [torch.from_numpy(span.kept) for span in spans]
+    rows = kept_rows.rows.masked_fill(~kept_rows.live, PADDING_ID)
+    after = kept_rows.renumbered(current.origin).masked_fill(~kept_rows.live, PADDING_ID)
     return {
         "kept_visual_ids": stacked(kept, PADDING_ID),
         "span_prompt": np.array([span.prompt // times for span in spans], dtype=np.int64),
@@ -61,17 +61,17 @@ def draft(setting: Setting, current: Pass, survivors: Survivors, times: int, lay
         **score_fields([span.criteria for span in spans], kept),
         **_fates(spans),
         "notes": _notes(setting, current.spans),
-        "differs_from_release": _differences(setting, current, len(current.origin) // times, survivors),
+        "differs_from_release": _differences(setting, current, len(current.origin) // times, kept_rows),
     }
 
 
 def _fates(spans: list[Span]) -> dict[str, np.ndarray | None]:
     """When each visual token went, and what it was ranked by; None where none went."""
-    if all((span.died < 0).all() for span in spans):
-        return {"ranking": None, "died_at_layer": None}
+    if all((span.pruned_at < 0).all() for span in spans):
+        return {"ranking": None, "pruned_at_layer": None}
     rankings = [torch.from_numpy(span.ranking()).float() for span in spans]
-    died = [torch.from_numpy(span.died) for span in spans]
-    return {"ranking": stacked(rankings, np.nan), "died_at_layer": stacked(died, PADDING_ID)}
+    pruned_at = [torch.from_numpy(span.pruned_at) for span in spans]
+    return {"ranking": stacked(rankings, np.nan), "pruned_at_layer": stacked(pruned_at, PADDING_ID)}
 
 
 def _notes(setting: Setting, spans: list[Span]) -> tuple[str, ...]:
@@ -104,9 +104,9 @@ def _what_it_costs(visual: int, tokens: int, layers: tuple[int, ...], n_layers: 
     )
 
 
-def _differences(setting: Setting, current: Pass, prompts: int, survivors: Survivors) -> tuple[str, ...]:
+def _differences(setting: Setting, current: Pass, prompts: int, kept_rows: KeptRows) -> tuple[str, ...]:
     """Where the released code, given the same, would stop or go wrong (golden vectors, points 13 and 15)."""
-    if not bool(survivors.removed.any()):
+    if not bool(kept_rows.removed.any()):
         return ()
     if setting.plan is not None:
         return setting.plan.differs
@@ -118,7 +118,7 @@ def _differences(setting: Setting, current: Pass, prompts: int, survivors: Survi
             "The released code refuses left padding and fails on a padded batch; here padding is masked in every "
             "layer and each prompt's last real token asks."
         )
-    if survivors.filled_up:
+    if kept_rows.filled_up:
         said.append("Prompts that keep fewer tokens are filled up on the left, masked; the released code cannot.")
     owners = [span.prompt for span in current.spans]
     if len(owners) > len(set(owners)):

@@ -74,7 +74,7 @@ class Pass(ABC):
 
     def _advance(self, layer: int) -> tuple[list[int], list[Tensor | None]]:
         """Let each prune group cut: patches alive before, and positions among them that stay (None: all)."""
-        before = [prune_group.alive for prune_group in self.prune_groups]
+        before = [prune_group.n_kept for prune_group in self.prune_groups]
         with self.clock("scoring"):
             kept = [prune_group.cut_after(layer) for prune_group in self.prune_groups]
         if self.plan.flows:
@@ -84,7 +84,7 @@ class Pass(ABC):
         return before, kept
 
     def _unchanged(self, before: list[int]) -> bool:
-        return all(prune_group.alive == count for prune_group, count in zip(self.prune_groups, before, strict=True))
+        return all(prune_group.n_kept == count for prune_group, count in zip(self.prune_groups, before, strict=True))
 
 
 class BatchPass(Pass):
@@ -124,7 +124,7 @@ class BatchPass(Pass):
         """[B, L, H, d]; where prune groups differ in length each attends within itself, and padding stays zero."""
         with torch.no_grad():
             self._look(layer, query, key, value, scaling)
-        lengths = [prune_group.alive + self.cls for prune_group in self.prune_groups]
+        lengths = [prune_group.n_kept + self.cls for prune_group in self.prune_groups]
         if min(lengths) == query.shape[2]:
             return attention(query, key, value)
         output = query.new_zeros(query.shape).transpose(1, 2).contiguous()
@@ -137,7 +137,7 @@ class BatchPass(Pass):
         """Show each prune group its own part of a layer: queries, keys and values are [B, H, longest N+1, d]."""
         assert self.hidden is not None
         for prune_group in self.prune_groups:
-            live = slice(0, prune_group.alive + self.cls)
+            live = slice(0, prune_group.n_kept + self.cls)
             q, k, v = (part.detach()[prune_group.rows, :, live] for part in (query, key, value))
             view = View(layer, self.hidden[prune_group.rows, live], q, k, v, scaling)
             if not self.scouting:
@@ -146,7 +146,7 @@ class BatchPass(Pass):
                 prune_group.gather_evidence(self.with_relay(view))
         if not self.scouting:
             sizes = [
-                len(prune_group.alive_ids) * (prune_group.alive + self.cls) ** 2 for prune_group in self.prune_groups
+                len(prune_group.kept_ids) * (prune_group.n_kept + self.cls) ** 2 for prune_group in self.prune_groups
             ]
             self.attended_pairs.append(sum(sizes))
 
@@ -157,7 +157,7 @@ class BatchPass(Pass):
                 with self.clock("scoring"):
                     self._scout(hidden)
                     for prune_group in self.prune_groups:
-                        prune_group.gather_features(hidden[prune_group.rows, self.cls : self.cls + prune_group.alive])
+                        prune_group.gather_features(hidden[prune_group.rows, self.cls : self.cls + prune_group.n_kept])
             before, kept = self._advance(layer)
         if self._unchanged(before):
             return None
@@ -165,7 +165,7 @@ class BatchPass(Pass):
             self._keep_rows(hidden[prune_group.rows], count, positions, prune_group.joins)
             for prune_group, count, positions in zip(self.prune_groups, before, kept, strict=True)
         ]
-        longest = max(prune_group.alive for prune_group in self.prune_groups) + self.cls
+        longest = max(prune_group.n_kept for prune_group in self.prune_groups) + self.cls
         return torch.cat([nn.functional.pad(row, (0, 0, 0, longest - row.shape[1])) for row in rows])
 
     def _scout(self, hidden: Tensor) -> None:
@@ -181,18 +181,18 @@ class BatchPass(Pass):
         finally:
             self.scouting = False
 
-    def _keep_rows(self, hidden: Tensor, alive: int, kept: Tensor | None, joins: Tensor | None) -> Tensor:
+    def _keep_rows(self, hidden: Tensor, n_kept: int, kept: Tensor | None, joins: Tensor | None) -> Tensor:
         """CLS and the kept of one prune group's patches: [b, longest N+1, width] -> [b, N'+1, width].
 
         Patches that join a kept one leave their mean with it: it becomes its own feature plus that mean (VisionZip).
         """
         if kept is None:
-            return hidden[:, : alive + self.cls]
+            return hidden[:, : n_kept + self.cls]
         tokens = nn.functional.pad(kept.to(hidden.device) + self.cls, (self.cls, 0))  # CLS, token 0, always stays
         rows = hidden.gather(1, tokens[..., None].expand(-1, -1, hidden.shape[-1]))
         if joins is None:
             return rows
-        joined = _mean_joined(hidden[:, self.cls : self.cls + alive], joins, kept.shape[1])
+        joined = _mean_joined(hidden[:, self.cls : self.cls + n_kept], joins, kept.shape[1])
         return torch.cat([rows[:, : self.cls], rows[:, self.cls :] + joined], dim=1)
 
 
@@ -227,7 +227,7 @@ class PackedPass(Pass):
                 self.places.append(begin + order.argsort())
                 begin += rows * cols
         self.n_rows = begin
-        self.alive_rows = torch.arange(begin, device=device)
+        self.kept_rows = torch.arange(begin, device=device)
         """Which of the rows that entered the encoder are still there."""
         self.borders: Tensor | None = None
         self._seen: list[tuple[Tensor, Tensor, Tensor]] = []
@@ -235,7 +235,7 @@ class PackedPass(Pass):
     @property
     def whole(self) -> bool:
         """Whether nothing was cut so far."""
-        return len(self.alive_rows) == self.n_rows
+        return len(self.kept_rows) == self.n_rows
 
     def entering(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call | None:
         """Rotary positions and the borders of windows are those of all rows: hand on those of the rows alive."""
@@ -250,8 +250,8 @@ class PackedPass(Pass):
 
     def _gathered(self, kwargs: dict[str, Any]) -> dict[str, Any]:
         borders = kwargs["cu_seqlens"]
-        positions = tuple(part[self.alive_rows] for part in kwargs["position_embeddings"])
-        left = torch.searchsorted(self.alive_rows, borders.long()).unique_consecutive().to(borders.dtype)
+        positions = tuple(part[self.kept_rows] for part in kwargs["position_embeddings"])
+        left = torch.searchsorted(self.kept_rows, borders.long()).unique_consecutive().to(borders.dtype)
         changed = {"cu_seqlens": left, "position_embeddings": positions}
         if kwargs.get("max_seqlen") is not None:
             changed["max_seqlen"] = int(left.diff().max())
@@ -262,7 +262,7 @@ class PackedPass(Pass):
     ) -> Tensor:
         """[1, L, H, d]; off flash this is called window by window, and looked at when the last one is there."""
         self._seen.append((query, key, value))
-        if sum(part[0].shape[2] for part in self._seen) == len(self.alive_rows):
+        if sum(part[0].shape[2] for part in self._seen) == len(self.kept_rows):
             queries, keys, values = (torch.cat(parts, dim=2) for parts in zip(*self._seen, strict=True))
             with torch.no_grad():
                 self._look(layer, queries, keys, values, scaling)
@@ -273,7 +273,7 @@ class PackedPass(Pass):
         """Show each prune group its own rows of a layer: queries, keys and values are [1, H, rows, d]."""
         assert self.hidden is not None
         assert self.borders is not None
-        rows = torch.arange(len(self.alive_rows), device=self.device)
+        rows = torch.arange(len(self.kept_rows), device=self.device)
         window = torch.searchsorted(self.borders[1:].long().contiguous(), rows, right=True)
         for prune_group, places in zip(self.prune_groups, self.places, strict=True):
             q, k, v = (part.detach()[:, :, places] for part in (query, key, value))
@@ -290,7 +290,7 @@ class PackedPass(Pass):
             left = [places if chosen is None else places[chosen[0]] for places, chosen in pairs]
             rows = torch.cat(left).sort().values
             self.places = [torch.searchsorted(rows, places) for places in left]
-            self.alive_rows = self.alive_rows[rows]
+            self.kept_rows = self.kept_rows[rows]
         return hidden[rows]
 
     def on_full_grid(self, tokens: Tensor) -> Tensor | None:
@@ -302,7 +302,7 @@ class PackedPass(Pass):
         if self.whole:
             return None
         size = self.plan.patches_per_token
-        places = self.alive_rows[::size] // size
+        places = self.kept_rows[::size] // size
         return tokens.new_zeros(self.n_rows // size, tokens.shape[-1]).index_copy(0, places, tokens)
 
     def token_places(self) -> list[Tensor]:

@@ -19,7 +19,6 @@ from flowcut.criteria import highest as highest_ranked
 from flowcut.criteria.evidence import by_removal
 from flowcut.criteria.flowcut import (
     accumulate,
-    alive_after,
     asked_count,
     cls_logits,
     criteria,
@@ -28,6 +27,7 @@ from flowcut.criteria.flowcut import (
     group_mean,
     group_positions,
     highest,
+    kept_after,
     nearest_kept,
     prunes_after,
     ungroup,
@@ -117,8 +117,8 @@ class StepDraft:
     """A prune point of one prune group; numbers per picture where they differ between pictures."""
 
     layer: int
-    alive_before: int
-    alive_after: int
+    kept_before: int
+    kept_after: int
     forced: bool
     entropy_ratio: np.ndarray
     asked_per_image: np.ndarray
@@ -129,7 +129,7 @@ class LayerDraft:
     """What one prune group saw of one layer: tensors by the name of their field in LayerFlow."""
 
     layer: int
-    alive_patch_ids: Tensor
+    patch_ids: Tensor
     tensors: dict[str, Tensor] = field(default_factory=dict)
 
 
@@ -139,7 +139,7 @@ class PruneGroup:
     def __init__(self, plan: Plan, rows: slice, patch_ids: Tensor, grid_cols: int, target: int | None = None) -> None:
         self.plan = plan
         self.rows = rows
-        self.alive_ids = patch_ids
+        self.kept_ids = patch_ids
         self.grid_cols = grid_cols
         self.target = plan.cut.tokens if target is None and plan.cut is not None else target
         """Tokens to keep in each picture of the prune group; None: all."""
@@ -155,17 +155,17 @@ class PruneGroup:
         """[b, H, N, d], the patches' values in this layer, held for `observe_cut` where it may be cut after."""
         self.layers: list[LayerDraft] = []
         self.steps: list[StepDraft] = []
-        self.died_at = torch.full_like(patch_ids, -1)
+        self.pruned_at = torch.full_like(patch_ids, -1)
 
     @property
-    def alive(self) -> int:
+    def n_kept(self) -> int:
         """N, patches alive in each picture of the prune group."""
-        return int(self.alive_ids.shape[1])
+        return int(self.kept_ids.shape[1])
 
     @property
     def tokens(self) -> int:
         """Tokens of the language model that the patches alive would become; the patches themselves, if not merged."""
-        return self.alive // self.plan.patches_per_token
+        return self.n_kept // self.plan.patches_per_token
 
     @property
     def above_target(self) -> bool:
@@ -174,17 +174,17 @@ class PruneGroup:
 
     def token_ids(self) -> Tensor:
         """int64 [b, tokens], the merge groups alive by their place in reading order; patch ids, if not merged."""
-        side, first = self.plan.merge_side, self.alive_ids.gather(1, self._groups()[..., 0])
+        side, first = self.plan.merge_side, self.kept_ids.gather(1, self._groups()[..., 0])
         row, column = first // self.grid_cols // side, first % self.grid_cols // side
         return row * (self.grid_cols // side) + column
 
     def _groups(self) -> Tensor:
         """int64 [b, tokens, patches per token], which of the patches alive become one token."""
-        return group_positions(self.alive_ids, self.grid_cols, self.plan.merge_side)
+        return group_positions(self.kept_ids, self.grid_cols, self.plan.merge_side)
 
     def weigh(self, view: View) -> None:
         """Take from inside a layer what the cut needs."""
-        draft = LayerDraft(view.layer, self.alive_ids)
+        draft = LayerDraft(view.layer, self.kept_ids)
         if self._scores(view.layer):
             draft.tensors.update(self._score(view))
         if self.above_target:
@@ -232,12 +232,12 @@ class PruneGroup:
             return None
         if self.plan.recipe is None:
             return self.ranks
-        last = torch.zeros(self.died_at.shape, dtype=torch.float64)
+        last = torch.zeros(self.pruned_at.shape, dtype=torch.float64)
         for draft in self.layers:  # each layer writes over the one before: what stays is a patch's last running score
             if "cumulative" in draft.tensors:
-                last.scatter_(1, draft.alive_patch_ids.cpu(), draft.tensors["cumulative"].double().cpu())
-        died = self.died_at.cpu()
-        when = torch.where(died < 0, self.plan.n_layers, died).double()
+                last.scatter_(1, draft.patch_ids.cpu(), draft.tensors["cumulative"].double().cpu())
+        pruned_at = self.pruned_at.cpu()
+        when = torch.where(pruned_at < 0, self.plan.n_layers, pruned_at).double()
         return torch.from_numpy(by_removal(when.numpy(), last.numpy()))
 
     def cut_after(self, layer: int) -> Tensor | None:
@@ -254,12 +254,12 @@ class PruneGroup:
         if kept is None or values is None:
             return
         draft = self.layers[-1]
-        alive = draft.alive_patch_ids
+        n_kept = draft.patch_ids
         found = nearest_kept(values, kept.to(values.device))
-        gone, nearest, cosine = (part.to(alive.device) for part in found)
-        ids, cosines = torch.full_like(alive, PADDING_ID), cosine.new_full(alive.shape, torch.nan)
-        draft.tensors["twin_patch_id"] = ids.scatter(1, gone, alive.gather(1, nearest))
-        draft.tensors["twin_cosine"] = cosines.scatter(1, gone, cosine)
+        gone, nearest, cosine = (part.to(n_kept.device) for part in found)
+        ids, cosines = torch.full_like(n_kept, PADDING_ID), cosine.new_full(n_kept.shape, torch.nan)
+        draft.tensors["nearest_kept_id"] = ids.scatter(1, gone, n_kept.gather(1, nearest))
+        draft.tensors["nearest_kept_cosine"] = cosines.scatter(1, gone, cosine)
 
     @property
     def _stepwise(self) -> bool:
@@ -281,7 +281,7 @@ class PruneGroup:
         return {**shares, "score": score, "cumulative": ungroup(self.cumulative, groups)}
 
     def _flow(self, view: View) -> dict[str, Tensor]:
-        places, proxy = (self.alive_ids, self.grid_cols), self.plan.proxy
+        places, proxy = (self.kept_ids, self.grid_cols), self.plan.proxy
         statistics = stream_statistics(
             view.query, view.key, view.scaling, *places, self.plan.matrices, proxy=proxy, windows=view.windows
         )
@@ -301,15 +301,15 @@ class PruneGroup:
         assert self.plan.recipe is not None
         target, before, size = self.target, self.tokens, self.plan.patches_per_token
         remaining = self.plan.feature_layer - 1 - layer
-        ratio = asked = np.full(len(self.alive_ids), np.nan)
+        ratio = asked = np.full(len(self.kept_ids), np.nan)
         after = target
         if remaining > 0:
             if self.plan.recipe.adaptive:
                 ratio = self._entropy_ratio(layer)
                 asked = np.array([asked_count(float(e), before, target, remaining) for e in ratio])
             else:
-                asked = np.full(len(self.alive_ids), equal_count(before, target, remaining))
-            after = alive_after(float(asked.max()), before, target)
+                asked = np.full(len(self.kept_ids), equal_count(before, target, remaining))
+            after = kept_after(float(asked.max()), before, target)
         self.steps.append(StepDraft(layer, before * size, after * size, remaining == 0, ratio, asked))
         return self._keep(layer, highest(self.cumulative, after))
 
@@ -326,12 +326,12 @@ class PruneGroup:
     def _keep(self, layer: int, kept: Tensor) -> Tensor:
         """Follow a cut by score: C goes with its tokens, the draft learns cut-off and margins."""
         assert self.cumulative is not None
-        surviving = self.cumulative.gather(1, kept)
-        cutoff = surviving.amin(dim=1)
+        kept_scores = self.cumulative.gather(1, kept)
+        cutoff = kept_scores.amin(dim=1)
         margin = ungroup(self.cumulative - cutoff[:, None], self._groups())
         self.layers[-1].tensors.update(cutoff=cutoff, margin=margin)
-        self.cumulative = surviving
-        return self._bury(layer, kept)
+        self.cumulative = kept_scores
+        return self._note_pruned(layer, kept)
 
     def _cut_at_once(self, layer: int) -> Tensor:
         """A one-shot method's cut, at the feature layer."""
@@ -342,7 +342,7 @@ class PruneGroup:
         assert self.target is not None
         if size > 1 and {"keys", "features"} & set(method.needs):
             raise InvalidCut(f"{method.label} compares single patches, and squares of them are cut here.")
-        batch, before, device = len(self.alive_ids), self.tokens, self.alive_ids.device
+        batch, before, device = len(self.kept_ids), self.tokens, self.kept_ids.device
         found = {name: tensor.cpu().double().numpy() for name, tensor in self.evidence.items()}
         evidence = Evidence(batch, before, **found, grid_cols=self.grid_cols // self.plan.merge_side)
         cut = replace(cut, tokens=self.target)
@@ -353,18 +353,18 @@ class PruneGroup:
         self.ranks = ungroup(torch.from_numpy(ranking), self._groups().cpu()) if method.ranks else None
         nothing = np.full(batch, np.nan)
         self.steps.append(StepDraft(layer, before * size, self.target * size, True, nothing, nothing))
-        return self._bury(layer, kept)
+        return self._note_pruned(layer, kept)
 
     def _places(self, joined: Tensor, kept: Tensor) -> Tensor:
         """int64 [b, N], patch ids as places among the kept, [b, T] ascending; -1 stays -1."""
         return torch.searchsorted(kept, joined.clamp_min(0)).where(joined >= 0, -1)
 
-    def _bury(self, layer: int, kept_tokens: Tensor) -> Tensor:
+    def _note_pruned(self, layer: int, kept_tokens: Tensor) -> Tensor:
         """Date the dead; the kept tokens' patches by their places among the alive, in spatial order."""
-        groups, chosen = self._groups(), kept_tokens.to(self.alive_ids.device)[..., None]
+        groups, chosen = self._groups(), kept_tokens.to(self.kept_ids.device)[..., None]
         kept = groups.gather(1, chosen.expand(-1, -1, groups.shape[-1])).flatten(1).sort(dim=1).values
-        still_alive = self.alive_ids.gather(1, kept)
-        survives = torch.zeros_like(self.died_at, dtype=torch.bool).scatter_(1, still_alive, True)
-        self.died_at[~survives & (self.died_at < 0)] = layer
-        self.alive_ids = still_alive
+        left = self.kept_ids.gather(1, kept)
+        stays = torch.zeros_like(self.pruned_at, dtype=torch.bool).scatter_(1, left, True)
+        self.pruned_at[~stays & (self.pruned_at < 0)] = layer
+        self.kept_ids = left
         return kept

@@ -159,12 +159,12 @@ class Recording:
     @property
     def kept_patch_ids(self) -> Tensor:
         """int64 [B, T], patches that the last pass kept; where its pictures were cut apart, to the same number each."""
-        return torch.cat([prune_group.alive_ids for prune_group in self._last])
+        return torch.cat([prune_group.kept_ids for prune_group in self._last])
 
     @property
     def kept_by_row(self) -> list[Tensor]:
         """Per row of the last pass int64 [T], the patches that it kept."""
-        return [ids for prune_group in self._last for ids in prune_group.alive_ids]
+        return [ids for prune_group in self._last for ids in prune_group.kept_ids]
 
     @property
     def prune_groups(self) -> list[PruneGroup]:

@@ -9,7 +9,7 @@ import numpy as np
 from torch import Tensor
 
 from flowcut.encoder.prune_group import LayerDraft, PruneGroup, StepDraft
-from flowcut.records.vision import PADDING_ID, SCORE_FIELDS, TWIN_FIELDS, FlowRecord, LayerFlow, PruneStep
+from flowcut.records.vision import NEAREST_KEPT_FIELDS, PADDING_ID, SCORE_FIELDS, FlowRecord, LayerFlow, PruneStep
 
 
 def assemble(groups: Sequence[PruneGroup], facts: dict[str, Any]) -> FlowRecord:
@@ -21,9 +21,9 @@ def assemble(groups: Sequence[PruneGroup], facts: dict[str, Any]) -> FlowRecord:
     return FlowRecord(
         layers=tuple(_merge_layer(found, step_after.get(found[0].layer)) for found in drafts),
         steps=steps,
-        kept_patch_ids=_merge([_numpy(group.alive_ids) for group in groups]),
-        died_at_layer=_merge([_numpy(group.died_at) for group in groups]),
-        n_patches=max(int(group.died_at.shape[1]) for group in groups),
+        kept_patch_ids=_merge([_numpy(group.kept_ids) for group in groups]),
+        pruned_at_layer=_merge([_numpy(group.pruned_at) for group in groups]),
+        n_patches=max(int(group.pruned_at.shape[1]) for group in groups),
         n_layers=plan.n_layers,
         n_heads=plan.n_heads,
         feature_layer=plan.feature_layer,
@@ -41,13 +41,13 @@ def _layers_of(step_lists: Any) -> list[int]:
 def _merge_layer(drafts: Sequence[LayerDraft], step: PruneStep | None) -> LayerFlow:
     """Prune groups that were not scored or cut here, being at their target, are NaN (-2) in a layer where another
     was."""
-    not_all = (*SCORE_FIELDS, *TWIN_FIELDS)
+    not_all = (*SCORE_FIELDS, *NEAREST_KEPT_FIELDS)
     some = [name for name in not_all if any(name in draft.tensors for draft in drafts)]
     names = [name for name in drafts[0].tensors if name not in not_all]
     arrays = {name: _merge([_field(draft, name) for draft in drafts]) for name in [*names, *some]}
     return LayerFlow(
         layer=drafts[0].layer,
-        alive_patch_ids=_merge([_numpy(draft.alive_patch_ids) for draft in drafts]),
+        patch_ids=_merge([_numpy(draft.patch_ids) for draft in drafts]),
         scored="cumulative" in arrays,
         step=step,
         **arrays,
@@ -57,8 +57,8 @@ def _merge_layer(drafts: Sequence[LayerDraft], step: PruneStep | None) -> LayerF
 def _field(draft: LayerDraft, name: str) -> np.ndarray:
     if name in draft.tensors:
         return _numpy(draft.tensors[name])
-    shape = draft.alive_patch_ids.shape[:1] if name == "cutoff" else draft.alive_patch_ids.shape
-    if name == "twin_patch_id":
+    shape = draft.patch_ids.shape[:1] if name == "cutoff" else draft.patch_ids.shape
+    if name == "nearest_kept_id":
         return np.full(shape, PADDING_ID, dtype=np.int64)
     return np.full(shape, np.nan, dtype=np.float32)
 
@@ -66,21 +66,21 @@ def _field(draft: LayerDraft, name: str) -> np.ndarray:
 def _merge_steps(groups: Sequence[PruneGroup], layer: int) -> PruneStep:
     """A prune group that had reached its target keeps what it has at this step, and asked for nothing (NaN)."""
     found = [_step_at(group, layer) for group in groups]
-    sizes = [len(group.alive_ids) for group in groups]
+    sizes = [len(group.kept_ids) for group in groups]
     asked = np.concatenate([step.asked_per_image for step in found])
     forced = any(step.forced for step in found)
-    before = np.repeat([step.alive_before for step in found], sizes).astype(np.int64)
-    after = np.repeat([step.alive_after for step in found], sizes).astype(np.int64)
+    before = np.repeat([step.kept_before for step in found], sizes).astype(np.int64)
+    after = np.repeat([step.kept_after for step in found], sizes).astype(np.int64)
     return PruneStep(
         layer=layer,
-        alive_before=int(before.max()),
-        alive_after=int(after.max()),
+        kept_before=int(before.max()),
+        kept_after=int(after.max()),
         asked=None if forced else round(float(np.nanmax(asked))),
         forced=forced,
         entropy_ratio=np.concatenate([step.entropy_ratio for step in found]),
         asked_per_image=asked,
-        alive_before_per_image=before,
-        alive_after_per_image=after,
+        kept_before_per_image=before,
+        kept_after_per_image=after,
     )
 
 
@@ -88,9 +88,9 @@ def _step_at(group: PruneGroup, layer: int) -> StepDraft:
     for step in group.steps:
         if step.layer == layer:
             return step
-    nothing = np.full(len(group.alive_ids), np.nan)
+    nothing = np.full(len(group.kept_ids), np.nan)
     # Only a prune group at its target has no step where another has one; what is alive now was alive then.
-    return StepDraft(layer, group.alive, group.alive, False, nothing, nothing)
+    return StepDraft(layer, group.n_kept, group.n_kept, False, nothing, nothing)
 
 
 def _merge(arrays: Sequence[np.ndarray]) -> np.ndarray:

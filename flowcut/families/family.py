@@ -154,7 +154,7 @@ class Family(Protocol):
     def positions(self, model: PreTrainedModel, inputs: Mapping[str, Any]) -> Tensor | None:
         """int64 [axes, batch, length], positions of an uncut prompt in space and time; None: tokens count themselves.
 
-        Survivors keep theirs; the place among the tokens left goes on top of them, as generation expects it.
+        KeptRows keep theirs; the place among the tokens left goes on top of them, as generation expects it.
         """
         ...
 

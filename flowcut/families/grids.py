@@ -1,4 +1,4 @@
-"""Survivors back on whole grids, where stock code lays out or pools patches by their place."""
+"""KeptRows back on whole grids, where stock code lays out or pools patches by their place."""
 
 from __future__ import annotations
 
@@ -50,8 +50,8 @@ def token_patches(prune_groups: Sequence[PruneGroup]) -> list[Tensor]:
     """Per row of the record int64 [tokens, patches per token, 2]: the row, and the patches of each token kept."""
     found: list[Tensor] = []
     for prune_group in prune_groups:
-        groups = group_positions(prune_group.alive_ids, prune_group.grid_cols, prune_group.plan.merge_side)
-        for ids, own in zip(prune_group.alive_ids, groups, strict=True):
+        groups = group_positions(prune_group.kept_ids, prune_group.grid_cols, prune_group.plan.merge_side)
+        for ids, own in zip(prune_group.kept_ids, groups, strict=True):
             patches = ids[own]
             found.append(torch.stack([torch.full_like(patches, len(found)), patches], dim=-1))
     return found

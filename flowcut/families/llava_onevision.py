@@ -29,7 +29,7 @@ from flowcut.families.family import SEPARATOR, EncodedMedium, MediaKind
 from flowcut.families.frames import VIDEOS, frames_of
 from flowcut.families.grids import output_on_whole_grids
 from flowcut.families.llava import Llava
-from flowcut.families.pooled import ALIVE, NEWLINE, best_tokens, mean_of_the_living, parts_of_tokens, survivors
+from flowcut.families.pooled import KEPT, NEWLINE, best_tokens, kept_rows, mean_of_kept, parts_of_tokens
 from flowcut.records.vision import Geometry
 
 
@@ -102,19 +102,19 @@ class LlavaOnevision(Llava):
             return self._encode_videos(model, recording, given[VIDEOS.inputs[0]], cut)
         sizes, tiles, n_patches = given["image_sizes"], self._tiles(model, given), self._tile_patches(model)
         whole = self._whole_layout(model, sizes, tiles)
-        counts = [int((layout[:, ALIVE] != NEWLINE).sum()) for layout in whole]
+        counts = [int((layout[:, KEPT] != NEWLINE).sum()) for layout in whole]
         shares = [_tile_share(count if cut is None else cut.tokens, count, n_patches) for count in counts]
         with recording.budgets([share for share, count in zip(shares, tiles, strict=True) for _ in range(count)]):
             laid_out = self._laid_out(model, recording, given)
-        alive, score = survivors(recording.prune_groups, n_patches)
-        layouts = self._layout(model, sizes, tiles, alive, alive if score is None else score)
+        kept, score = kept_rows(recording.prune_groups, n_patches)
+        layouts = self._layout(model, sizes, tiles, kept, kept if score is None else score)
         encoded, first = [], 0
         for place, (found, layout, count) in enumerate(zip(laid_out, layouts, counts, strict=True)):
             chosen = torch.arange(len(layout))
             if cut is not None and cut.tokens < count:
                 chosen = best_tokens(layout, cut.tokens, score is not None).nonzero()[:, 0]
-            mended, layout = mean_of_the_living(found, layout)[chosen.to(found.device)], layout[chosen]
-            made_of = parts_of_tokens(layout, alive, first, self._side(model), self._crop_columns(model, sizes[place]))
+            mended, layout = mean_of_kept(found, layout)[chosen.to(found.device)], layout[chosen]
+            made_of = parts_of_tokens(layout, kept, first, self._side(model), self._crop_columns(model, sizes[place]))
             encoded.append(EncodedMedium(mended, chosen, *made_of))
             first += tiles[place]
         return encoded
@@ -130,30 +130,30 @@ class LlavaOnevision(Llava):
         in_tower = [_tile_share(share, per_frame, n_patches) for share in shares] * videos
         with recording.budgets(in_tower), output_on_whole_grids(self.projector(model), recording, n_patches):
             pooled = parts.model.get_video_features(pixel_values_videos=pixels, return_dict=True).pooler_output
-        alive, score = survivors(recording.prune_groups, n_patches)
-        layouts = self._frame_layouts(model, alive, alive if score is None else score)
+        kept, score = kept_rows(recording.prune_groups, n_patches)
+        layouts = self._frame_layouts(model, kept, kept if score is None else score)
         encoded = []
         for video, tokens in enumerate(pooled):
             rows = range(video * frames, (video + 1) * frames)
             chosen = [
-                best_tokens(layouts[row], share, score is not None) if share < per_frame else layouts[row, :, ALIVE] > 0
+                best_tokens(layouts[row], share, score is not None) if share < per_frame else layouts[row, :, KEPT] > 0
                 for row, share in zip(rows, shares, strict=True)
             ]
-            encoded.append(self._video(tokens, layouts[rows.start : rows.stop], alive, rows, chosen, newline=whole))
+            encoded.append(self._video(tokens, layouts[rows.start : rows.stop], kept, rows, chosen, newline=whole))
         return encoded
 
     def _video(
-        self, tokens: Tensor, layouts: Tensor, alive: Tensor, rows: range, chosen: list[Tensor], newline: bool
+        self, tokens: Tensor, layouts: Tensor, kept: Tensor, rows: range, chosen: list[Tensor], newline: bool
     ) -> EncodedMedium:
         """One video from its pooled tokens [frames * tokens of a frame + 1, width], the newline last."""
-        side = math.isqrt(alive.shape[1])
+        side = math.isqrt(kept.shape[1])
         made_of = [
-            parts_of_tokens(layout[keep], alive, row, side, 1)
+            parts_of_tokens(layout[keep], kept, row, side, 1)
             for layout, keep, row in zip(layouts, chosen, rows, strict=True)
         ]
         patches, shares = (torch.cat(part) for part in zip(*made_of, strict=True))
         places = torch.cat(chosen).nonzero()[:, 0]
-        features = mean_of_the_living(tokens[:-1], layouts.flatten(0, 1))[places.to(tokens.device)]
+        features = mean_of_kept(tokens[:-1], layouts.flatten(0, 1))[places.to(tokens.device)]
         if newline:
             places = torch.cat([places, torch.tensor([len(tokens) - 1])])
             features = torch.cat([features, tokens[-1:]])
@@ -184,9 +184,9 @@ class LlavaOnevision(Llava):
         return self._layout(model, sizes, tiles, everything, everything)
 
     def _layout(
-        self, model: PreTrainedModel, sizes: Tensor, tiles: list[int], alive: Tensor, score: Tensor
+        self, model: PreTrainedModel, sizes: Tensor, tiles: list[int], kept: Tensor, score: Tensor
     ) -> list[Tensor]:
-        """Per picture float32 [n, 5], the numbers of `ALIVE` ... `BASE` as the stock code packs and pools them.
+        """Per picture float32 [n, 5], the numbers of `KEPT` ... `BASE` as the stock code packs and pools them.
 
         Args:
             alive, score: float32 [tiles of all pictures, patches of a tile]; a dead patch's score does not count.
@@ -200,7 +200,7 @@ class LlavaOnevision(Llava):
             row = torch.where(base, row, row + (tile - 1) // across * side)
             column = torch.where(base, column, column + (tile - 1) % across * side)
             here = slice(first, first + count)
-            columns = [alive[here], alive[here] * score[here], *(part.flatten(1) for part in (row, column, base))]
+            columns = [kept[here], kept[here] * score[here], *(part.flatten(1) for part in (row, column, base))]
             numbers.append(torch.stack([part.float() for part in columns], dim=-1))
             first += count
         pack: Any = model.model.pack_image_features
@@ -209,13 +209,13 @@ class LlavaOnevision(Llava):
         packed: list[Tensor] = pack(numbers, sizes.cpu(), image_newline=newline, vision_aspect_ratio=ratio)[0]
         return packed
 
-    def _frame_layouts(self, model: PreTrainedModel, alive: Tensor, score: Tensor) -> Tensor:
-        """float32 [frames, tokens of a frame, 5], the numbers of `ALIVE` ... `BASE` as the stock code pools them."""
+    def _frame_layouts(self, model: PreTrainedModel, kept: Tensor, score: Tensor) -> Tensor:
+        """float32 [frames, tokens of a frame, 5], the numbers of `KEPT` ... `BASE` as the stock code pools them."""
         side = self._side(model)
         row, column = torch.meshgrid(torch.arange(side), torch.arange(side), indexing="ij")
-        places = [part.flatten().float().expand_as(alive) for part in (row, column, torch.ones_like(row))]
+        places = [part.flatten().float().expand_as(kept) for part in (row, column, torch.ones_like(row))]
         pool: Any = cast(Any, model).model.apply_pooling
-        pooled: Tensor = pool(torch.stack([alive, alive * score, *places], dim=-1))
+        pooled: Tensor = pool(torch.stack([kept, kept * score, *places], dim=-1))
         return pooled
 
     def _frame_tokens(self, model: PreTrainedModel) -> int:

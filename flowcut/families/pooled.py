@@ -11,35 +11,35 @@ from torch import Tensor
 
 from flowcut.encoder.prune_group import PruneGroup
 
-ALIVE, SCORE, ROW, COLUMN, BASE = range(5)
+KEPT, SCORE, ROW, COLUMN, BASE = range(5)
 """The numbers laid out beside the features: alive (1 or 0), score, place on the grid of all crops, of the base tile."""
 NEWLINE = -1.0
 NEGLIGIBLE = 1e-4
 """A patch with no more than this weight in a pooled token is no part of it."""
 
 
-def survivors(prune_groups: list[PruneGroup], n_patches: int) -> tuple[Tensor, Tensor | None]:
+def kept_rows(prune_groups: list[PruneGroup], n_patches: int) -> tuple[Tensor, Tensor | None]:
     """float32 [tiles, patches]: 1 where alive, and the tower's last score; None where the method has none."""
-    alive, score = (torch.zeros(len(prune_groups), n_patches) for _ in range(2))
+    kept, score = (torch.zeros(len(prune_groups), n_patches) for _ in range(2))
     scored = True
     for row, prune_group in enumerate(prune_groups):
-        ids = prune_group.alive_ids[0].cpu()
-        alive[row, ids] = 1.0
+        ids = prune_group.kept_ids[0].cpu()
+        kept[row, ids] = 1.0
         if prune_group.cumulative is not None:
             score[row, ids] = prune_group.cumulative[0].float().cpu()
         elif prune_group.evidence and prune_group.ranks is not None:
             score[row, ids] = prune_group.ranks[0].float()[ids]
         else:
             scored = scored and not prune_group.steps  # a tile that was left whole needs no score
-    return alive, score if scored else None
+    return kept, score if scored else None
 
 
 def best_tokens(layout: Tensor, tokens: int, scored: bool) -> Tensor:
     """bool [n]: a picture's best live tokens, or evenly strided ones; a newline stays after a single tile only."""
-    newline = layout[:, ALIVE] == NEWLINE
-    places = (layout[:, ALIVE] > NEGLIGIBLE).nonzero()[:, 0]
+    newline = layout[:, KEPT] == NEWLINE
+    places = (layout[:, KEPT] > NEGLIGIBLE).nonzero()[:, 0]
     if scored:
-        value = layout[places, SCORE] / layout[places, ALIVE]
+        value = layout[places, SCORE] / layout[places, KEPT]
         places = places[value.argsort(descending=True, stable=True)[:tokens]]
     elif len(places) > tokens:
         places = places[torch.arange(tokens) * len(places) // tokens]
@@ -49,14 +49,14 @@ def best_tokens(layout: Tensor, tokens: int, scored: bool) -> Tensor:
     return chosen
 
 
-def mean_of_the_living(features: Tensor, layout: Tensor) -> Tensor:
+def mean_of_kept(features: Tensor, layout: Tensor) -> Tensor:
     """Pooled tokens as the mean of their live patches: the dead ones had been put in as zeros."""
-    alive = layout[:, ALIVE].to(features.device)
-    mixed = (alive > NEGLIGIBLE) & (alive < 1 - NEGLIGIBLE)
-    return torch.where(mixed[:, None], features / alive.clamp_min(NEGLIGIBLE)[:, None].to(features.dtype), features)
+    kept = layout[:, KEPT].to(features.device)
+    mixed = (kept > NEGLIGIBLE) & (kept < 1 - NEGLIGIBLE)
+    return torch.where(mixed[:, None], features / kept.clamp_min(NEGLIGIBLE)[:, None].to(features.dtype), features)
 
 
-def parts_of_tokens(layout: Tensor, alive: Tensor, first_row: int, side: int, across: int) -> tuple[Tensor, Tensor]:
+def parts_of_tokens(layout: Tensor, kept: Tensor, first_row: int, side: int, across: int) -> tuple[Tensor, Tensor]:
     """int64 [n, 4, 2] and float32 [n, 4]: where a token was sampled says which patches it mixes, and by how much."""
     row, column = layout[:, ROW], layout[:, COLUMN]
     patches, weights = [], []
@@ -67,8 +67,8 @@ def parts_of_tokens(layout: Tensor, alive: Tensor, first_row: int, side: int, ac
         base = layout[:, BASE] == 1
         tile = torch.where(base, first_row, first_row + 1 + y // side * across + x // side)
         patch = y % side * side + x % side
-        real = (layout[:, ALIVE] != NEWLINE) & (weight > NEGLIGIBLE)
-        seen = alive[tile.clamp(0, len(alive) - 1), patch] > 0
+        real = (layout[:, KEPT] != NEWLINE) & (weight > NEGLIGIBLE)
+        seen = kept[tile.clamp(0, len(kept) - 1), patch] > 0
         weights.append(torch.where(real & seen, weight, 0.0))
         patches.append(torch.stack([tile, patch], dim=-1).masked_fill(~(real & seen)[:, None], -1))
     share, order = torch.stack(weights, dim=1).sort(dim=1, descending=True, stable=True)

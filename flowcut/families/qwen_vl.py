@@ -1,7 +1,7 @@
 """Qwen2-VL and Qwen2.5-VL: pictures of any shape in one sequence of patches, merged by squares into tokens.
 
 The encoder has no CLS token: a proxy stands in. Squares of 2 x 2 patches (merge groups) are kept or cut whole, and a
-budget counts squares, which is what the language model reads. Survivors keep the positions (time, row, column) that
+budget counts squares, which is what the language model reads. KeptRows keep the positions (time, row, column) that
 they have in the whole picture.
 """
 

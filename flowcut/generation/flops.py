@@ -62,17 +62,17 @@ def linear_flops(module: nn.Module) -> float:
 def tokens_by_layer(record: FlowRecord) -> list[int]:
     """Tokens, CLS included where there is one, that entered each vision layer, over all rows of the record."""
     cls = record.batch if record.relay == "cls" else 0
-    after = {step.layer: int(step.alive_after_per_image.sum()) for step in record.steps}
-    alive, counts = _patches(record), []
+    after = {step.layer: int(step.kept_after_per_image.sum()) for step in record.steps}
+    n_kept, counts = _patches(record), []
     for layer in range(record.n_layers):
-        counts.append(alive + cls)
-        alive = after.get(layer, alive)
+        counts.append(n_kept + cls)
+        n_kept = after.get(layer, n_kept)
     return counts
 
 
 def _patches(record: FlowRecord) -> int:
     """Patches that entered the encoder, over all rows."""
-    return int((record.died_at_layer != PADDING_ID).sum())
+    return int((record.pruned_at_layer != PADDING_ID).sum())
 
 
 def _encoder_width(vision_config: Any) -> int:

@@ -194,14 +194,14 @@ class Session:
     def ranking(self) -> np.ndarray | None:
         """float32 [N], as `Run.ranking` says, of what was prepared last."""
         if self._projected_ranking is not None:
-            n_patches = self.recording.prune_groups[0].died_at.shape[1]  # those of the first row come first
+            n_patches = self.recording.prune_groups[0].pruned_at.shape[1]  # those of the first row come first
             return self._projected_ranking[:n_patches].astype(np.float32)
         ranking = self.recording.prune_groups[0].ranking
         in_encoder = None if ranking is None else ranking[0].cpu().numpy()
         told = self._told()
         if told is None or told.ranking is None or told.sources is None:
             return ranking_of_first_row(in_encoder, None, np.empty((0, 2)), 0)
-        n_tokens, n_patches = told.spans[0, 1], self.recording.prune_groups[0].died_at.shape[1]
+        n_tokens, n_patches = told.spans[0, 1], self.recording.prune_groups[0].pruned_at.shape[1]
         return ranking_of_first_row(in_encoder, told.ranking[0, :n_tokens], told.sources[0, :n_tokens], n_patches)
 
     def describe(self, **facts: Any) -> None:

@@ -62,7 +62,7 @@ class LanguageRecord:
     """float32 [S, N], what the method ranked the visual tokens by, the highest kept longest; NaN for a span that lost
     none. Where tokens went after several layers: places in the order of removal, by score among those that went
     together."""
-    died_at_layer: np.ndarray | None = None
+    pruned_at_layer: np.ndarray | None = None
     """int64 [S, N], the decoder layer after which each visual token went; -1: it stayed."""
     sources: np.ndarray | None = None
     """int64 [S, N, 2], row of the vision record (tile or frame) and patch that each visual token comes from; (-1, -1)

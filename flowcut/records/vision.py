@@ -38,9 +38,9 @@ class PruneStep:
 
     layer: int
     """Vision layer (from 0) after which patches went."""
-    alive_before: int
+    kept_before: int
     """Patches alive before, CLS not counted; where images are cut apart: the most of any image."""
-    alive_after: int
+    kept_after: int
     """Patches alive after; where images are cut apart: the most of any image."""
     asked: int | None
     """Patches (or groups of `patches_per_token`) that entropy asked to remove, rounded; the largest of the batch, as
@@ -51,9 +51,9 @@ class PruneStep:
     """float64 [B], E = H(relation shares) / ln N in [0, 1]; NaN where forced."""
     asked_per_image: np.ndarray
     """float64 [B], each image's own count before rounding; NaN where forced."""
-    alive_before_per_image: np.ndarray
+    kept_before_per_image: np.ndarray
     """int64 [B]."""
-    alive_after_per_image: np.ndarray
+    kept_after_per_image: np.ndarray
     """int64 [B]."""
 
 
@@ -63,7 +63,7 @@ class LayerFlow:
 
     layer: int
     """Vision layer, from 0."""
-    alive_patch_ids: np.ndarray
+    patch_ids: np.ndarray
     """int64 [B, N], the patches alive at the layer's input."""
     cls_row: np.ndarray
     """float32 [B, H, N+1], attention that CLS pays to each token: what the relay gathers. Sums to 1."""
@@ -108,11 +108,11 @@ class LayerFlow:
     """float32 [B, N], C - cutoff: negative for what went, by how much it lost."""
     step: PruneStep | None = None
     """The prune point after this layer, where there is one."""
-    twin_patch_id: np.ndarray | None = None
+    nearest_kept_id: np.ndarray | None = None
     """int64 [B, N], for each patch that went after this layer the keep-alive twin: of the patches that stayed, the one
     whose value vector in this layer (all heads joined) has the highest cosine with its own; -2 for patches that stayed.
     None where the layer is no prune point, and in records made before twins were kept."""
-    twin_cosine: np.ndarray | None = None
+    nearest_kept_cosine: np.ndarray | None = None
     """float32 [B, N], that cosine; NaN for patches that stayed."""
     head_mean: np.ndarray | None = None
     """float16 [B, N+1, N+1], head-mean attention of each query (second axis) to each token; only on request."""
@@ -187,7 +187,7 @@ class FlowRecord:
     """Every prune point reached, in order."""
     kept_patch_ids: np.ndarray
     """int64 [B, T * patches_per_token], patches that left the encoder, in spatial order."""
-    died_at_layer: np.ndarray
+    pruned_at_layer: np.ndarray
     """int64 [B, N0], the layer after which each patch of the grid went; -1: kept."""
     n_patches: int
     """N0, patches that entered the encoder; of pictures of unequal size, those of the largest."""
@@ -242,18 +242,18 @@ class FlowRecord:
         rows = slice(batch_index, batch_index + 1)
         # A picture that had reached its target before its neighbours met no more prune points.
         target = int((self.kept_patch_ids[batch_index] != PADDING_ID).sum())
-        steps = tuple(_step_of_image(s, rows) for s in self.steps if s.alive_before_per_image[batch_index] > target)
+        steps = tuple(_step_of_image(s, rows) for s in self.steps if s.kept_before_per_image[batch_index] > target)
         reached = {step.layer: step for step in steps}
         layers = tuple(_layer_of_image(layer, rows, reached.get(layer.layer)) for layer in self.layers)
-        kept, died = self.kept_patch_ids[rows, :target], self.died_at_layer[rows]
-        died = died[:, died[0] != PADDING_ID]
+        kept, pruned_at = self.kept_patch_ids[rows, :target], self.pruned_at_layer[rows]
+        pruned_at = pruned_at[:, pruned_at[0] != PADDING_ID]
         return replace(
             self,
             layers=layers,
             steps=steps,
             kept_patch_ids=kept,
-            died_at_layer=died,
-            n_patches=died.shape[1],
+            pruned_at_layer=pruned_at,
+            n_patches=pruned_at.shape[1],
             geometries=self.geometries[rows],
         )
 
@@ -272,21 +272,21 @@ class FlowRecord:
 
 
 def _layer_of_image(layer: LayerFlow, rows: slice, step: PruneStep | None) -> LayerFlow:
-    alive = int((layer.alive_patch_ids[rows] != PADDING_ID).sum())
+    n_kept = int((layer.patch_ids[rows] != PADDING_ID).sum())
     changed: dict[str, Any] = {}
     for name in _array_fields(layer):
         array = getattr(layer, name)[rows]
         if name in PER_PATCH:
-            array = array[:, :alive]
+            array = array[:, :n_kept]
         elif name in PER_TOKEN:
-            array = array[:, : alive + 1]
+            array = array[:, : n_kept + 1]
         elif name in PER_HEAD_TOKEN:
-            array = array[:, :, : alive + 1]
+            array = array[:, :, : n_kept + 1]
         elif name == "head_mean":
-            array = array[:, : alive + 1, : alive + 1]
+            array = array[:, : n_kept + 1, : n_kept + 1]
         changed[name] = array
     if step is None:  # another picture's prune point
-        changed.update(dict.fromkeys(TWIN_FIELDS))
+        changed.update(dict.fromkeys(NEAREST_KEPT_FIELDS))
     # A picture that had reached its target was carried along, not scored.
     scored = layer.scored and not bool(np.isnan(changed["cumulative"]).all())
     if layer.scored and not scored:
@@ -296,22 +296,22 @@ def _layer_of_image(layer: LayerFlow, rows: slice, step: PruneStep | None) -> La
 
 def _step_of_image(step: PruneStep, rows: slice) -> PruneStep:
     asked_raw = step.asked_per_image[rows]
-    coupled = len(np.unique(step.alive_after_per_image)) == 1
+    coupled = len(np.unique(step.kept_after_per_image)) == 1
     own_asked = None if step.forced or np.isnan(asked_raw[0]) else round(float(asked_raw[0]))
     return replace(
         step,
-        alive_before=int(step.alive_before_per_image[rows][0]),
-        alive_after=int(step.alive_after_per_image[rows][0]),
+        kept_before=int(step.kept_before_per_image[rows][0]),
+        kept_after=int(step.kept_after_per_image[rows][0]),
         asked=step.asked if coupled else own_asked,
         entropy_ratio=step.entropy_ratio[rows],
         asked_per_image=asked_raw,
-        alive_before_per_image=step.alive_before_per_image[rows],
-        alive_after_per_image=step.alive_after_per_image[rows],
+        kept_before_per_image=step.kept_before_per_image[rows],
+        kept_after_per_image=step.kept_after_per_image[rows],
     )
 
 
 PER_PATCH = {
-    "alive_patch_ids", "relation", "semantic", "score", "cumulative", "margin", "twin_patch_id", "twin_cosine",
+    "patch_ids", "relation", "semantic", "score", "cumulative", "margin", "nearest_kept_id", "nearest_kept_cosine",
 }  # fmt: skip
 PER_TOKEN = {
     "received_mass", "value_norm", "similarity", "hidden_norm", "top_source_ids", "top_source_weights",
@@ -319,7 +319,7 @@ PER_TOKEN = {
 }  # fmt: skip
 PER_HEAD_TOKEN = {"cls_row", "cls_column", "received_by_head"}
 SCORE_FIELDS = ("relation", "semantic", "score", "cumulative", "cutoff", "margin")
-TWIN_FIELDS = ("twin_patch_id", "twin_cosine")
+NEAREST_KEPT_FIELDS = ("nearest_kept_id", "nearest_kept_cosine")
 
 
 def _array_fields(item: Any) -> list[str]:
@@ -327,7 +327,7 @@ def _array_fields(item: Any) -> list[str]:
 
 
 def _arrays(record: FlowRecord) -> dict[str, np.ndarray]:
-    arrays = {"kept_patch_ids": record.kept_patch_ids, "died_at_layer": record.died_at_layer}
+    arrays = {"kept_patch_ids": record.kept_patch_ids, "pruned_at_layer": record.pruned_at_layer}
     for layer in record.layers:
         for name in _array_fields(layer):
             arrays[LAYER_KEY.format(layer=layer.layer, field=name)] = getattr(layer, name)
@@ -352,7 +352,7 @@ def _facts(record: FlowRecord) -> dict[str, Any]:
 
 def _step_facts(step: PruneStep) -> dict[str, Any]:
     arrays = {name: json_numbers(getattr(step, name)) for name in _array_fields(step)}
-    plain = ("layer", "alive_before", "alive_after", "asked", "forced")
+    plain = ("layer", "kept_before", "kept_after", "asked", "forced")
     return {**{name: getattr(step, name) for name in plain}, **arrays}
 
 
@@ -369,7 +369,7 @@ def _from_facts(facts: dict[str, Any], tensors: dict[str, np.ndarray]) -> FlowRe
         layers=layers,
         steps=steps,
         kept_patch_ids=tensors["kept_patch_ids"],
-        died_at_layer=tensors["died_at_layer"],
+        pruned_at_layer=tensors["pruned_at_layer"],
         cut=None if cut is None else CutConfig(**cut),
         geometries=tuple(Geometry(**geometry) for geometry in geometries),
         notes=notes,
@@ -385,6 +385,6 @@ def _layer_arrays(layer: int, tensors: dict[str, np.ndarray]) -> dict[str, np.nd
 
 def _step_from_facts(facts: dict[str, Any]) -> PruneStep:
     floats = {name: np.array(facts.pop(name), dtype=np.float64) for name in ("entropy_ratio", "asked_per_image")}
-    counts = ("alive_before_per_image", "alive_after_per_image")
+    counts = ("kept_before_per_image", "kept_after_per_image")
     integers = {name: np.array(facts.pop(name), dtype=np.int64) for name in counts}
     return PruneStep(**{**facts, **floats, **integers})

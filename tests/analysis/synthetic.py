@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from flowcut.criteria.flowcut import alive_after, asked_count, prunes_after
+from flowcut.criteria.flowcut import asked_count, kept_after, prunes_after
 from flowcut.cut import CutConfig, FlowCut
 from flowcut.records.run import AnswerToken, Flops, Run, Times
 from flowcut.records.vision import FlowRecord, Geometry, LayerFlow, PruneStep
@@ -73,7 +73,7 @@ def square_geometry(width: int, height: int, grid: int = 24, patch: int = 14) ->
 def flow_record(encoder: Encoder, cut: CutConfig | None = None, geometry: Geometry | None = None) -> FlowRecord:
     """Record a pass through the made-up encoder, pruned as FlowCut does where a cut is given; B = 1."""
     ids = np.arange(encoder.n_patches)
-    died = np.full(encoder.n_patches, -1)
+    pruned_at = np.full(encoder.n_patches, -1)
     feature_layer = encoder.n_layers - 2
     layers, steps = [], []
     cumulative: np.ndarray | None = None
@@ -88,16 +88,16 @@ def flow_record(encoder: Encoder, cut: CutConfig | None = None, geometry: Geomet
             )
             if prunes_after(layer, feature_layer):
                 step = _step(layer, relation, len(ids), cut.tokens, feature_layer - 1 - layer)
-                keep = np.sort(np.argsort(-cumulative, kind="stable")[: step.alive_after])
+                keep = np.sort(np.argsort(-cumulative, kind="stable")[: step.kept_after])
                 margin = cumulative - cumulative[keep].min()
                 flow = replace(flow, step=step, **_single({"cutoff": cumulative[keep].min(), "margin": margin}))
-                flow = replace(flow, **_twins(ids, values, keep))
-                died[np.setdiff1d(ids, ids[keep])] = layer
+                flow = replace(flow, **_nearest_kept(ids, values, keep))
+                pruned_at[np.setdiff1d(ids, ids[keep])] = layer
                 ids, cumulative = ids[keep], cumulative[keep]
                 steps.append(step)
         layers.append(flow)
     return FlowRecord(
-        tuple(layers), tuple(steps), ids[None], died[None], encoder.n_patches, encoder.n_layers, encoder.n_heads,
+        tuple(layers), tuple(steps), ids[None], pruned_at[None], encoder.n_patches, encoder.n_layers, encoder.n_heads,
         feature_layer, cut, "synthetic", None, "test", "float32", "cpu",
         geometries=(geometry,) if geometry else (),
     )  # fmt: skip
@@ -147,26 +147,26 @@ def _score(attention: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.nd
     return relation * np.abs(values.mean(0)).sum(-1)[1:], relation
 
 
-def _step(layer: int, relation: np.ndarray, alive: int, target: int, remaining: int) -> PruneStep:
-    entropy = float(-(relation * np.log(relation)).sum() / np.log(alive))
+def _step(layer: int, relation: np.ndarray, n_kept: int, target: int, remaining: int) -> PruneStep:
+    entropy = float(-(relation * np.log(relation)).sum() / np.log(n_kept))
     forced = remaining == 0
-    asked = np.nan if forced else asked_count(entropy, alive, target, remaining)
-    after = target if forced else alive_after(asked, alive, target)
+    asked = np.nan if forced else asked_count(entropy, n_kept, target, remaining)
+    after = target if forced else kept_after(asked, n_kept, target)
     return PruneStep(
-        layer, alive, after, None if forced else round(asked), forced, np.array([np.nan if forced else entropy]),
-        np.array([asked]), np.array([alive]), np.array([after]),
+        layer, n_kept, after, None if forced else round(asked), forced, np.array([np.nan if forced else entropy]),
+        np.array([asked]), np.array([n_kept]), np.array([after]),
     )  # fmt: skip
 
 
-def _twins(ids: np.ndarray, values: np.ndarray, keep: np.ndarray) -> dict[str, Any]:
+def _nearest_kept(ids: np.ndarray, values: np.ndarray, keep: np.ndarray) -> dict[str, Any]:
     """Of each patch that goes, the patch that stays of the nearest value vector, heads joined: B = 1."""
     joined = values.transpose(1, 0, 2).reshape(len(ids) + 1, -1)[1:]
     unit = joined / np.linalg.norm(joined, axis=1, keepdims=True)
     cosines = unit @ unit[keep].T
     stays = np.isin(np.arange(len(ids)), keep)
     return {
-        "twin_patch_id": np.where(stays, -2, ids[keep][cosines.argmax(1)])[None],
-        "twin_cosine": np.where(stays, np.nan, cosines.max(1)).astype(np.float32)[None],
+        "nearest_kept_id": np.where(stays, -2, ids[keep][cosines.argmax(1)])[None],
+        "nearest_kept_cosine": np.where(stays, np.nan, cosines.max(1)).astype(np.float32)[None],
     }
 
 
@@ -182,7 +182,7 @@ def _layer(layer: int, ids: np.ndarray, attention: np.ndarray, values: np.ndarra
     single = np.float32
     return LayerFlow(
         layer=layer,
-        alive_patch_ids=ids[None],
+        patch_ids=ids[None],
         cls_row=attention[None, :, 0, :].astype(single),
         cls_column=attention[None, :, :, 0].astype(single),
         received_mass=mean.sum(0)[None].astype(single),

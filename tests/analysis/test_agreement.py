@@ -90,10 +90,10 @@ def test_a_pruned_runs_own_scores_are_taken_and_the_dead_left_out() -> None:
     record = synthetic.flow_record(ENCODER, FlowCut(20))
     rankings = layer_rankings(record)
     for layer, row in zip(record.layers, rankings, strict=True):
-        alive = layer.alive_patch_ids[0]
-        assert np.isnan(np.delete(row, alive)).all()
+        present = layer.patch_ids[0]
+        assert np.isnan(np.delete(row, present)).all()
         if layer.score is not None:
-            np.testing.assert_array_equal(row[alive], layer.score[0])
+            np.testing.assert_array_equal(row[present], layer.score[0])
     assert np.isnan(rankings[-1]).sum() == 64 - 20
 
 

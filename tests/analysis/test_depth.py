@@ -23,7 +23,7 @@ def chains(seed: int = 0, cut: CutConfig | None = None) -> FlowRecord:
     rng = np.random.default_rng(seed)
     layers = []
     for layer in record.layers:
-        own = np.concatenate([[-1], layer.alive_patch_ids[0]])
+        own = np.concatenate([[-1], layer.patch_ids[0]])
         sources, destinations = layer.top_source_ids.copy(), rng.choice(own, size=(1, len(own)))
         sources[0, :, 0] = np.where(rng.random(len(own)) < 0.3, own, rng.choice(own, size=len(own)))
         destinations[0, rng.random(len(own)) < 0.1] = -2
@@ -36,7 +36,7 @@ def test_flow_in_and_flow_out_are_counted(cut: CutConfig | None) -> None:
     record = chains(cut=cut)
     found = flow_shares(record)
     for index, layer in enumerate(record.layers):
-        own = layer.alive_patch_ids[0]
+        own = layer.patch_ids[0]
         for shares, partners in (
             (found.source, layer.top_source_ids[0, 1:, 0]), (found.destination, layer.top_destination_id[0, 1:]),
         ):  # fmt: skip
@@ -49,7 +49,7 @@ def test_flow_in_and_flow_out_are_counted(cut: CutConfig | None) -> None:
             )
         sources = layer.top_source_ids[0, 1:, 0]
         assert found.hubs[index] == len({int(s) for p, s in zip(own, sources, strict=True) if s >= 0 and s != p})
-        assert found.alive[index] == len(own)
+        assert found.n_patches[index] == len(own)
 
 
 @pytest.mark.parametrize(("relay", "tokens"), [("cls", 37), ("proxy", 36)])
@@ -75,22 +75,22 @@ def test_density_is_a_mean_over_patches_alive(cut: CutConfig | None) -> None:
         np.testing.assert_array_equal(found.value_norms[index], norms)
         assert found.quantiles[index, 2] == pytest.approx(np.median(norms))
         assert list(found.quantiles[index]) == sorted(found.quantiles[index])
-        assert found.alive[index] == n
+        assert found.n_patches[index] == n
 
 
 @pytest.mark.parametrize("cut", CUTS)
 def test_streamlines_follow_step_by_step(cut: CutConfig | None) -> None:
     record = chains(3, cut)
     back = streamlines(record)
-    alive = record.layers[-1].alive_patch_ids[0]
-    np.testing.assert_array_equal(back.ids[:, -1], alive)
+    n_patches = record.layers[-1].patch_ids[0]
+    np.testing.assert_array_equal(back.ids[:, -1], n_patches)
     onwards = streamlines(record, [0, 7, 35], "outflow")
     for found, order in ((back, range(4, -1, -1)), (onwards, range(5))):
         for chain in found.ids:
             for index in order:
                 layer = record.layers[index]
                 here, there = (index + 1, index) if found is back else (index, index + 1)
-                own = [-1, *layer.alive_patch_ids[0].tolist()]
+                own = [-1, *layer.patch_ids[0].tolist()]
                 partners = layer.top_source_ids[0, :, 0] if found is back else layer.top_destination_id[0]
                 expected = int(partners[own.index(chain[here])]) if chain[here] in own else -2
                 assert chain[there] == expected
@@ -101,7 +101,7 @@ def test_streamlines_follow_step_by_step(cut: CutConfig | None) -> None:
 
 def test_a_chain_begins_where_its_patch_is() -> None:
     record = chains(cut=FlowCut(9))
-    dead = int(np.flatnonzero(record.died_at_layer[0] >= 0)[0])
+    dead = int(np.flatnonzero(record.pruned_at_layer[0] >= 0)[0])
     with pytest.raises(ValueError, match=f"Patch {dead} is not alive in layer 4"):
         streamlines(record, [dead])
     assert streamlines(record, [dead], "outflow").ids[0, 0] == dead

@@ -16,7 +16,7 @@ from flowcut.records.run import Run
 from flowcut.records.vision import FlowRecord
 from flowcut_lens.analysis.graph import axis_ticks, layout, relay_graph, stage_payload
 from flowcut_lens.analysis.relay import DIRECTIONS, Flow, relay
-from flowcut_lens.analysis.trajectory import keep_alive_twins
+from flowcut_lens.analysis.trajectory import nearest_kept_patches
 from tests.analysis import synthetic
 
 
@@ -36,7 +36,7 @@ def head_mean(record: FlowRecord, layer: int, direction: str) -> dict[int, float
     """Every patch's flow, the slow way."""
     flow = record.layers[layer]
     attention = flow.cls_row if direction == "inflow" else flow.cls_column
-    ids = flow.alive_patch_ids[0]
+    ids = flow.patch_ids[0]
     return {
         int(patch): float(np.mean([attention[0, head, 1 + place] for head in range(record.n_heads)], dtype=np.float64))
         for place, patch in enumerate(ids)
@@ -62,7 +62,7 @@ def test_whole_flow_is_all_patches(record: FlowRecord) -> None:
     found = relay(record, mass=1, max_edges=1000)
     for layer, flow in zip(found.layers, record.layers, strict=True):
         assert layer.inflow.shown == pytest.approx(1)
-        assert sorted(layer.outflow.patch_ids) == flow.alive_patch_ids[0].tolist()
+        assert sorted(layer.outflow.patch_ids) == flow.patch_ids[0].tolist()
         assert layer.inflow.total + layer.cls_to_itself == pytest.approx(1, abs=1e-5)
 
 
@@ -110,8 +110,8 @@ def test_dead_patches_have_no_edges(runs: tuple[Run, Run]) -> None:
     graph = relay_graph(record, mass=1, max_edges=1000)
     for node, patch in graph.nodes(data="patch"):
         if patch is not None:
-            died = record.died_at_layer[0][patch]
-            assert died < 0 or died >= node[1]
+            pruned_at = record.pruned_at_layer[0][patch]
+            assert pruned_at < 0 or pruned_at >= node[1]
 
 
 def test_layout_puts_no_node_on_another(record: FlowRecord) -> None:
@@ -140,8 +140,8 @@ def test_payload_carries_the_masks_and_flows(payload: dict, runs: tuple[Run, Run
     for name, run in zip(("full", "pruned"), runs, strict=True):
         record, packed = run.record, payload["runs"][name]
         assert record is not None
-        assert unpacked(packed["died"], "<i2").tolist() == record.died_at_layer[0].tolist()
-        assert unpacked(packed["twins"], "<i2").tolist() == keep_alive_twins(record)[0].tolist()
+        assert unpacked(packed["died"], "<i2").tolist() == record.pruned_at_layer[0].tolist()
+        assert unpacked(packed["twins"], "<i2").tolist() == nearest_kept_patches(record)[0].tolist()
         assert packed["kept"] == record.kept_patch_ids.shape[1]
         assert packed["scored"] == (name == "pruned")
         for direction in DIRECTIONS:

@@ -40,24 +40,24 @@ NAIVE = {
 
 @pytest.mark.parametrize("metric", METRICS)
 @pytest.mark.parametrize("alive", [1, 2, 9, 10, 30, 57])
-def test_a_metric_equals_its_literal_definition_also_beside_dead_patches(metric: str, alive: int) -> None:
-    shares = np.random.default_rng(alive).dirichlet(np.full(alive, 0.3), size=(3, 4))
-    padded = np.concatenate([shares, np.zeros((3, 4, 57 - alive))], axis=-1)
-    measured = METRICS[metric].function(padded, np.full((3, 4), alive))
+def test_a_metric_equals_its_literal_definition_also_beside_dead_patches(metric: str, n_patches: int) -> None:
+    shares = np.random.default_rng(n_patches).dirichlet(np.full(n_patches, 0.3), size=(3, 4))
+    padded = np.concatenate([shares, np.zeros((3, 4, 57 - n_patches))], axis=-1)
+    measured = METRICS[metric].function(padded, np.full((3, 4), n_patches))
     expected = [[NAIVE[metric](list(row)) for row in layer] for layer in shares]
     np.testing.assert_allclose(measured, expected, rtol=1e-10, atol=1e-12)
 
 
 def test_even_and_single_attention_are_the_ends_of_every_scale() -> None:
-    even, single, alive = np.full(20, 0.05), np.eye(20)[3], np.array(20)
-    assert METRICS["entropy_ratio"].function(even, alive) == pytest.approx(1)
-    assert METRICS["entropy_ratio"].function(single, alive) == 0
-    assert METRICS["gini"].function(even, alive) == pytest.approx(0)
-    assert METRICS["gini"].function(single, alive) == pytest.approx(0.95)
-    assert METRICS["top_mass"].function(even, alive) == pytest.approx(0.1)
-    assert METRICS["top_mass"].function(single, alive) == 1
-    assert METRICS["effective_tokens"].function(even, alive) == pytest.approx(20)
-    assert METRICS["effective_tokens"].function(single, alive) == pytest.approx(1)
+    even, single, n_patches = np.full(20, 0.05), np.eye(20)[3], np.array(20)
+    assert METRICS["entropy_ratio"].function(even, n_patches) == pytest.approx(1)
+    assert METRICS["entropy_ratio"].function(single, n_patches) == 0
+    assert METRICS["gini"].function(even, n_patches) == pytest.approx(0)
+    assert METRICS["gini"].function(single, n_patches) == pytest.approx(0.95)
+    assert METRICS["top_mass"].function(even, n_patches) == pytest.approx(0.1)
+    assert METRICS["top_mass"].function(single, n_patches) == 1
+    assert METRICS["effective_tokens"].function(even, n_patches) == pytest.approx(20)
+    assert METRICS["effective_tokens"].function(single, n_patches) == pytest.approx(1)
 
 
 @pytest.mark.parametrize("cut", [None, FlowCut(20)])
@@ -96,10 +96,10 @@ def test_removals_are_the_steps() -> None:
     record = synthetic.flow_record(synthetic.Encoder(grid=8), FlowCut(20))
     measured = concentration(record)
     for step in record.steps:
-        assert measured.removed[step.layer] == step.alive_before - step.alive_after
+        assert measured.removed[step.layer] == step.kept_before - step.kept_after
         assert measured.forced[step.layer] == step.forced
     assert measured.removed.sum() == 64 - 20
-    assert measured.alive[-1] == 20
+    assert measured.n_patches[-1] == 20
 
 
 def test_attention_to_nothing_but_cls_is_not_a_number_rather_than_a_guess() -> None:

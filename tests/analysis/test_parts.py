@@ -55,7 +55,7 @@ def runs(request: pytest.FixtureRequest) -> tuple[Run, Run]:
     cut = replace(
         whole,
         cut=at_once,
-        died_at_layer=np.where(np.arange(36)[None] % 4 == 0, -1, 4).repeat(3, axis=0),
+        pruned_at_layer=np.where(np.arange(36)[None] % 4 == 0, -1, 4).repeat(3, axis=0),
         kept_patch_ids=np.arange(0, 36, 4)[None].repeat(3, axis=0),
     )
     return synthetic.run(whole), synthetic.run(cut)
@@ -67,7 +67,7 @@ def test_patches_are_numbered_through_all_rows(runs: tuple[Run, Run]) -> None:
     assert [place_of(record, patch) for patch in (0, 35, 36, 107)] == [(0, 0), (0, 35), (1, 0), (2, 35)]
     with pytest.raises(IndexError, match="108"):
         place_of(record, 108)
-    unequal = replace(record, died_at_layer=np.where(np.arange(36) < 30, record.died_at_layer, PADDING_ID))
+    unequal = replace(record, pruned_at_layer=np.where(np.arange(36) < 30, record.pruned_at_layer, PADDING_ID))
     assert place_of(unequal, 30) == (1, 0)
 
 
@@ -99,7 +99,7 @@ def test_the_mean_is_the_mean_of_what_each_row_shows(runs: tuple[Run, Run]) -> N
         assert layer.inflow.total + layer.cls_to_itself == pytest.approx(1, abs=1e-5)
     curves = [concentration(record, row).gini.per_head for row in range(3)]
     np.testing.assert_allclose(concentration(record, None).gini.per_head, np.mean(curves, axis=0))
-    assert concentration(record, None).alive.tolist() == [108] * 6
+    assert concentration(record, None).n_patches.tolist() == [108] * 6
 
 
 @pytest.mark.parametrize("part", [0, 2, None])
@@ -113,10 +113,10 @@ def test_the_payload_draws_all_tiles_and_the_edges_of_one(runs: tuple[Run, Run],
     assert left == [0, -5, 60, 55]
     assert right == [60, -5, 120, 55]
     assert packed["panes"][1]["unseen"] == []
-    died = np.frombuffer(base64.b64decode(packed["runs"]["pruned"]["died"]), "<i2")
+    pruned_at = np.frombuffer(base64.b64decode(packed["runs"]["pruned"]["died"]), "<i2")
     record = runs[1].record
     assert record is not None
-    assert died.tolist() == record.died_at_layer.flatten().tolist()
+    assert pruned_at.tolist() == record.pruned_at_layer.flatten().tolist()
     ids = {patch for layer in packed["runs"]["full"]["edges"]["inflow"] for patch in layer["ids"]}
     assert {patch // 36 for patch in ids} == ({0, 1, 2} if part is None else {part})
     assert packed["runs"]["pruned"]["removed"][4] == (81 if part is None else 27)

@@ -22,7 +22,7 @@ def with_matrices(cut: CutConfig | None = None, relay: str = "cls") -> FlowRecor
     record = synthetic.flow_record(ENCODER, cut)
     layers = []
     for layer in record.layers:
-        matrix = ENCODER.attention(layer.layer, layer.alive_patch_ids[0])[0].mean(0)
+        matrix = ENCODER.attention(layer.layer, layer.patch_ids[0])[0].mean(0)
         if relay == "proxy":
             matrix[:, 0] = 0
             matrix /= matrix.sum(1, keepdims=True)
@@ -46,7 +46,7 @@ def test_the_cls_row_beside_column_mean_and_values(cut: CutConfig | None) -> Non
     found = cls_proxy(record)
     assert found.rollout is None
     for index, layer in enumerate(record.layers):
-        attention = ENCODER.attention(layer.layer, layer.alive_patch_ids[0])[0]
+        attention = ENCODER.attention(layer.layer, layer.patch_ids[0])[0]
         for head in range(3):
             row, norm = attention[head, 0, 1:], layer.value_norm[0, 1:]
             mean = np.array([sum(attention[head, i, j] for i in range(len(row) + 1)) for j in range(1, len(row) + 1)])
@@ -72,7 +72,7 @@ def test_rollout_is_the_product_of_all_layers_below(cut: CutConfig | None, relay
     assert found is not None
     product = np.eye(37)
     for layer, flow in zip(record.layers, found, strict=True):
-        places = np.concatenate([[0], layer.alive_patch_ids[0] + 1])
+        places = np.concatenate([[0], layer.patch_ids[0] + 1])
         assert layer.head_mean is not None
         whole = np.zeros((37, 37))  # the dead hand on nothing
         whole[np.ix_(places, places)] = 0.5 * layer.head_mean[0].astype(float) + 0.5 * np.eye(len(places))
@@ -96,7 +96,7 @@ def test_sinks_are_outliers_of_the_norm() -> None:
         layers.append(replace(layer, hidden_norm=norm))
     found = sinks(replace(record, layers=tuple(layers)))
     for index, layer in enumerate(layers):
-        patch = int(layer.alive_patch_ids[0, 3])
+        patch = int(layer.patch_ids[0, 3])
         assert list(np.flatnonzero(found.marked[index])) == [patch]
         norms = layer.hidden_norm[0, 1:].astype(float)
         middle = np.median(norms)

@@ -61,13 +61,13 @@ def test_the_objects_share_of_the_flow(cut: CutConfig | None) -> None:
     shows[[0, 1, 2]] = True
     found = object_flow(record, shows)
     for index, layer in enumerate(record.layers):
-        ids = layer.alive_patch_ids[0]
+        ids = layer.patch_ids[0]
         for head in range(3):
             for shares, row in ((found.inflow, layer.cls_row), (found.outflow, layer.cls_column)):
                 whole = sum(float(row[0, head, 1 + place]) for place in range(len(ids)))
                 part = sum(float(row[0, head, 1 + place]) for place, patch in enumerate(ids) if shows[patch])
                 assert shares[index, head] == pytest.approx(part / whole, rel=1e-5)
-        assert found.alive[index] == pytest.approx(sum(shows[ids]) / len(ids))
+        assert found.even[index] == pytest.approx(sum(shows[ids]) / len(ids))
     np.testing.assert_allclose(found.inflow_mean, found.inflow.mean(1))
     with pytest.raises(ValueError, match="of 63 patches, the record of 64"):
         object_flow(record, shows[:63])

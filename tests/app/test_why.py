@@ -7,10 +7,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from flowcut_lens.analysis.trajectory import keep_alive_twin, patch_story
+from flowcut_lens.analysis.trajectory import nearest_kept_patch, patch_story
 from flowcut_lens.app.media import gallery
 from flowcut_lens.app.media.comparison import Comparison
-from flowcut_lens.app.views.ask.patch_trajectory import HINT, NO_TWIN, panel
+from flowcut_lens.app.views.ask.patch_trajectory import HINT, NO_NEAREST_KEPT, panel
 from tests.analysis import synthetic
 
 
@@ -25,18 +25,18 @@ def test_every_patch_has_a_reason(shown: Comparison) -> None:
     record = shown.cut.record
     assert record is not None
     for patch_id in range(0, record.n_patches, 7):
-        died = int(record.died_at_layer[0, patch_id])
+        pruned_at = int(record.pruned_at_layer[0, patch_id])
         told = panel(shown.cut, patch_id)
-        if died < 0:
+        if pruned_at < 0:
             assert "Why did this patch stay?" in told
             assert "stayed to the end. Its closest call was after layer" in told
             continue
-        step = next(step for step in record.steps if step.layer == died)
+        step = next(step for step in record.steps if step.layer == pruned_at)
         assert "Why was this patch cut?" in told
-        assert f"went after layer {died}: it ranked" in told
-        assert f"of {step.alive_before} and {step.alive_after} stayed" in told
+        assert f"went after layer {pruned_at}: it ranked" in told
+        assert f"of {step.kept_before} and {step.kept_after} stayed" in told
         assert ("forced to the budget of 64" if step.forced else "asked for by entropy") in told
-        assert told.count("<tr") == died + 2
+        assert told.count("<tr") == pruned_at + 2
 
 
 def test_the_twin_is_named_and_can_be_clicked() -> None:
@@ -44,31 +44,33 @@ def test_the_twin_is_named_and_can_be_clicked() -> None:
     record = cut.record
     assert record is not None
     for patch_id in range(0, record.n_patches, 5):
-        told, twin = panel(cut, patch_id), keep_alive_twin(record, patch_id)
-        assert (twin is not None) == (record.died_at_layer[0, patch_id] >= 0) == ("Its twin: " in told)
-        if twin is None:
+        told, nearest = panel(cut, patch_id), nearest_kept_patch(record, patch_id)
+        assert (nearest is not None) == (record.pruned_at_layer[0, patch_id] >= 0) == ("Its twin: " in told)
+        if nearest is None:
             continue
-        row, column = divmod(twin.patch_id, 12)
-        assert f'data-patch="{twin.patch_id}">patch {twin.patch_id} (row {row}, column {column})</button>' in told
-        assert f"cosine <b>{twin.cosine:.2f}</b>" in told
-        assert ("it stayed to the end" if twin.died_at < 0 else f"went itself after layer {twin.died_at}") in told
+        row, column = divmod(nearest.patch_id, 12)
+        assert f'data-patch="{nearest.patch_id}">patch {nearest.patch_id} (row {row}, column {column})</button>' in told
+        assert f"cosine <b>{nearest.cosine:.2f}</b>" in told
+        assert (
+            "it stayed to the end" if nearest.pruned_at < 0 else f"went itself after layer {nearest.pruned_at}"
+        ) in told
 
 
 def test_a_record_without_twins_says_what_to_do() -> None:
     _, cut = synthetic.pair(tokens=20, encoder=synthetic.Encoder(grid=12))
     assert cut.record is not None
-    layers = tuple(replace(layer, twin_patch_id=None, twin_cosine=None) for layer in cut.record.layers)
-    gone = int(np.flatnonzero(cut.record.died_at_layer[0] >= 0)[0])
-    assert NO_TWIN in panel(replace(cut, record=replace(cut.record, layers=layers)), gone)
+    layers = tuple(replace(layer, nearest_kept_id=None, nearest_kept_cosine=None) for layer in cut.record.layers)
+    gone = int(np.flatnonzero(cut.record.pruned_at_layer[0] >= 0)[0])
+    assert NO_NEAREST_KEPT in panel(replace(cut, record=replace(cut.record, layers=layers)), gone)
 
 
 def test_every_layer_has_the_margin_and_moves_the_stage(shown: Comparison) -> None:
     record = shown.cut.record
     assert record is not None
-    gone = int(np.flatnonzero(record.died_at_layer[0] > 2)[0])
+    gone = int(np.flatnonzero(record.pruned_at_layer[0] > 2)[0])
     told = panel(shown.cut, gone)
     for chapter in patch_story(record, gone):
-        kind = "went" if chapter.died else "cut" if chapter.kept else ""
+        kind = "went" if chapter.pruned_at else "cut" if chapter.kept else ""
         assert f'<tr class="{kind}" data-layer="{chapter.layer}">' in told
         assert f'data-layer="{chapter.layer}">{chapter.layer}</button>' in told
         if chapter.kept is not None:
@@ -80,7 +82,7 @@ def test_every_layer_has_the_margin_and_moves_the_stage(shown: Comparison) -> No
 def test_a_method_that_does_not_score_says_so(shown: Comparison) -> None:
     record = shown.control.record
     assert record is not None
-    gone = int(np.flatnonzero(record.died_at_layer[0] >= 0)[0])
+    gone = int(np.flatnonzero(record.pruned_at_layer[0] >= 0)[0])
     assert "Random does not score layer by layer" in panel(shown.control, gone)
     assert "never up for a cut" in panel(shown.full, gone)
 
@@ -97,6 +99,6 @@ def test_without_a_record_there_is_a_hint(shown: Comparison) -> None:
 def test_where_nothing_had_to_go_nothing_is_said_about_scores(shown: Comparison) -> None:
     record = shown.cut.record
     assert record is not None
-    whole = replace(record, steps=(), died_at_layer=np.full_like(record.died_at_layer, -1))
+    whole = replace(record, steps=(), pruned_at_layer=np.full_like(record.pruned_at_layer, -1))
     whole = replace(whole, layers=tuple(layer for layer in record.layers if layer.layer == 0))
     assert "nothing had to go" in panel(replace(shown.cut, record=whole), 5)

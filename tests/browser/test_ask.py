@@ -101,20 +101,20 @@ def test_the_layer_moves_without_the_server(visit: Visit) -> None:
 def test_the_twin_of_a_patch_that_went_is_marked_and_can_be_chosen(visit: Visit) -> None:
     page = visit()
     ask(page, "How many stars are there?")
-    mask, twin = page.locator(".mask > canvas"), page.get_by_test_id("twin")
+    mask, nearest = page.locator(".mask > canvas"), page.get_by_test_id("twin")
     layer_slider(page).focus()
     page.keyboard.press("End")
     mask.click(position={"x": 4, "y": 4})  # the corner of the background: nobody kept it
-    expect(twin).to_contain_text(re.compile(r"Its twin: patch \d+ \(row \d+, column \d+\), cosine 0\.\d\d"))
-    row, column = map(int, re.findall(r"row (\d+), column (\d+)", twin.inner_text())[0])
+    expect(nearest).to_contain_text(re.compile(r"Its twin: patch \d+ \(row \d+, column \d+\), cosine 0\.\d\d"))
+    row, column = map(int, re.findall(r"row (\d+), column (\d+)", nearest.inner_text())[0])
     page.mouse.move(0, 0)
     around = frame_of(mask, row, column)
     page.locator(".stage").focus()
     page.keyboard.press("Escape")
-    expect(twin).to_have_count(0)
+    expect(nearest).to_have_count(0)
     assert frame_of(mask, row, column) != around, "the twin was framed while its patch was chosen"
     mask.click(position={"x": 4, "y": 4})
-    twin.get_by_role("button").click()
+    nearest.get_by_role("button").click()
     expect(page.get_by_test_id("why")).to_contain_text(f"Patch {24 * row + column} (row {row}, column {column})")
     page.wait_for_url(re.compile(rf"patch={24 * row + column}\b"))
 

@@ -79,7 +79,7 @@ def test_each_picture_alone(variant: str, n_layers: int, target: int) -> None:
     for index, (kept, steps) in enumerate(expected):
         own = rec.record.image(index)
         np.testing.assert_array_equal(own.kept_patch_ids[0], kept)
-        assert [(step.layer, step.alive_before, step.alive_after) for step in own.steps] == steps
+        assert [(step.layer, step.kept_before, step.kept_after) for step in own.steps] == steps
 
 
 def test_the_variants_differ() -> None:

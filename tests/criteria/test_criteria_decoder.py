@@ -42,8 +42,8 @@ def plan_of(name: str) -> DecoderPlan:
 def fates(record: flowcut.LanguageRecord) -> tuple[np.ndarray, np.ndarray]:
     """Of the first span, what its visual tokens were ranked by and when each went."""
     assert record.ranking is not None
-    assert record.died_at_layer is not None
-    return record.ranking[0], record.died_at_layer[0]
+    assert record.pruned_at_layer is not None
+    return record.ranking[0], record.pruned_at_layer[0]
 
 
 def test_layers_of_the_papers_and_of_other_depths() -> None:
@@ -199,9 +199,9 @@ def test_pyramiddrop_looks_at_the_layer_behind_the_cut() -> None:
     record, row = cut_ids("pyramiddrop"), attentions()[2][-1, 3:15]
     first = step_tokens(12, 5, 0, 3)
     assert first == 9
-    _, died = fates(record)
-    assert sorted(np.argsort(-row)[first:]) == np.flatnonzero(died == 1).tolist()
-    assert sorted(set(died.tolist())) == [-1, 1, 3, 5]
+    _, pruned_at = fates(record)
+    assert sorted(np.argsort(-row)[first:]) == np.flatnonzero(pruned_at == 1).tolist()
+    assert sorted(set(pruned_at.tolist())) == [-1, 1, 3, 5]
     assert record.layer == 5
 
 
@@ -232,9 +232,9 @@ def test_dart_compares_normalised_states_and_keys_of_layer_one() -> None:
 @pytest.mark.parametrize("name", DECODER)
 def test_the_ranking_says_who_went_when(name: str) -> None:
     record = cut_ids(name)
-    ranks, died = fates(record)
-    assert np.flatnonzero(died < 0).tolist() == record.kept(0).tolist()
-    when = np.where(died < 0, 99, died)[np.argsort(ranks, kind="stable")]
+    ranks, pruned_at = fates(record)
+    assert np.flatnonzero(pruned_at < 0).tolist() == record.kept(0).tolist()
+    when = np.where(pruned_at < 0, 99, pruned_at)[np.argsort(ranks, kind="stable")]
     assert (np.diff(when) >= 0).all()
     assert np.sort(np.argsort(-ranks, kind="stable")[:5]).tolist() == record.kept(0).tolist()
     assert any("mean over layers" in note for note in record.notes)
@@ -279,12 +279,12 @@ def test_answers_that_are_watched_are_the_same_and_know_what_each_layer_reads(na
         plain = model.generate(ids, **GREEDY)
         with AnswerRecording(model, torch.arange(3, 15), 20, rec) as looks:
             watched = model.generate(ids, **GREEDY)
-        _, died = fates(rec.record)
+        _, pruned_at = fates(rec.record)
     assert torch.equal(plain, watched)
     visual = looks.attention.visual  # [steps, layers, heads, V]
     assert visual.shape[:2] == (6, 8)
     for layer in range(8):
-        gone = (died >= 0) & (died < layer)
+        gone = (pruned_at >= 0) & (pruned_at < layer)
         np.testing.assert_array_equal(np.isnan(visual[:, layer]).all(axis=(0, 1)), gone)
 
 

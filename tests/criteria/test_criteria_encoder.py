@@ -278,11 +278,11 @@ def test_ablations_leave_out_what_they_say(name: str) -> None:
                 score = (flow.relation[image] + flow.semantic[image]) * flow.value_norm[image, 1:]
             running = score
             if recipe.cumulative and image in before:
-                running = 0.5 * before[image][flow.alive_patch_ids[image]] + 0.5 * score
+                running = 0.5 * before[image][flow.patch_ids[image]] + 0.5 * score
             np.testing.assert_allclose(flow.cumulative[image], running, rtol=1e-5)
             before[image] = np.full(64, np.nan)
-            before[image][flow.alive_patch_ids[image]] = flow.cumulative[image]
-    lost = [step.alive_before - step.alive_after for step in record.steps]
+            before[image][flow.patch_ids[image]] = flow.cumulative[image]
+    lost = [step.kept_before - step.kept_after for step in record.steps]
     assert sum(lost) == 64 - 9
     if not recipe.adaptive:
         assert max(lost) - min(lost) <= 1

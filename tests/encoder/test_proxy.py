@@ -127,14 +127,14 @@ def test_every_method_hands_over_its_target(cut: flowcut.CutConfig, per_image: b
     record, out = run(siglip(), tiny.pixels(3), cut)
     assert out.hidden_states[-1].shape == out.last_hidden_state.shape == (3, 9, 32)
     assert record.kept_patch_ids.shape == (3, 9)
-    assert record.steps[-1].alive_after == 9
+    assert record.steps[-1].kept_after == 9
     for flow in record.layers:
         if flow.margin is not None:
-            after = record.layers[flow.layer + 1].alive_patch_ids
+            after = record.layers[flow.layer + 1].patch_ids
             for image in range(3):
                 ids = after[image][after[image] != PADDING_ID]
-                live = flow.alive_patch_ids[image] != PADDING_ID
-                stays = np.isin(flow.alive_patch_ids[image][live], ids)
+                live = flow.patch_ids[image] != PADDING_ID
+                stays = np.isin(flow.patch_ids[image][live], ids)
                 reached = ~np.isnan(flow.margin[image][live])
                 np.testing.assert_array_equal((flow.margin[image][live] >= 0)[reached], stays[reached])
 

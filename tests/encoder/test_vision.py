@@ -50,7 +50,7 @@ def test_every_method_hands_over_its_target(cut: flowcut.CutConfig, per_image: b
     assert (np.diff(record.kept_patch_ids, axis=1) > 0).all()
     assert len(record.layers) == record.n_layers == 6
     assert record.steps[-1].forced
-    assert record.steps[-1].alive_after == 9
+    assert record.steps[-1].kept_after == 9
 
 
 @pytest.mark.parametrize("cut", CUTS[2:], ids=lambda cut: cut.title)
@@ -99,7 +99,7 @@ def test_recording_alone_is_untouched_to_the_bit(flows: bool) -> None:
     record, out = run(model, pixel_values, None, flows=flows)
     assert all(torch.equal(a, b) for a, b in zip(plain.hidden_states, out.hidden_states, strict=True))
     assert len(record.layers) == (6 if flows else 0)
-    assert (record.died_at_layer == -1).all()
+    assert (record.pruned_at_layer == -1).all()
 
 
 def test_the_highest_scores_survive() -> None:
@@ -107,10 +107,10 @@ def test_the_highest_scores_survive() -> None:
     for flow in record.layers:
         if flow.step is None:
             continue
-        after = record.layers[flow.layer + 1].alive_patch_ids
+        after = record.layers[flow.layer + 1].patch_ids
         for image in range(3):
-            stays = np.isin(flow.alive_patch_ids[image], after[image])
-            assert stays.sum() == flow.step.alive_after
+            stays = np.isin(flow.patch_ids[image], after[image])
+            assert stays.sum() == flow.step.kept_after
             lost = flow.cumulative[image][~stays]
             assert lost.size == 0 or lost.max() <= flow.cumulative[image][stays].min()
             assert flow.cutoff[image] == flow.cumulative[image][stays].min()
@@ -134,24 +134,24 @@ def test_the_keep_alive_twin_is_the_most_alike_of_those_that_stay(cut: flowcut.C
     compared = 0
     for flow, value in zip(record.layers, values, strict=True):
         if flow.step is None:
-            assert flow.twin_patch_id is flow.twin_cosine is None
+            assert flow.nearest_kept_id is flow.nearest_kept_cosine is None
             continue
         for image in range(4):
-            alive = [patch for patch in flow.alive_patch_ids[image].tolist() if patch >= 0]
-            vectors = zip(alive, value[image, 1:], strict=False)
+            kept = [patch for patch in flow.patch_ids[image].tolist() if patch >= 0]
+            vectors = zip(kept, value[image, 1:], strict=False)
             unit = {patch: vector / np.linalg.norm(vector) for patch, vector in vectors}
-            stays = [patch for patch in alive if record.died_at_layer[image, patch] != flow.layer]
-            for place, patch in enumerate(alive):
-                twin, cosine = flow.twin_patch_id[image, place], flow.twin_cosine[image, place]
+            stays = [patch for patch in kept if record.pruned_at_layer[image, patch] != flow.layer]
+            for place, patch in enumerate(kept):
+                nearest, cosine = flow.nearest_kept_id[image, place], flow.nearest_kept_cosine[image, place]
                 if patch in stays:
-                    assert twin == -2
+                    assert nearest == -2
                     assert np.isnan(cosine)
                 else:
                     best = max(stays, key=lambda other: float(unit[patch] @ unit[other]))
-                    assert twin == best
+                    assert nearest == best
                     assert cosine == pytest.approx(float(unit[patch] @ unit[best]), abs=1e-5)
                     compared += 1
-    assert compared == (record.died_at_layer >= 0).sum()
+    assert compared == (record.pruned_at_layer >= 0).sum()
 
 
 def test_pruning_alone_looks_for_no_twins(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -165,18 +165,18 @@ def test_pruning_alone_looks_for_no_twins(monkeypatch: pytest.MonkeyPatch) -> No
 def test_the_dead_are_dated() -> None:
     record, _ = run(tiny.clip(), tiny.pixels(2), flowcut.FlowCut(tokens=9))
     for image in range(2):
-        survivors = np.flatnonzero(record.died_at_layer[image] == -1)
-        np.testing.assert_array_equal(survivors, record.kept_patch_ids[image])
+        kept_rows = np.flatnonzero(record.pruned_at_layer[image] == -1)
+        np.testing.assert_array_equal(kept_rows, record.kept_patch_ids[image])
         for flow in record.layers:
-            born = (record.died_at_layer[image] == -1) | (record.died_at_layer[image] >= flow.layer)
-            np.testing.assert_array_equal(np.flatnonzero(born), flow.alive_patch_ids[image])
+            born = (record.pruned_at_layer[image] == -1) | (record.pruned_at_layer[image] >= flow.layer)
+            np.testing.assert_array_equal(np.flatnonzero(born), flow.patch_ids[image])
 
 
 def test_a_coupled_batch_takes_the_largest_count() -> None:
     record, _ = run(tiny.clip(), tiny.pixels(4), flowcut.FlowCut(tokens=9))
     first = record.steps[0]
     assert first.asked == round(first.asked_per_image.max())
-    assert first.alive_after == first.alive_before - first.asked
+    assert first.kept_after == first.kept_before - first.asked
     assert np.isnan(record.steps[-1].asked_per_image).all()
 
 
@@ -184,29 +184,29 @@ def test_per_image_rows_do_not_know_their_neighbours() -> None:
     model, pixel_values = tiny.clip(n_layers=8), tiny.pixels(4)
     cut = flowcut.FlowCut(tokens=9, per_image=True)
     together, out = run(model, pixel_values, cut)
-    assert len(set(together.steps[0].alive_after_per_image.tolist())) > 1, "the case must really be ragged"
+    assert len(set(together.steps[0].kept_after_per_image.tolist())) > 1, "the case must really be ragged"
     for image in range(4):
         alone, out_alone = run(model, pixel_values[image : image + 1], cut)
         own = together.image(image)
         np.testing.assert_array_equal(own.kept_patch_ids, alone.kept_patch_ids)
-        np.testing.assert_array_equal(own.died_at_layer, alone.died_at_layer)
+        np.testing.assert_array_equal(own.pruned_at_layer, alone.pruned_at_layer)
         torch.testing.assert_close(out.hidden_states[-2][image], out_alone.hidden_states[-2][0], atol=1e-5, rtol=0)
-        assert [(s.alive_before, s.alive_after, s.asked, s.forced) for s in own.steps] == [
-            (s.alive_before, s.alive_after, s.asked, s.forced) for s in alone.steps
+        assert [(s.kept_before, s.kept_after, s.asked, s.forced) for s in own.steps] == [
+            (s.kept_before, s.kept_after, s.asked, s.forced) for s in alone.steps
         ]
         for mine, theirs in zip(own.layers, alone.layers, strict=True):
-            np.testing.assert_array_equal(mine.alive_patch_ids, theirs.alive_patch_ids)
+            np.testing.assert_array_equal(mine.patch_ids, theirs.patch_ids)
             np.testing.assert_allclose(mine.cls_row, theirs.cls_row, atol=1e-5)
             np.testing.assert_array_equal(mine.top_source_ids[..., 0], theirs.top_source_ids[..., 0])
             assert mine.scored == theirs.scored
-            np.testing.assert_array_equal(mine.twin_patch_id, theirs.twin_patch_id)
+            np.testing.assert_array_equal(mine.nearest_kept_id, theirs.nearest_kept_id)
 
 
 def test_a_coupled_batch_of_twins_is_one_of_them() -> None:
     model = tiny.clip()
     alone, _ = run(model, tiny.pixels(), flowcut.FlowCut(tokens=9))
-    twins, _ = run(model, tiny.pixels().repeat(2, 1, 1, 1), flowcut.FlowCut(tokens=9))
-    np.testing.assert_array_equal(twins.kept_patch_ids, np.repeat(alone.kept_patch_ids, 2, axis=0))
+    nearest_kept, _ = run(model, tiny.pixels().repeat(2, 1, 1, 1), flowcut.FlowCut(tokens=9))
+    np.testing.assert_array_equal(nearest_kept.kept_patch_ids, np.repeat(alone.kept_patch_ids, 2, axis=0))
 
 
 @pytest.mark.parametrize("cut", [None, *CUTS[:3]], ids=lambda cut: "none" if cut is None else cut.title)

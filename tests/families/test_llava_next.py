@@ -148,7 +148,7 @@ def test_as_released_the_tiles_of_a_batch_lose_the_same_number(model: Any, proce
     with flowcut.prune(model, CUT) as session:
         session.prepare(asked(processor, "<image> and <image>"))
     for step in session.record.steps:
-        assert len(set(step.alive_after_per_image)) == 1
+        assert len(set(step.kept_after_per_image)) == 1
         if not step.forced:
             assert step.asked == round(float(step.asked_per_image.max()))
 

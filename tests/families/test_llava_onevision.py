@@ -160,7 +160,7 @@ def test_the_highest_scores_reach_the_language_model(model: Any, processor: Any)
         own = record.image(row)
         last = [flow for flow in own.layers if flow.scored][-1]
         stays = last.margin[0] >= 0
-        scores = dict(zip(last.alive_patch_ids[0][stays].tolist(), last.cumulative[0][stays].tolist(), strict=True))
+        scores = dict(zip(last.patch_ids[0][stays].tolist(), last.cumulative[0][stays].tolist(), strict=True))
         chosen = set(sources.parts[:, 0][sources.parts[:, 0, 0] == row][:, 1].tolist())
         kept += [score for patch, score in scores.items() if patch in chosen]
         if row == 0:  # the base tile has no padding, so that all of its survivors were candidates

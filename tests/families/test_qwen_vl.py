@@ -166,13 +166,15 @@ def by_hand(visual: Any, pixels: torch.Tensor, grids: torch.Tensor, record: Flow
     for hook in hooks:
         hook.remove()
     hidden, (cos, sin) = caught["hidden"], caught["positions"]
-    died = np.concatenate([record.image(b).died_at_layer[0][order(visual, grid)] for b, grid in enumerate(grids)])
+    pruned_at = np.concatenate(
+        [record.image(b).pruned_at_layer[0][order(visual, grid)] for b, grid in enumerate(grids)]
+    )
     matrices = []
     for layer, (block, borders) in enumerate(zip(visual.blocks, caught["borders"], strict=True)):
         rows = torch.arange(len(hidden))
         window = (rows[:, None] >= borders[1:]).sum(1)
-        alive = torch.from_numpy((died < 0) | (died >= layer))
-        seen = (window[:, None] == window) & (alive[None] | (rows[:, None] == rows))
+        kept = torch.from_numpy((pruned_at < 0) | (pruned_at >= layer))
+        seen = (window[:, None] == window) & (kept[None] | (rows[:, None] == rows))
         query, key, value = block.attn.qkv(block.norm1(hidden)).view(len(hidden), 3, 4, 8).permute(1, 2, 0, 3)
         turned = [part * cos + torch.cat([-part[..., 4:], part[..., :4]], -1) * sin for part in (query, key)]
         logits = (turned[0] @ turned[1].transpose(1, 2) / 8**0.5).masked_fill(~seen, -torch.inf)
@@ -214,7 +216,7 @@ def test_the_cut_encoder_is_the_whole_one_with_the_dead_hidden(model: Any, proce
         wanted = torch.where(torch.from_numpy(live)[:, None], wanted, 0)[torch.from_numpy(reading)]
         torch.testing.assert_close(tokens[first // 4 : (first + rows) // 4], wanted, atol=1e-4, rtol=1e-4)
         for flow, (weights, query, key, _) in zip(own.layers, matrices, strict=True):
-            places = first + np.argsort(cells)[flow.alive_patch_ids[0]]
+            places = first + np.argsort(cells)[flow.patch_ids[0]]
             matrix = weights[:, places][:, :, places].numpy()
             np.testing.assert_allclose(flow.received_mass[0, 1:], matrix.mean(0).sum(0), atol=1e-3)
             entropy = -(matrix * np.log(np.maximum(matrix, 1e-45))).sum(-1).mean(-1)
@@ -234,7 +236,7 @@ def test_whole_groups_are_cut_by_the_mean_of_their_scores(model: Any, processor:
         own, cols = session.record.image(picture), int(inputs["image_grid_thw"][picture, 2])
         cumulative: dict[int, float] = {}
         for flow in own.layers:
-            ids = flow.alive_patch_ids[0]
+            ids = flow.patch_ids[0]
             square = ids // cols // 2 * (cols // 2) + ids % cols // 2
             assert (np.bincount(square)[np.unique(square)] == 4).all()
             if not flow.scored:
@@ -244,10 +246,10 @@ def test_whole_groups_are_cut_by_the_mean_of_their_scores(model: Any, processor:
                 cumulative[group] = mean if flow.layer == 0 else 0.5 * cumulative[group] + 0.5 * mean
                 np.testing.assert_allclose(flow.cumulative[0][square == group], cumulative[group], rtol=1e-4)
             if flow.step is not None:
-                left = own.layers[flow.layer + 1].alive_patch_ids[0]
+                left = own.layers[flow.layer + 1].patch_ids[0]
                 np.testing.assert_array_equal(flow.margin[0] >= 0, np.isin(ids, left))
                 removed = 0 if flow.step.forced else flow.step.asked
-                assert flow.step.forced or flow.step.alive_after == flow.step.alive_before - 4 * removed
+                assert flow.step.forced or flow.step.kept_after == flow.step.kept_before - 4 * removed
         assert own.kept_patch_ids.shape == (1, 28)
 
 

@@ -113,7 +113,7 @@ def test_flops_by_hand(model: VisionLanguageModel) -> None:
     counts = tokens_by_layer(run.record)
     assert counts[0] == 65
     assert counts[-1] == 10
-    assert counts == [flow.alive_patch_ids.shape[1] + 1 for flow in run.record.layers]
+    assert counts == [flow.patch_ids.shape[1] + 1 for flow in run.record.layers]
     layer = 2 * (4 * 32 * 32 + 2 * 32 * 48)
     embedding = 2 * 3 * 6 * 6 * 32 * 64
     assert run.flops.vision == embedding + sum(n * layer + 4 * n * n * 32 for n in counts)
@@ -282,10 +282,10 @@ def test_the_first_that_flowcut_drops_rank_lowest(model: VisionLanguageModel) ->
     run = ask(model, flowcut.FlowCut(tokens=9), max_new_tokens=1)
     assert run.record is not None
     assert run.ranking is not None
-    died = run.record.died_at_layer[0]
-    when = np.where(died < 0, 99, died)[np.argsort(run.ranking)]
+    pruned_at = run.record.pruned_at_layer[0]
+    when = np.where(pruned_at < 0, 99, pruned_at)[np.argsort(run.ranking)]
     assert (np.diff(when) >= 0).all()
-    gone = np.flatnonzero(died == run.record.steps[0].layer)
+    gone = np.flatnonzero(pruned_at == run.record.steps[0].layer)
     scores = run.record.layers[run.record.steps[0].layer].cumulative
     assert scores is not None
     assert (np.diff(scores[0][gone[np.argsort(run.ranking[gone])]]) >= 0).all()

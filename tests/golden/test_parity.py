@@ -61,14 +61,14 @@ def close(got: np.ndarray, wanted: np.ndarray, tolerance: float = 1e-4, relative
 
 def as_row(step: PruneStep) -> list[int]:
     asked = -1 if step.asked is None else step.asked
-    return [step.layer, step.alive_before, step.alive_after, asked, int(step.forced)]
+    return [step.layer, step.kept_before, step.kept_after, asked, int(step.forced)]
 
 
 def check_scores(record: FlowRecord, golden: np.lib.npyio.NpzFile) -> None:
     assert [flow.layer for flow in record.layers if flow.scored] == golden["scored_layers"].tolist()
     for layer in golden["scored_layers"]:
         flow, key = record.layers[layer], f"_{layer:02d}"
-        np.testing.assert_array_equal(flow.alive_patch_ids, golden["alive" + key])
+        np.testing.assert_array_equal(flow.patch_ids, golden["alive" + key])
         close(flow.relation, golden["a_hat" + key])
         close(flow.semantic, golden["s_hat" + key])
         close(flow.value_norm[:, 1:], golden["w" + key])

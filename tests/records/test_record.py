@@ -66,11 +66,13 @@ def test_round_trip(tmp_path: Path, cut: flowcut.CutConfig) -> None:
 
 def test_records_made_before_twins_were_kept_still_load(tmp_path: Path) -> None:
     made = record()
-    assert any(flow.twin_patch_id is not None for flow in made.layers)
-    old = replace(made, layers=tuple(replace(flow, twin_patch_id=None, twin_cosine=None) for flow in made.layers))
+    assert any(flow.nearest_kept_id is not None for flow in made.layers)
+    old = replace(
+        made, layers=tuple(replace(flow, nearest_kept_id=None, nearest_kept_cosine=None) for flow in made.layers)
+    )
     read = FlowRecord.load(old.save(tmp_path / "old"))
     same(old, read)
-    assert read.image(1).layers[0].twin_patch_id is None
+    assert read.image(1).layers[0].nearest_kept_id is None
 
 
 def test_matrices_round_trip(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import streamlit as st
 from flowcut.criteria import METHODS
 from flowcut.records.run import Run
 from flowcut.records.vision import FlowRecord
-from flowcut_lens.analysis.trajectory import Chapter, Twin, keep_alive_twin, patch_story
+from flowcut_lens.analysis.trajectory import Chapter, NearestKept, nearest_kept_patch, patch_story
 from flowcut_lens.app.components.formatting import signed
 
 HINT = "Click a patch, in the mask or in the graph, to follow it through the layers: its scores, its rank, the cut-off."
@@ -25,7 +25,7 @@ HOW_TO_READ = (
     "of those that stayed: a low cosine says that none is much like it. ▸ marks the stage's layer; a click on a layer "
     "goes there."
 )
-NO_TWIN = "This run was recorded before twins were kept: press Run to ask again and see its twin."
+NO_NEAREST_KEPT = "This run was recorded before twins were kept: press Run to ask again and see its twin."
 COLUMNS = (
     ("layer", "Vision layer, from 0"),
     ("CLS attention", "Head-mean attention of CLS to the patch, against an even share"),
@@ -57,19 +57,19 @@ def panel(run: Run, patch_id: int | None, first: int = 0) -> str:
     if record is None or patch_id is None or not 0 <= patch_id < record.n_patches:
         return f'<section class="lens-why" data-testid="why"><h3>Why was this patch cut?</h3><p>{HINT}</p></section>'
     story = patch_story(record, patch_id)
-    title = "Why was this patch cut?" if story[-1].died else "Why did this patch stay?"
+    title = "Why was this patch cut?" if story[-1].pruned_at else "Why did this patch stay?"
     told = f"{_place(record, patch_id)} {_verdict(run, story, patch_id)}"
     heads = "".join(f'<th scope="col" title="{escape(meaning)}">{name}</th>' for name, meaning in COLUMNS)
     rows = "".join(_row(chapter, _count_in_words(run)) for chapter in story)
     table = f'<div class="scroll"><table><thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table></div>'
     facts = f"model {record.model_id} · {run.title} · mean of {record.n_heads} heads · {record.dtype}"
     below = f'<p class="quiet">{HOW_TO_READ}</p><p class="quiet">{escape(facts)}</p>'
-    twin = (
-        f'<p data-testid="twin">{_twin(record, keep_alive_twin(record, patch_id), story[-1].layer, first)}</p>'
-        if story[-1].died
+    nearest = (
+        f'<p data-testid="twin">{_nearest_kept(record, nearest_kept_patch(record, patch_id), story[-1].layer, first)}</p>'
+        if story[-1].pruned_at
         else ""
     )
-    return f'<section class="lens-why" data-testid="why"><h3>{title}</h3><p>{told}</p>{twin}{table}{below}</section>'
+    return f'<section class="lens-why" data-testid="why"><h3>{title}</h3><p>{told}</p>{nearest}{table}{below}</section>'
 
 
 def _place(record: FlowRecord, patch_id: int) -> str:
@@ -80,15 +80,15 @@ def _place(record: FlowRecord, patch_id: int) -> str:
     return f"Patch {patch_id}{where} (row {row}, column {column})"
 
 
-def _twin(record: FlowRecord, twin: Twin | None, layer: int, first: int) -> str:
+def _nearest_kept(record: FlowRecord, nearest: NearestKept | None, layer: int, first: int) -> str:
     """Which patch that stayed is most like the one that went, as a button that chooses it."""
-    if twin is None:
-        return NO_TWIN
-    place = _place(record, twin.patch_id).lower()
-    fate = "stayed to the end" if twin.died_at < 0 else f"went itself after layer {twin.died_at}"
+    if nearest is None:
+        return NO_NEAREST_KEPT
+    place = _place(record, nearest.patch_id).lower()
+    fate = "stayed to the end" if nearest.pruned_at < 0 else f"went itself after layer {nearest.pruned_at}"
     return (
-        f'Its twin: <button type="button" class="lens-pick" data-patch="{first + twin.patch_id}">{place}</button>, '
-        f"cosine <b>{twin.cosine:.2f}</b>. Of the patches that stayed at this cut, its value vector in layer "
+        f'Its twin: <button type="button" class="lens-pick" data-patch="{first + nearest.patch_id}">{place}</button>, '
+        f"cosine <b>{nearest.cosine:.2f}</b>. Of the patches that stayed at this cut, its value vector in layer "
         f"{layer} (all heads joined) is the most alike; it {fate}."
     )
 
@@ -121,12 +121,12 @@ def _verdict(run: Run, story: tuple[Chapter, ...], patch_id: int) -> str:
         return "stayed: nothing had to go."
     if all(chapter.rank is None for chapter in story):
         method = METHODS[run.cut.method].label
-        fate = f"went after layer {last.layer}" if last.died else "stayed to the end"
+        fate = f"went after layer {last.layer}" if last.pruned_at else "stayed to the end"
         return f"{fate}. {escape(method)} does not score layer by layer: it chose once, after the feature layer."
-    if last.died:
+    if last.pruned_at:
         count = f"forced to the budget of {run.cut.tokens}" if last.forced else f"asked for by {_count_in_words(run)}"
         return (
-            f"went after layer {last.layer}: it ranked {last.rank} of {last.alive} and {last.kept} stayed, "
+            f"went after layer {last.layer}: it ranked {last.rank} of {last.n_patches} and {last.kept} stayed, "
             f"{signed(abs(last.margin))} below the cut-off. The count of this cut was {count}."
         )
     cuts = [chapter for chapter in story if chapter.kept is not None]
@@ -134,7 +134,7 @@ def _verdict(run: Run, story: tuple[Chapter, ...], patch_id: int) -> str:
         return "stayed: no cut took anything."
     closest = min(cuts, key=lambda chapter: chapter.margin)
     return (
-        f"stayed to the end. Its closest call was after layer {closest.layer}: rank {closest.rank} of {closest.alive} "
+        f"stayed to the end. Its closest call was after layer {closest.layer}: rank {closest.rank} of {closest.n_patches} "
         f"where {closest.kept} stayed, {signed(closest.margin)} above the cut-off."
     )
 
@@ -143,10 +143,10 @@ def _row(chapter: Chapter, count: str) -> str:
     numbers = (
         chapter.cls_attention, chapter.similarity, chapter.value_norm, chapter.score, chapter.running_score,
     )  # fmt: skip
-    rank = "" if chapter.rank is None else f"{chapter.rank} of {chapter.alive}"
+    rank = "" if chapter.rank is None else f"{chapter.rank} of {chapter.n_patches}"
     margin = "" if isnan(chapter.margin) else signed(chapter.margin, 2)
     cells = [*(_number(value) for value in numbers), rank, _number(chapter.cutoff), margin, _after(chapter, count)]
-    kind = "went" if chapter.died else "cut" if chapter.kept is not None else ""
+    kind = "went" if chapter.pruned_at else "cut" if chapter.kept is not None else ""
     body = "".join(f"<td>{cell}</td>" for cell in cells)
     name = f'<button type="button" class="lens-pick" data-layer="{chapter.layer}">{chapter.layer}</button>'
     return f'<tr class="{kind}" data-layer="{chapter.layer}"><th scope="row">{name}</th>{body}</tr>'
@@ -159,6 +159,6 @@ def _number(value: float) -> str:
 def _after(chapter: Chapter, count: str) -> str:
     """What this layer's cut did to the patch, and what decided how many went."""
     if chapter.kept is None:
-        return "went" if chapter.died else ""
+        return "went" if chapter.pruned_at else ""
     count = "forced" if chapter.forced else count
-    return f"{'went' if chapter.died else 'stayed'}: {chapter.kept} of {chapter.alive} stay ({count})"
+    return f"{'went' if chapter.pruned_at else 'stayed'}: {chapter.kept} of {chapter.n_patches} stay ({count})"
