@@ -253,7 +253,7 @@ def _pack_run(
     counts: dict[int, int | None] = {}
     entropy: dict[int, float] = {}
     for image in chosen:  # of several, each asks for its own count: their mean entropy alone says something
-        counts |= {step.layer: step.asked if part is not None else None for step in image.steps}
+        counts |= {step.layer: step.requested if part is not None else None for step in image.steps}
     for layer in counts:
         ratios = [step.entropy_ratio[0] for image in chosen for step in image.steps if step.layer == layer]
         entropy[layer] = float(np.mean(ratios))
@@ -269,7 +269,7 @@ def _pack_run(
         "twins": _base64(_nearest_kept(rows), "<i2"),
         "alive": measured.n_patches.tolist(),
         "removed": measured.removed.tolist(),
-        "forced": measured.forced.tolist(),
+        "forced": measured.clamped.tolist(),
         "scored": any(layer.scored for image in chosen for layer in image.layers),
         "asked": [counts.get(layer) for layer in layers],
         "askedEntropy": [_rounded_or_none(entropy.get(layer)) for layer in layers],

@@ -123,8 +123,8 @@ class Concentration:
     """int64 [L], N: patches alive at each layer's input; of several rows, all of theirs."""
     removed: np.ndarray
     """int64 [L], patches that went after each layer."""
-    forced: np.ndarray
-    """bool [L], whether the count after this layer was set to the target rather than asked for by entropy."""
+    clamped: np.ndarray
+    """bool [L], whether the count after this layer was set to the target rather than requested by entropy."""
     entropy_ratio: Curve
     gini: Curve
     top_mass: Curve
@@ -157,8 +157,8 @@ def _mean_concentration(rows: list[Concentration]) -> Concentration:
     }
     n_patches = np.sum([row.n_patches for row in rows], axis=0)
     removed = np.sum([row.removed for row in rows], axis=0)
-    forced = np.any([row.forced for row in rows], axis=0)
-    return Concentration(rows[0].layers, n_patches, removed, forced, **curves)
+    clamped = np.any([row.clamped for row in rows], axis=0)
+    return Concentration(rows[0].layers, n_patches, removed, clamped, **curves)
 
 
 def _concentration_of(image: FlowRecord) -> Concentration:
@@ -172,16 +172,16 @@ def _concentration_of(image: FlowRecord) -> Concentration:
         )
         for name, metric in METRICS.items()
     }
-    removed, forced = removals(image)
-    return Concentration(np.array([layer.layer for layer in image.layers]), n_patches, removed, forced, **curves)
+    removed, clamped = removals(image)
+    return Concentration(np.array([layer.layer for layer in image.layers]), n_patches, removed, clamped, **curves)
 
 
 def removals(image: FlowRecord) -> tuple[np.ndarray, np.ndarray]:
-    """Patches that went after each recorded layer, int64 [L], and whether that count was forced, bool [L]."""
+    """Patches that went after each recorded layer, int64 [L], and whether that count was clamped, bool [L]."""
     layers = np.array([layer.layer for layer in image.layers])
     removed = (image.pruned_at_layer[0][None, :] == layers[:, None]).sum(axis=1)
-    forced_after = {step.layer for step in image.steps if step.forced}
-    return removed, np.isin(layers, list(forced_after))
+    clamped_after = {step.layer for step in image.steps if step.clamped}
+    return removed, np.isin(layers, list(clamped_after))
 
 
 def _padded_rows(image: FlowRecord, width: int) -> np.ndarray:

@@ -41,8 +41,8 @@ class Chapter:
     """Running score of the weakest patch that stayed; NaN where no patch went."""
     margin: float
     """Running score less the cut-off: negative for a patch that went, by how much it lost."""
-    forced: bool
-    """Whether the count of this cut was set to the budget, not asked for by entropy."""
+    clamped: bool
+    """Whether the count of this cut was set to the budget, not requested by entropy."""
     pruned_at: bool
     """Whether the patch went after this layer."""
 
@@ -139,7 +139,7 @@ def _chapter(layer: LayerFlow, patch_id: int, pruned_at: int) -> Chapter:
         kept=layer.step.kept_after if layer.step is not None and cut_here else None,
         cutoff=np.nan if layer.cutoff is None else float(layer.cutoff[0]) / unit,
         margin=np.nan if layer.margin is None else float(layer.margin[0, at]) / unit,
-        forced=layer.step is not None and layer.step.forced,
+        clamped=layer.step is not None and layer.step.clamped,
         pruned_at=layer.layer == pruned_at,
     )
 

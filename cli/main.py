@@ -167,7 +167,7 @@ def _facts(run: Run) -> dict[str, Any]:
     steps = run.record.steps if run.record is not None else ()
     rows = _as_read(run.record, run).kept_patch_ids.tolist() if run.record is not None else None
     kept = rows[0] if rows is not None and len(rows) == 1 else rows  # several rows: one list for each tile
-    cuts = [{"layer": s.layer, "before": s.kept_before, "after": s.kept_after, "forced": s.forced} for s in steps]
+    cuts = [{"layer": s.layer, "before": s.kept_before, "after": s.kept_after, "clamped": s.clamped} for s in steps]
     return {"id": run.id, "title": run.title, **run.facts(), "kept_patch_ids": kept, "steps": cuts}
 
 

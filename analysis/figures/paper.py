@@ -127,8 +127,8 @@ def _number_patches(axes: Axes, pruned_at: np.ndarray, geometry: Geometry, width
 
 def _draw_bars(axes: Axes, pruned: Concentration) -> None:
     bars = axes.bar(pruned.layers, pruned.removed, color="#AA449966", edgecolor=style.PRUNED, linewidth=0.6)
-    for bar, count, forced in zip(bars, pruned.removed, pruned.forced, strict=True):
-        bar.set_hatch("////" if forced else "")
+    for bar, count, clamped in zip(bars, pruned.removed, pruned.clamped, strict=True):
+        bar.set_hatch("////" if clamped else "")
         if count:
             axes.text(
                 bar.get_x() + bar.get_width() / 2, count, f"−{count}", ha="center", va="bottom", fontsize=INK["small"]

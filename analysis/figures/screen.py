@@ -124,7 +124,8 @@ def _add_bars(figure: go.Figure, pruned: Concentration) -> None:
     counts = [f"−{count}" if count else "" for count in pruned.removed]
     figure.add_bar(
         x=pruned.layers, y=pruned.removed, yaxis="y2", name="patches removed", text=counts, textposition="outside",
-        marker={"color": style.PRUNED, "opacity": 0.5, "pattern": {"shape": np.where(pruned.forced, "/", "").tolist()}},
+        marker={"color": style.PRUNED, "opacity": 0.5, "pattern": {"shape": np.where(pruned.clamped, "/",
+        "").tolist()}},
     )  # fmt: skip
 
 

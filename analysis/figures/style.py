@@ -53,7 +53,7 @@ HOW_TO_READ = {
     ),
     "concentration": (
         "Lines: mean over heads; bands: lowest to highest head; bars: patches that went after each layer "
-        "(hatched: forced to the target)."
+        "(hatched: clamped to the target)."
     ),
 }
 

@@ -146,11 +146,11 @@ def prunes_after(layer: int, feature_layer: int) -> bool:
     return remaining >= 0 and remaining % 2 == 0
 
 
-def asked_count(entropy_ratio: float, n_kept: int, target: int, remaining: int) -> float:
-    """Patches that FlowCut asks to remove after a layer, before rounding (paper, adaptive pruning ratio).
+def requested_count(entropy_ratio: float, n_kept: int, target: int, remaining: int) -> float:
+    """Patches that FlowCut requests to remove after a layer, before rounding (paper, adaptive pruning ratio).
 
     Args:
-        entropy_ratio: E = H(relation shares) / ln N in [0, 1]; flat attention (E = 1) asks for none.
+        entropy_ratio: E = H(relation shares) / ln N in [0, 1]; flat attention (E = 1) requests none.
         alive: N, patches alive at this layer's input.
         target: T, patches to be left at the end.
         remaining: R > 0, layers left until the last prune.
@@ -168,6 +168,6 @@ def equal_count(n_kept: int, target: int, remaining: int) -> float:
     return (n_kept - target) / (remaining // 2 + 1)
 
 
-def kept_after(asked: float, n_kept: int, target: int) -> int:
-    """Patches left once `asked` (rounded half to even, as released) have gone; never below the target."""
-    return max(n_kept - round(asked), target)
+def kept_after(requested: float, n_kept: int, target: int) -> int:
+    """Patches left once `requested` (rounded half to even, as released) have gone; never below the target."""
+    return max(n_kept - round(requested), target)

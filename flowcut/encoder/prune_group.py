@@ -19,7 +19,6 @@ from flowcut.criteria import highest as highest_ranked
 from flowcut.criteria.evidence import by_removal
 from flowcut.criteria.flowcut import (
     accumulate,
-    asked_count,
     cls_logits,
     criteria,
     entropy_ratio,
@@ -30,6 +29,7 @@ from flowcut.criteria.flowcut import (
     kept_after,
     nearest_kept,
     prunes_after,
+    requested_count,
     ungroup,
     value_norm,
     with_proxy,
@@ -119,9 +119,9 @@ class StepDraft:
     layer: int
     kept_before: int
     kept_after: int
-    forced: bool
+    clamped: bool
     entropy_ratio: np.ndarray
-    asked_per_image: np.ndarray
+    requested_per_image: np.ndarray
 
 
 @dataclass
@@ -301,16 +301,16 @@ class PruneGroup:
         assert self.plan.recipe is not None
         target, before, size = self.target, self.tokens, self.plan.patches_per_token
         remaining = self.plan.feature_layer - 1 - layer
-        ratio = asked = np.full(len(self.kept_ids), np.nan)
+        ratio = requested = np.full(len(self.kept_ids), np.nan)
         after = target
         if remaining > 0:
             if self.plan.recipe.adaptive:
                 ratio = self._entropy_ratio(layer)
-                asked = np.array([asked_count(float(e), before, target, remaining) for e in ratio])
+                requested = np.array([requested_count(float(e), before, target, remaining) for e in ratio])
             else:
-                asked = np.full(len(self.kept_ids), equal_count(before, target, remaining))
-            after = kept_after(float(asked.max()), before, target)
-        self.steps.append(StepDraft(layer, before * size, after * size, remaining == 0, ratio, asked))
+                requested = np.full(len(self.kept_ids), equal_count(before, target, remaining))
+            after = kept_after(float(requested.max()), before, target)
+        self.steps.append(StepDraft(layer, before * size, after * size, remaining == 0, ratio, requested))
         return self._keep(layer, highest(self.cumulative, after))
 
     def _entropy_ratio(self, layer: int) -> np.ndarray:

@@ -64,21 +64,21 @@ def _field(draft: LayerDraft, name: str) -> np.ndarray:
 
 
 def _merge_steps(groups: Sequence[PruneGroup], layer: int) -> PruneStep:
-    """A prune group that had reached its target keeps what it has at this step, and asked for nothing (NaN)."""
+    """A prune group that had reached its target keeps what it has at this step, and requested nothing (NaN)."""
     found = [_step_at(group, layer) for group in groups]
     sizes = [len(group.kept_ids) for group in groups]
-    asked = np.concatenate([step.asked_per_image for step in found])
-    forced = any(step.forced for step in found)
+    requested = np.concatenate([step.requested_per_image for step in found])
+    clamped = any(step.clamped for step in found)
     before = np.repeat([step.kept_before for step in found], sizes).astype(np.int64)
     after = np.repeat([step.kept_after for step in found], sizes).astype(np.int64)
     return PruneStep(
         layer=layer,
         kept_before=int(before.max()),
         kept_after=int(after.max()),
-        asked=None if forced else round(float(np.nanmax(asked))),
-        forced=forced,
+        requested=None if clamped else round(float(np.nanmax(requested))),
+        clamped=clamped,
         entropy_ratio=np.concatenate([step.entropy_ratio for step in found]),
-        asked_per_image=asked,
+        requested_per_image=requested,
         kept_before_per_image=before,
         kept_after_per_image=after,
     )

@@ -72,5 +72,5 @@ class AnswerAttention:
         Raises:
             InvalidRecord: one sentence where the file is missing, is of another kind, is damaged or of another version.
         """
-        _, arrays = read_file(Path(path), FORMAT, FORMAT_VERSION)
+        _, arrays = read_file(Path(path), FORMAT, (FORMAT_VERSION,))
         return cls(**arrays)

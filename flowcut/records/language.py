@@ -15,11 +15,14 @@ from typing import Any
 import numpy as np
 
 from flowcut.cut import CutConfig
-from flowcut.records.tensor_file import read_file, write_file
+from flowcut.records.tensor_file import read_file, renamed, write_file
 from flowcut.records.vision import PADDING_ID
 
 FORMAT = "flowcut-language-record"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+READ_VERSIONS = (1, 2)
+NAMES_OF_VERSION_1 = {"died_at_layer": "pruned_at_layer"}
+"""What fields were called in files of that version."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,7 +109,13 @@ class LanguageRecord:
         Raises:
             InvalidRecord: one sentence where the file is missing, is no record, is damaged or of another version.
         """
-        facts, arrays = read_file(Path(path), FORMAT, FORMAT_VERSION)
+        facts, arrays = read_file(Path(path), FORMAT, READ_VERSIONS)
         cut = facts.pop("cut")
         sentences = {name: tuple(facts.pop(name)) for name in ("notes", "differs_from_release")}
-        return cls(**{**facts, **arrays, **sentences, "cut": None if cut is None else CutConfig(**cut)})
+        return cls(
+            **{
+                **renamed({**facts, **arrays}, NAMES_OF_VERSION_1),
+                **sentences,
+                "cut": None if cut is None else CutConfig(**cut),
+            }
+        )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +30,8 @@ def write_file(path: Path, kind: str, version: int, facts: dict[str, Any], array
     return path
 
 
-def read_file(path: Path, kind: str, version: int) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """The facts and arrays of a record that `write_file` wrote.
+def read_file(path: Path, kind: str, versions: Sequence[int]) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """The facts and arrays of a record that `write_file` wrote, in one of these versions.
 
     Raises:
         InvalidRecord: one sentence where the file is missing, is no record of this kind, is damaged or of another
@@ -50,7 +51,7 @@ def read_file(path: Path, kind: str, version: int) -> tuple[dict[str, Any], dict
         raise InvalidRecord(
             f"{path.name} is not a flowcut record, or is damaged: save or download it again."
         ) from error
-    _check_kind(path, (found_kind, found_version), (kind, version))
+    _check_kind(path, (found_kind, found_version), (kind, versions))
     if _checksum(text, tensors) != checksum:
         raise InvalidRecord(f"{path.name} is damaged (its checksum does not match): save or download it again.")
     return facts, {name: _widen(array) for name, array in tensors.items()}
@@ -68,14 +69,28 @@ def json_numbers(array: np.ndarray) -> list[Any]:
     return [None if value != value else value for value in array.tolist()]
 
 
-def _check_kind(path: Path, found: tuple[Any, Any], wanted: tuple[str, int]) -> None:
+def _check_kind(path: Path, found: tuple[Any, Any], wanted: tuple[str, Sequence[int]]) -> None:
     if found[0] != wanted[0]:
         raise InvalidRecord(f"{path.name} is not a {wanted[0]} file, or is damaged: give the one that was meant.")
-    if found[1] != wanted[1]:
+    if found[1] not in wanted[1]:
         raise InvalidRecord(
-            f"{path.name} is a flowcut record of version {found[1]}, this flowcut reads version {wanted[1]}: "
+            f"{path.name} is a flowcut record of version {found[1]}, this flowcut reads {_words(wanted[1])}: "
             "open it with the flowcut that wrote it, or run the question again."
         )
+
+
+def _words(versions: Sequence[int]) -> str:
+    return f"version{'s' if len(versions) > 1 else ''} {' and '.join(str(version) for version in versions)}"
+
+
+def renamed(values: dict[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
+    """Facts or arrays of an earlier version under the names that their fields have now.
+
+    Args:
+        names: from the old name of a field to the new one; of `layer.003.old` the last part is looked up.
+    """
+    parts = {name: name.rpartition(".") for name in values}
+    return {f"{before}{dot}{names.get(last, last)}": values[name] for name, (before, dot, last) in parts.items()}
 
 
 def _narrow(array: np.ndarray) -> np.ndarray:

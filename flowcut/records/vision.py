@@ -23,12 +23,27 @@ from typing import Any
 import numpy as np
 
 from flowcut.cut import CutConfig
-from flowcut.records.tensor_file import json_numbers, read_file, write_file
+from flowcut.records.tensor_file import json_numbers, read_file, renamed, write_file
 
 CLS_ID = -1
 PADDING_ID = -2
 FORMAT = "flowcut-record"
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
+READ_VERSIONS = (2, 3)
+NAMES_OF_VERSION_2 = {
+    "alive_patch_ids": "patch_ids",
+    "twin_patch_id": "nearest_kept_id",
+    "twin_cosine": "nearest_kept_cosine",
+    "died_at_layer": "pruned_at_layer",
+    "alive_before": "kept_before",
+    "alive_after": "kept_after",
+    "alive_before_per_image": "kept_before_per_image",
+    "alive_after_per_image": "kept_after_per_image",
+    "asked": "requested",
+    "asked_per_image": "requested_per_image",
+    "forced": "clamped",
+}
+"""What fields were called in files of that version."""
 LAYER_KEY = "layer.{layer:03d}.{field}"
 
 
@@ -42,15 +57,15 @@ class PruneStep:
     """Patches alive before, CLS not counted; where images are cut apart: the most of any image."""
     kept_after: int
     """Patches alive after; where images are cut apart: the most of any image."""
-    asked: int | None
-    """Patches (or groups of `patches_per_token`) that entropy asked to remove, rounded; the largest of the batch, as
-    released. None where forced."""
-    forced: bool
-    """True where the count was set to the target, not asked for by entropy."""
+    requested: int | None
+    """Patches (or groups of `patches_per_token`) that entropy requested to remove, rounded; the largest of the batch, as
+    released. None where clamped."""
+    clamped: bool
+    """True where the count was set to the target, not requested by entropy."""
     entropy_ratio: np.ndarray
-    """float64 [B], E = H(relation shares) / ln N in [0, 1]; NaN where forced."""
-    asked_per_image: np.ndarray
-    """float64 [B], each image's own count before rounding; NaN where forced."""
+    """float64 [B], E = H(relation shares) / ln N in [0, 1]; NaN where clamped."""
+    requested_per_image: np.ndarray
+    """float64 [B], each image's own count before rounding; NaN where clamped."""
     kept_before_per_image: np.ndarray
     """int64 [B]."""
     kept_after_per_image: np.ndarray
@@ -268,7 +283,7 @@ class FlowRecord:
         Raises:
             InvalidRecord: one sentence where the file is missing, is no record, is damaged or of another version.
         """
-        return _from_facts(*read_file(Path(path), FORMAT, FORMAT_VERSION))
+        return _from_facts(*read_file(Path(path), FORMAT, READ_VERSIONS))
 
 
 def _layer_of_image(layer: LayerFlow, rows: slice, step: PruneStep | None) -> LayerFlow:
@@ -295,16 +310,16 @@ def _layer_of_image(layer: LayerFlow, rows: slice, step: PruneStep | None) -> La
 
 
 def _step_of_image(step: PruneStep, rows: slice) -> PruneStep:
-    asked_raw = step.asked_per_image[rows]
+    requested_raw = step.requested_per_image[rows]
     coupled = len(np.unique(step.kept_after_per_image)) == 1
-    own_asked = None if step.forced or np.isnan(asked_raw[0]) else round(float(asked_raw[0]))
+    own_requested = None if step.clamped or np.isnan(requested_raw[0]) else round(float(requested_raw[0]))
     return replace(
         step,
         kept_before=int(step.kept_before_per_image[rows][0]),
         kept_after=int(step.kept_after_per_image[rows][0]),
-        asked=step.asked if coupled else own_asked,
+        requested=step.requested if coupled else own_requested,
         entropy_ratio=step.entropy_ratio[rows],
-        asked_per_image=asked_raw,
+        requested_per_image=requested_raw,
         kept_before_per_image=step.kept_before_per_image[rows],
         kept_after_per_image=step.kept_after_per_image[rows],
     )
@@ -352,12 +367,13 @@ def _facts(record: FlowRecord) -> dict[str, Any]:
 
 def _step_facts(step: PruneStep) -> dict[str, Any]:
     arrays = {name: json_numbers(getattr(step, name)) for name in _array_fields(step)}
-    plain = ("layer", "kept_before", "kept_after", "asked", "forced")
+    plain = ("layer", "kept_before", "kept_after", "requested", "clamped")
     return {**{name: getattr(step, name) for name in plain}, **arrays}
 
 
 def _from_facts(facts: dict[str, Any], tensors: dict[str, np.ndarray]) -> FlowRecord:
-    steps = tuple(_step_from_facts(step) for step in facts.pop("steps"))
+    tensors = renamed(tensors, NAMES_OF_VERSION_2)
+    steps = tuple(_step_from_facts(renamed(step, NAMES_OF_VERSION_2)) for step in facts.pop("steps"))
     step_after = {step.layer: step for step in steps}
     layers = tuple(
         LayerFlow(**{**entry, **_layer_arrays(entry["layer"], tensors), "step": step_after.get(entry["layer"])})

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from flowcut.criteria.flowcut import asked_count, kept_after, prunes_after
+from flowcut.criteria.flowcut import kept_after, prunes_after, requested_count
 from flowcut.cut import CutConfig, FlowCut
 from flowcut.records.run import AnswerToken, Flops, Run, Times
 from flowcut.records.vision import FlowRecord, Geometry, LayerFlow, PruneStep
@@ -149,12 +149,12 @@ def _score(attention: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.nd
 
 def _step(layer: int, relation: np.ndarray, n_kept: int, target: int, remaining: int) -> PruneStep:
     entropy = float(-(relation * np.log(relation)).sum() / np.log(n_kept))
-    forced = remaining == 0
-    asked = np.nan if forced else asked_count(entropy, n_kept, target, remaining)
-    after = target if forced else kept_after(asked, n_kept, target)
+    clamped = remaining == 0
+    requested = np.nan if clamped else requested_count(entropy, n_kept, target, remaining)
+    after = target if clamped else kept_after(requested, n_kept, target)
     return PruneStep(
-        layer, n_kept, after, None if forced else round(asked), forced, np.array([np.nan if forced else entropy]),
-        np.array([asked]), np.array([n_kept]), np.array([after]),
+        layer, n_kept, after, None if clamped else round(requested), clamped, np.array([np.nan if clamped else
+        entropy]), np.array([requested]), np.array([n_kept]), np.array([after]),
     )  # fmt: skip
 
 

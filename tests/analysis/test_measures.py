@@ -75,9 +75,9 @@ def test_every_layer_and_head_of_a_record(cut: CutConfig | None) -> None:
 def test_pooled_entropy_is_what_the_schedule_read() -> None:
     record = synthetic.flow_record(synthetic.Encoder(grid=8), FlowCut(20))
     pooled = concentration(record).entropy_ratio.pooled
-    asked = [step for step in record.steps if not step.forced]
-    assert asked
-    for step in asked:
+    requested = [step for step in record.steps if not step.clamped]
+    assert requested
+    for step in requested:
         assert pooled[step.layer] == pytest.approx(step.entropy_ratio[0], abs=1e-6)
 
 
@@ -89,7 +89,7 @@ def test_pooled_entropy_is_what_the_schedule_read_in_stored_runs_of_the_embedded
         assert record is not None
         pooled = concentration(record).entropy_ratio.pooled
         for step in record.steps:
-            assert step.forced or pooled[step.layer] == pytest.approx(step.entropy_ratio[0], abs=1e-5)
+            assert step.clamped or pooled[step.layer] == pytest.approx(step.entropy_ratio[0], abs=1e-5)
 
 
 def test_removals_are_the_steps() -> None:
@@ -97,7 +97,7 @@ def test_removals_are_the_steps() -> None:
     measured = concentration(record)
     for step in record.steps:
         assert measured.removed[step.layer] == step.kept_before - step.kept_after
-        assert measured.forced[step.layer] == step.forced
+        assert measured.clamped[step.layer] == step.clamped
     assert measured.removed.sum() == 64 - 20
     assert measured.n_patches[-1] == 20
 

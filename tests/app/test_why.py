@@ -35,7 +35,7 @@ def test_every_patch_has_a_reason(shown: Comparison) -> None:
         assert "Why was this patch cut?" in told
         assert f"went after layer {pruned_at}: it ranked" in told
         assert f"of {step.kept_before} and {step.kept_after} stayed" in told
-        assert ("forced to the budget of 64" if step.forced else "asked for by entropy") in told
+        assert ("clamped to the budget of 64" if step.clamped else "requested by entropy") in told
         assert told.count("<tr") == pruned_at + 2
 
 

@@ -56,8 +56,8 @@ def plain_flowcut(model: CLIPVisionModel, pixel_values: torch.Tensor, target: in
         count = target
         if remaining:
             ratio = -(a * np.log(a)).sum() / math.log(len(ids))
-            asked = round((len(ids) - target) / math.sqrt(remaining) * (1 - ratio**2))
-            count = max(len(ids) - asked, target)
+            requested = round((len(ids) - target) / math.sqrt(remaining) * (1 - ratio**2))
+            count = max(len(ids) - requested, target)
         kept = np.sort(np.argsort(-running, kind="stable")[:count])
         steps.append((index, len(ids), count))
         hidden = hidden[:, np.r_[0, kept + 1]]

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import flowcut
-from flowcut.criteria.flowcut import asked_count, kept_after, prunes_after
+from flowcut.criteria.flowcut import kept_after, prunes_after, requested_count
 from flowcut.cut import CutConfig
 from flowcut.encoder.locate import feature_layer_index
 
@@ -68,8 +68,8 @@ def test_prune_points_count_back_from_the_last_scored_layer() -> None:
 
 
 def test_flat_attention_asks_for_nothing_and_peaked_attention_for_most() -> None:
-    assert asked_count(1.0, n_kept=100, target=64, remaining=4) == 0
-    assert asked_count(0.0, n_kept=100, target=64, remaining=4) == 18
+    assert requested_count(1.0, n_kept=100, target=64, remaining=4) == 0
+    assert requested_count(0.0, n_kept=100, target=64, remaining=4) == 18
 
 
 def test_counts_round_half_to_even_and_stop_at_the_target() -> None:

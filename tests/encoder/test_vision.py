@@ -49,7 +49,7 @@ def test_every_method_hands_over_its_target(cut: flowcut.CutConfig, per_image: b
     assert record.kept_patch_ids.shape == (3, 9)
     assert (np.diff(record.kept_patch_ids, axis=1) > 0).all()
     assert len(record.layers) == record.n_layers == 6
-    assert record.steps[-1].forced
+    assert record.steps[-1].clamped
     assert record.steps[-1].kept_after == 9
 
 
@@ -175,9 +175,9 @@ def test_the_dead_are_dated() -> None:
 def test_a_coupled_batch_takes_the_largest_count() -> None:
     record, _ = run(tiny.clip(), tiny.pixels(4), flowcut.FlowCut(tokens=9))
     first = record.steps[0]
-    assert first.asked == round(first.asked_per_image.max())
-    assert first.kept_after == first.kept_before - first.asked
-    assert np.isnan(record.steps[-1].asked_per_image).all()
+    assert first.requested == round(first.requested_per_image.max())
+    assert first.kept_after == first.kept_before - first.requested
+    assert np.isnan(record.steps[-1].requested_per_image).all()
 
 
 def test_per_image_rows_do_not_know_their_neighbours() -> None:
@@ -191,8 +191,8 @@ def test_per_image_rows_do_not_know_their_neighbours() -> None:
         np.testing.assert_array_equal(own.kept_patch_ids, alone.kept_patch_ids)
         np.testing.assert_array_equal(own.pruned_at_layer, alone.pruned_at_layer)
         torch.testing.assert_close(out.hidden_states[-2][image], out_alone.hidden_states[-2][0], atol=1e-5, rtol=0)
-        assert [(s.kept_before, s.kept_after, s.asked, s.forced) for s in own.steps] == [
-            (s.kept_before, s.kept_after, s.asked, s.forced) for s in alone.steps
+        assert [(s.kept_before, s.kept_after, s.requested, s.clamped) for s in own.steps] == [
+            (s.kept_before, s.kept_after, s.requested, s.clamped) for s in alone.steps
         ]
         for mine, theirs in zip(own.layers, alone.layers, strict=True):
             np.testing.assert_array_equal(mine.patch_ids, theirs.patch_ids)
@@ -354,7 +354,7 @@ def test_pixels_that_are_not_numbers_are_refused_in_one_sentence() -> None:
 def test_towers_of_three_layers_and_more(n_layers: int, variant: str) -> None:
     record, _ = run(tiny.clip(n_layers=n_layers), tiny.pixels(2), flowcut.FlowCut(tokens=9, variant=variant))
     assert [step.layer for step in record.steps] == [layer for layer in range(n_layers - 2) if (n_layers - layer) % 2]
-    assert [step.forced for step in record.steps] == [False] * (len(record.steps) - 1) + [True]
+    assert [step.clamped for step in record.steps] == [False] * (len(record.steps) - 1) + [True]
 
 
 def test_a_tower_of_two_layers_is_refused() -> None:

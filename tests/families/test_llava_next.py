@@ -149,8 +149,8 @@ def test_as_released_the_tiles_of_a_batch_lose_the_same_number(model: Any, proce
         session.prepare(asked(processor, "<image> and <image>"))
     for step in session.record.steps:
         assert len(set(step.kept_after_per_image)) == 1
-        if not step.forced:
-            assert step.asked == round(float(step.asked_per_image.max()))
+        if not step.clamped:
+            assert step.asked == round(float(step.requested_per_image.max()))
 
 
 def test_several_pictures_in_one_prompt(model: Any, processor: Any) -> None:

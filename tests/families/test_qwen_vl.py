@@ -248,8 +248,8 @@ def test_whole_groups_are_cut_by_the_mean_of_their_scores(model: Any, processor:
             if flow.step is not None:
                 left = own.layers[flow.layer + 1].patch_ids[0]
                 np.testing.assert_array_equal(flow.margin[0] >= 0, np.isin(ids, left))
-                removed = 0 if flow.step.forced else flow.step.asked
-                assert flow.step.forced or flow.step.kept_after == flow.step.kept_before - 4 * removed
+                removed = 0 if flow.step.clamped else flow.step.asked
+                assert flow.step.clamped or flow.step.kept_after == flow.step.kept_before - 4 * removed
         assert own.kept_patch_ids.shape == (1, 28)
 
 

@@ -60,8 +60,8 @@ def close(got: np.ndarray, wanted: np.ndarray, tolerance: float = 1e-4, relative
 
 
 def as_row(step: PruneStep) -> list[int]:
-    asked = -1 if step.asked is None else step.asked
-    return [step.layer, step.kept_before, step.kept_after, asked, int(step.forced)]
+    requested = -1 if step.requested is None else step.requested
+    return [step.layer, step.kept_before, step.kept_after, requested, int(step.clamped)]
 
 
 def check_scores(record: FlowRecord, golden: np.lib.npyio.NpzFile) -> None:
@@ -77,11 +77,11 @@ def check_scores(record: FlowRecord, golden: np.lib.npyio.NpzFile) -> None:
 
 
 def check_counts(record: FlowRecord, golden: np.lib.npyio.NpzFile) -> None:
-    by_entropy = [step for step in record.steps if not step.forced]
+    by_entropy = [step for step in record.steps if not step.clamped]
     assert [step.layer for step in by_entropy] == golden["entropy_layers"].tolist()
-    for step, ratio, asked in zip(by_entropy, golden["E"], golden["r_raw"], strict=True):
+    for step, ratio, requested in zip(by_entropy, golden["E"], golden["r_raw"], strict=True):
         close(step.entropy_ratio, ratio, 1e-5, relative=False)
-        close(step.asked_per_image, asked, 1e-3, relative=False)
+        close(step.requested_per_image, requested, 1e-3, relative=False)
 
 
 @pytest.mark.parametrize("path", cases("vision"), ids=name_of)

@@ -183,7 +183,7 @@ def test_one_picture_of_a_batch() -> None:
     assert one.batch == 1
     np.testing.assert_array_equal(one.kept_patch_ids[0], whole.kept_patch_ids[2])
     np.testing.assert_array_equal(one.layers[1].cls_row[0], whole.layers[1].cls_row[2])
-    assert [step.asked for step in one.steps] == [step.asked for step in whole.steps]
+    assert [step.requested for step in one.steps] == [step.requested for step in whole.steps]
     for index in (-1, 3):
         with pytest.raises(IndexError, match="record of 3"):
             whole.image(index)

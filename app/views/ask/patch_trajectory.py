@@ -21,7 +21,7 @@ HOW_TO_READ = (
     "How to read this: attention, similarity, value norm, score and running score are told against their mean over "
     "the patches alive: 1 is an even share. Score: (attention + similarity) × value norm, each as a share. Running "
     "score: half the past, half of now. A patch goes where its rank is beyond the number that stays; how many stay is "
-    "asked for by the entropy of CLS attention, or forced to the budget at the last cut. The twin is the most similar "
+    "requested by the entropy of CLS attention, or clamped to the budget at the last cut. The twin is the most similar "
     "of those that stayed: a low cosine says that none is much like it. ▸ marks the stage's layer; a click on a layer "
     "goes there."
 )
@@ -65,9 +65,8 @@ def panel(run: Run, patch_id: int | None, first: int = 0) -> str:
     facts = f"model {record.model_id} · {run.title} · mean of {record.n_heads} heads · {record.dtype}"
     below = f'<p class="quiet">{HOW_TO_READ}</p><p class="quiet">{escape(facts)}</p>'
     nearest = (
-        f'<p data-testid="twin">{_nearest_kept(record, nearest_kept_patch(record, patch_id), story[-1].layer, first)}</p>'
-        if story[-1].pruned_at
-        else ""
+        f'<p data-testid="twin">{_nearest_kept(record, nearest_kept_patch(record, patch_id), story[-1].layer,
+        first)}</p>' if story[-1].pruned_at else ""
     )
     return f'<section class="lens-why" data-testid="why"><h3>{title}</h3><p>{told}</p>{nearest}{table}{below}</section>'
 
@@ -124,7 +123,7 @@ def _verdict(run: Run, story: tuple[Chapter, ...], patch_id: int) -> str:
         fate = f"went after layer {last.layer}" if last.pruned_at else "stayed to the end"
         return f"{fate}. {escape(method)} does not score layer by layer: it chose once, after the feature layer."
     if last.pruned_at:
-        count = f"forced to the budget of {run.cut.tokens}" if last.forced else f"asked for by {_count_in_words(run)}"
+        count = f"clamped to the budget of {run.cut.tokens}" if last.clamped else f"requested by {_count_in_words(run)}"
         return (
             f"went after layer {last.layer}: it ranked {last.rank} of {last.n_patches} and {last.kept} stayed, "
             f"{signed(abs(last.margin))} below the cut-off. The count of this cut was {count}."
@@ -160,5 +159,5 @@ def _after(chapter: Chapter, count: str) -> str:
     """What this layer's cut did to the patch, and what decided how many went."""
     if chapter.kept is None:
         return "went" if chapter.pruned_at else ""
-    count = "forced" if chapter.forced else count
+    count = "clamped" if chapter.clamped else count
     return f"{'went' if chapter.pruned_at else 'stayed'}: {chapter.kept} of {chapter.n_patches} stay ({count})"
