@@ -17,7 +17,7 @@ from flowcut.records.vision import FlowRecord, LayerFlow
 
 
 @dataclass(frozen=True)
-class Chapter:
+class LayerTrace:
     """One patch in one layer. What FlowCut did not score there is NaN (None for the rank)."""
 
     layer: int
@@ -43,7 +43,7 @@ class Chapter:
     """Running score less the cut-off: negative for a patch that went, by how much it lost."""
     clamped: bool
     """Whether the count of this cut was set to the budget, not requested by entropy."""
-    pruned_at: bool
+    pruned: bool
     """Whether the patch went after this layer."""
 
 
@@ -92,7 +92,7 @@ def nearest_kept_patch(record: FlowRecord, patch_id: int) -> NearestKept | None:
     )
 
 
-def patch_story(record: FlowRecord, patch_id: int) -> tuple[Chapter, ...]:
+def trace_patch(record: FlowRecord, patch_id: int) -> tuple[LayerTrace, ...]:
     """A patch from layer 0 to the last layer it was alive in.
 
     Args:
@@ -106,7 +106,7 @@ def patch_story(record: FlowRecord, patch_id: int) -> tuple[Chapter, ...]:
     _check_patch(record, patch_id)
     pruned_at = int(record.pruned_at_layer[0, patch_id])
     return tuple(
-        _chapter(layer, patch_id, pruned_at) for layer in record.layers if pruned_at < 0 or layer.layer <= pruned_at
+        _layer_trace(layer, patch_id, pruned_at) for layer in record.layers if pruned_at < 0 or layer.layer <= pruned_at
     )
 
 
@@ -121,13 +121,13 @@ def _check_one_picture(record: FlowRecord) -> None:
         raise ValueError(f"This record is of {record.batch} pictures: take one, with record.image(0).")
 
 
-def _chapter(layer: LayerFlow, patch_id: int, pruned_at: int) -> Chapter:
+def _layer_trace(layer: LayerFlow, patch_id: int, pruned_at: int) -> LayerTrace:
     ids = layer.patch_ids[0]
     at = int(np.flatnonzero(ids == patch_id)[0])
     running = None if layer.cumulative is None else layer.cumulative[0]
     unit = 1.0 if running is None else float(running.mean())
     cut_here = layer.step is not None and layer.step.kept_after < layer.step.kept_before
-    return Chapter(
+    return LayerTrace(
         layer=layer.layer,
         n_patches=len(ids),
         cls_attention=_against_mean(layer.cls_row[0].mean(axis=0)[1:], at),
@@ -140,7 +140,7 @@ def _chapter(layer: LayerFlow, patch_id: int, pruned_at: int) -> Chapter:
         cutoff=np.nan if layer.cutoff is None else float(layer.cutoff[0]) / unit,
         margin=np.nan if layer.margin is None else float(layer.margin[0, at]) / unit,
         clamped=layer.step is not None and layer.step.clamped,
-        pruned_at=layer.layer == pruned_at,
+        pruned=layer.layer == pruned_at,
     )
 
 

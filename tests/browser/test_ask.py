@@ -101,7 +101,7 @@ def test_the_layer_moves_without_the_server(visit: Visit) -> None:
 def test_the_twin_of_a_patch_that_went_is_marked_and_can_be_chosen(visit: Visit) -> None:
     page = visit()
     ask(page, "How many stars are there?")
-    mask, nearest = page.locator(".mask > canvas"), page.get_by_test_id("twin")
+    mask, nearest = page.locator(".mask > canvas"), page.get_by_test_id("nearest")
     layer_slider(page).focus()
     page.keyboard.press("End")
     mask.click(position={"x": 4, "y": 4})  # the corner of the background: nobody kept it

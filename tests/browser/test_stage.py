@@ -222,7 +222,7 @@ def choose_kept_patch(page: Page) -> int:
     at: Position = {"x": box["width"] * (column + 0.5) / 24, "y": box["height"] * (row + 0.5) / 24}
     canvas(page, "mask").click(position=at)
     expect(page.get_by_test_id("why")).to_contain_text(f"Patch {patch} (row {row}, column {column}) stayed to the end")
-    expect(page.get_by_test_id("twin")).to_have_count(0)
+    expect(page.get_by_test_id("nearest")).to_have_count(0)
     return patch
 
 

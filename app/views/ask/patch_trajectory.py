@@ -13,7 +13,7 @@ import streamlit as st
 from flowcut.criteria import METHODS
 from flowcut.records.run import Run
 from flowcut.records.vision import FlowRecord
-from flowcut_lens.analysis.trajectory import Chapter, NearestKept, nearest_kept_patch, patch_story
+from flowcut_lens.analysis.trajectory import LayerTrace, NearestKept, nearest_kept_patch, trace_patch
 from flowcut_lens.app.components.formatting import signed
 
 HINT = "Click a patch, in the mask or in the graph, to follow it through the layers: its scores, its rank, the cut-off."
@@ -56,18 +56,18 @@ def panel(run: Run, patch_id: int | None, first: int = 0) -> str:
     record = run.record
     if record is None or patch_id is None or not 0 <= patch_id < record.n_patches:
         return f'<section class="lens-why" data-testid="why"><h3>Why was this patch cut?</h3><p>{HINT}</p></section>'
-    story = patch_story(record, patch_id)
-    title = "Why was this patch cut?" if story[-1].pruned_at else "Why did this patch stay?"
-    told = f"{_place(record, patch_id)} {_verdict(run, story, patch_id)}"
+    trajectory = trace_patch(record, patch_id)
+    title = "Why was this patch cut?" if trajectory[-1].pruned else "Why did this patch stay?"
+    told = f"{_place(record, patch_id)} {_verdict(run, trajectory, patch_id)}"
     heads = "".join(f'<th scope="col" title="{escape(meaning)}">{name}</th>' for name, meaning in COLUMNS)
-    rows = "".join(_row(chapter, _count_in_words(run)) for chapter in story)
+    rows = "".join(_row(trace, _count_in_words(run)) for trace in trajectory)
     table = f'<div class="scroll"><table><thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table></div>'
     facts = f"model {record.model_id} · {run.title} · mean of {record.n_heads} heads · {record.dtype}"
     below = f'<p class="quiet">{HOW_TO_READ}</p><p class="quiet">{escape(facts)}</p>'
-    nearest = (
-        f'<p data-testid="twin">{_nearest_kept(record, nearest_kept_patch(record, patch_id), story[-1].layer,
-        first)}</p>' if story[-1].pruned_at else ""
-    )
+    nearest = ""
+    if trajectory[-1].pruned:
+        found = nearest_kept_patch(record, patch_id)
+        nearest = f'<p data-testid="nearest">{_nearest_kept(record, found, trajectory[-1].layer, first)}</p>'
     return f'<section class="lens-why" data-testid="why"><h3>{title}</h3><p>{told}</p>{nearest}{table}{below}</section>'
 
 
@@ -109,55 +109,55 @@ def _outside_the_encoder(run: Run, patch_id: int) -> str:
     return f"{left}: there it {'stayed' if patch_id in run.final_patch_ids else 'went'}."
 
 
-def _verdict(run: Run, story: tuple[Chapter, ...], patch_id: int) -> str:
+def _verdict(run: Run, trajectory: tuple[LayerTrace, ...], patch_id: int) -> str:
     """What happened to the patch, in one sentence or two."""
-    last = story[-1]
+    last = trajectory[-1]
     if run.cut is None:
         return "was never up for a cut: this is the run with all tokens."
     if METHODS[run.cut.method].stage in ("projector", "decoder"):
         return _outside_the_encoder(run, patch_id)
     if run.record is not None and not run.record.steps:
         return "stayed: nothing had to go."
-    if all(chapter.rank is None for chapter in story):
+    if all(trace.rank is None for trace in trajectory):
         method = METHODS[run.cut.method].label
-        fate = f"went after layer {last.layer}" if last.pruned_at else "stayed to the end"
+        fate = f"went after layer {last.layer}" if last.pruned else "stayed to the end"
         return f"{fate}. {escape(method)} does not score layer by layer: it chose once, after the feature layer."
-    if last.pruned_at:
+    if last.pruned:
         count = f"clamped to the budget of {run.cut.tokens}" if last.clamped else f"requested by {_count_in_words(run)}"
         return (
             f"went after layer {last.layer}: it ranked {last.rank} of {last.n_patches} and {last.kept} stayed, "
             f"{signed(abs(last.margin))} below the cut-off. The count of this cut was {count}."
         )
-    cuts = [chapter for chapter in story if chapter.kept is not None]
+    cuts = [trace for trace in trajectory if trace.kept is not None]
     if not cuts:
         return "stayed: no cut took anything."
-    closest = min(cuts, key=lambda chapter: chapter.margin)
+    closest = min(cuts, key=lambda trace: trace.margin)
     return (
         f"stayed to the end. Its closest call was after layer {closest.layer}: rank {closest.rank} of {closest.n_patches} "
         f"where {closest.kept} stayed, {signed(closest.margin)} above the cut-off."
     )
 
 
-def _row(chapter: Chapter, count: str) -> str:
+def _row(trace: LayerTrace, count: str) -> str:
     numbers = (
-        chapter.cls_attention, chapter.similarity, chapter.value_norm, chapter.score, chapter.running_score,
+        trace.cls_attention, trace.similarity, trace.value_norm, trace.score, trace.running_score,
     )  # fmt: skip
-    rank = "" if chapter.rank is None else f"{chapter.rank} of {chapter.n_patches}"
-    margin = "" if isnan(chapter.margin) else signed(chapter.margin, 2)
-    cells = [*(_number(value) for value in numbers), rank, _number(chapter.cutoff), margin, _after(chapter, count)]
-    kind = "went" if chapter.pruned_at else "cut" if chapter.kept is not None else ""
+    rank = "" if trace.rank is None else f"{trace.rank} of {trace.n_patches}"
+    margin = "" if isnan(trace.margin) else signed(trace.margin, 2)
+    cells = [*(_number(value) for value in numbers), rank, _number(trace.cutoff), margin, _after(trace, count)]
+    kind = "went" if trace.pruned else "cut" if trace.kept is not None else ""
     body = "".join(f"<td>{cell}</td>" for cell in cells)
-    name = f'<button type="button" class="lens-pick" data-layer="{chapter.layer}">{chapter.layer}</button>'
-    return f'<tr class="{kind}" data-layer="{chapter.layer}"><th scope="row">{name}</th>{body}</tr>'
+    name = f'<button type="button" class="lens-pick" data-layer="{trace.layer}">{trace.layer}</button>'
+    return f'<tr class="{kind}" data-layer="{trace.layer}"><th scope="row">{name}</th>{body}</tr>'
 
 
 def _number(value: float) -> str:
     return "" if isnan(value) else f"{value:.2f}"
 
 
-def _after(chapter: Chapter, count: str) -> str:
+def _after(trace: LayerTrace, count: str) -> str:
     """What this layer's cut did to the patch, and what decided how many went."""
-    if chapter.kept is None:
-        return "went" if chapter.pruned_at else ""
-    count = "clamped" if chapter.clamped else count
-    return f"{'went' if chapter.pruned_at else 'stayed'}: {chapter.kept} of {chapter.n_patches} stay ({count})"
+    if trace.kept is None:
+        return "went" if trace.pruned else ""
+    count = "clamped" if trace.clamped else count
+    return f"{'went' if trace.pruned else 'stayed'}: {trace.kept} of {trace.n_patches} stay ({count})"

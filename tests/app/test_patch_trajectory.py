@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from flowcut_lens.analysis.trajectory import nearest_kept_patch, patch_story
+from flowcut_lens.analysis.trajectory import nearest_kept_patch, trace_patch
 from flowcut_lens.app.media import gallery
 from flowcut_lens.app.media.comparison import Comparison
 from flowcut_lens.app.views.ask.patch_trajectory import HINT, NO_NEAREST_KEPT, panel
@@ -69,12 +69,12 @@ def test_every_layer_has_the_margin_and_moves_the_stage(shown: Comparison) -> No
     assert record is not None
     gone = int(np.flatnonzero(record.pruned_at_layer[0] > 2)[0])
     told = panel(shown.cut, gone)
-    for chapter in patch_story(record, gone):
-        kind = "went" if chapter.pruned_at else "cut" if chapter.kept else ""
-        assert f'<tr class="{kind}" data-layer="{chapter.layer}">' in told
-        assert f'data-layer="{chapter.layer}">{chapter.layer}</button>' in told
-        if chapter.kept is not None:
-            assert f"<td>{chapter.margin:.2f}</td>".replace("-", "−") in told
+    for trace in trace_patch(record, gone):
+        kind = "went" if trace.pruned else "cut" if trace.kept else ""
+        assert f'<tr class="{kind}" data-layer="{trace.layer}">' in told
+        assert f'data-layer="{trace.layer}">{trace.layer}</button>' in told
+        if trace.kept is not None:
+            assert f"<td>{trace.margin:.2f}</td>".replace("-", "−") in told
     for name in ("CLS attention", "similarity", "value norm", "score", "running score", "rank", "cut-off", "margin"):
         assert f">{name}</th>" in told
 
