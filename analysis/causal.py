@@ -38,7 +38,7 @@ def block_mean(ranking: np.ndarray, block_of_patch: np.ndarray) -> np.ndarray:
 
 def rank_agreement(
     rankings: Mapping[str, np.ndarray],
-    fall: np.ndarray,
+    logprob_drop: np.ndarray,
     block_of_patch: np.ndarray | None = None,
     resamples: int = RESAMPLES,
     seed: int = 0,
@@ -59,15 +59,17 @@ def rank_agreement(
     Raises:
         ValueError: a ranking's length does not fit.
     """
-    measured = ~np.isnan(fall)
+    measured = ~np.isnan(logprob_drop)
     count = int(measured.sum())
     weights = _draws(count, resamples, seed)
     found = {}
     for name, ranking in rankings.items():
         blocks = ranking if block_of_patch is None else block_mean(ranking, block_of_patch)
-        if blocks.shape != fall.shape:
-            raise ValueError(f"The ranking {name!r} is of {len(blocks)} patches or blocks, the fall of {len(fall)}.")
-        pair = blocks[measured], fall[measured]
+        if blocks.shape != logprob_drop.shape:
+            raise ValueError(
+                f"The ranking {name!r} is of {len(blocks)} patches or blocks, the fall of {len(logprob_drop)}."
+            )
+        pair = blocks[measured], logprob_drop[measured]
         value = float(weighted_spearman(*pair, np.ones((1, count)))[0])
         drawn = weighted_spearman(*pair, weights)
         low, high = np.nanquantile(drawn, [(1 - LEVEL) / 2, (1 + LEVEL) / 2]) if value == value else (np.nan, np.nan)
@@ -106,7 +108,7 @@ def _ranks_in_draws(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
     return np.asarray((np.cumsum(drawn, axis=1) - (drawn - 1) / 2)[:, place])
 
 
-def curve_area(share: np.ndarray, logprob: np.ndarray, whole: float, nothing: float) -> float:
+def curve_area(share: np.ndarray, logprob: np.ndarray, full: float, no_image: float) -> float:
     """Area under a deletion or insertion curve, by the trapezoid rule, over the range of `share`.
 
     The log-prob is first put on a scale on which the whole picture is 1 and no picture 0; it may leave that range. Of
@@ -121,9 +123,9 @@ def curve_area(share: np.ndarray, logprob: np.ndarray, whole: float, nothing: fl
     Returns:
         NaN where the picture makes no difference (whole equals nothing), or some log-prob is not measured.
     """
-    if whole == nothing or len(share) < 2:
+    if full == no_image or len(share) < 2:
         return float("nan")
-    scaled = (np.asarray(logprob, np.float64) - nothing) / (whole - nothing)
+    scaled = (np.asarray(logprob, np.float64) - no_image) / (full - no_image)
     return float(np.trapezoid(scaled, share) / (share[-1] - share[0]))
 
 
@@ -158,7 +160,7 @@ class FlipPoint:
     """Smaller budgets at which the answer was back, largest first: where the sweep is not monotone."""
 
 
-def flip_point(tokens: np.ndarray, same: np.ndarray) -> FlipPoint:
+def flip_point(tokens: np.ndarray, exact_match: np.ndarray) -> FlipPoint:
     """The flip point of a sweep.
 
     Args:
@@ -166,7 +168,7 @@ def flip_point(tokens: np.ndarray, same: np.ndarray) -> FlipPoint:
         same: bool [K], whether the answer was the same.
     """
     order = np.argsort(-np.asarray(tokens), kind="stable")
-    budgets, held = np.asarray(tokens)[order], np.asarray(same, bool)[order]
+    budgets, held = np.asarray(tokens)[order], np.asarray(exact_match, bool)[order]
     first = int(np.argmin(held)) if not held.all() else len(held)
     return FlipPoint(
         kept_down_to=int(budgets[first - 1]) if first else None,

@@ -67,7 +67,7 @@ class Metric:
     reads: str
     """How to read it, one line."""
     function: Callable[[np.ndarray, np.ndarray], np.ndarray]
-    falls: bool
+    logprob_drops: bool
     """Whether a lower value means more concentrated."""
 
 

@@ -138,7 +138,7 @@ def measure_scene(
     blocks = block_of_patch(first.n_patches // first.grid_cols, first.grid_cols, BLOCK)
     ids = np.arange(first.n_patches)
     sets = [ids, ids[:0], *(ids[blocks != block] for block in range(blocks.max() + 1))]
-    falls = [_falls(scores.total) for scores in score_together(scorers, sets)]
+    logprob_drops = [_logprob_drops(scores.total) for scores in score_together(scorers, sets)]
     chooser = PatchChooser(first)
     everything = [replace(cut, tokens=tokens) for seeds in cuts.values() for cut in seeds for tokens in BUDGETS]
     scores = _score(scorers, chooser, everything)
@@ -149,8 +149,10 @@ def measure_scene(
             "given": runs[place].answer,
             "right": matches(runs[place].answer, question["answer"]),
             "answer_tokens": len(answers[place]),
-            **falls[place],
-            "spearman": _agreements({cut: of_questions[place] for cut, of_questions in ranks.items()}, falls[place]),
+            **logprob_drops[place],
+            "spearman": _agreements(
+                {cut: of_questions[place] for cut, of_questions in ranks.items()}, logprob_drops[place]
+            ),
             "kept": {name: _by_budget(seeds, scores, place) for name, seeds in cuts.items()},
         }
         for place, question in enumerate(questions)
@@ -163,7 +165,7 @@ def ranked(cuts: dict[str, list[flowcut.CutConfig]]) -> list[flowcut.CutConfig]:
     return [cut for name, seeds in cuts.items() if METHODS[name].ranks for cut in seeds]
 
 
-def _falls(totals: np.ndarray) -> dict[str, Any]:
+def _logprob_drops(totals: np.ndarray) -> dict[str, Any]:
     whole, nothing = totals[:2].tolist()
     return {"whole": whole, "nothing": nothing, "fall": np.round(whole - totals[2:], 7).tolist()}
 
@@ -175,7 +177,7 @@ def _score(
     at_once = [cut for cut in cuts if chooser.knows(cut)]
     together = score_together(scorers, [chooser.kept(cut) for cut in at_once])
     found = {
-        cut: [flowcut.AnswerScores(one.logprobs[[place]], one.same[[place]]) for one in together]
+        cut: [flowcut.AnswerScores(one.logprobs[[place]], one.exact_match[[place]]) for one in together]
         for place, cut in enumerate(at_once)
     }
     return {**found, **{cut: score_cut_together(scorers, cut) for cut in cuts if cut not in found}}
@@ -193,11 +195,11 @@ def _block_ranks(
     return [block_ranks(ranking, blocks) for ranking in rankings if ranking is not None]
 
 
-def _agreements(ranks: dict[flowcut.CutConfig, np.ndarray], falls: dict[str, Any]) -> dict[str, float]:
+def _agreements(ranks: dict[flowcut.CutConfig, np.ndarray], logprob_drops: dict[str, Any]) -> dict[str, float]:
     """By criterion, Spearman between its ranks of the blocks and their falls; of several seeds the mean."""
     found: dict[str, list[float]] = {}
     for cut, own in ranks.items():
-        found.setdefault(cut.method, []).append(float(spearmanr(own, falls["fall"]).statistic))
+        found.setdefault(cut.method, []).append(float(spearmanr(own, logprob_drops["fall"]).statistic))
     return {name: round(float(np.mean(values)), 6) for name, values in found.items()}
 
 
@@ -206,7 +208,7 @@ def _by_budget(cuts: list[flowcut.CutConfig], scores: dict[flowcut.CutConfig, An
     found: dict[str, Any] = {}
     for tokens in BUDGETS:
         own = [scores[replace(cut, tokens=tokens)][question] for cut in cuts]
-        found[str(tokens)] = [[int(one.same[0]), round(float(one.total[0]), 6)] for one in own]
+        found[str(tokens)] = [[int(one.exact_match[0]), round(float(one.total[0]), 6)] for one in own]
     return found
 
 

@@ -116,7 +116,7 @@ def study(lines: list[dict[str, Any]], budgets: list[int]) -> dict[str, Any]:
         "agreement_where_it_matters": _table({"all": agreement.of(largest >= MATTERS)}),
         "largest_fall": float(np.median(largest)),
         "lowest_fall": float(np.median([min(question["fall"]) for question in questions])),
-        "negative": float(np.mean([fall < 0 for question in questions for fall in question["fall"]])),
+        "negative": float(np.mean([logprob_drop < 0 for question in questions for logprob_drop in question["fall"]])),
         "matters": float(np.mean(largest >= MATTERS)),
         "object": summary(object_on_top(questions, scene)),
         "kept": _table(kept),
@@ -143,15 +143,21 @@ def object_on_top(questions: list[dict[str, Any]], scene: np.ndarray) -> Measure
     asked = [place for place, question in enumerate(questions) if any(question["object"] or ())]
     stream = np.random.default_rng(SEED)
     pairs = [(np.array(questions[place]["object"]), np.array(questions[place]["fall"])) for place in asked]
-    rows = [_object_row(shown, fall, stream.random((DRAWS, len(fall)))) for shown, fall in pairs]
+    rows = [
+        _object_row(shown, logprob_drop, stream.random((DRAWS, len(logprob_drop)))) for shown, logprob_drop in pairs
+    ]
     return Measured(["agreement", "top", "area"], np.array(rows).reshape(-1, 3).T, scene[asked])
 
 
-def _object_row(shown: np.ndarray, fall: np.ndarray, draws: np.ndarray) -> tuple[float, float, float]:
+def _object_row(shown: np.ndarray, logprob_drop: np.ndarray, draws: np.ndarray) -> tuple[float, float, float]:
     """`draws`: float [DRAWS, P], orders for blocks that are equal."""
-    top = np.lexsort((draws[0], -fall))[: max(1, round(TOP * len(fall)))]
+    top = np.lexsort((draws[0], -logprob_drop))[: max(1, round(TOP * len(logprob_drop)))]
     rankings = [np.lexsort((draw, shown)).argsort() for draw in draws]
-    agreement = np.mean([spearmanr(ranks, fall).statistic for ranks in rankings]) if np.ptp(fall) > 0 else np.nan
+    agreement = (
+        np.mean([spearmanr(ranks, logprob_drop).statistic for ranks in rankings])
+        if np.ptp(logprob_drop) > 0
+        else np.nan
+    )
     return float(agreement), float((shown[top] > 0).mean()), float((shown > 0).mean())
 
 

@@ -85,17 +85,19 @@ def _causal(wanted: argparse.Namespace) -> int:
     *_, study = knock_out(model, picture, question, ids, wanted.block, system=system)
     ranked = list(rank_patches(model, picture, question, cuts, system=system))
     rankings = {one.cut.method: one.ranking for one in ranked if one.ranking is not None}
-    agreement = {name: spearman(ranking, study.block_of_patch, study.fall) for name, ranking in rankings.items()}
+    agreement = {
+        name: spearman(ranking, study.block_of_patch, study.logprob_drop) for name, ranking in rankings.items()
+    }
     if wanted.out is not None:
         _keep(study, rankings, wanted.out)
     if wanted.json:
         print(json.dumps(_causal_facts(run.answer, study, agreement), ensure_ascii=False, indent=1))
         return 0
-    print(f"{run.answer}\nln p {study.whole:.4f} with the whole picture, {study.nothing:.4f} with none of it")
+    print(f"{run.answer}\nln p {study.full:.4f} with the whole picture, {study.no_image:.4f} with none of it")
     print(_strongest(study))
     strongest_first = sorted(agreement.items(), key=lambda pair: -np.nan_to_num(pair[1], nan=-2))
     rows = [(METHODS[name].label, f"{value:+.3f}", METHODS[name].source) for name, value in strongest_first]
-    print(_table(("ranking", "Spearman with the fall", "source"), rows))
+    print(_table(("ranking", "Spearman with the drop", "source"), rows))
     return 0
 
 
@@ -133,7 +135,7 @@ def _row(result: MethodResult) -> tuple[str, ...]:
     if result.run is None:
         return (method.label, result.error or "", "", "", method.source)
     total = "" if result.logprobs is None else f"{result.logprobs.sum(dtype=np.float64):.4f}"
-    return (method.label, result.run.answer, "kept" if result.same else "changed", total, method.source)
+    return (method.label, result.run.answer, "kept" if result.exact_match else "changed", total, method.source)
 
 
 def _facts(result: MethodResult) -> dict[str, Any]:
@@ -144,7 +146,7 @@ def _facts(result: MethodResult) -> dict[str, Any]:
         "title": result.cut.title,
         "source": method.source,
         "answer": None if run is None else run.answer,
-        "same": result.same,
+        "exact_match": result.exact_match,
         "logprobs": None if result.logprobs is None else [float(one) for one in result.logprobs],
         "kept_patch_ids": kept,
         "error": result.error,
@@ -154,20 +156,20 @@ def _facts(result: MethodResult) -> dict[str, Any]:
 def _strongest(study: KnockOut) -> str:
     """The blocks without which the answer falls most, by their place on the grid of blocks."""
     across = -(-study.grid_cols // study.block)
-    order = np.argsort(-study.fall, kind="stable")[:STRONGEST]
-    rows = [(f"row {one // across + 1}, column {one % across + 1}", f"{study.fall[one]:+.4f}") for one in order]
+    order = np.argsort(-study.logprob_drop, kind="stable")[:STRONGEST]
+    rows = [(f"row {one // across + 1}, column {one % across + 1}", f"{study.logprob_drop[one]:+.4f}") for one in order]
     size = f"{study.block} x {study.block} patches" if study.block > 1 else "patch"
-    return _table((f"block ({size})", "fall of ln p without it"), rows)
+    return _table((f"block ({size})", "drop of ln p without it"), rows)
 
 
 def _causal_facts(answer: str, study: KnockOut, agreement: dict[str, float]) -> dict[str, Any]:
     return {
         "answer": answer,
-        "whole": study.whole,
-        "nothing": study.nothing,
+        "full": study.full,
+        "no_image": study.no_image,
         "block": study.block,
-        "fall": study.fall.tolist(),
-        "alone": study.alone.tolist(),
+        "logprob_drop": study.logprob_drop.tolist(),
+        "insertion": study.insertion.tolist(),
         "spearman": {name: None if np.isnan(value) else value for name, value in agreement.items()},
     }
 
@@ -179,12 +181,12 @@ def _keep(study: KnockOut, rankings: dict[str, np.ndarray], file: Path) -> None:
     arrays = {
         "block_of_patch": study.block_of_patch,
         "without": study.without,
-        "alone": study.alone,
-        "fall": study.fall,
+        "insertion": study.insertion,
+        "logprob_drop": study.logprob_drop,
     }
     named = {f"ranking.{name}": np.ascontiguousarray(ranking) for name, ranking in rankings.items()}
     try:
-        save_file({**arrays, **named}, file, {"whole": repr(study.whole), "nothing": repr(study.nothing)})
+        save_file({**arrays, **named}, file, {"full": repr(study.full), "no_image": repr(study.no_image)})
     except Exception as error:  # safetensors has a kind of its own for files that cannot be written
         raise FlowCutError(f"The arrays cannot be written to {file}: give another --out.") from error
 

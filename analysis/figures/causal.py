@@ -62,8 +62,8 @@ def removal_curves(
     facts: str,
     kind: Literal["deletion", "insertion"] = "deletion",
     random: Band | None = None,
-    whole: float | None = None,
-    nothing: float | None = None,
+    full: float | None = None,
+    no_image: float | None = None,
 ) -> go.Figure:
     """The answer's log-prob as patches are removed (or shown), each criterion's highest-ranked first.
 
@@ -90,7 +90,7 @@ def removal_curves(
         hover = f"{name}<br>%{{x:.0f}}% of patches: ln p %{{y:.2f}}<extra></extra>"
         figure.add_scatter(x=share, y=curve, name=name, hovertemplate=hover, **line_and_marker(index, 6))
     sides = ("top right", "top left") if kind == "deletion" else ("top left", "top right")
-    for level, words, side in ((whole, "whole picture", sides[0]), (nothing, "no picture", sides[1])):
+    for level, words, side in ((full, "whole picture", sides[0]), (no_image, "no picture", sides[1])):
         if level is not None:
             figure.add_hline(
                 y=level, line={"color": NEUTRAL, "dash": "dot", "width": 1}, annotation_text=words,
@@ -151,11 +151,11 @@ def _rank_gap(gap: float) -> float:
 def budget_sweep(
     tokens: np.ndarray,
     logprobs: Mapping[str, np.ndarray],
-    same: Mapping[str, np.ndarray],
+    exact_match: Mapping[str, np.ndarray],
     facts: str,
     random: Band | None = None,
     random_same: np.ndarray | None = None,
-    whole: float | None = None,
+    full: float | None = None,
 ) -> go.Figure:
     """The answer's log-prob from all tokens down to few, per criterion, with the places where another answer came.
 
@@ -182,10 +182,12 @@ def budget_sweep(
             hovertemplate="random: mean, %{x} tokens: ln p %{y:.2f}<br>%{text}<extra></extra>",
         )  # fmt: skip
     for index, name in enumerate(logprobs):
-        _add_sweep(figure, index, name, np.asarray(tokens), np.asarray(logprobs[name]), np.asarray(same[name], bool))
-    if whole is not None:
+        _add_sweep(
+            figure, index, name, np.asarray(tokens), np.asarray(logprobs[name]), np.asarray(exact_match[name], bool)
+        )
+    if full is not None:
         line = {"color": NEUTRAL, "dash": "dot", "width": 1}
-        figure.add_hline(y=whole, line=line, annotation_text="all tokens", annotation_font_size=11)
+        figure.add_hline(y=full, line=line, annotation_text="all tokens", annotation_font_size=11)
     ticks = np.unique(tokens)
     figure.update_xaxes(
         title="visual tokens kept (logarithmic)", type="log", autorange="reversed", tickvals=ticks,
@@ -196,11 +198,11 @@ def budget_sweep(
 
 
 def _add_sweep(
-    figure: go.Figure, index: int, name: str, tokens: np.ndarray, logprob: np.ndarray, same: np.ndarray
+    figure: go.Figure, index: int, name: str, tokens: np.ndarray, logprob: np.ndarray, exact_match: np.ndarray
 ) -> None:
     measured = np.isfinite(logprob)
     order = np.argsort(-tokens[measured], kind="stable")
-    budgets, values, held = (array[measured][order] for array in (tokens, logprob, same))
+    budgets, values, held = (array[measured][order] for array in (tokens, logprob, exact_match))
     style, (colour, symbol, _) = line_and_marker(index), style_of(index)
     figure.add_scatter(
         x=budgets, y=values, name=name, legendgroup=name, mode="lines+markers", line=style["line"],

@@ -16,7 +16,7 @@ class AnswerScores:
 
     logprobs: np.ndarray
     """float32 [K, A], ln p of each answer token given those before it, from the raw logits."""
-    same: np.ndarray
+    exact_match: np.ndarray
     """bool [K], whether the likeliest token is the answer's own at every place, the end token included: greedy decoding
     then writes this answer."""
     ranking: np.ndarray | None = None
@@ -37,7 +37,7 @@ class MethodResult:
     """The method's own answer; None where it could not be given."""
     logprobs: np.ndarray | None
     """float32 [A], ln p of each token of the FULL answer under this cut; None where it could not be measured."""
-    same: bool
+    exact_match: bool
     """Whether the method's answer is, token for token, that of the whole picture."""
     error: str | None = None
     """One sentence on why a part is missing."""
@@ -68,11 +68,11 @@ class KnockOut:
     """int64 [N], the block of each patch; blocks in reading order."""
     without: np.ndarray
     """float64 [P], ln p of the answer with the whole picture but this block; NaN: not yet measured."""
-    alone: np.ndarray
+    insertion: np.ndarray
     """float64 [P], ln p of the answer with this block alone; NaN: not yet measured."""
-    whole: float
+    full: float
     """ln p of the answer with all visual tokens."""
-    nothing: float
+    no_image: float
     """ln p of the answer with no visual token."""
     done: float
     """Share of the study that is done, 0 to 1."""
@@ -80,9 +80,9 @@ class KnockOut:
     """Patches in a row of the grid."""
 
     @property
-    def fall(self) -> np.ndarray:
+    def logprob_drop(self) -> np.ndarray:
         """float64 [P], whole - without: positive where the answer needs the block."""
-        return np.asarray(self.whole - self.without)
+        return np.asarray(self.full - self.without)
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,7 +106,7 @@ class SweepPoint:
     cut: CutConfig
     logprob: float
     """ln p of the whole answer under the cut; NaN where it failed."""
-    same: bool
+    exact_match: bool
     """Whether greedy decoding under the cut writes this very answer."""
     error: str | None = None
     """One sentence on why it failed."""

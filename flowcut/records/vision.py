@@ -58,8 +58,8 @@ class PruneStep:
     kept_after: int
     """Patches alive after; where images are cut apart: the most of any image."""
     requested: int | None
-    """Patches (or groups of `patches_per_token`) that entropy requested to remove, rounded; the largest of the batch, as
-    released. None where clamped."""
+    """Patches (or groups of `patches_per_token`) that entropy requested to remove, rounded; the largest of the batch,
+    as released. None where clamped."""
     clamped: bool
     """True where the count was set to the target, not requested by entropy."""
     entropy_ratio: np.ndarray

@@ -51,8 +51,8 @@ def _points(chooser: PatchChooser, known: KnownScores, cuts: Sequence[CutConfig]
     scores, _ = attempt(lambda: known.score([chooser.kept(cut) for cut in cuts]))
     if scores is None:
         return [_point(cut, partial(_score_kept, chooser, known, cut)) for cut in cuts]
-    rows = zip(cuts, scores.total.tolist(), scores.same.tolist(), strict=True)
-    return [SweepPoint(cut, total, same) for cut, total, same in rows]
+    rows = zip(cuts, scores.total.tolist(), scores.exact_match.tolist(), strict=True)
+    return [SweepPoint(cut, total, exact_match) for cut, total, exact_match in rows]
 
 
 def _score_kept(chooser: PatchChooser, known: KnownScores, cut: CutConfig) -> AnswerScores:
@@ -63,7 +63,7 @@ def _point(cut: CutConfig, measure: Callable[[], AnswerScores]) -> SweepPoint:
     scores, failed = attempt(measure)
     if scores is None:
         return SweepPoint(cut, float("nan"), False, failed)
-    return SweepPoint(cut, float(scores.total[0]), bool(scores.same[0]))
+    return SweepPoint(cut, float(scores.total[0]), bool(scores.exact_match[0]))
 
 
 def smallest_budget(
@@ -89,13 +89,13 @@ def smallest_budget(
     search = _downwards(scorer.most_tokens)
     tokens, ended = next(search), False
     while not ended:
-        tried[tokens] = bool(score_at(scorer, chooser, replace(cut, tokens=tokens)).same[0])
+        tried[tokens] = bool(score_at(scorer, chooser, replace(cut, tokens=tokens)).exact_match[0])
         try:
             tokens = search.send(tried[tokens])
         except StopIteration:
             ended = True
-        least = min((budget for budget, same in tried.items() if same), default=None)
-        monotone = least is None or all(same for budget, same in tried.items() if budget > least)
+        least = min((budget for budget, exact_match in tried.items() if exact_match), default=None)
+        monotone = least is None or all(exact_match for budget, exact_match in tried.items() if budget > least)
         yield SmallestBudget(cut, least, tuple(tried.items()), monotone, ended)
 
 

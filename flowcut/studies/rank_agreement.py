@@ -14,9 +14,9 @@ def block_ranks(ranking: np.ndarray, block_of_patch: np.ndarray) -> np.ndarray:
     return np.asarray(np.bincount(block_of_patch, rankdata(ranking)) / np.bincount(block_of_patch))
 
 
-def spearman(ranking: np.ndarray, block_of_patch: np.ndarray, fall: np.ndarray) -> float:
+def spearman(ranking: np.ndarray, block_of_patch: np.ndarray, logprob_drop: np.ndarray) -> float:
     """Spearman's rank correlation of a ranking [N], block by block, with the falls [P]; NaN where one is constant."""
     ranks = block_ranks(ranking, block_of_patch)
-    if np.ptp(ranks) == 0 or np.ptp(fall) == 0:
+    if np.ptp(ranks) == 0 or np.ptp(logprob_drop) == 0:
         return float("nan")
-    return float(spearmanr(ranks, fall).statistic)
+    return float(spearmanr(ranks, logprob_drop).statistic)

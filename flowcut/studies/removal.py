@@ -39,15 +39,15 @@ def knock_out(
     scorer = AnswerScorer(model, image, question, answer_ids, system)
     blocks = block_of_patch(scorer.n_patches // scorer.grid_cols, scorer.grid_cols, block)
     ids, count = np.arange(scorer.n_patches), int(blocks.max()) + 1
-    whole, nothing = scorer.score([ids, ids[:0]]).total.tolist()
-    alone, without = np.full(count, np.nan), np.full(count, np.nan)
+    full, no_image = scorer.score([ids, ids[:0]]).total.tolist()
+    insertion, without = np.full(count, np.nan), np.full(count, np.nan)
 
     def so_far() -> KnockOut:
-        done = float(np.isfinite([alone, without]).mean())
-        return KnockOut(block, blocks, without.copy(), alone.copy(), whole, nothing, done, scorer.grid_cols)
+        done = float(np.isfinite([insertion, without]).mean())
+        return KnockOut(block, blocks, without.copy(), insertion.copy(), full, no_image, done, scorer.grid_cols)
 
     yield so_far()
-    for found, keeps in ((alone, True), (without, False)):
+    for found, keeps in ((insertion, True), (without, False)):
         sets = [ids[(blocks == one) == keeps] for one in range(count)]
         for share, scores in in_shares(sets, scorer.score):
             found[share] = scores.total

@@ -232,7 +232,7 @@ def score_together(scorers: Sequence[AnswerScorer], kept: Sequence[Any]) -> list
         for rows_found, result in zip(found, results, strict=True):
             rows_found.put(indices, *result)
     everywhere = [place[one.tobytes()] for one in sets]
-    return [AnswerScores(one.logprobs[everywhere], one.same[everywhere]) for one in found]
+    return [AnswerScores(one.logprobs[everywhere], one.exact_match[everywhere]) for one in found]
 
 
 def score_cut_together(scorers: Sequence[AnswerScorer], cut: CutConfig | None) -> list[AnswerScores]:
@@ -267,10 +267,10 @@ class _Rows:
 
     def __init__(self, sets: int, tokens: int) -> None:
         self.logprobs = np.full((sets, tokens), np.nan, dtype=np.float32)
-        self.same = np.zeros(sets, dtype=bool)
+        self.exact_match = np.zeros(sets, dtype=bool)
 
-    def put(self, indices: list[int], logprobs: np.ndarray, same: np.ndarray) -> None:
-        self.logprobs[indices], self.same[indices] = logprobs, same
+    def put(self, indices: list[int], logprobs: np.ndarray, exact_match: np.ndarray) -> None:
+        self.logprobs[indices], self.exact_match[indices] = logprobs, exact_match
 
 
 class _Dictated(LogitsProcessor):
@@ -291,8 +291,8 @@ def _measured(logits: Tensor, answer_ids: Sequence[int]) -> tuple[np.ndarray, np
     answer = torch.tensor(answer_ids, device=logits.device)
     logprobs = logits.float().log_softmax(dim=-1)
     own = logprobs.gather(-1, answer.expand(len(logits), -1)[..., None])[..., 0]
-    same = (logits.argmax(dim=-1) == answer).all(dim=1)
-    return own.cpu().numpy(), same.cpu().numpy()
+    exact_match = (logits.argmax(dim=-1) == answer).all(dim=1)
+    return own.cpu().numpy(), exact_match.cpu().numpy()
 
 
 def _checked_answer(model: VisionLanguageModel, answer_ids: Any) -> tuple[int, ...]:

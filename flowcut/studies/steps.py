@@ -36,9 +36,9 @@ class KnownScores:
         new = {key: one for key, one in zip(keys, sets, strict=True) if key not in self._scores}
         if new:
             scores = self.scorer.score(list(new.values()))
-            self._scores.update(zip(new, zip(scores.logprobs, scores.same, strict=True), strict=True))
-        logprobs, same = zip(*(self._scores[key] for key in keys), strict=True)
-        return AnswerScores(np.stack(logprobs), np.array(same))
+            self._scores.update(zip(new, zip(scores.logprobs, scores.exact_match, strict=True), strict=True))
+        logprobs, exact_match = zip(*(self._scores[key] for key in keys), strict=True)
+        return AnswerScores(np.stack(logprobs), np.array(exact_match))
 
     def totals(self, sets: Sequence[np.ndarray]) -> np.ndarray:
         return self.score(sets).total

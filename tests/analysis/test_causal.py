@@ -27,8 +27,8 @@ def test_the_interval_holds_the_truth_about_as_often_as_it_says() -> None:
     true = 6 / np.pi * np.arcsin(r / 2)
     for trial in range(60):
         x = rng.normal(size=150)
-        fall = r * x + np.sqrt(1 - r * r) * rng.normal(size=150)
-        found = rank_agreement({"x": x}, fall, resamples=300, seed=trial)["x"]
+        logprob_drop = r * x + np.sqrt(1 - r * r) * rng.normal(size=150)
+        found = rank_agreement({"x": x}, logprob_drop, resamples=300, seed=trial)["x"]
         assert found.low < found.value < found.high
         hits += found.low <= true <= found.high
     assert 51 <= hits <= 60
@@ -36,11 +36,11 @@ def test_the_interval_holds_the_truth_about_as_often_as_it_says() -> None:
 
 def test_unmeasured_patches_are_left_out_and_the_seed_decides() -> None:
     rng = np.random.default_rng(2)
-    fall, ranking = rng.normal(size=40), rng.normal(size=40)
-    part = fall.copy()
+    logprob_drop, ranking = rng.normal(size=40), rng.normal(size=40)
+    part = logprob_drop.copy()
     part[25:] = np.nan
-    found = rank_agreement({"a": ranking, "same": fall, "flat": np.ones(40)}, part, seed=3)
-    assert found["a"].value == pytest.approx(spearmanr(ranking[:25], fall[:25]).statistic)
+    found = rank_agreement({"a": ranking, "same": logprob_drop, "flat": np.ones(40)}, part, seed=3)
+    assert found["a"].value == pytest.approx(spearmanr(ranking[:25], logprob_drop[:25]).statistic)
     assert found["a"].count == 25
     assert (found["same"].value, found["same"].low) == pytest.approx((1, 1))
     assert np.isnan([found["flat"].value, found["flat"].low]).all()
@@ -52,20 +52,20 @@ def test_unmeasured_patches_are_left_out_and_the_seed_decides() -> None:
 def test_blocks_take_the_mean_of_their_patches() -> None:
     blocks = np.array([0, 0, 1, 3, 1])
     np.testing.assert_array_equal(block_mean(np.array([1.0, 3, 5, 7, 6]), blocks), [1.5, 3.5, np.nan, 5])
-    fall = np.array([0.1, 0.4, np.nan, 0.2])
-    found = rank_agreement({"r": np.array([1.0, 3, 5, 7, 6])}, fall, blocks)["r"]
+    logprob_drop = np.array([0.1, 0.4, np.nan, 0.2])
+    found = rank_agreement({"r": np.array([1.0, 3, 5, 7, 6])}, logprob_drop, blocks)["r"]
     assert found.value == pytest.approx(spearmanr([2, 5.5, 7], [0.1, 0.4, 0.2]).statistic)
     with pytest.raises(ValueError, match="'short' is of 3 patches or blocks, the fall of 4"):
-        rank_agreement({"short": np.ones(3)}, fall)
+        rank_agreement({"short": np.ones(3)}, logprob_drop)
 
 
 def test_areas_by_hand() -> None:
     share = np.array([0, 0.5, 1])
-    assert curve_area(share, np.array([-1.0, -2, -5]), whole=-1, nothing=-5) == pytest.approx((1 + 0.75) / 4 + 0.75 / 4)
-    assert curve_area(share, np.array([-1.0, -1, -1]), whole=-1, nothing=-5) == 1
-    assert curve_area(share[:2], np.array([-5.0, -5]), whole=-1, nothing=-5) == 0
-    assert np.isnan(curve_area(share, np.array([-1.0, -1, -1]), whole=-1, nothing=-1))
-    assert np.isnan(curve_area(share, np.array([-1.0, np.nan, -1]), whole=-1, nothing=-5))
+    assert curve_area(share, np.array([-1.0, -2, -5]), full=-1, no_image=-5) == pytest.approx((1 + 0.75) / 4 + 0.75 / 4)
+    assert curve_area(share, np.array([-1.0, -1, -1]), full=-1, no_image=-5) == 1
+    assert curve_area(share[:2], np.array([-5.0, -5]), full=-1, no_image=-5) == 0
+    assert np.isnan(curve_area(share, np.array([-1.0, -1, -1]), full=-1, no_image=-1))
+    assert np.isnan(curve_area(share, np.array([-1.0, np.nan, -1]), full=-1, no_image=-5))
 
 
 def test_the_band_is_of_seeds() -> None:

@@ -218,7 +218,7 @@ def test_bars_are_sorted_and_carry_their_intervals() -> None:
 def test_removal_curves_and_the_random_band() -> None:
     random = band([-SHARE, -2 * SHARE])
     curves = {"a": -3 * SHARE, "b": -4 * SHARE}
-    figure = causal.removal_curves(SHARE, curves, FACTS, "insertion", random, whole=0.0, nothing=-4.0)
+    figure = causal.removal_curves(SHARE, curves, FACTS, "insertion", random, full=0.0, no_image=-4.0)
     for name, curve in curves.items():
         np.testing.assert_array_equal(trace(figure, name).y, curve)
         np.testing.assert_array_equal(trace(figure, name).x, 100 * SHARE)
@@ -231,9 +231,9 @@ def test_removal_curves_and_the_random_band() -> None:
 
 def test_the_sweep_marks_flips_and_what_comes_back() -> None:
     logprob = {"a": np.array([-1.0, -4, -2, -9]), "b": np.array([-1.0, np.nan, -1, -1])}
-    same = {"a": np.array([True, False, True, False]), "b": np.array([True, False, True, True])}
+    exact_match = {"a": np.array([True, False, True, False]), "b": np.array([True, False, True, True])}
     random = band([-TOKENS / 64.0])
-    figure = causal.budget_sweep(TOKENS, logprob, same, FACTS, random, np.array([1, 1, 0.4, 0]), whole=-1.0)
+    figure = causal.budget_sweep(TOKENS, logprob, exact_match, FACTS, random, np.array([1, 1, 0.4, 0]), full=-1.0)
     line = trace(figure, "a")
     np.testing.assert_array_equal(line.x, TOKENS)
     np.testing.assert_array_equal(line.y, logprob["a"])

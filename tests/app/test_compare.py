@@ -106,7 +106,7 @@ def test_the_answers_are_measured_against_the_full_one(compared: AppTest) -> Non
     subject = about(compared)
     for result in methods.answered(study(methods.plan(subject)).results):
         assert result.run is not None
-        assert result.same == (result.run.token_ids == subject.full.token_ids)
+        assert result.exact_match == (result.run.token_ids == subject.full.token_ids)
         assert result.logprobs is not None
         assert result.logprobs.shape == (len(subject.full.token_ids),)
 
@@ -137,8 +137,8 @@ def test_the_causal_check_by_blocks(compared: AppTest, monkeypatch: pytest.Monke
     results = begin(compared, causal.plan(about(compared), 4, found)).results
     knocked = [one for one in results if isinstance(one, KnockOut)][-1]
     assert knocked.done == 1.0
-    assert np.isfinite(knocked.fall).all()
-    assert knocked.whole == pytest.approx(about(compared).full.logprob, abs=1e-3)
+    assert np.isfinite(knocked.logprob_drop).all()
+    assert knocked.full == pytest.approx(about(compared).full.logprob, abs=1e-3)
     rankings = causal.rankings_of(about(compared), found)
     assert causal.TRUTH in rankings, "the scene's truth covers its suggested question"
     assert {one.name for one in results if isinstance(one, RemovalCurves)} == set(rankings)

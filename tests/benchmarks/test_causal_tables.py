@@ -63,10 +63,14 @@ def test_blocks_are_ranked_by_their_patches_mean_rank() -> None:
     assert np.isnan(spearman(ranking, blocks, np.zeros(4)))
 
 
-def test_what_the_falls_know_of_the_object() -> None:
-    fall = [0.5, 0.1, 0.4, 0.2, 0.3, 0.0, 0.0, 0.0, 0.0, 0.0] * 2
+def test_what_the_drops_know_of_the_object() -> None:
+    logprob_drop = [0.5, 0.1, 0.4, 0.2, 0.3, 0.0, 0.0, 0.0, 0.0, 0.0] * 2
     shown = [0.9, 0, 0.5, 0, 0, 0, 0, 0, 0, 0.1] + [0.0] * 10
-    asked = [{"fall": fall, "object": shown}, {"fall": fall, "object": None}, {"fall": [0.0] * 20, "object": shown}]
+    asked = [
+        {"fall": logprob_drop, "object": shown},
+        {"fall": logprob_drop, "object": None},
+        {"fall": [0.0] * 20, "object": shown},
+    ]
     found = object_on_top(asked, np.array([7, 7, 8]))
     np.testing.assert_array_equal(found.scene, [7, 8])
     assert found.values[1, 0] == 0.5, "of the two highest, 0 and 10, one shows it"
@@ -79,10 +83,10 @@ def test_what_the_falls_know_of_the_object() -> None:
 
 def test_equal_blocks_are_no_agreement() -> None:
     """One block of a hundred shows the object and costs most: the rest, in any order, says nothing."""
-    fall, shown = np.zeros(100), np.zeros(100)
-    fall[40] = shown[40] = 1
-    fall[:40] = np.linspace(0, 0.1, 40)
-    agreement = object_on_top([{"fall": fall.tolist(), "object": shown.tolist()}] * 40, np.arange(40)).values[0]
+    logprob_drop, shown = np.zeros(100), np.zeros(100)
+    logprob_drop[40] = shown[40] = 1
+    logprob_drop[:40] = np.linspace(0, 0.1, 40)
+    agreement = object_on_top([{"fall": logprob_drop.tolist(), "object": shown.tolist()}] * 40, np.arange(40)).values[0]
     assert abs(agreement.mean()) < 0.1
     assert agreement.std() > 0
 

@@ -54,7 +54,7 @@ def test_every_allowed_method_has_its_row(model: str, picture: str, capsys: pyte
     assert row["answer"] == drawn.answer
     assert drawn.final_patch_ids is not None
     assert row["kept_patch_ids"] == drawn.final_patch_ids.tolist()
-    assert row["same"] == ([token.id for token in drawn.tokens] == [token.id for token in full.tokens])
+    assert row["exact_match"] == ([token.id for token in drawn.tokens] == [token.id for token in full.tokens])
     assert len(row["logprobs"]) == len(full.tokens)
 
 
@@ -67,8 +67,8 @@ def test_what_the_answer_loses(model: str, picture: str, tmp_path: Path, capsys:
     loaded = flowcut.load(model)
     full = flowcut.ask(loaded, picture, "What?", max_new_tokens=2)
     *_, study = flowcut.knock_out(loaded, picture, "What?", [token.id for token in full.tokens], block=3)
-    np.testing.assert_allclose(facts["fall"], study.fall, atol=1e-6)
-    np.testing.assert_allclose(arrays["fall"], study.fall, atol=1e-6)
+    np.testing.assert_allclose(facts["logprob_drop"], study.logprob_drop, atol=1e-6)
+    np.testing.assert_allclose(arrays["logprob_drop"], study.logprob_drop, atol=1e-6)
     np.testing.assert_array_equal(arrays["block_of_patch"], study.block_of_patch)
     ranking = flowcut.ask(loaded, picture, "What?", flowcut.FlowCut(tokens=9)).ranking
     np.testing.assert_allclose(arrays["ranking.flowcut"], ranking)
@@ -76,7 +76,7 @@ def test_what_the_answer_loses(model: str, picture: str, tmp_path: Path, capsys:
     assert all(-1 <= value <= 1 for value in facts["spearman"].values())
     assert flow("causal", picture, "What?", *options) == 0
     said = capsys.readouterr().out.splitlines()
-    worst = int(study.fall.argmax())
+    worst = int(study.logprob_drop.argmax())
     assert said[0] == full.answer
     assert said[3].startswith(f"row {worst // 3 + 1}, column {worst % 3 + 1}")
 

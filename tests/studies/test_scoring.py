@@ -91,8 +91,8 @@ def test_equals_the_slow_way_on_the_embedded_model(embedded: VisionLanguageModel
     expected = np.stack([plain(embedded, image, SCENE_QUESTION, answer, kept) for kept in sets])
     np.testing.assert_allclose(scores.logprobs, expected, rtol=0, atol=1e-5)
     np.testing.assert_allclose(scores.logprobs[-1], [token.logprob for token in run.tokens], atol=1e-4)
-    assert scores.same[-1]
-    assert not scores.same[0], "without the picture the card cannot be read"
+    assert scores.exact_match[-1]
+    assert not scores.exact_match[0], "without the picture the card cannot be read"
 
 
 @pytest.mark.parametrize("max_new_tokens", [3, 40])
@@ -105,7 +105,7 @@ def test_same_means_that_greedy_decoding_writes_it(model: VisionLanguageModel, m
         scores = AnswerScorer(model, image, QUESTION, answer).score(sets)
         # A longer answer may begin as this one does: compare as many tokens as this one has.
         expected = [tuple(other[: len(answer)]) == answer for other in answers]
-        assert scores.same.tolist() == expected
+        assert scores.exact_match.tolist() == expected
         assert any(expected)
     assert len({tuple(answer) for answer in answers}) > 1, "some sets must change the answer, or nothing was tested"
 
@@ -120,8 +120,8 @@ def greedy(model: VisionLanguageModel, image: Any, kept: np.ndarray, max_new_tok
 def test_the_end_token_counts(model: VisionLanguageModel) -> None:
     image, all_patches = tiny.picture(), [np.arange(tiny.N_PATCHES)]
     written = greedy(model, image, all_patches[0], 4)
-    assert AnswerScorer(model, image, QUESTION, written).score(all_patches).same.all()
-    assert not AnswerScorer(model, image, QUESTION, [*written[:2], 2]).score(all_patches).same.any()
+    assert AnswerScorer(model, image, QUESTION, written).score(all_patches).exact_match.all()
+    assert not AnswerScorer(model, image, QUESTION, [*written[:2], 2]).score(all_patches).exact_match.any()
 
 
 def test_equal_sets_and_order_of_ids_and_of_sets_do_not_matter(model: VisionLanguageModel) -> None:
@@ -217,9 +217,9 @@ def test_a_cut_is_scored_as_real_decoding_scores_it(model: VisionLanguageModel, 
     ids = [token.id for token in run.tokens]
     scores = AnswerScorer(model, tiny.picture(), QUESTION, ids).score_cut(cut)
     np.testing.assert_allclose(scores.logprobs[0], [token.logprob for token in run.tokens], atol=1e-5)
-    assert scores.same.tolist() == [True]
+    assert scores.exact_match.tolist() == [True]
     changed = [*ids[:-1], (ids[-1] + 1) % 200 + 10]
-    assert AnswerScorer(model, tiny.picture(), QUESTION, changed).score_cut(cut).same.tolist() == [False]
+    assert AnswerScorer(model, tiny.picture(), QUESTION, changed).score_cut(cut).exact_match.tolist() == [False]
 
 
 def families(folder: Path) -> dict[str, VisionLanguageModel]:
@@ -241,7 +241,7 @@ def test_other_families_score_whole_cuts(other_families: dict[str, VisionLanguag
         scorer = AnswerScorer(model, picture, QUESTION, [token.id for token in run.tokens])
         scores = scorer.score_cut(cut)
         np.testing.assert_allclose(scores.logprobs[0], [token.logprob for token in run.tokens], atol=1e-5)
-        assert scores.same.all()
+        assert scores.exact_match.all()
     with pytest.raises(FlowCutError, match=r"^LLaVA-NeXT|^Qwen.* does not read one token for each patch"):
         scorer.score([np.arange(4)])
 

@@ -52,13 +52,15 @@ def test_every_method_beside_the_whole_picture(
     results = list(studies.compare_methods(model, PICTURE, QUESTION, full, cuts))
     scorer = AnswerScorer(model, PICTURE, QUESTION, answer)
     assert [result.cut for result in results] == cuts
-    assert any(result.same for result in results) != all(result.same for result in results), "else little is tested"
+    assert any(result.exact_match for result in results) != all(result.exact_match for result in results), (
+        "else little is tested"
+    )
     for result in results:
         assert result.error is None, result
         run = flowcut.ask(model, PICTURE, QUESTION, result.cut, max_new_tokens=4)
         assert result.run is not None
         assert [token.id for token in result.run.tokens] == [token.id for token in run.tokens]
-        assert result.same == ([token.id for token in run.tokens] == answer)
+        assert result.exact_match == ([token.id for token in run.tokens] == answer)
         assert result.logprobs is not None
         np.testing.assert_allclose(result.logprobs, scorer.score_cut(result.cut).logprobs[0], atol=2e-5)
         np.testing.assert_array_equal(result.run.final_patch_ids, run.final_patch_ids)
@@ -90,7 +92,7 @@ def test_one_methods_failure_is_its_own(
         flowcut.Cut("random", tokens=9),
     ]
     stride, chosen, random = studies.compare_methods(model, PICTURE, QUESTION, full, cuts)
-    assert (stride.run, stride.logprobs, stride.same) == (None, None, False)
+    assert (stride.run, stride.logprobs, stride.exact_match) == (None, None, False)
     assert stride.error is not None
     assert "ZeroDivisionError: of its own making" in stride.error
     assert chosen.error is not None
@@ -112,7 +114,7 @@ def test_a_stopped_answer_is_compared_as_far_as_it_goes(model: VisionLanguageMod
     (whole,) = studies.compare_methods(model, PICTURE, QUESTION, full, [flowcut.Cut("random", tokens=N)])
     assert full.stopped
     assert len(full.tokens) == 2
-    assert whole.same
+    assert whole.exact_match
     silent = flowcut.ask(model, PICTURE, QUESTION, stop=lambda: True)
     with pytest.raises(FlowCutError, match="empty"):
         list(studies.compare_methods(model, PICTURE, QUESTION, silent, [flowcut.Cut("random", tokens=9)]))
@@ -131,14 +133,14 @@ def test_knock_out_one_by_one(model: VisionLanguageModel, answer: list[int], blo
         there = np.isfinite(earlier.without)
         np.testing.assert_array_equal(earlier.without[there], later.without[there])
     n_blocks = N if block == 1 else 9
-    assert last.without.shape == last.alone.shape == last.fall.shape == (n_blocks,)
-    assert last.whole == pytest.approx(scorer.score_cut(None).total[0], abs=1e-5)
-    assert last.nothing == pytest.approx(scorer.score([[]]).total[0], abs=1e-5)
+    assert last.without.shape == last.insertion.shape == last.logprob_drop.shape == (n_blocks,)
+    assert last.full == pytest.approx(scorer.score_cut(None).total[0], abs=1e-5)
+    assert last.no_image == pytest.approx(scorer.score([[]]).total[0], abs=1e-5)
     for one in range(0, n_blocks, 4):
         inside = last.block_of_patch == one
         assert last.without[one] == pytest.approx(scorer.score([ids[~inside]]).total[0], abs=1e-5)
-        assert last.alone[one] == pytest.approx(scorer.score([ids[inside]]).total[0], abs=1e-5)
-    np.testing.assert_allclose(last.fall, last.whole - last.without)
+        assert last.insertion[one] == pytest.approx(scorer.score([ids[inside]]).total[0], abs=1e-5)
+    np.testing.assert_allclose(last.logprob_drop, last.full - last.without)
 
 
 def test_blocks_by_hand() -> None:
@@ -198,7 +200,7 @@ def test_the_sweep_is_the_real_path(model: VisionLanguageModel, answer: list[int
         scores = scorer.score_cut(cut)
         assert points[cut].error is None
         assert points[cut].logprob == pytest.approx(scores.total[0], abs=5e-5)
-        assert points[cut].same == scores.same[0]
+        assert points[cut].exact_match == scores.exact_match[0]
     assert len({round(points[cut].logprob, 6) for cut in cuts[-5:]}) == 5
 
 
@@ -257,7 +259,9 @@ def test_the_smallest_budget_of_a_real_cut(model: VisionLanguageModel, answer: l
         assert [state.done for state in states] == [False] * (len(states) - 1) + [True]
         assert [len(state.tried) for state in states] == list(range(1, len(states) + 1))
         swept = [flowcut.Cut(name, tokens=tokens) for tokens, _ in last.tried]
-        points = {point.cut.tokens: point.same for point in studies.sweep(model, PICTURE, QUESTION, answer, swept)}
+        points = {
+            point.cut.tokens: point.exact_match for point in studies.sweep(model, PICTURE, QUESTION, answer, swept)
+        }
         assert points == dict(last.tried)
         assert last.tokens == min(tokens for tokens, same in last.tried if same)
         assert last.monotone == all(same for tokens, same in last.tried if tokens > last.tokens)

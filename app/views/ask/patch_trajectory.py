@@ -133,8 +133,8 @@ def _verdict(run: Run, trajectory: tuple[LayerTrace, ...], patch_id: int) -> str
         return "stayed: no cut took anything."
     closest = min(cuts, key=lambda trace: trace.margin)
     return (
-        f"stayed to the end. Its closest call was after layer {closest.layer}: rank {closest.rank} of {closest.n_patches} "
-        f"where {closest.kept} stayed, {signed(closest.margin)} above the cut-off."
+        f"stayed to the end. Its closest call was after layer {closest.layer}: rank {closest.rank} of "
+        f"{closest.n_patches} where {closest.kept} stayed, {signed(closest.margin)} above the cut-off."
     )
 
 

@@ -40,11 +40,11 @@ BLOCK_HELP = "Blocks are quicker, and find what neighbours hold between them"
 STEPS = 16
 TAKES = "With the embedded model less than a minute and a half for all 576 patches; the page can be left meanwhile."
 MAPS = (
-    ("Taken away alone", "how far the answer's log-prob falls without this patch", lambda one: one.fall),
+    ("Taken away alone", "how far the answer's log-prob falls without this patch", lambda one: one.logprob_drop),
     (
         "Shown alone",
         "how much it rises with this patch alone, against none",
-        lambda knocked: knocked.alone - knocked.nothing,
+        lambda knocked: knocked.insertion - knocked.no_image,
     ),
 )
 HOW_TO_READ = (
@@ -95,7 +95,7 @@ def plan(about: Subject, block: int, found: list[MethodResult]) -> Plan:
             study.report("Taking patches away", 0.7 * state.done)
             yield state
         study.report("Comparing rankings", 0.7)
-        yield Trust(rank_agreement(rankings, state.fall, state.block_of_patch))
+        yield Trust(rank_agreement(rankings, state.logprob_drop, state.block_of_patch))
         curves = flowcut.deletion_insertion(*asked, rankings, steps=STEPS, system=about.system)
         for done, curve in enumerate(curves, 1):
             study.report("Removing and adding patches in each criterion's order", 0.7 + 0.3 * done / len(rankings))
@@ -120,9 +120,9 @@ def _maps(about: Subject, knocked: KnockOut) -> None:
     """What taking each patch away does, and what each does alone, over the picture."""
     one = "patch" if knocked.block == 1 else "block"
     st.markdown(
-        f"Log-prob of the full answer: **{signed(knocked.whole)}** with all patches, "
-        f"**{signed(knocked.nothing)}** with none. Taking one {one} away costs at most "
-        f"**{signed(float(np.nanmax(knocked.fall, initial=0)))}** nats."
+        f"Log-prob of the full answer: **{signed(knocked.full)}** with all patches, "
+        f"**{signed(knocked.no_image)}** with none. Taking one {one} away costs at most "
+        f"**{signed(float(np.nanmax(knocked.logprob_drop, initial=0)))}** nats."
     )
     picture = small(about.image, SIDE)
     for column, (title, meaning, change) in zip(st.columns(2), MAPS, strict=True):
@@ -139,7 +139,9 @@ def _heat(about: Subject, picture: Image, knocked: KnockOut, change: Callable[[K
 
 
 def _trust(about: Subject, knocked: KnockOut, trust: Trust) -> None:
-    facts = about.facts(f"budget {about.tokens}", f"{len(knocked.fall)} knock-outs", "1,000 bootstrap draws, seed 0")
+    facts = about.facts(
+        f"budget {about.tokens}", f"{len(knocked.logprob_drop)} knock-outs", "1,000 bootstrap draws, seed 0"
+    )
     plot(causal_bars(trust.agreements, facts), causal_bars)
     if TRUTH in trust.agreements:
         st.caption(f"“{TRUTH}” {WHAT_TRUTH_IS}")
@@ -158,7 +160,7 @@ def _curves(about: Subject, curves: dict[str, RemovalCurves], knocked: KnockOut)
     for kind in ("deletion", "insertion"):
         shown = {name: getattr(others[name], kind) for name in chosen}
         random = band([getattr(one, kind) for one in chance])
-        figure = removal_curves(removed, shown, facts, kind, random, knocked.whole, knocked.nothing)
+        figure = removal_curves(removed, shown, facts, kind, random, knocked.full, knocked.no_image)
         plot(figure, removal_curves, f"curves-{kind}")
     deletion, insertion = _areas(curves, "deletion", knocked), _areas(curves, "insertion", knocked)
     figure = removal_areas(
@@ -174,7 +176,7 @@ def _curves(about: Subject, curves: dict[str, RemovalCurves], knocked: KnockOut)
 def _areas(curves: dict[str, RemovalCurves], kind: str, knocked: KnockOut) -> dict[str, float]:
     """The area under each curve, on the scale where the whole picture is 1 and none 0."""
     return {
-        name: curve_area(curve.removed, getattr(curve, kind), knocked.whole, knocked.nothing)
+        name: curve_area(curve.removed, getattr(curve, kind), knocked.full, knocked.no_image)
         for name, curve in curves.items()
     }
 

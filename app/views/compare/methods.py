@@ -103,14 +103,14 @@ def answered(results: list[Any]) -> list[MethodResult]:
 
 
 def _grid(about: Subject, results: list[Any]) -> None:
-    whole = about.full.logprob
+    full = about.full.logprob
     found = [result for result in results if not isinstance(result, NotAllowed)]
     for kind, title in KINDS.items():
         of_kind = [result for result in found if METHODS[result.cut.method].kind == kind]
         if of_kind:
-            cards = "".join(_card(about, result, whole) for result in one_draw(of_kind))
+            cards = "".join(_card(about, result, full) for result in one_draw(of_kind))
             st.html(f'<h3 class="lens-panel">{title}</h3><div class="lens-smalls">{cards}</div>')
-            _chance(of_kind, whole)
+            _chance(of_kind, full)
     refused = [result for result in results if isinstance(result, NotAllowed)]
     if refused:
         lines = "".join(f"<li>{escape(METHODS[one.method].label)}: {escape(one.reason)}</li>" for one in refused)
@@ -151,18 +151,18 @@ def one_draw(results: list[MethodResult]) -> list[MethodResult]:
     return [result for result in results if not result.cut.seed]
 
 
-def _chance(results: list[MethodResult], whole: float) -> None:
+def _chance(results: list[MethodResult], full: float) -> None:
     draws = [result for result in results if result.cut.method == "random" and result.logprobs is not None]
     if len(draws) > 1:
-        changes = [signed(total(result) - whole, plus=True) for result in sorted(draws, key=total)]
-        kept = sum(result.same for result in draws)
+        changes = [signed(total(result) - full, plus=True) for result in sorted(draws, key=total)]
+        kept = sum(result.exact_match for result in draws)
         st.caption(
             f"Random, {len(draws)} seeds: the answer kept in {kept} of {len(draws)}, log-prob {changes[0]} to "
             f"{changes[-1]} nats."
         )
 
 
-def _card(about: Subject, result: MethodResult, whole: float) -> str:
+def _card(about: Subject, result: MethodResult, full: float) -> str:
     method = METHODS[result.cut.method]
     head = f"<h4>{escape(short_title(result.cut))}</h4>"
     if result.run is None:
@@ -170,7 +170,7 @@ def _card(about: Subject, result: MethodResult, whole: float) -> str:
         return f'<figure class="lens-small"><figcaption>{head}<p>{told}</p></figcaption></figure>'
     words = f'<p class="answer" dir="auto">{escape(result.run.answer) or "(nothing)"}</p>'
     source = f'<p class="source" title="{escape(method.source)}">{escape(method.source)}</p>'
-    caption = f"<figcaption>{head}{words}<p>{_verdict(result, whole)}</p>{source}</figcaption>"
+    caption = f"<figcaption>{head}{words}<p>{_verdict(result, full)}</p>{source}</figcaption>"
     return f'<figure class="lens-small">{_picture(about, result.run)}{caption}</figure>'
 
 
@@ -182,9 +182,9 @@ def short_title(cut: CutConfig) -> str:
     return METHODS[cut.method].label + (f", {', '.join(details)}" if details else "")
 
 
-def _verdict(result: MethodResult, whole: float) -> str:
-    mark = '<b class="right">✓ kept</b>' if result.same else '<b class="wrong">✗ changed</b>'
-    return mark if result.logprobs is None else f"{mark} {signed(total(result) - whole, plus=True)}"
+def _verdict(result: MethodResult, full: float) -> str:
+    mark = '<b class="right">✓ kept</b>' if result.exact_match else '<b class="wrong">✗ changed</b>'
+    return mark if result.logprobs is None else f"{mark} {signed(total(result) - full, plus=True)}"
 
 
 def total(result: MethodResult) -> float:

@@ -140,20 +140,20 @@ def _ask(about: Subject, kept: tuple[int, ...]) -> None:
 
 def _tries(about: Subject, base: np.ndarray) -> None:
     """What was answered under each mask that was tried, the newest first."""
-    whole = about.full.logprob
-    rows = [_row("All tokens", escape(about.full.answer), 0.0, True), _pruned_row(about, whole)]
+    full = about.full.logprob
+    rows = [_row("All tokens", escape(about.full.answer), 0.0, True), _pruned_row(about, full)]
     for kept in reversed(_tried(about)):
         study = runtime().studies.find(plan(about, kept).key)
         if study is not None and study.results:
-            rows.append(_result_row(about, _name(base, kept), study.latest, whole))
+            rows.append(_result_row(about, _name(base, kept), study.latest, full))
     table("tries", COLUMNS, rows)
 
 
-def _pruned_row(about: Subject, whole: float) -> str:
+def _pruned_row(about: Subject, full: float) -> str:
     """The cut that the edits began with."""
     same = about.pruned.token_ids == about.full.token_ids
     total = about.pruned.logprob if same else _compared(about)
-    return _row(about.pruned.title, marked_answer(about.full, about.pruned), total - whole, same)
+    return _row(about.pruned.title, marked_answer(about.full, about.pruned), total - full, same)
 
 
 def _compared(about: Subject) -> float:
@@ -170,11 +170,11 @@ def _name(base: np.ndarray, kept: tuple[int, ...]) -> str:
     return f"{len(kept)} patches: +{len(rescued)} −{len(dropped)}"
 
 
-def _result_row(about: Subject, name: str, result: MethodResult, whole: float) -> str:
+def _result_row(about: Subject, name: str, result: MethodResult, full: float) -> str:
     if result.run is None or result.logprobs is None:
         return f'<tr><th>{escape(name)}</th><td colspan="2">{escape(result.error or "no answer")}</td></tr>'
     answer = marked_answer(about.full, result.run)
-    return _row(name, answer, methods.total(result) - whole, result.same)
+    return _row(name, answer, methods.total(result) - full, result.exact_match)
 
 
 def _row(name: str, answer: str, change: float, same: bool) -> str:

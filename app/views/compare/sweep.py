@@ -103,10 +103,10 @@ def _figure(about: Subject, by_method: dict[str, dict[int, SweepPoint]]) -> None
     figure = budget_sweep(
         np.array(grid),
         {name: _along(grid, others[name], "logprob") for name in chosen},
-        {name: _along(grid, others[name], "same") == 1.0 for name in chosen},
+        {name: _along(grid, others[name], "exact_match") == 1.0 for name in chosen},
         about.facts(f"{about.full.visual_tokens} visual tokens in all", f"random: {len(chance)} seeds"),
         band([_along(grid, found, "logprob") for found in chance]) if chance else None,
-        np.mean([_along(grid, found, "same") for found in chance], axis=0) if chance else None,
+        np.mean([_along(grid, found, "exact_match") for found in chance], axis=0) if chance else None,
         about.full.logprob,
     )
     plot(figure, budget_sweep)
@@ -120,16 +120,16 @@ def _along(grid: list[int], found: dict[int, SweepPoint], what: str) -> np.ndarr
 def _table(about: Subject, by_method: dict[str, dict[int, SweepPoint]], smallest: dict[str, SmallestBudget]) -> None:
     """Flip point and smallest budget of every criterion that was swept; answers that came back are written out."""
     complete = len(budgets(about.full.visual_tokens))
-    whole = {name: list(found.values()) for name, found in by_method.items() if len(found) == complete}
-    if not whole:
+    full = {name: list(found.values()) for name, found in by_method.items() if len(found) == complete}
+    if not full:
         return
-    table("budgets", COLUMNS, [_row(name, found, smallest.get(name)) for name, found in whole.items()])
+    table("budgets", COLUMNS, [_row(name, found, smallest.get(name)) for name, found in full.items()])
     st.caption(f"**How to read this.** {HOW_TO_READ}")
     st.caption(about.facts("greedy decoding", "the very same tokens"))
 
 
 def _row(name: str, found: list[SweepPoint], smallest: SmallestBudget | None) -> str:
-    flip = flip_point(np.array([point.cut.tokens for point in found]), np.array([point.same for point in found]))
+    flip = flip_point(np.array([point.cut.tokens for point in found]), np.array([point.exact_match for point in found]))
     lost = "never" if flip.flips_at is None else str(flip.flips_at)
     back = ", ".join(map(str, flip.returns_at)) or "–"
     fewest = tried = "…"
