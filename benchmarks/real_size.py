@@ -99,7 +99,7 @@ SHAPES = {
         llava_next,
         {"pixel_values": (1, 5, 3, SIDE, SIDE), "image_sizes": [[672, 672]]},
         (640, 320, 160),
-        "Each of the five tiles brings half the budget to the decoder's door (`official`); the decoder's layer 1 then "
+        "Each of the five tiles brings half the budget to the decoder's input (`official`); the decoder's layer 1 then "
         "keeps the budget.",
     ),
 }
@@ -138,10 +138,10 @@ def prompt(model: Any, shape: Shape) -> dict[str, Tensor]:
 
 
 def measure(model: Any, shape: Shape, tokens: int | None, stock: bool) -> dict[str, Any]:
-    """One answer: seconds of the vision stage and of the rest, visual tokens at the door, KV bytes, peak memory."""
-    counted, inputs, door = reset_peak(), prompt(model, shape), []
+    """One answer: seconds of the vision stage and of the rest, visual tokens in the decoder input, KV bytes, peak memory."""
+    counted, inputs, prefill_hook = reset_peak(), prompt(model, shape), []
     hook = model.model.language_model.register_forward_pre_hook(
-        lambda module, args, kwargs: door.append(int(kwargs["inputs_embeds"].shape[1])), with_kwargs=True
+        lambda module, args, kwargs: prefill_hook.append(int(kwargs["inputs_embeds"].shape[1])), with_kwargs=True
     )
     generation = {"max_new_tokens": ANSWER_TOKENS, "min_new_tokens": ANSWER_TOKENS, "do_sample": False}
     started = time.perf_counter()
@@ -168,7 +168,7 @@ def measure(model: Any, shape: Shape, tokens: int | None, stock: bool) -> dict[s
     return {
         "vision_seconds": seen - started,
         "language_seconds": ended - seen,
-        "visual_tokens": door[0] - TEXT_TOKENS,
+        "visual_tokens": prefill_hook[0] - TEXT_TOKENS,
         "kv_bytes": kv_bytes,
         "peak_bytes": resident_peak() if counted else None,
     }
@@ -193,7 +193,7 @@ def in_turn(model: Any, shape: Shape, rounds: int) -> dict[str, dict[str, Any]]:
 
 def table(title: str, results: dict[str, dict[str, Any]], facts: str) -> str:
     """One model's results as Markdown."""
-    head = "| run | visual tokens at the door | vision / stock | language / stock | KV cache, MB | peak memory, GB |"
+    head = "| run | visual tokens in the decoder input | vision / stock | language / stock | KV cache, MB | peak memory, GB |"
     note = next((shape.note for shape in SHAPES.values() if shape.title == title), "")
     lines = [f"## {title}", "", f"{facts} {note}".strip(), "", head, "|-|-|-|-|-|-|"]
     for name, row in results.items():

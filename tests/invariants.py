@@ -37,7 +37,7 @@ def ranked(evidence: Evidence, cut: CutConfig) -> np.ndarray:
 
 
 @contextmanager
-def counted_at_the_door(model: Any) -> Iterator[list[int]]:
+def counted_at_decoder_input(model: Any) -> Iterator[list[int]]:
     """While inside, how many tokens the language model receives in each pass."""
     seen: list[int] = []
     hook = model.model.language_model.register_forward_pre_hook(

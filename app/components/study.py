@@ -22,7 +22,7 @@ DRAW_EVERY = 4.0
 
 
 @dataclass(frozen=True)
-class Plan:
+class StudySpec:
     """A study that can be begun."""
 
     key: str
@@ -36,7 +36,7 @@ class Plan:
     """Begun without a click where the model is the embedded one, which needs seconds."""
 
 
-def follow(about: Subject, plan: Plan, show: Callable[[list[Any]], None]) -> None:
+def follow(about: Subject, plan: StudySpec, show: Callable[[list[Any]], None]) -> None:
     """The study: a button while it has not begun, then its results so far, with progress while it runs."""
     studies = runtime().studies
     study = studies.find(plan.key)
@@ -57,16 +57,16 @@ def follow(about: Subject, plan: Plan, show: Callable[[list[Any]], None]) -> Non
             show(list(study.results))
 
 
-def begin(about: Subject, plan: Plan) -> None:
+def begin(about: Subject, plan: StudySpec) -> None:
     """Begin a study, unless it runs or is complete."""
     runtime().studies.start(plan.key, about.model, plan.work, visitor())
 
 
-def _offer(about: Subject, plan: Plan, label: str) -> None:
+def _offer(about: Subject, plan: StudySpec, label: str) -> None:
     st.button(label, icon=":material/play_arrow:", key=f"begin-{plan.key}", on_click=begin, args=(about, plan))
 
 
-def _ended(about: Subject, plan: Plan, study: Study) -> None:
+def _ended(about: Subject, plan: StudySpec, study: Study) -> None:
     if study.complete:
         return
     if study.error is not None:

@@ -43,7 +43,7 @@ class AnswerRecording:
     Args:
         language_model: a decoder, or a model that holds one.
         visual_rows: int64 [V], places of the visual tokens in the prompt.
-        prompt_length: tokens at the decoder's door in the first pass.
+        prompt_length: tokens in the decoder's input in the first pass.
         cut: the recording that prunes inside the same decoder, if one does.
 
     Raises:

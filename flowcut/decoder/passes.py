@@ -16,7 +16,7 @@ from flowcut.decoder.spans import Aim
 
 
 @dataclass
-class Stage:
+class Segment:
     """What the layers after one cut read, up to the next one."""
 
     after: int
@@ -71,14 +71,14 @@ class Span:
 
 
 @dataclass
-class Pass:
+class DecoderPass:
     """One forward pass of the decoder."""
 
     mask: Tensor | None
-    """[B, keys], the padding mask at the door."""
+    """[B, keys], the padding mask of the decoder input."""
     prefill: bool
-    stages: list[Stage] = field(default_factory=list)
-    """Known at the door while decoding; in a prefill each one from its layer on."""
+    segments: list[Segment] = field(default_factory=list)
+    """Known from the input on while decoding; in a prefill each one from its layer on."""
     spans: list[Span] = field(default_factory=list)
     """Of a prefill."""
     last: list[int] = field(default_factory=list)
@@ -92,13 +92,13 @@ class Pass:
     ahead: bool = False
     """Whether a layer's attention is being run ahead of it."""
 
-    def stage_at(self, layer: int) -> Stage | None:
+    def segment_at(self, layer: int) -> Segment | None:
         """What a layer reads; None: everything."""
-        return next((stage for stage in reversed(self.stages) if stage.after < layer), None)
+        return next((segment for segment in reversed(self.segments) if segment.after < layer), None)
 
     def columns(self, prompt: int, rows: Tensor) -> Tensor:
         """int64, where rows of a prompt that are still there lie in the sequence as it is now."""
-        return self.stages[-1].kept_rows.columns(prompt, rows) if self.stages else rows
+        return self.segments[-1].kept_rows.columns(prompt, rows) if self.segments else rows
 
     def text_after(self, span: Span) -> Tensor:
         """int64 [m], rows of the text tokens between a picture and the prompt's end, the last one among them."""

@@ -27,7 +27,7 @@ from flowcut.cut import CutConfig, check_is_cut
 from flowcut.decoder.evidence import attention_rows, visual_criteria
 from flowcut.decoder.kept_rows import KeptRows, kept_rows_of
 from flowcut.decoder.locate import LanguageDecoder, find_decoder
-from flowcut.decoder.passes import Pass, Span, Stage
+from flowcut.decoder.passes import DecoderPass, Segment, Span
 from flowcut.decoder.spans import Aim, check_spans
 from flowcut.decoder.to_record import Setting, draft
 from flowcut.encoder.locate import model_facts
@@ -130,19 +130,19 @@ class LanguageRecording:
         return cache is not None and cache in self._cut_of
 
     @property
-    def _pass(self) -> Pass | None:
+    def _pass(self) -> DecoderPass | None:
         """What goes through the decoder in this thread."""
         return getattr(self._thread, "current", None)
 
     @_pass.setter
-    def _pass(self, current: Pass | None) -> None:
+    def _pass(self, current: DecoderPass | None) -> None:
         self._thread.current = current
 
     def __enter__(self) -> LanguageRecording:
         with ExitStack() as undo:  # undoes what was done so far, should one of the next lines fail
             undo.enter_context(watching(self.decoder.model, self))
-            door = self.decoder.model.register_forward_pre_hook(self._at_the_door, with_kwargs=True)
-            undo.callback(door.remove)
+            prefill_hook = self.decoder.model.register_forward_pre_hook(self._on_decoder_input, with_kwargs=True)
+            undo.callback(prefill_hook.remove)
             # First in line, so that transformers' own hooks see the pruned state.
             for step, layer in enumerate(self.layers):
                 pruner, hook = self.decoder.layers[layer], self._leaving(step)
@@ -189,8 +189,8 @@ class LanguageRecording:
 
     def rows_at(self, layer: int) -> Tensor | None:
         """int64 [B, L'], rows of the prompt that a layer of the pass now running reads; None: all of them."""
-        stage = None if self._pass is None else self._pass.stage_at(layer)
-        return None if stage is None else stage.kept_rows.rows
+        segment = None if self._pass is None else self._pass.segment_at(layer)
+        return None if segment is None else segment.kept_rows.rows
 
     def watches(self, module: nn.Module) -> bool:
         """Whether this is the attention module of a layer that is looked into."""
@@ -221,7 +221,14 @@ class LanguageRecording:
         return int(config.sliding_window) if self.decoder.slides(layer) else None
 
     def _look(
-        self, current: Pass, span: Span, query: Tensor, key: Tensor, value: Tensor, scaling: float, window: int | None
+        self,
+        current: DecoderPass,
+        span: Span,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        scaling: float,
+        window: int | None,
     ) -> None:
         """Take from one layer what the method needs to know of one span; [B, H or G, L', d] in."""
         prompt = span.prompt
@@ -246,7 +253,7 @@ class LanguageRecording:
 
     def _attention_over(
         self,
-        current: Pass,
+        current: DecoderPass,
         prompt: int,
         rows: Tensor,
         query: Tensor,
@@ -257,14 +264,14 @@ class LanguageRecording:
         """float32 [q, L'], head-mean attention of some rows of a prompt over the sequence as it is now."""
         assert current.live is not None
         columns = current.columns(prompt, rows).to(query.device)
-        live = current.stages[-1].kept_rows.live[prompt] if current.stages else current.live[prompt]
+        live = current.segments[-1].kept_rows.live[prompt] if current.segments else current.live[prompt]
         back = columns[:, None] - torch.arange(key.shape[2], device=query.device)
         seen = (back >= 0) & live.to(query.device)
         if window is not None:
             seen &= back < window
         return attention_rows(query[prompt][:, columns], key[prompt], scaling, seen)
 
-    def _at_the_door(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def _on_decoder_input(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """What enters the decoder: a whole prompt, or more tokens for a cache that a prompt of ours filled."""
         self._pass = None
         self.elsewhere.note(is_watching(self), self.decoder.attention(self.layers[0]))
@@ -282,22 +289,22 @@ class LanguageRecording:
                 self._pass = self._prompt(aim, batch, length, _padding_mask(mask))
                 self._find_raters(self._pass, given)
         elif cache in self._cut_of:
-            stages = [Stage(layer, kept_rows.for_batch(batch)) for layer, kept_rows in self._cut_of[cache]]
-            self._pass = Pass(_padding_mask(mask), prefill=False, stages=stages)
+            segments = [Segment(layer, kept_rows.for_batch(batch)) for layer, kept_rows in self._cut_of[cache]]
+            self._pass = DecoderPass(_padding_mask(mask), prefill=False, segments=segments)
 
-    def _prompt(self, aim: Aim, batch: int, length: int, mask: Tensor | None) -> Pass:
+    def _prompt(self, aim: Aim, batch: int, length: int, mask: Tensor | None) -> DecoderPass:
         """A prefill about to begin; its spans are held against the prompts that came."""
         spans, live = aim.spans_of(batch), _live_rows(mask, batch, length)
         ends = aim.ends(batch, live)
         for prompt, (own, kept, end) in enumerate(zip(spans, live.numpy(), ends, strict=True)):
             check_spans(own, prompt, kept, end)
         flat = [Span.whole(prompt, start, span) for prompt, own in enumerate(spans) for start, span in own]
-        current = Pass(mask, prefill=True, spans=flat, last=[end - 1 for end in ends], live=live, aim=aim)
+        current = DecoderPass(mask, prefill=True, spans=flat, last=[end - 1 for end in ends], live=live, aim=aim)
         if self._plan is not None and not all(len(current.text_after(span)) for span in flat):
             raise FlowCutError("There is no text after the visual tokens, and the method asks what it attends to.")
         return current
 
-    def _find_raters(self, current: Pass, given: Mapping[str, Any]) -> None:
+    def _find_raters(self, current: DecoderPass, given: Mapping[str, Any]) -> None:
         """For SparseVLM, the text tokens that rate each picture, from what enters the decoder."""
         if "rater_attention" not in self._needs:
             return
@@ -324,7 +331,7 @@ class LanguageRecording:
 
         return cut
 
-    def _cut_after(self, step: int, current: Pass, hidden: Tensor, kwargs: Mapping[str, Any]) -> Tensor | None:
+    def _cut_after(self, step: int, current: DecoderPass, hidden: Tensor, kwargs: Mapping[str, Any]) -> Tensor | None:
         """A prefill's sequence after one of the layers, without what goes there; None if all stay."""
         assert current.live is not None
         if current.origin is None:
@@ -333,20 +340,22 @@ class LanguageRecording:
         kept = [torch.from_numpy(span.kept) for span in current.spans]
         places, renumber = [span.place for span in current.spans], self._plan is None or not self._plan.keeps_positions
         kept_rows = kept_rows_of(places, kept, current.live, hidden.device, renumber)
-        if lost or not current.stages:
+        if lost or not current.segments:
             assert current.aim is not None
             times = current.aim.repeats(len(hidden))
             self._draft = draft(self._setting, current, kept_rows, times, self.layers[step])
             self.drafted = current.aim
         if not lost:
             return None
-        here = kept_rows.places(current.stages[-1].kept_rows if current.stages else None)
-        current.stages.append(Stage(self.layers[step], kept_rows, kept_rows.renumbered(current.origin)))
+        here = kept_rows.places(current.segments[-1].kept_rows if current.segments else None)
+        current.segments.append(Segment(self.layers[step], kept_rows, kept_rows.renumbered(current.origin)))
         if kwargs.get("past_key_values") is not None:
-            self._cut_of[kwargs["past_key_values"]] = [(stage.after, stage.kept_rows) for stage in current.stages]
+            self._cut_of[kwargs["past_key_values"]] = [
+                (segment.after, segment.kept_rows) for segment in current.segments
+            ]
         return hidden.gather(1, here[..., None].expand(-1, -1, hidden.shape[-1]))
 
-    def _choose(self, step: int, current: Pass, hidden: Tensor, kwargs: Mapping[str, Any]) -> bool:
+    def _choose(self, step: int, current: DecoderPass, hidden: Tensor, kwargs: Mapping[str, Any]) -> bool:
         """Let each span lose what goes at this step; whether any lost something."""
         if self.cut is None:
             return False
@@ -379,7 +388,7 @@ class LanguageRecording:
             )
         return ranking
 
-    def _run_ahead(self, current: Pass, layer: int, hidden: Tensor, kwargs: Mapping[str, Any]) -> None:
+    def _run_ahead(self, current: DecoderPass, layer: int, hidden: Tensor, kwargs: Mapping[str, Any]) -> None:
         """Look at the attention of the layer behind the cut, as if nothing went."""
         current.ahead = True
         try:
@@ -388,7 +397,7 @@ class LanguageRecording:
         finally:
             current.ahead = False
 
-    def _take_states(self, current: Pass, states: Tensor) -> None:
+    def _take_states(self, current: DecoderPass, states: Tensor) -> None:
         """Keep the hidden states of pictures and text, for a method that compares them; [B, L', width]."""
         for span in current.spans:
             rows = {"visual_states": span.rows(), "text_states": current.text_after(span)}
@@ -400,30 +409,30 @@ class LanguageRecording:
 
         def prepare(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
             current = self._pass
-            stage = None if current is None or not is_watching(self) else current.stage_at(index)
-            if current is None or stage is None:
+            segment = None if current is None or not is_watching(self) else current.segment_at(index)
+            if current is None or segment is None:
                 return None
             hidden = args[0] if args else kwargs["hidden_states"]
-            if stage.positions is None:  # decoding: whatever position comes, less what went before it
-                stage.positions = kwargs["position_ids"] - stage.kept_rows.moved[:, None]
-            if stage.rotary is None:
-                stage.rotary = self.decoder.rotary(hidden, stage.positions)
-            mask = self._mask(current.mask, stage, index, hidden, kwargs.get("past_key_values"))
+            if segment.positions is None:  # decoding: whatever position comes, less what went before it
+                segment.positions = kwargs["position_ids"] - segment.kept_rows.moved[:, None]
+            if segment.rotary is None:
+                segment.rotary = self.decoder.rotary(hidden, segment.positions)
+            mask = self._mask(current.mask, segment, index, hidden, kwargs.get("past_key_values"))
             # The rotary embedding knows the positions; flash attention would take gaps for borders between prompts.
-            told = None if self._plan is not None and self._plan.keeps_positions else stage.positions
-            ours = {"position_ids": told, "position_embeddings": stage.rotary, "attention_mask": mask}
+            told = None if self._plan is not None and self._plan.keeps_positions else segment.positions
+            ours = {"position_ids": told, "position_embeddings": segment.rotary, "attention_mask": mask}
             return args, {**kwargs, **ours}
 
         return prepare
 
-    def _mask(self, padding: Tensor | None, stage: Stage, index: int, hidden: Tensor, cache: Any) -> Any:
-        kept_rows, slides = stage.kept_rows, self.decoder.slides(index)
-        if slides not in stage.masks:
+    def _mask(self, padding: Tensor | None, segment: Segment, index: int, hidden: Tensor, cache: Any) -> Any:
+        kept_rows, slides = segment.kept_rows, self.decoder.slides(index)
+        if slides not in segment.masks:
             cached = 0 if cache is None else cache.get_seq_length(index)
             grown = cached + hidden.shape[1] - kept_rows.rows.shape[1]  # tokens since the prompt
             live = kept_rows.mask(padding, kept_rows.prompt_length + grown)
-            stage.masks[slides] = self.decoder.mask(index, hidden, live, cache)
-        return stage.masks[slides]
+            segment.masks[slides] = self.decoder.mask(index, hidden, live, cache)
+        return segment.masks[slides]
 
 
 def _seal(cache: Any, layer: int) -> None:

@@ -16,7 +16,7 @@ from flowcut.criteria.flowcut import Criteria
 from flowcut.cut import CutConfig
 from flowcut.decoder.kept_rows import KeptRows
 from flowcut.decoder.locate import LanguageDecoder
-from flowcut.decoder.passes import Pass, Span
+from flowcut.decoder.passes import DecoderPass, Span
 from flowcut.records.vision import PADDING_ID
 
 
@@ -32,7 +32,7 @@ class Setting:
     """The layers after which tokens go."""
 
 
-def draft(setting: Setting, current: Pass, kept_rows: KeptRows, times: int, layer: int) -> dict[str, Any]:
+def draft(setting: Setting, current: DecoderPass, kept_rows: KeptRows, times: int, layer: int) -> dict[str, Any]:
     """The record's fields after a cut, or after a layer that could have cut.
 
     Args:
@@ -104,7 +104,7 @@ def _what_it_costs(visual: int, tokens: int, layers: tuple[int, ...], n_layers: 
     )
 
 
-def _differences(setting: Setting, current: Pass, prompts: int, kept_rows: KeptRows) -> tuple[str, ...]:
+def _differences(setting: Setting, current: DecoderPass, prompts: int, kept_rows: KeptRows) -> tuple[str, ...]:
     """Where the released code, given the same, would stop or go wrong (golden vectors, points 13 and 15)."""
     if not bool(kept_rows.removed.any()):
         return ()

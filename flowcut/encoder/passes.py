@@ -17,17 +17,19 @@ from torch import Tensor, nn
 
 from flowcut.cut import even_shares
 from flowcut.encoder.locate import PackedEncoder, VisionEncoder
-from flowcut.encoder.prune_group import Plan, PruneGroup, View
+from flowcut.encoder.prune_group import EncoderPlan, PruneGroup, View
 from flowcut.hooks.attention import Attention
 
 Call = tuple[tuple[Any, ...], dict[str, Any]]
 """Positional and keyword arguments of a layer."""
 
 
-class Pass(ABC):
+class EncoderPass(ABC):
     """What all layouts share: the prune groups, the clock, and showing a layer to a prune group."""
 
-    def __init__(self, encoder: VisionEncoder, plan: Plan, seconds: dict[str, float], device: torch.device) -> None:
+    def __init__(
+        self, encoder: VisionEncoder, plan: EncoderPlan, seconds: dict[str, float], device: torch.device
+    ) -> None:
         self.encoder = encoder
         self.plan = plan
         self.seconds = seconds
@@ -87,13 +89,13 @@ class Pass(ABC):
         return all(prune_group.n_kept == count for prune_group, count in zip(self.prune_groups, before, strict=True))
 
 
-class BatchPass(Pass):
+class BatchPass(EncoderPass):
     """Pictures of one size, [B, N+1, width] with CLS or [B, N, width] without."""
 
     def __init__(
         self,
         encoder: VisionEncoder,
-        plan: Plan,
+        plan: EncoderPlan,
         seconds: dict[str, float],
         embedded: Tensor,
         budgets: list[int] | None = None,
@@ -196,7 +198,7 @@ class BatchPass(Pass):
         return torch.cat([rows[:, : self.cls], rows[:, self.cls :] + joined], dim=1)
 
 
-class PackedPass(Pass):
+class PackedPass(EncoderPass):
     """Pictures of any size in one sequence, [rows, width]; a prune group for each picture, or slice of a video.
 
     Rows lie merge group by merge group and, in encoders with window attention, window by window. Prune groups know
@@ -206,7 +208,7 @@ class PackedPass(Pass):
     def __init__(
         self,
         encoder: PackedEncoder,
-        plan: Plan,
+        plan: EncoderPlan,
         seconds: dict[str, float],
         grids: Sequence[Sequence[int]],
         device: torch.device,
@@ -326,7 +328,7 @@ def _mean_joined(patches: Tensor, joins: Tensor, count: int) -> Tensor:
     return (shares.transpose(1, 2) @ patches.float()).to(patches.dtype)
 
 
-def _shares(plan: Plan, slices: int) -> Sequence[int | None]:
+def _shares(plan: EncoderPlan, slices: int) -> Sequence[int | None]:
     """The budget of each slice in time."""
     return [None] * slices if plan.cut is None else even_shares(plan.cut.tokens, slices, "slices in time")
 

@@ -44,7 +44,7 @@ MIDDLE = 9 / 24
 
 
 @dataclass(frozen=True)
-class Plan:
+class EncoderPlan:
     """What is fixed before a picture comes: the encoder's measures and what is wanted of it."""
 
     cut: CutConfig | None
@@ -136,7 +136,9 @@ class LayerDraft:
 class PruneGroup:
     """State of one prune group through one pass of the encoder."""
 
-    def __init__(self, plan: Plan, rows: slice, patch_ids: Tensor, grid_cols: int, target: int | None = None) -> None:
+    def __init__(
+        self, plan: EncoderPlan, rows: slice, patch_ids: Tensor, grid_cols: int, target: int | None = None
+    ) -> None:
         self.plan = plan
         self.rows = rows
         self.kept_ids = patch_ids

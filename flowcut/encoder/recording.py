@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from flowcut.criteria import METHODS
 from flowcut.cut import CutConfig, check_is_cut
 from flowcut.encoder.locate import PackedEncoder, VisionEncoder, feature_layer_index, find_encoder
-from flowcut.encoder.passes import BatchPass, Call, PackedPass, Pass, synchronise
-from flowcut.encoder.prune_group import Plan, PruneGroup
+from flowcut.encoder.passes import BatchPass, Call, EncoderPass, PackedPass, synchronise
+from flowcut.encoder.prune_group import EncoderPlan, PruneGroup
 from flowcut.encoder.to_record import assemble
 from flowcut.errors import FlowCutError, InvalidCut
 from flowcut.hooks.attention import Attention, Elsewhere, is_watching, watched, watching
@@ -66,7 +66,7 @@ def record(
     encoder = find_encoder(vision_model)
     n_layers = len(encoder.layers)
     _check_evidence_layer(cut, n_layers)
-    plan = Plan(
+    plan = EncoderPlan(
         cut=cut,
         n_layers=n_layers,
         n_heads=encoder.n_heads,
@@ -86,7 +86,7 @@ class Recording:
     others did, leaving the `with` raises: nothing was cut.
     """
 
-    def __init__(self, encoder: VisionEncoder, plan: Plan, facts: dict[str, Any]) -> None:
+    def __init__(self, encoder: VisionEncoder, plan: EncoderPlan, facts: dict[str, Any]) -> None:
         self.encoder = encoder
         self.plan = plan
         self.facts = facts
@@ -97,7 +97,7 @@ class Recording:
         self._last: list[PruneGroup] = []
         self._gathered: list[PruneGroup] | None = None
         self._record: FlowRecord | None = None
-        self._pass: Pass | None = None
+        self._pass: EncoderPass | None = None
         self.attended_pairs: tuple[int, ...] = ()
         """Of the last pass: per layer, the pairs of query and key over all pictures."""
         self.kept_tokens: tuple[Tensor, ...] = ()
@@ -274,7 +274,7 @@ class Recording:
         self._finish(ended)
         return ended.on_full_grid(tokens)
 
-    def _finish(self, ended: Pass) -> None:
+    def _finish(self, ended: EncoderPass) -> None:
         """A pass came to its end."""
         pairs = tuple(ended.attended_pairs)
         if self._gathered is None:

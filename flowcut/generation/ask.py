@@ -154,11 +154,11 @@ class _Work:
         with watched as session, _peak_memory(hf_model.device) as peak:
             self.tell("vision", 0.0)
             prepared, vision = self._see(session, inputs)
-            door = family.language_model(hf_model)
+            prefill_hook = family.language_model(hf_model)
             listening_started = time.perf_counter()
             if not self.stop():
                 self.tell("prefill", 0.0)
-                with self.listener.listening(hf_model, door), self._looking(session, prepared):
+                with self.listener.listening(hf_model, prefill_hook), self._looking(session, prepared):
                     self._generate(prepared)
             synchronise(hf_model.device)
             ended = time.perf_counter()

@@ -33,7 +33,7 @@ def count_flops(
     Args:
         config: the whole model's configuration.
         record: what the encoder did with the picture; its steps suffice.
-        visual_tokens: at the language model's door.
+        visual_tokens: in the language model's input.
         layer_tokens: tokens of the prompt, visual ones included, that each decoder layer read.
         answer_tokens: tokens generated; the first of them is prefill's.
         attended_pairs: pairs of query and key in each vision layer, over all its windows.

@@ -55,7 +55,7 @@ class Listener(StoppingCriteria):
     def listening(self, model: nn.Module, language_model: nn.Module) -> Iterator[None]:
         """While inside, `generate` of this model is listened to; no hook of ours is left behind."""
         with ExitStack() as undo:
-            hook = language_model.register_forward_pre_hook(self._at_the_door, with_kwargs=True)
+            hook = language_model.register_forward_pre_hook(self._on_decoder_input, with_kwargs=True)
             undo.callback(hook.remove)
             for layer in getattr(language_model, "layers", ()):
                 undo.callback(layer.register_forward_pre_hook(self._at_a_layer).remove)
@@ -103,7 +103,7 @@ class Listener(StoppingCriteria):
             sum(part.numel() * part.element_size() for part in pair if isinstance(part, Tensor)) for pair in pairs
         )
 
-    def _at_the_door(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def _on_decoder_input(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """What enters the language model first is the whole prompt, [1, tokens, width]."""
         if not self.heard:
             self.heard = True

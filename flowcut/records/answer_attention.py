@@ -25,7 +25,7 @@ class AnswerAttention:
     """
 
     visual: np.ndarray
-    """float32 [A, D, H, V], attention paid to each visual token at the decoder's door, separators such as newline
+    """float32 [A, D, H, V], attention paid to each visual token in the decoder's input, separators such as newline
     tokens included; NaN in layers that the token did not reach, having been cut inside the decoder."""
     weighted_norm: np.ndarray
     """float32 [A, D, H, V], L2 norm of attention times value: what a visual token really adds to the head's output."""

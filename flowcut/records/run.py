@@ -81,9 +81,9 @@ class Run:
     cut: CutConfig | None
     times: Times
     visual_tokens: int
-    """Visual tokens counted at the language model's door."""
+    """Visual tokens counted in the language model's input."""
     prompt_tokens: int
-    """All tokens at the language model's door, visual ones included."""
+    """All tokens in the language model's input, visual ones included."""
     kv_bytes: tuple[int, ...]
     """Bytes of keys and values that each decoder layer held when the answer ended."""
     peak_memory_bytes: int | None
@@ -113,7 +113,7 @@ class Run:
     separator_tokens: int = 0
     """Visual tokens that are no patch, such as newline tokens; they are counted in `visual_tokens`."""
     layer_tokens: tuple[int, ...] = ()
-    """Tokens of the prompt that each decoder layer read, counted at its door; empty where the decoder did not run."""
+    """Tokens of the prompt that each decoder layer read, counted at its input; empty where the decoder did not run."""
     language_record: LanguageRecord | None = None
     """What the cut inside the language model did, for families and cuts that have one."""
     answer_attention: AnswerAttention | None = None

@@ -32,7 +32,7 @@ def test_llava_next_tile_by_tile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     page = asked(tiny.next_checkpoint(tmp_path), 9, monkeypatch)
     answered = shown(page)
     assert answered.full.family == "LLaVA-NeXT"
-    assert answered.cut.visual_tokens <= 2 * 9  # at the decoder's door; its second cut follows inside
+    assert answered.cut.visual_tokens <= 2 * 9  # in the decoder's input; its second cut follows inside
     assert answered.cut.language_record is not None
     record = answered.full.record
     assert record is not None

@@ -83,12 +83,12 @@ def test_each_stage_keeps_its_share(model: Any, processor: Any, variant: str) ->
     assert record.kept_patch_ids.shape == (5, each)
     separators = session.media[0].separators
     assert (separators > 0) == (variant == "paper")
-    door = int((prepared["input_ids"] == IMAGE).sum())
-    assert door == len(session.media[0].features) == language.spans[0, 1]
-    assert 40 < door <= 5 * each + separators
+    prefill_hook = int((prepared["input_ids"] == IMAGE).sum())
+    assert prefill_hook == len(session.media[0].features) == language.spans[0, 1]
+    assert 40 < prefill_hook <= 5 * each + separators
     lengths = [out.past_key_values.get_seq_length(layer) for layer in range(4)]
     assert lengths[0] == lengths[1] == prepared["input_ids"].shape[1] + 4
-    assert lengths[2] == lengths[3] == lengths[0] - door + 40
+    assert lengths[2] == lengths[3] == lengths[0] - prefill_hook + 40
     assert language.sources is not None
     np.testing.assert_array_equal(language.sources[0], session.media[0].sources)
     for tile, patch in language.sources[0].tolist():

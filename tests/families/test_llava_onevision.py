@@ -116,7 +116,7 @@ def test_the_language_model_receives_the_budget(
 ) -> None:
     inputs = asked(processor, "@ what?", first=first)
     cut = flowcut.Cut(method, tokens=tokens)
-    with flowcut.prune(model, cut) as session, invariants.counted_at_the_door(model) as seen, torch.no_grad():
+    with flowcut.prune(model, cut) as session, invariants.counted_at_decoder_input(model) as seen, torch.no_grad():
         model(**session.prepare(inputs))
     assert seen == [int((inputs["input_ids"] != IMAGE).sum()) + tokens]
     (sources,) = session.media

@@ -117,7 +117,7 @@ def test_decoding_after_the_cut_equals_a_full_prefill(model: Any, processor: Any
 def test_the_language_model_receives_the_budget(model: Any, processor: Any) -> None:
     inputs = asked(processor, "one @ and two @ differ?")
     text = int((inputs["input_ids"] != 5).sum())
-    with flowcut.prune(model, CUT) as session, invariants.counted_at_the_door(model) as seen:
+    with flowcut.prune(model, CUT) as session, invariants.counted_at_decoder_input(model) as seen:
         prepared = session.prepare(inputs)
         generate(model, prepared)
     assert seen[0] == text + 14

@@ -27,7 +27,7 @@ _component = st.components.v2.component(
 )
 
 
-class Selection(TypedDict):
+class StageClick(TypedDict):
     """What the person chose on the stage."""
 
     layer: int | None
@@ -42,7 +42,7 @@ def stage(
     linked_patch: int | None = None,
     height: int | Literal["content"] = "content",
     on_choice: Callable[[int | None], None] | None = None,
-) -> Selection:
+) -> StageClick:
     """Show the stage.
 
     Args:

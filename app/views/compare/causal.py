@@ -19,7 +19,7 @@ from flowcut_lens.app.components.choice import choose
 from flowcut_lens.app.components.formatting import signed
 from flowcut_lens.app.components.mask_thumbnails import on_small, small
 from flowcut_lens.app.components.plots import plot
-from flowcut_lens.app.components.study import Plan, follow
+from flowcut_lens.app.components.study import StudySpec, follow
 from flowcut_lens.app.jobs.studies import Study
 from flowcut_lens.app.views.compare import methods
 from flowcut_lens.app.views.compare.context import Subject
@@ -83,7 +83,7 @@ def rankings_of(about: Subject, found: list[MethodResult]) -> dict[str, np.ndarr
     return rankings if shown is None else {**rankings, TRUTH: shown}
 
 
-def plan(about: Subject, block: int, found: list[MethodResult]) -> Plan:
+def plan(about: Subject, block: int, found: list[MethodResult]) -> StudySpec:
     """Knock-out of every block, then deletion and insertion in the order of every criterion."""
     rankings = rankings_of(about, found)
 
@@ -101,7 +101,7 @@ def plan(about: Subject, block: int, found: list[MethodResult]) -> Plan:
             study.report("Removing and adding patches in each criterion's order", 0.7 + 0.3 * done / len(rankings))
             yield curve
 
-    return Plan(about.key("causal", about.tokens, block), work, "Take patches away", TAKES)
+    return StudySpec(about.key("causal", about.tokens, block), work, "Take patches away", TAKES)
 
 
 def _results(about: Subject, results: list[Any], found: list[MethodResult]) -> None:

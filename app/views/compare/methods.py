@@ -15,7 +15,7 @@ from flowcut.cut import VARIANTS, CutConfig
 from flowcut.records.run import Run
 from flowcut_lens.app.components.formatting import signed
 from flowcut_lens.app.components.mask_thumbnails import small_mask
-from flowcut_lens.app.components.study import Plan, follow
+from flowcut_lens.app.components.study import StudySpec, follow
 from flowcut_lens.app.jobs.runtime import runtime
 from flowcut_lens.app.jobs.studies import Study
 from flowcut_lens.app.views.compare.context import SEEDS, Subject
@@ -64,7 +64,7 @@ def _settings(name: str, tokens: int) -> list[CutConfig]:
     return [CutConfig(name, tokens)]
 
 
-def plan(about: Subject) -> Plan:
+def plan(about: Subject) -> StudySpec:
     """The study of all methods; other sections read its results too."""
 
     def work(model: VisionLanguageModel, study: Study) -> Iterator[Any]:
@@ -80,7 +80,7 @@ def plan(about: Subject) -> Plan:
             yield result
 
     takes = f"{len(cuts_at(about.tokens))} answers; with the embedded model some ten seconds."
-    return Plan(about.key("methods", about.tokens), work, "Compare all methods", takes, by_itself=True)
+    return StudySpec(about.key("methods", about.tokens), work, "Compare all methods", takes, by_itself=True)
 
 
 def show(about: Subject) -> None:

@@ -12,7 +12,7 @@ from flowcut_lens.analysis.figures.proxy import READINGS, proxy_heads, proxy_lin
 from flowcut_lens.analysis.proxy import cls_proxy, sinks
 from flowcut_lens.app.components.choice import choose
 from flowcut_lens.app.components.plots import plot
-from flowcut_lens.app.components.study import Plan, follow
+from flowcut_lens.app.components.study import StudySpec, follow
 from flowcut_lens.app.jobs.studies import Study
 from flowcut_lens.app.views.compare.context import Subject
 
@@ -25,7 +25,7 @@ def show(about: Subject) -> None:
     follow(about, plan(about), lambda results: _results(about, results[-1]))
 
 
-def plan(about: Subject) -> Plan:
+def plan(about: Subject) -> StudySpec:
     """The picture once more through the encoder, attention matrices recorded: rollout needs them."""
 
     def work(model: VisionLanguageModel, study: Study) -> Iterator[Any]:
@@ -37,7 +37,7 @@ def plan(about: Subject) -> Plan:
         yield run.record
 
     takes = "Runs the vision encoder once and keeps its attention matrices: 16 MB for CLIP-L."
-    return Plan(about.key("matrices"), work, "Record the attention matrices", takes, by_itself=True)
+    return StudySpec(about.key("matrices"), work, "Record the attention matrices", takes, by_itself=True)
 
 
 @st.fragment

@@ -17,7 +17,7 @@ from flowcut_lens.app.components.choice import choose
 from flowcut_lens.app.components.formatting import signed
 from flowcut_lens.app.components.mask_thumbnails import on_small, small
 from flowcut_lens.app.components.painter import painter
-from flowcut_lens.app.components.study import Plan, begin, follow
+from flowcut_lens.app.components.study import StudySpec, begin, follow
 from flowcut_lens.app.components.table import table
 from flowcut_lens.app.components.thumbnails import data_url
 from flowcut_lens.app.jobs.runtime import runtime
@@ -106,7 +106,7 @@ def _undo(edits: list[list[int]]) -> None:
         edits.pop()
 
 
-def plan(about: Subject, kept: tuple[int, ...]) -> Plan:
+def plan(about: Subject, kept: tuple[int, ...]) -> StudySpec:
     """The question once more, under a mask of one's own."""
 
     def work(model: VisionLanguageModel, study: Study) -> Iterator[Any]:
@@ -115,7 +115,7 @@ def plan(about: Subject, kept: tuple[int, ...]) -> Plan:
         cut = Cut("chosen", tokens=len(kept), patches=kept)
         yield from flowcut.compare_methods(model, about.image, about.full.question, about.full, [cut])
 
-    return Plan(about.key("chosen", list(kept)), work, "Ask again with this mask", "")
+    return StudySpec(about.key("chosen", list(kept)), work, "Ask again with this mask", "")
 
 
 def _try(about: Subject, kept: np.ndarray) -> None:

@@ -16,7 +16,7 @@ from flowcut_lens.analysis.causal import band, flip_point
 from flowcut_lens.analysis.figures.causal import budget_sweep
 from flowcut_lens.app.components.answers import escape_markdown
 from flowcut_lens.app.components.plots import plot
-from flowcut_lens.app.components.study import Plan, follow
+from flowcut_lens.app.components.study import StudySpec, follow
 from flowcut_lens.app.components.table import table
 from flowcut_lens.app.jobs.studies import Study
 from flowcut_lens.app.views.compare import methods
@@ -53,7 +53,7 @@ def _swept(tokens: int) -> list[CutConfig]:
     return methods.cuts_at(tokens, ("flowcut", "peer", "control"))
 
 
-def plan(about: Subject) -> Plan:
+def plan(about: Subject) -> StudySpec:
     """Every criterion at every budget, then the smallest budget of each by bisection."""
     grid = budgets(about.full.visual_tokens)
 
@@ -72,7 +72,7 @@ def plan(about: Subject) -> Plan:
                 study.report(f"Smallest budget of {methods.short_title(cut)}", 0.7 + 0.3 * number / len(cuts))
                 yield found
 
-    return Plan(about.key("sweep", tuple(grid)), work, "Sweep the budget", TAKES)
+    return StudySpec(about.key("sweep", tuple(grid)), work, "Sweep the budget", TAKES)
 
 
 def _results(about: Subject, results: list[Any]) -> None:
