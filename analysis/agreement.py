@@ -15,7 +15,7 @@ import numpy as np
 from scipy.stats import rankdata
 
 from flowcut.records.vision import FlowRecord, LayerFlow
-from flowcut_lens.analysis.parts import one_image
+from flowcut_lens.analysis.views import one_image
 
 PAIR_BLOCK = 64
 """Patches whose pairs with all others are held at once for Kendall's tau."""

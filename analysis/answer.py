@@ -65,9 +65,9 @@ def look(
         weighted: the norm of attention times value instead of the attention itself.
     """
     whole = attention.weighted_norm if weighted else attention.visual
-    part = whole[list(word.tokens)][:, _only(layer)][:, :, _only(head)].astype(np.float64)
-    seen = ~np.isnan(part)  # a token that was cut inside the decoder is not seen by the layers after
-    total = np.where(seen, part, 0).sum(axis=(0, 1, 2))
+    view = whole[list(word.tokens)][:, _only(layer)][:, :, _only(head)].astype(np.float64)
+    seen = ~np.isnan(view)  # a token that was cut inside the decoder is not seen by the layers after
+    total = np.where(seen, view, 0).sum(axis=(0, 1, 2))
     mean: np.ndarray = total / np.maximum(seen.sum(axis=(0, 1, 2)), 1)
     return mean
 
@@ -86,10 +86,10 @@ def by_patch(attention: AnswerAttention, values: np.ndarray, row: int) -> tuple[
     Raises:
         ValueError: the attention does not know what its visual tokens are made of.
     """
-    if attention.parts is None or attention.shares is None:
+    if attention.source_patches is None or attention.shares is None:
         raise ValueError("This run does not know which patches its visual tokens are made of: ask again.")
-    here = (attention.parts[..., 0] == row) & (attention.shares > 0)
-    patches, place = np.unique(attention.parts[..., 1][here], return_inverse=True)
+    here = (attention.source_patches[..., 0] == row) & (attention.shares > 0)
+    patches, place = np.unique(attention.source_patches[..., 1][here], return_inverse=True)
     shared = (attention.shares * values[:, None])[here]
     return patches, np.bincount(place, weights=shared, minlength=len(patches))
 

@@ -13,8 +13,8 @@ from typing import Literal
 import numpy as np
 
 from flowcut.records.vision import CLS_ID, PADDING_ID, FlowRecord, LayerFlow
-from flowcut_lens.analysis.parts import one_image
 from flowcut_lens.analysis.relay import Direction
+from flowcut_lens.analysis.views import one_image
 
 Partner = Literal["cls", "self", "patch", "none"]
 PARTNERS: tuple[Partner, ...] = ("cls", "self", "patch", "none")

@@ -14,9 +14,9 @@ from flowcut.records.vision import FlowRecord
 from flowcut_lens.analysis import geometry as places
 from flowcut_lens.analysis.figures import style
 from flowcut_lens.analysis.measures import METRICS, Concentration, Metric, concentration, concentration_claim
-from flowcut_lens.analysis.parts import Pane, first_patches, frame_of_row, images_of, panes, seen_box
 from flowcut_lens.analysis.relay import DIRECTIONS, MASS, MAX_EDGES, Direction, RelayLayer, relay
 from flowcut_lens.analysis.trajectory import nearest_kept_patches
+from flowcut_lens.analysis.views import Pane, first_patches, frame_of_row, images_of, panes, seen_box
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -111,7 +111,7 @@ def stage_payload(
     picture: Image | Sequence[Image],
     mass: float = MASS,
     max_edges: int = MAX_EDGES,
-    part: int | None = 0,
+    view: int | None = 0,
 ) -> dict[str, Any]:
     """All that the stage draws for one question: picture, masks, relay edges and curves of two runs, ready for JSON.
 
@@ -140,19 +140,19 @@ def stage_payload(
     shapes = [(record.batch, record.n_patches) for record in records]
     if full.image_hash != pruned.image_hash or shapes[0] != shapes[1]:
         raise ValueError("These runs show different pictures or models: give two runs of one question.")
-    measured = [concentration(record, part) for record in records]
-    graphs = [relay_graph(record, part, mass, max_edges) for record in records]
-    claim = concentration_claim(measured[0], "this picture" if records[0].batch == 1 else _name(records[0], part))
+    measured = [concentration(record, view) for record in records]
+    graphs = [relay_graph(record, view, mass, max_edges) for record in records]
+    claim = concentration_claim(measured[0], "this picture" if records[0].batch == 1 else _name(records[0], view))
     return {
-        **_pack_pictures(pictures, records[0], part),
+        **_pack_pictures(pictures, records[0], view),
         "layers": len(records[0].layers),
         "heads": records[0].n_heads,
         "featureLayer": records[0].feature_layer,
         "mass": mass,
         "maxEdges": max_edges,
         "runs": {
-            "full": _pack_run(full, records[0], measured[0], graphs[0], part),
-            "pruned": _pack_run(pruned, records[1], measured[1], graphs[1], part),
+            "full": _pack_run(full, records[0], measured[0], graphs[0], view),
+            "pruned": _pack_run(pruned, records[1], measured[1], graphs[1], view),
         },
         "curves": [_pack_metric(name, metric, measured) for name, metric in METRICS.items()],
         "claim": {"paper": claim.paper, "run": claim.run, "verdict": claim.verdict},
@@ -173,13 +173,13 @@ def _recorded(run: Run, picture: Image) -> FlowRecord:
     return run.record
 
 
-def _name(record: FlowRecord, part: int | None) -> str:
+def _name(record: FlowRecord, view: int | None) -> str:
     """Which row a figure is of, or that it is the mean of all."""
-    noun = "frames" if record.geometries[0].part.startswith("frame") else "tiles"
-    return f"mean of {record.batch} {noun}" if part is None else record.geometries[part].part
+    noun = "frames" if record.geometries[0].view.startswith("frame") else "tiles"
+    return f"mean of {record.batch} {noun}" if view is None else record.geometries[view].view
 
 
-def _pack_pictures(pictures: Sequence[Image], record: FlowRecord, part: int | None) -> dict[str, Any]:
+def _pack_pictures(pictures: Sequence[Image], record: FlowRecord, view: int | None) -> dict[str, Any]:
     """What the mask is drawn on: one picture under one grid, or panes, each with the grids of its rows."""
     if record.batch == 1:
         return {"picture": _pack_picture(pictures[0], places.geometry_of(record))}
@@ -189,9 +189,9 @@ def _pack_pictures(pictures: Sequence[Image], record: FlowRecord, part: int | No
     return {
         "pictures": [_data_url(picture) for picture in pictures],
         "panes": [_pack_pane(pane, record.geometries, first, len(pictures)) for pane in shown],
-        "parts": [geometry.part for geometry in record.geometries],
-        "part": part,
-        "partName": _name(record, part),
+        "parts": [geometry.view for geometry in record.geometries],
+        "part": view,
+        "partName": _name(record, view),
     }
 
 
@@ -247,22 +247,22 @@ def _data_url(picture: Image) -> str:
 
 
 def _pack_run(
-    run: Run, record: FlowRecord, measured: Concentration, graph: nx.DiGraph, part: int | None
+    run: Run, record: FlowRecord, measured: Concentration, graph: nx.DiGraph, view: int | None
 ) -> dict[str, Any]:
-    rows, chosen = images_of(record, None), images_of(record, part)
+    rows, chosen = images_of(record, None), images_of(record, view)
     counts: dict[int, int | None] = {}
     entropy: dict[int, float] = {}
     for image in chosen:  # of several, each asks for its own count: their mean entropy alone says something
-        counts |= {step.layer: step.requested if part is not None else None for step in image.steps}
+        counts |= {step.layer: step.requested if view is not None else None for step in image.steps}
     for layer in counts:
         ratios = [step.entropy_ratio[0] for image in chosen for step in image.steps if step.layer == layer]
         entropy[layer] = float(np.mean(ratios))
     layers = measured.layers.tolist()
     of_several = {} if record.batch == 1 else {"patches": sum(image.n_patches for image in chosen)}
-    first = 0 if part is None else first_patches(rows)[part]
+    first = 0 if view is None else first_patches(rows)[view]
     return {
         "title": run.title,
-        "facts": " · ".join([style.facts(run, record), *([] if record.batch == 1 else [_name(record, part)])]),
+        "facts": " · ".join([style.facts(run, record), *([] if record.batch == 1 else [_name(record, view)])]),
         **of_several,
         "kept": sum(int(image.kept_patch_ids.shape[1]) for image in rows),
         "died": _base64(np.concatenate([image.pruned_at_layer[0] for image in rows]), "<i2"),

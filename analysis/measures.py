@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from flowcut.records.vision import FlowRecord
-from flowcut_lens.analysis.parts import images_of
+from flowcut_lens.analysis.views import images_of
 
 TOP_SHARE = 0.1
 CONCENTRATES_AT = -0.3

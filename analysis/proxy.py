@@ -12,7 +12,7 @@ import numpy as np
 
 from flowcut.records.vision import FlowRecord, LayerFlow
 from flowcut_lens.analysis.agreement import row_spearman
-from flowcut_lens.analysis.parts import one_image
+from flowcut_lens.analysis.views import one_image
 
 RESIDUAL = 0.5
 """Attention rollout's share of the residual stream (Abnar and Zuidema 2020, section 3): 0.5 A + 0.5 I."""

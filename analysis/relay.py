@@ -17,7 +17,7 @@ from typing import Literal
 import numpy as np
 
 from flowcut.records.vision import FlowRecord, LayerFlow
-from flowcut_lens.analysis.parts import first_patches, images_of
+from flowcut_lens.analysis.views import first_patches, images_of
 
 MASS = 0.8
 MAX_EDGES = 48

@@ -15,8 +15,8 @@ from flowcut_lens.analysis.agreement import (
     scored_layers,
     scored_rankings,
 )
-from flowcut_lens.analysis.parts import one_image
 from flowcut_lens.analysis.relay import Direction
+from flowcut_lens.analysis.views import one_image
 
 
 def patch_coverage(mask: np.ndarray, geometry: Geometry) -> np.ndarray:

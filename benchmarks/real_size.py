@@ -138,7 +138,7 @@ def prompt(model: Any, shape: Shape) -> dict[str, Tensor]:
 
 
 def measure(model: Any, shape: Shape, tokens: int | None, stock: bool) -> dict[str, Any]:
-    """One answer: seconds of the vision stage and of the rest, visual tokens in the decoder input, KV bytes, peak memory."""
+    """One answer: seconds of the vision stage and of the rest, visual tokens read, KV bytes, peak memory."""
     counted, inputs, prefill_hook = reset_peak(), prompt(model, shape), []
     hook = model.model.language_model.register_forward_pre_hook(
         lambda module, args, kwargs: prefill_hook.append(int(kwargs["inputs_embeds"].shape[1])), with_kwargs=True
@@ -193,7 +193,7 @@ def in_turn(model: Any, shape: Shape, rounds: int) -> dict[str, dict[str, Any]]:
 
 def table(title: str, results: dict[str, dict[str, Any]], facts: str) -> str:
     """One model's results as Markdown."""
-    head = "| run | visual tokens in the decoder input | vision / stock | language / stock | KV cache, MB | peak memory, GB |"
+    head = "| run | visual tokens read | vision / stock | language / stock | KV cache, MB | peak memory, GB |"
     note = next((shape.note for shape in SHAPES.values() if shape.title == title), "")
     lines = [f"## {title}", "", f"{facts} {note}".strip(), "", head, "|-|-|-|-|-|-|"]
     for name, row in results.items():

@@ -9,7 +9,7 @@ import numpy as np
 from PIL.Image import Image, Resampling
 
 from flowcut_lens.analysis.measures import METRICS
-from flowcut_lens.analysis.parts import images_of
+from flowcut_lens.analysis.views import images_of
 
 if TYPE_CHECKING:
     from flowcut.records.run import Run

@@ -40,7 +40,7 @@ def small_mask(about: Subject, run: Run) -> str | None:
     if len(geometries) == 1:
         shown, kept = [geometries[0]], [run.final_patch_ids]
     elif run.record is not None:
-        rows = [row for row, geometry in enumerate(geometries) if geometry.part != "base"]
+        rows = [row for row, geometry in enumerate(geometries) if geometry.view != "base"]
         shown, kept = [geometries[row] for row in rows], [run.record.kept_patch_ids[row] for row in rows]
     else:
         return None

@@ -16,14 +16,14 @@ class Recent(Generic[Value]):
     The value that was put in last stays, whatever it weighs.
     """
 
-    def __init__(self, limit: int, weigh: Callable[[Value], int] = lambda value: 1) -> None:
+    def __init__(self, limit: int, score_layer: Callable[[Value], int] = lambda value: 1) -> None:
         """
         Args:
             limit: how many values are held, or how much all may weigh.
             weigh: what one weighs, always the same.
         """
         self._limit = limit
-        self._weigh = weigh
+        self._weigh = score_layer
         self._values: OrderedDict[str, Value] = OrderedDict()
         self._lock = threading.Lock()
 

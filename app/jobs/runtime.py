@@ -182,7 +182,7 @@ class Models:
                 model = flowcut.load(name, progress=progress)
                 if name == EMBEDDED or model.device != "cpu":  # where it takes a second, not a minute
                     progress(None, "First steps")
-                    warm(model)
+                    warm_up_run(model)
                 self._loaded = {known: kept for known, kept in self._loaded.items() if known == EMBEDDED}
                 self._loaded[name] = model
                 # To look for garbage in a whole PyTorch takes half a second, in which nobody's answer gets on. What is
@@ -333,7 +333,7 @@ def shows_answer_attention(model: VisionLanguageModel, order: Order) -> bool:
     return text.model_type in READABLE and raw_and_weighed <= MOST_ATTENTION_BYTES
 
 
-def warm(model: VisionLanguageModel) -> None:
+def warm_up_run(model: VisionLanguageModel) -> None:
     """One short answer for nobody: the first one pays for what is set up once, and its times would look too long."""
     import flowcut
 

@@ -7,7 +7,7 @@ import shutil
 import flowcut
 from flowcut.models.loading import VisionLanguageModel
 from flowcut.records.store import save_run
-from flowcut_lens.app.jobs.runtime import ARMS, EMBEDDED, warm
+from flowcut_lens.app.jobs.runtime import ARMS, EMBEDDED, warm_up_run
 from flowcut_lens.app.media import gallery
 
 TOKENS = 64
@@ -16,7 +16,7 @@ TOKENS = 64
 def main() -> None:
     """Answer the question of every gallery scene that is marked `stored`, and keep the runs in assets/examples/."""
     model = flowcut.load(EMBEDDED)
-    warm(model)
+    warm_up_run(model)
     for folder in (gallery.assets_folder() / "examples").glob("scene-*"):
         shutil.rmtree(folder)
     for entry in gallery.entries():

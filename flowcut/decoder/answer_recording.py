@@ -88,7 +88,8 @@ class AnswerRecording:
             raise FlowCutError("No answer was recorded: run generate inside the with, in the thread that entered it.")
         whole = min(steps)  # a pass that broke off reached the first layers only
         shown = [
-            [self._told_apart(self._layers[layer], step) for layer in sorted(self._layers)] for step in range(whole)
+            [self._by_kind_of_token(self._layers[layer], step) for layer in sorted(self._layers)]
+            for step in range(whole)
         ]
         numbers = {
             name: torch.stack([torch.stack([layer[name] for layer in step]) for step in shown]).cpu().numpy()
@@ -130,7 +131,7 @@ class AnswerRecording:
         norms = value[0, :, visual].float().norm(dim=-1)
         return _Layer(rows, norms.repeat_interleave(heads // value.shape[1], dim=0))
 
-    def _told_apart(self, layer: _Layer, step: int) -> dict[str, Tensor]:
+    def _by_kind_of_token(self, layer: _Layer, step: int) -> dict[str, Tensor]:
         """One step of one layer by kind of token, under the names of AnswerAttention's fields."""
         length, weights = self.prompt_length, layer.weights[step]
         rows = torch.cat([layer.prompt_rows, length + torch.arange(step, device=weights.device)])

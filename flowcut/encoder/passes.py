@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from flowcut.cut import even_shares
 from flowcut.encoder.locate import PackedEncoder, VisionEncoder
-from flowcut.encoder.prune_group import EncoderPlan, PruneGroup, View
+from flowcut.encoder.prune_group import EncoderPlan, LayerInputs, PruneGroup
 from flowcut.hooks.attention import Attention
 
 Call = tuple[tuple[Any, ...], dict[str, Any]]
@@ -48,17 +48,17 @@ class EncoderPass(ABC):
         synchronise(self.device)
         self.seconds[kind] += time.perf_counter() - started
 
-    def show(self, prune_group: PruneGroup, view: View) -> None:
+    def show(self, prune_group: PruneGroup, inputs: LayerInputs) -> None:
         """Let a prune group take from a layer what the cut needs, and what the record needs."""
         with self.clock("scoring"):
-            prune_group.weigh(self.with_relay(view))
+            prune_group.score_layer(self.with_relay(inputs))
         if self.plan.flows:
             with self.clock("recording"):
-                prune_group.observe(self.with_relay(view))
+                prune_group.observe(self.with_relay(inputs))
 
-    def with_relay(self, view: View) -> View:
+    def with_relay(self, inputs: LayerInputs) -> LayerInputs:
         """The view with CLS, or what stands in for it, as token 0."""
-        return view.with_proxy() if self.plan.proxy else view
+        return inputs.with_proxy() if self.plan.proxy else inputs
 
     @abstractmethod
     def entering(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call | None:
@@ -106,7 +106,7 @@ class BatchPass(EncoderPass):
         """
         super().__init__(encoder, plan, seconds, embedded.device)
         self.cls = 0 if plan.proxy else 1
-        self.scouting = False
+        self.looking_ahead = False
         batch, _, grid_rows, grid_cols = embedded.shape
         per_image = budgets is not None or (plan.cut is not None and plan.cut.per_image)
         rows = [slice(b, b + 1) for b in range(batch)] if per_image else [slice(0, batch)]
@@ -141,12 +141,12 @@ class BatchPass(EncoderPass):
         for prune_group in self.prune_groups:
             live = slice(0, prune_group.n_kept + self.cls)
             q, k, v = (part.detach()[prune_group.rows, :, live] for part in (query, key, value))
-            view = View(layer, self.hidden[prune_group.rows, live], q, k, v, scaling)
-            if not self.scouting:
-                self.show(prune_group, view)
+            inputs = LayerInputs(layer, self.hidden[prune_group.rows, live], q, k, v, scaling)
+            if not self.looking_ahead:
+                self.show(prune_group, inputs)
             elif prune_group.above_target:
-                prune_group.gather_evidence(self.with_relay(view))
-        if not self.scouting:
+                prune_group.gather_evidence(self.with_relay(inputs))
+        if not self.looking_ahead:
             sizes = [
                 len(prune_group.kept_ids) * (prune_group.n_kept + self.cls) ** 2 for prune_group in self.prune_groups
             ]
@@ -157,7 +157,7 @@ class BatchPass(EncoderPass):
         with torch.no_grad():
             if layer == self.plan.feature_layer:
                 with self.clock("scoring"):
-                    self._scout(hidden)
+                    self._look_ahead(hidden)
                     for prune_group in self.prune_groups:
                         prune_group.gather_features(hidden[prune_group.rows, self.cls : self.cls + prune_group.n_kept])
             before, kept = self._advance(layer)
@@ -170,18 +170,18 @@ class BatchPass(EncoderPass):
         longest = max(prune_group.n_kept for prune_group in self.prune_groups) + self.cls
         return torch.cat([nn.functional.pad(row, (0, 0, 0, longest - row.shape[1])) for row in rows])
 
-    def _scout(self, hidden: Tensor) -> None:
+    def _look_ahead(self, hidden: Tensor) -> None:
         """Run ahead, uncut and unseen by anyone else, to a deeper layer whose CLS row a method asks for."""
         last = self.plan.last_look
         if last <= self.plan.feature_layer or not any(prune_group.above_target for prune_group in self.prune_groups):
             return
-        self.scouting = True
+        self.looking_ahead = True
         try:
             for layer in self.encoder.layers[self.plan.feature_layer + 1 : last + 1]:
                 # forward, not the module itself: no hook of ours or of transformers may see this second run
                 hidden = layer.forward(hidden, None)
         finally:
-            self.scouting = False
+            self.looking_ahead = False
 
     def _keep_rows(self, hidden: Tensor, n_kept: int, kept: Tensor | None, joins: Tensor | None) -> Tensor:
         """CLS and the kept of one prune group's patches: [b, longest N+1, width] -> [b, N'+1, width].
@@ -279,7 +279,9 @@ class PackedPass(EncoderPass):
         window = torch.searchsorted(self.borders[1:].long().contiguous(), rows, right=True)
         for prune_group, places in zip(self.prune_groups, self.places, strict=True):
             q, k, v = (part.detach()[:, :, places] for part in (query, key, value))
-            self.show(prune_group, View(layer, self.hidden[places][None], q, k, v, scaling, window[places][None]))
+            self.show(
+                prune_group, LayerInputs(layer, self.hidden[places][None], q, k, v, scaling, window[places][None])
+            )
 
     def cut_after(self, layer: int, hidden: Tensor) -> Tensor | None:
         """The layer's output, [rows, width], without the rows that go here; None if all stay."""

@@ -92,7 +92,7 @@ class EncoderPlan:
 
 
 @dataclass(frozen=True)
-class View:
+class LayerInputs:
     """One vision layer from the inside, for a prune group of b pictures: H heads, N+1 tokens, CLS first."""
 
     layer: int
@@ -106,7 +106,7 @@ class View:
     windows: Tensor | None = None
     """int64 [b, N], the window within which each patch attends; None: one for all."""
 
-    def with_proxy(self) -> View:
+    def with_proxy(self) -> LayerInputs:
         """The view of patches alone, N tokens on every axis, with a proxy as token 0; its key is never looked at."""
         hidden, query, key, value = (with_proxy(part) for part in (self.hidden, self.query, self.key, self.value))
         return replace(self, hidden=hidden, query=query, key=key, value=value)
@@ -184,38 +184,38 @@ class PruneGroup:
         """int64 [b, tokens, patches per token], which of the patches alive become one token."""
         return group_positions(self.kept_ids, self.grid_cols, self.plan.merge_side)
 
-    def weigh(self, view: View) -> None:
+    def score_layer(self, inputs: LayerInputs) -> None:
         """Take from inside a layer what the cut needs."""
-        draft = LayerDraft(view.layer, self.kept_ids)
-        if self._scores(view.layer):
-            draft.tensors.update(self._score(view))
+        draft = LayerDraft(inputs.layer, self.kept_ids)
+        if self._scores(inputs.layer):
+            draft.tensors.update(self._score(inputs))
         if self.above_target:
-            self.gather_evidence(view)
+            self.gather_evidence(inputs)
         self.layers.append(draft)
 
-    def observe(self, view: View) -> None:
+    def observe(self, inputs: LayerInputs) -> None:
         """Take from inside a layer, after `weigh`, what only the record needs."""
-        self.layers[-1].tensors.update(self._flow(view))
-        self.values = view.value[:, :, 1:] if self.above_target else None
+        self.layers[-1].tensors.update(self._flow(inputs))
+        self.values = inputs.value[:, :, 1:] if self.above_target else None
 
-    def gather_evidence(self, view: View) -> None:
+    def gather_evidence(self, inputs: LayerInputs) -> None:
         """Keep what a one-shot method wants to know of this layer."""
         groups = self._groups()
-        for name in self.plan.looks(view.layer):
-            found = self._look(name, view)
+        for name in self.plan.looks(inputs.layer):
+            found = self._look(name, inputs)
             # Single patches where each is a token of its own: then the group mean is the number itself.
             self.evidence[name] = group_mean(found, groups) if found.ndim == 2 else found
 
-    def _look(self, name: str, view: View) -> Tensor:
+    def _look(self, name: str, inputs: LayerInputs) -> Tensor:
         """One of Evidence's fields, float32 [b, N, ...], patches alone."""
         if name == "cls_attention":
-            row = cls_logits(view.query, view.key, view.scaling, self.plan.proxy).softmax(dim=-1)
+            row = cls_logits(inputs.query, inputs.key, inputs.scaling, self.plan.proxy).softmax(dim=-1)
             return row.mean(dim=1)[:, 1:]
         if name == "value_norm":
-            return value_norm(view.value)[:, 1:]
+            return value_norm(inputs.value)[:, 1:]
         if name == "keys":
-            return view.key.float().mean(dim=1)[:, 1:]
-        received = column_mean(view.query, view.key, view.scaling, proxy=self.plan.proxy, windows=view.windows)
+            return inputs.key.float().mean(dim=1)[:, 1:]
+        received = column_mean(inputs.query, inputs.key, inputs.scaling, proxy=self.plan.proxy, windows=inputs.windows)
         return received[:, 1:]
 
     def gather_features(self, hidden: Tensor) -> None:
@@ -270,11 +270,11 @@ class PruneGroup:
     def _scores(self, layer: int) -> bool:
         return self._stepwise and self.above_target and layer < self.plan.feature_layer
 
-    def _score(self, view: View) -> dict[str, Tensor]:
+    def _score(self, inputs: LayerInputs) -> dict[str, Tensor]:
         assert self.plan.cut is not None
         assert self.plan.recipe is not None
         variant, groups = self.plan.cut.variant, self._groups()
-        weighed = criteria(view.query, view.key, view.value, view.scaling, variant, self.plan.proxy)
+        weighed = criteria(inputs.query, inputs.key, inputs.value, inputs.scaling, variant, self.plan.proxy)
         self.shares = group_mean(weighed.relation, groups) * self.plan.patches_per_token
         score = weighed.score if self.plan.recipe.multi_criteria else weighed.relation
         past = self.cumulative if self.plan.recipe.cumulative else None
@@ -282,18 +282,18 @@ class PruneGroup:
         shares = {"relation": weighed.relation, "semantic": weighed.semantic}
         return {**shares, "score": score, "cumulative": ungroup(self.cumulative, groups)}
 
-    def _flow(self, view: View) -> dict[str, Tensor]:
+    def _flow(self, inputs: LayerInputs) -> dict[str, Tensor]:
         places, proxy = (self.kept_ids, self.grid_cols), self.plan.proxy
         statistics = stream_statistics(
-            view.query, view.key, view.scaling, *places, self.plan.matrices, proxy=proxy, windows=view.windows
+            inputs.query, inputs.key, inputs.scaling, *places, self.plan.matrices, proxy=proxy, windows=inputs.windows
         )
-        similarity = cls_logits(view.value, view.value, 1.0, proxy).softmax(dim=-1).mean(dim=1)
+        similarity = cls_logits(inputs.value, inputs.value, 1.0, proxy).softmax(dim=-1).mean(dim=1)
         return {
             **{name: tensor for name, tensor in vars(statistics).items() if tensor is not None},
-            "cls_row": cls_logits(view.query, view.key, view.scaling, proxy).softmax(dim=-1),
-            "value_norm": value_norm(view.value),
+            "cls_row": cls_logits(inputs.query, inputs.key, inputs.scaling, proxy).softmax(dim=-1),
+            "value_norm": value_norm(inputs.value),
             "similarity": similarity,
-            "hidden_norm": view.hidden.float().norm(dim=-1),
+            "hidden_norm": inputs.hidden.float().norm(dim=-1),
         }
 
     def _step(self, layer: int) -> Tensor:

@@ -30,14 +30,14 @@ def tile_geometries(model: PreTrainedModel, image_processor: Any, size: tuple[in
         grid_rows=side // patch,
         grid_cols=side // patch,
     )
-    base = tile(resized_width=side, resized_height=side, crop_left=0, crop_top=0, part="base")
+    base = tile(resized_width=side, resized_height=side, crop_left=0, crop_top=0, view="base")
     crops = [
         tile(
             resized_width=scaled_width,
             resized_height=scaled_height,
             crop_left=left - (grid_width - scaled_width) // 2,
             crop_top=top - (grid_height - scaled_height) // 2,
-            part=f"crop row {top // side + 1}, column {left // side + 1}",
+            view=f"crop row {top // side + 1}, column {left // side + 1}",
         )
         for top in range(0, grid_height, side)
         for left in range(0, grid_width, side)

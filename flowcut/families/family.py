@@ -39,17 +39,17 @@ IMAGE = MediaKind("image", ("pixel_values",))
 
 @dataclass(frozen=True, eq=False)
 class EncodedMedium:
-    """One picture or video as the language model gets it: n visual tokens, each made of up to `parts` patches."""
+    """One picture or video as the language model gets it: n visual tokens, each made of up to k source patches."""
 
     features: Tensor
     """[n, width], its visual tokens, in their order in the prompt."""
     places: Tensor
     """int64 [n], ascending: the placeholder, among those of this medium, that each token fills."""
-    parts: Tensor
-    """int64 [n, parts, 2], the record's row (tile, frame, slice) and the patch of each part of a token, the largest
-    first; (-1, -1): no part, and all of them -1: a separator."""
+    source_patches: Tensor
+    """int64 [n, k, 2], the record's row (tile, frame, slice) and the patch of each source of a token, the largest
+    first; (-1, -1): no source, and all of them -1: a separator."""
     shares: Tensor
-    """float32 [n, parts], the share of each part; they sum to 1, or to 0 for a separator."""
+    """float32 [n, k], the share of each source patch; they sum to 1, or to 0 for a separator."""
 
     @classmethod
     def of_patches(cls, features: Tensor, places: Tensor, sources: Tensor) -> EncodedMedium:
@@ -59,7 +59,7 @@ class EncodedMedium:
     @property
     def sources(self) -> Tensor:
         """int64 [n, 2], the record's row and the patch that each token is mostly made of; (-1, -1): a separator."""
-        return self.parts[:, 0]
+        return self.source_patches[:, 0]
 
     @property
     def separators(self) -> int:

@@ -127,7 +127,7 @@ class Llava:
     ) -> tuple[Geometry, ...]:
         """Each frame is resized, and cropped where the video processor crops, as a picture of LLaVA-1.5 is."""
         geometry = self.geometry(video_processor, size, model.config.vision_config.patch_size)
-        return tuple(replace(geometry, part=f"frame {frame + 1}") for frame in range(frames))
+        return tuple(replace(geometry, view=f"frame {frame + 1}") for frame in range(frames))
 
     def notes(self, cut: CutConfig | None) -> tuple[str, ...]:
         """Nothing but what the cut itself says."""

@@ -29,7 +29,7 @@ from flowcut.families.family import SEPARATOR, EncodedMedium, MediaKind
 from flowcut.families.frames import VIDEOS, frames_of
 from flowcut.families.grids import output_on_whole_grids
 from flowcut.families.llava import Llava
-from flowcut.families.pooled import KEPT, NEWLINE, best_tokens, kept_rows, mean_of_kept, parts_of_tokens
+from flowcut.families.pooled import KEPT, NEWLINE, best_tokens, kept_rows, mean_of_kept, source_patches_of
 from flowcut.records.vision import Geometry
 
 
@@ -114,7 +114,7 @@ class LlavaOnevision(Llava):
             if cut is not None and cut.tokens < count:
                 chosen = best_tokens(layout, cut.tokens, score is not None).nonzero()[:, 0]
             mended, layout = mean_of_kept(found, layout)[chosen.to(found.device)], layout[chosen]
-            made_of = parts_of_tokens(layout, kept, first, self._side(model), self._crop_columns(model, sizes[place]))
+            made_of = source_patches_of(layout, kept, first, self._side(model), self._crop_columns(model, sizes[place]))
             encoded.append(EncodedMedium(mended, chosen, *made_of))
             first += tiles[place]
         return encoded
@@ -148,7 +148,7 @@ class LlavaOnevision(Llava):
         """One video from its pooled tokens [frames * tokens of a frame + 1, width], the newline last."""
         side = math.isqrt(kept.shape[1])
         made_of = [
-            parts_of_tokens(layout[keep], kept, row, side, 1)
+            source_patches_of(layout[keep], kept, row, side, 1)
             for layout, keep, row in zip(layouts, chosen, rows, strict=True)
         ]
         patches, shares = (torch.cat(part) for part in zip(*made_of, strict=True))

@@ -56,7 +56,7 @@ def mean_of_kept(features: Tensor, layout: Tensor) -> Tensor:
     return torch.where(mixed[:, None], features / kept.clamp_min(NEGLIGIBLE)[:, None].to(features.dtype), features)
 
 
-def parts_of_tokens(layout: Tensor, kept: Tensor, first_row: int, side: int, across: int) -> tuple[Tensor, Tensor]:
+def source_patches_of(layout: Tensor, kept: Tensor, first_row: int, side: int, across: int) -> tuple[Tensor, Tensor]:
     """int64 [n, 4, 2] and float32 [n, 4]: where a token was sampled says which patches it mixes, and by how much."""
     row, column = layout[:, ROW], layout[:, COLUMN]
     patches, weights = [], []

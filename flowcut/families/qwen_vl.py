@@ -100,7 +100,7 @@ class QwenVL(Llava):
         step = video_processor.temporal_patch_size
         slices = [(first + 1, min(first + step, frames)) for first in range(0, frames, step)]
         names = [f"frame {first}" if first == last else f"frames {first} to {last}" for first, last in slices]
-        return tuple(replace(geometry, part=name) for name in names)
+        return tuple(replace(geometry, view=name) for name in names)
 
     def placeholders(self, model: PreTrainedModel, kind: MediaKind, given: Mapping[str, Any]) -> list[int]:
         """One for each square of patches.

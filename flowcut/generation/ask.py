@@ -222,8 +222,10 @@ class _Work:
         """Where the answer's tokens looked, and what patches the visual tokens are made of."""
         if self.looks is None:
             return None
-        parts, shares = (torch.cat([getattr(one, name).cpu() for one in media]) for name in ("parts", "shares"))
-        return replace(self.looks.attention, parts=parts.numpy(), shares=shares.float().numpy())
+        source_patches, shares = (
+            torch.cat([getattr(one, name).cpu() for one in media]) for name in ("source_patches", "shares")
+        )
+        return replace(self.looks.attention, source_patches=source_patches.numpy(), shares=shares.float().numpy())
 
     def _generate(self, prepared: BatchFeature) -> None:
         options = {**self.settings.for_generate(), "stopping_criteria": [self.listener]}

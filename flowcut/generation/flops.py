@@ -88,10 +88,10 @@ def _vision(
         tokens * linear_flops(layer) + 4.0 * width * pairs
         for layer, tokens, pairs in zip(layers, tokens_by_layer(record), attended_pairs, strict=True)
     )
-    return embedding + encoder + _scouting(layers, width, record)
+    return embedding + encoder + _lookahead(layers, width, record)
 
 
-def _scouting(layers: list[nn.Module], width: int, record: FlowRecord) -> float:
+def _lookahead(layers: list[nn.Module], width: int, record: FlowRecord) -> float:
     """A method that asks a layer beyond the feature layer has it run on all patches once more, up to its attention."""
     if record.cut is None or record.cut.layer is None or not record.steps:
         return 0.0

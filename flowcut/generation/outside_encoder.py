@@ -103,7 +103,7 @@ def behind_the_projector(medium: EncodedMedium, cut: CutConfig) -> tuple[Encoded
     ranking = method.rank(evidence, cut)
     stays = ~is_patch
     stays[places[torch.from_numpy(method.select(evidence, cut)[0]).to(places.device)]] = True
-    kept = (part[stays] for part in (medium.features, medium.places, medium.parts, medium.shares))
+    kept = (part[stays] for part in (medium.features, medium.places, medium.source_patches, medium.shares))
     return EncodedMedium(*kept), ranking[0]
 
 
@@ -143,6 +143,6 @@ def patches_of_first_row(kept: np.ndarray, media: Sequence[EncodedMedium], stays
     """
     if not media:
         return np.sort(kept[0][kept[0] != PADDING_ID])
-    parts = media[0].parts.cpu()
+    parts = media[0].source_patches.cpu()
     parts = (parts if stays is None else parts[torch.from_numpy(stays)]).flatten(0, 1)
     return np.unique(parts[parts[:, 0] == 0, 1].numpy())

@@ -8,10 +8,13 @@ from pathlib import Path
 
 import numpy as np
 
-from flowcut.records.tensor_file import read_file, write_file
+from flowcut.records.tensor_file import read_file, renamed, write_file
 
 FORMAT = "flowcut-answer-attention"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+READ_VERSIONS = (1, 2)
+NAMES_OF_VERSION_1 = {"parts": "source_patches"}
+"""What fields were called in files of that version."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,11 +40,11 @@ class AnswerAttention:
     """float32 [A, D, H], attention paid to the answer so far; 0 for its first token."""
     visual_rows: np.ndarray
     """int64 [V], the visual tokens' places in the prompt, from 0."""
-    parts: np.ndarray | None = None
-    """int64 [V, P, 2], row of the vision record (tile, frame) and patch of each part of a visual token, the largest
-    first; -1: no part, and all -1: a separator. None where only the decoder is known."""
+    source_patches: np.ndarray | None = None
+    """int64 [V, P, 2], row of the vision record (tile, frame) and patch of each source of a visual token, the
+    largest first; -1: no source, and all -1: a separator. None where only the decoder is known."""
     shares: np.ndarray | None = None
-    """float32 [V, P], the share of each part; they sum to 1, or to 0 for a separator."""
+    """float32 [V, P], the share of each source patch; they sum to 1, or to 0 for a separator."""
 
     @property
     def first_is_visual(self) -> bool:
@@ -72,5 +75,5 @@ class AnswerAttention:
         Raises:
             InvalidRecord: one sentence where the file is missing, is of another kind, is damaged or of another version.
         """
-        _, arrays = read_file(Path(path), FORMAT, (FORMAT_VERSION,))
-        return cls(**arrays)
+        _, arrays = read_file(Path(path), FORMAT, READ_VERSIONS)
+        return cls(**renamed(arrays, NAMES_OF_VERSION_1))

@@ -31,7 +31,7 @@ def mask_picture(image: Image.Image, geometry: Geometry, kept_patch_ids: np.ndar
 
 def record_masks(image: Image.Image, record: FlowRecord) -> dict[str, Image.Image]:
     """The masks of a record of one picture by name: `mask`, and where it has a base tile beside crops, `mask-base`."""
-    base = np.array([geometry.part == "base" for geometry in record.geometries])
+    base = np.array([geometry.view == "base" for geometry in record.geometries])
     rows = {"mask": ~base, "mask-base": base}
     masks = {}
     for name, chosen in rows.items():
@@ -46,7 +46,7 @@ def video_masks(frames: Sequence[Image.Image], record: FlowRecord) -> dict[str, 
     """The masks of a record of one video by name, `mask-frame-1` and on; a slice of frames is shown on its first."""
     step = math.ceil(len(frames) / record.batch)
     return {
-        f"mask-{geometry.part.replace(' ', '-')}": mask_picture(
+        f"mask-{geometry.view.replace(' ', '-')}": mask_picture(
             frames[row * step], geometry, record.kept_patch_ids[row]
         )
         for row, geometry in enumerate(record.geometries)

@@ -42,6 +42,7 @@ NAMES_OF_VERSION_2 = {
     "asked": "requested",
     "asked_per_image": "requested_per_image",
     "forced": "clamped",
+    "part": "view",
 }
 """What fields were called in files of that version."""
 LAYER_KEY = "layer.{layer:03d}.{field}"
@@ -156,7 +157,7 @@ class Geometry:
     """Side of a patch, px of the encoder's input."""
     grid_rows: int
     grid_cols: int
-    part: str = "picture"
+    view: str = "picture"
     """What the encoder saw of it, in words: `picture`, or a tile's or frame's name."""
     picture: int = 0
     """Which picture of the prompt, from 0."""
@@ -387,7 +388,7 @@ def _from_facts(facts: dict[str, Any], tensors: dict[str, np.ndarray]) -> FlowRe
         kept_patch_ids=tensors["kept_patch_ids"],
         pruned_at_layer=tensors["pruned_at_layer"],
         cut=None if cut is None else CutConfig(**cut),
-        geometries=tuple(Geometry(**geometry) for geometry in geometries),
+        geometries=tuple(Geometry(**renamed(geometry, NAMES_OF_VERSION_2)) for geometry in geometries),
         notes=notes,
         differs_from_release=differs,
         **facts,
@@ -400,7 +401,7 @@ def _layer_arrays(layer: int, tensors: dict[str, np.ndarray]) -> dict[str, np.nd
 
 
 def _step_from_facts(facts: dict[str, Any]) -> PruneStep:
-    floats = {name: np.array(facts.pop(name), dtype=np.float64) for name in ("entropy_ratio", "asked_per_image")}
+    floats = {name: np.array(facts.pop(name), dtype=np.float64) for name in ("entropy_ratio", "requested_per_image")}
     counts = ("kept_before_per_image", "kept_after_per_image")
     integers = {name: np.array(facts.pop(name), dtype=np.int64) for name in counts}
     return PruneStep(**{**facts, **floats, **integers})

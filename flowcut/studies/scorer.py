@@ -191,18 +191,18 @@ class AnswerScorer:
         found = _measured(torch.cat(logits, dim=1), self.answer_ids)
         return AnswerScores(*found, ranking=None if ranking is None else ranking[0].astype(np.float32))
 
-    def _dictate(self, cut: CutConfig | None) -> AnswerScores:
+    def _score_forced(self, cut: CutConfig | None) -> AnswerScores:
         """The stock `generate` under a cut, made to write this answer."""
         hf_model: Any = self.model.model
         with Session(hf_model, cut, record=False) as session:
             prepared = session.prepare(self.inputs)
-            dictated = _Dictated(self.answer_ids, prepared["input_ids"].shape[1])
+            forced_answer = _ForcedAnswer(self.answer_ids, prepared["input_ids"].shape[1])
             out = hf_model.generate(
                 **prepared,
                 max_new_tokens=len(self.answer_ids),
                 do_sample=False,
                 num_beams=1,
-                logits_processor=[dictated],
+                logits_processor=[forced_answer],
                 output_logits=True,
                 return_dict_in_generate=True,
             )
@@ -245,7 +245,7 @@ def score_cut_together(scorers: Sequence[AnswerScorer], cut: CutConfig | None) -
             return [scorer._read_and_cut(cut) for scorer in scorers]
         start = first._encoded() if cut is None else first._encode(cut)
         if start is None or any(not torch.equal(first._beginning(), scorer._beginning()) for scorer in scorers):
-            return [scorer._dictate(cut) for scorer in scorers]
+            return [scorer._score_forced(cut) for scorer in scorers]
         everything = torch.arange(len(start.embeds))[None]
         return [AnswerScores(*found, ranking=start.ranking) for found in _read_batch(scorers, start, everything)]
 
@@ -273,7 +273,7 @@ class _Rows:
         self.logprobs[indices], self.exact_match[indices] = logprobs, exact_match
 
 
-class _Dictated(LogitsProcessor):
+class _ForcedAnswer(LogitsProcessor):
     """Whatever the model would say, the next token is the answer's."""
 
     def __init__(self, answer_ids: Sequence[int], prompt_tokens: int) -> None:

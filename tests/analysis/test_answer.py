@@ -80,7 +80,7 @@ def test_what_tokens_saw_is_laid_on_the_patches_they_are_made_of() -> None:
     none = [-1, -1]
     parts = np.array([[[0, 3], none], [[1, 2], [0, 3]], [[1, 2], none], [none, none], [[1, 0], none]])
     shares = np.array([[1, 0], [0.75, 0.25], [1, 0], [0, 0], [1, 0]], np.float32)
-    traced = replace(attention(), parts=parts, shares=shares)
+    traced = replace(attention(), source_patches=parts, shares=shares)
     values = np.array([0.1, 0.4, 0.2, 9.0, 0.05])
     for row, expected in enumerate([{3: 0.1 + 0.1}, {0: 0.05, 2: 0.3 + 0.2}]):
         patches, found = by_patch(traced, values, row)

@@ -37,15 +37,15 @@ def test_the_interval_holds_the_truth_about_as_often_as_it_says() -> None:
 def test_unmeasured_patches_are_left_out_and_the_seed_decides() -> None:
     rng = np.random.default_rng(2)
     logprob_drop, ranking = rng.normal(size=40), rng.normal(size=40)
-    part = logprob_drop.copy()
-    part[25:] = np.nan
-    found = rank_agreement({"a": ranking, "same": logprob_drop, "flat": np.ones(40)}, part, seed=3)
+    view = logprob_drop.copy()
+    view[25:] = np.nan
+    found = rank_agreement({"a": ranking, "same": logprob_drop, "flat": np.ones(40)}, view, seed=3)
     assert found["a"].value == pytest.approx(spearmanr(ranking[:25], logprob_drop[:25]).statistic)
     assert found["a"].count == 25
     assert (found["same"].value, found["same"].low) == pytest.approx((1, 1))
     assert np.isnan([found["flat"].value, found["flat"].low]).all()
-    assert found["a"] == rank_agreement({"a": ranking}, part, seed=3)["a"]
-    assert found["a"] != rank_agreement({"a": ranking}, part, seed=4)["a"]
+    assert found["a"] == rank_agreement({"a": ranking}, view, seed=3)["a"]
+    assert found["a"] != rank_agreement({"a": ranking}, view, seed=4)["a"]
     assert np.isnan(rank_agreement({"a": ranking}, np.full(40, np.nan))["a"].value)
 
 

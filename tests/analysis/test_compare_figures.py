@@ -318,7 +318,7 @@ def test_truth_is_sorted_and_says_where_there_is_no_object() -> None:
     flow = object_flow(FULL, SHOWS)
     figure = truth.object_flow_lines({"a": flow}, FACTS, "outflow")
     np.testing.assert_array_equal(trace(figure, "a").y, flow.outflow_mean)
-    np.testing.assert_array_equal(trace(figure, "a: even").y, flow.n_patches)
+    np.testing.assert_array_equal(trace(figure, "a: even").y, flow.even)
 
 
 def test_shares_by_layer_are_drawn_where_they_belong() -> None:

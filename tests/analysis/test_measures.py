@@ -39,7 +39,7 @@ NAIVE = {
 
 
 @pytest.mark.parametrize("metric", METRICS)
-@pytest.mark.parametrize("alive", [1, 2, 9, 10, 30, 57])
+@pytest.mark.parametrize("n_patches", [1, 2, 9, 10, 30, 57])
 def test_a_metric_equals_its_literal_definition_also_beside_dead_patches(metric: str, n_patches: int) -> None:
     shares = np.random.default_rng(n_patches).dirichlet(np.full(n_patches, 0.3), size=(3, 4))
     padded = np.concatenate([shares, np.zeros((3, 4, 57 - n_patches))], axis=-1)

@@ -65,8 +65,8 @@ def test_the_objects_share_of_the_flow(cut: CutConfig | None) -> None:
         for head in range(3):
             for shares, row in ((found.inflow, layer.cls_row), (found.outflow, layer.cls_column)):
                 whole = sum(float(row[0, head, 1 + place]) for place in range(len(ids)))
-                part = sum(float(row[0, head, 1 + place]) for place, patch in enumerate(ids) if shows[patch])
-                assert shares[index, head] == pytest.approx(part / whole, rel=1e-5)
+                view = sum(float(row[0, head, 1 + place]) for place, patch in enumerate(ids) if shows[patch])
+                assert shares[index, head] == pytest.approx(view / whole, rel=1e-5)
         assert found.even[index] == pytest.approx(sum(shows[ids]) / len(ids))
     np.testing.assert_allclose(found.inflow_mean, found.inflow.mean(1))
     with pytest.raises(ValueError, match="of 63 patches, the record of 64"):
@@ -113,8 +113,8 @@ def test_the_flow_that_kept_patches_carry(direction: Direction) -> None:
     for index, layer in enumerate(record.layers):
         flow = (layer.cls_row if direction == "inflow" else layer.cls_column)[0].astype(float)
         passing = [sum(flow[head, 1 + patch] for head in range(3)) * coverage[patch] for patch in range(64)]
-        whole, part = sum(passing), sum(one for one, stays in zip(passing, kept[0], strict=True) if stays)
-        assert found[0, index] == pytest.approx(part / whole, rel=1e-5)
+        whole, view = sum(passing), sum(one for one, stays in zip(passing, kept[0], strict=True) if stays)
+        assert found[0, index] == pytest.approx(view / whole, rel=1e-5)
     np.testing.assert_allclose(found[1:], [[1] * 6, [0] * 6])
     assert np.isnan(flow_kept(record, np.zeros(64), kept)).all()
     with pytest.raises(ValueError, match="give the full run"):

@@ -38,7 +38,7 @@ def test_llava_next_tile_by_tile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert record is not None
     assert record.batch > 1
     tiles = page.selectbox(f"tile-{record.batch}")
-    assert tiles.options[0] == record.geometries[0].part
+    assert tiles.options[0] == record.geometries[0].view
     tiles.set_value(record.batch - 1).run()
     assert not page.exception
     assert not page.warning

@@ -68,5 +68,5 @@ def test_frames_show_themselves(picture: Picture) -> None:
 def test_tokens_that_cannot_be_traced_have_no_picture(picture: Picture) -> None:
     run = tiled(NAMES, [[0, 0]])
     assert run.answer_attention is not None
-    untraced = replace(run, answer_attention=replace(run.answer_attention, parts=None, shares=None))
+    untraced = replace(run, answer_attention=replace(run.answer_attention, source_patches=None, shares=None))
     assert heat_pictures(untraced, np.ones(1), picture) == []

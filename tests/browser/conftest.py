@@ -98,7 +98,7 @@ def visitors(browser: Browser, server: str) -> Iterator[Callable[..., Page]]:
 
 
 def _listen(page: Page, host: str, complaints: list[str]) -> None:
-    def hear(message: ConsoleMessage) -> None:
+    def on_console(message: ConsoleMessage) -> None:
         if message.type == "error" and not _is_probe(message.location["url"]):
             complaints.append(f"{message.text} {message.location['url']}")
 
@@ -106,14 +106,14 @@ def _listen(page: Page, host: str, complaints: list[str]) -> None:
         if request.url.startswith("http") and urlparse(request.url).netloc != host:
             complaints.append(f"outside: {request.url}")
 
-    def mourn(request: Request) -> None:
+    def on_request_failed(request: Request) -> None:
         if not _is_called_off(request):
             complaints.append(f"failed: {request.url} {request.failure}")
 
-    page.on("console", hear)
+    page.on("console", on_console)
     page.on("pageerror", lambda error: complaints.append(error.stack or str(error)))
     page.on("request", check)
-    page.on("requestfailed", mourn)
+    page.on("requestfailed", on_request_failed)
 
 
 def _is_probe(url: str) -> bool:

@@ -103,9 +103,11 @@ def test_the_heat_picture_is_hottest_where_the_value_is_highest() -> None:
     columns = geometry.grid_cols
     shown = np.asarray(heat_picture(image, geometry, np.array([0, 1, columns]), np.array([0.0, 0.5, 2.0]), peak=2.0))
     side = 336 // columns
-    cold, warm, hot, cut = (shown[y * side + 5, x * side + 5].astype(int) for x, y in ((0, 0), (1, 0), (0, 1), (3, 3)))
+    cold, warm_up_run, hot, cut = (
+        shown[y * side + 5, x * side + 5].astype(int) for x, y in ((0, 0), (1, 0), (0, 1), (3, 3))
+    )
     assert len(set(cold.tolist())) == 1  # grey
-    assert cold[0] < warm[0] < hot[0]
+    assert cold[0] < warm_up_run[0] < hot[0]
     assert np.abs(hot - np.array(HEAT)).max() < 40
     assert (cut > cold).all()
     nothing = np.asarray(heat_picture(image, geometry, np.array([0]), np.array([0.0]), peak=0.0))

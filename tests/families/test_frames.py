@@ -99,7 +99,7 @@ def test_the_language_model_receives_the_budget(
     assert kept.max() - kept.min() <= 1
     if kind != "LlavaOnevision":  # whose pooled tokens share patches
         assert (record.kept_patch_ids >= 0).sum() // record.patches_per_token == tokens
-    for row, patch in video.parts.view(-1, 2).tolist():
+    for row, patch in video.source_patches.view(-1, 2).tolist():
         assert row == -1 or patch in record.image(row).kept_patch_ids[0]
 
 
@@ -117,7 +117,7 @@ def test_a_token_is_made_of_the_patches_it_says(kind: str, model: Any, processor
     record, project = session.record, parts.multi_modal_projector
     features = project(towers[0]) if kind == "LlavaOnevision" else towers[0]
     for video in session.media:
-        for token, sources, shares in zip(video.features, video.parts, video.shares, strict=True):
+        for token, sources, shares in zip(video.features, video.source_patches, video.shares, strict=True):
             if not shares.sum():
                 continue
             mixed = torch.zeros_like(features[0, 0])
@@ -129,7 +129,7 @@ def test_a_token_is_made_of_the_patches_it_says(kind: str, model: Any, processor
             wanted = mixed if kind == "LlavaOnevision" else project(mixed[None, None])[0, 0]
             torch.testing.assert_close(token, wanted, atol=1e-4, rtol=1e-4)
     assert record.patches_per_token == {"LlavaNextVideo": 4}.get(kind, 1)
-    assert session.media[0].parts.shape[1] == {"VideoLlava": 1}.get(kind, 4)
+    assert session.media[0].source_patches.shape[1] == {"VideoLlava": 1}.get(kind, 4)
 
 
 def test_the_mask_of_a_frame_is_that_of_its_picture(kind: str, model: Any, processor: Any) -> None:
@@ -162,7 +162,7 @@ def test_painted_patches(model: Any, processor: Any, size: tuple[int, int]) -> N
     width, height = size
     family = family_of(model.config)
     geometries = family.frame_geometries(model, processor.video_processor, size, 2)
-    assert [geometry.part for geometry in geometries] == ["frame 1", "frame 2"]
+    assert [geometry.view for geometry in geometries] == ["frame 1", "frame 2"]
     rng = np.random.default_rng(0)
     embedding = family.vision_tower(model, family.media[-1]).embeddings.patch_embedding
     for painted_frame in (0, 1):

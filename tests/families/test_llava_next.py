@@ -150,7 +150,7 @@ def test_as_released_the_tiles_of_a_batch_lose_the_same_number(model: Any, proce
     for step in session.record.steps:
         assert len(set(step.kept_after_per_image)) == 1
         if not step.clamped:
-            assert step.asked == round(float(step.requested_per_image.max()))
+            assert step.requested == round(float(step.requested_per_image.max()))
 
 
 def test_several_pictures_in_one_prompt(model: Any, processor: Any) -> None:
@@ -225,13 +225,13 @@ def test_painted_patches_lie_where_geometry_says(model: Any, size: tuple[int, in
             pixel = np.array([width / geometry.resized_width, height / geometry.resized_height])
             low = np.maximum(boxes[:, :2], [x, y])
             overlap = (np.minimum(boxes[:, 2:], [x + side_x, y + side_y]) - low) / pixel  # in the input's pixels
-            assert not changed[(overlap <= 0).any(axis=1)].any(), geometry.part
-            assert changed[(overlap >= 1).all(axis=1)].all(), geometry.part
+            assert not changed[(overlap <= 0).any(axis=1)].any(), geometry.view
+            assert changed[(overlap >= 1).all(axis=1)].all(), geometry.view
 
 
 def test_tiles_are_named_and_cover_the_picture(model: Any, processor: Any) -> None:
     geometries = LlavaNext().geometries(model, processor.image_processor, (90, 50))
-    names = [geometry.part for geometry in geometries]
+    names = [geometry.view for geometry in geometries]
     crops = [f"crop row {row}, column {column}" for row in (1, 2) for column in (1, 2)]
     assert names == ["base", *crops]
     assert geometries[0].seen_box() == pytest.approx((0, 0, 90, 50))
@@ -258,7 +258,7 @@ def test_ask_counts_what_every_layer_reads(loaded: VisionLanguageModel, tmp_path
     per_token = 2 * 2 * 8 * 4
     assert run.kv_bytes == tuple((n + len(run.tokens) - 1) * per_token for n in run.layer_tokens)
     assert run.record is not None
-    assert [geometry.part for geometry in run.record.geometries][:2] == ["base", "crop row 1, column 1"]
+    assert [geometry.view for geometry in run.record.geometries][:2] == ["base", "crop row 1, column 1"]
     assert run.record.image(3).batch == 1
     assert run.answer_attention is not None
     reached = ~np.isnan(run.answer_attention.visual[0, :, 0])

@@ -120,9 +120,9 @@ def test_the_language_model_receives_the_budget(
         model(**session.prepare(inputs))
     assert seen == [int((inputs["input_ids"] != IMAGE).sum()) + tokens]
     (sources,) = session.media
-    assert len(sources.parts) == tokens
+    assert len(sources.source_patches) == tokens
     torch.testing.assert_close(sources.shares.sum(1), torch.ones(tokens))
-    for row, patch in sources.parts.view(-1, 2).tolist():
+    for row, patch in sources.source_patches.view(-1, 2).tolist():
         assert row == -1 or patch in session.record.image(row).kept_patch_ids[0]
 
 
@@ -142,7 +142,7 @@ def test_a_token_is_the_mix_of_patches_it_says(model: Any, processor: Any, first
         tokens = session.prepare(inputs)["mm_encoder_outputs"]["image"].pooler_output[0]
     hook.remove()
     (sources,) = session.media
-    rows, patches = sources.parts.clamp_min(0).unbind(-1)
+    rows, patches = sources.source_patches.clamp_min(0).unbind(-1)
     mixed = (projected[0][rows, patches] * sources.shares[..., None]).sum(1)
     newline = sources.shares.sum(1) == 0
     torch.testing.assert_close(tokens[~newline], mixed[~newline], atol=1e-4, rtol=1e-4)
@@ -161,7 +161,7 @@ def test_the_highest_scores_reach_the_language_model(model: Any, processor: Any)
         last = [flow for flow in own.layers if flow.scored][-1]
         stays = last.margin[0] >= 0
         scores = dict(zip(last.patch_ids[0][stays].tolist(), last.cumulative[0][stays].tolist(), strict=True))
-        chosen = set(sources.parts[:, 0][sources.parts[:, 0, 0] == row][:, 1].tolist())
+        chosen = set(sources.source_patches[:, 0][sources.source_patches[:, 0, 0] == row][:, 1].tolist())
         kept += [score for patch, score in scores.items() if patch in chosen]
         if row == 0:  # the base tile has no padding, so that all of its survivors were candidates
             left += [score for patch, score in scores.items() if patch not in chosen]

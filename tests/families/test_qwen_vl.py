@@ -248,7 +248,7 @@ def test_whole_groups_are_cut_by_the_mean_of_their_scores(model: Any, processor:
             if flow.step is not None:
                 left = own.layers[flow.layer + 1].patch_ids[0]
                 np.testing.assert_array_equal(flow.margin[0] >= 0, np.isin(ids, left))
-                removed = 0 if flow.step.clamped else flow.step.asked
+                removed = 0 if flow.step.clamped else flow.step.requested
                 assert flow.step.clamped or flow.step.kept_after == flow.step.kept_before - 4 * removed
         assert own.kept_patch_ids.shape == (1, 28)
 
@@ -511,7 +511,7 @@ def test_painted_frames(model: Any, processor: Any, size: tuple[int, int]) -> No
     """Of five frames in slices of two, the patches that change are those whose boxes the paint or its blur reaches."""
     width, height = size
     geometries = family_of(model.config).frame_geometries(model, processor.video_processor, size, 5)
-    assert [geometry.part for geometry in geometries] == ["frames 1 to 2", "frames 3 to 4", "frame 5"]
+    assert [geometry.view for geometry in geometries] == ["frames 1 to 2", "frames 3 to 4", "frame 5"]
     rng = np.random.default_rng(0)
     for frame in (0, 3, 4):
         left, top, right, bottom = paint = invariants.paint_of(rng, size)
@@ -538,4 +538,4 @@ def test_a_video_asked_from_a_folder(kind: str, tmp_path: Path) -> None:
     run = flowcut.ask(loaded, frames, "What happens?", CUT, max_new_tokens=4)
     assert run.visual_tokens == CUT.tokens < whole.visual_tokens
     assert run.record is not None
-    assert [geometry.part for geometry in run.record.geometries] == ["frames 1 to 2", "frames 3 to 4"]
+    assert [geometry.view for geometry in run.record.geometries] == ["frames 1 to 2", "frames 3 to 4"]

@@ -150,7 +150,7 @@ def test_asked_from_a_folder_and_the_command_line(kind: str, path: Path, tmp_pat
     run = flowcut.ask(loaded, list(video.frames), "What happens?", flowcut.FlowCut(tokens=12), max_new_tokens=4)
     assert run.visual_tokens == 12
     assert run.record is not None
-    assert [geometry.part for geometry in run.record.geometries] == ["frame 1", "frame 2", "frame 3"]
+    assert [geometry.view for geometry in run.record.geometries] == ["frame 1", "frame 2", "frame 3"]
     assert run.tower_tokens == (96 if kind == "LlavaOnevision" else 12)  # whose tokens are pooled from half of a frame
     asked = ["ask", str(path), "What happens?", "--model", str(folder), "--frames", "3", "--tokens", "12"]
     assert main.main([*asked, "--max-new-tokens", "4", "--out", str(tmp_path / "out")]) == 0
@@ -187,7 +187,7 @@ def test_a_picture_asked_of_a_model_of_videos(tmp_path: Path) -> None:
     run = flowcut.ask(loaded, tiny.picture(), "What is it?", flowcut.FlowCut(tokens=9), max_new_tokens=4)
     assert run.visual_tokens == 9
     assert run.record is not None
-    assert run.record.geometries[0].part == "picture"
+    assert run.record.geometries[0].view == "picture"
 
 
 def test_models_without_videos_say_so(path: Path, tmp_path: Path) -> None:

@@ -131,7 +131,7 @@ def test_another_version_is_refused_by_its_number(tmp_path: Path) -> None:
     path = tmp_path / "a.safetensors"
     facts = json.dumps({"format": "flowcut-record", "version": 7})
     save_file({"x": np.zeros(1)}, path, metadata={"record": facts, "checksum": ""})
-    with pytest.raises(flowcut.InvalidRecord, match=r"version 7, this flowcut reads version 2"):
+    with pytest.raises(flowcut.InvalidRecord, match=r"version 7, this flowcut reads versions 2 and 3"):
         FlowRecord.load(path)
 
 

@@ -15,7 +15,7 @@ import streamlit as st
 
 from flowcut.records.run import Run
 from flowcut_lens.analysis.graph import stage_payload
-from flowcut_lens.analysis.parts import place_of
+from flowcut_lens.analysis.views import place_of
 from flowcut_lens.app.components.answers import escape_markdown
 from flowcut_lens.app.components.stage import stage
 from flowcut_lens.app.jobs.runtime import runtime
@@ -41,7 +41,7 @@ SAME_FOR_ANY_QUESTION = (
 
 
 @st.fragment
-def flow(shown: Comparison, mass: float, part: int | None) -> None:
+def flow(shown: Comparison, mass: float, view: int | None) -> None:
     """The stage of three answers; a click in it runs this part of the page again, not the rest.
 
     Args:
@@ -49,30 +49,30 @@ def flow(shown: Comparison, mass: float, part: int | None) -> None:
         mass: the share of each layer's flow that is drawn.
         part: the tile or frame that graph and curves are of, as from `part_box`.
     """
-    if _followed(shown.full, part):
+    if _followed(shown.full, view):
         st.rerun()
     arm = selection.chosen().arm
-    full, pruned, figures = shown.full, shown.pruned(arm), _figures(shown, arm, mass, part)
+    full, pruned, figures = shown.full, shown.pruned(arm), _figures(shown, arm, mass, view)
     if full.record is not None and full.record.relay == "proxy":
         st.info(PROXY, icon=":material/info:")
     if _ready(figures):
         why(*_own_row(pruned, _stage(figures, pruned)))
         for other in set(selection.PRUNED_ARMS) - {arm}:  # so that they are there when they are asked for
-            _figures(shown, other, mass, part)
+            _figures(shown, other, mass, view)
     else:
         _wait(figures)
     st.caption(SAME_FOR_ANY_QUESTION.format(kind=shown.picture.kind))
 
 
-def _figures(shown: Comparison, arm: str, mass: float, part: int | None) -> Future[bytes]:
+def _figures(shown: Comparison, arm: str, mass: float, view: int | None) -> Future[bytes]:
     """What the stage draws for one of the pruned runs, being made or there already."""
     full, pruned = shown.full, shown.pruned(arm)
 
     def compute() -> bytes:
         picture = shown.picture.frames or shown.picture.image
-        return json.dumps(stage_payload(full, pruned, picture, mass=mass, part=part)).encode()
+        return json.dumps(stage_payload(full, pruned, picture, mass=mass, view=view)).encode()
 
-    return runtime().figures(f"{full.id}-{pruned.id}-{mass}-{part}", compute)
+    return runtime().figures(f"{full.id}-{pruned.id}-{mass}-{view}", compute)
 
 
 def _own_row(run: Run, patch: int | None) -> tuple[Run, int | None, int]:
@@ -86,28 +86,28 @@ def _own_row(run: Run, patch: int | None) -> tuple[Run, int | None, int]:
     return replace(run, record=run.record.image(row)), own, 0 if patch is None or own is None else patch - own
 
 
-def part_box(run: Run) -> int | None:
+def view_box(run: Run) -> int | None:
     """Which tile or frame graph and curves are of; None: the mean of all. Most pictures have one, and no box."""
-    parts = [] if run.record is None else [geometry.part for geometry in run.record.geometries]
+    parts = [] if run.record is None else [geometry.view for geometry in run.record.geometries]
     if len(parts) < 2:
         return 0
     noun = "Frame" if parts[0].startswith("frame") else "Tile"
     chosen: int = st.selectbox(
-        noun, [*range(len(parts)), MEAN], key=_part_key(len(parts)), width=260,
-        format_func=lambda part: f"mean of all {len(parts)}" if part == MEAN else parts[part],
+        noun, [*range(len(parts)), MEAN], key=_view_key(len(parts)), width=260,
+        format_func=lambda view: f"mean of all {len(parts)}" if view == MEAN else parts[view],
         help="Of which the graph and the curves are; the mask shows all. A click on another one's patch chooses it.",
     )  # fmt: skip
     return None if chosen == MEAN else chosen
 
 
-def _followed(run: Run, part: int | None) -> bool:
+def _followed(run: Run, view: int | None) -> bool:
     """Whether a click on another tile's patch has chosen that tile since the box was drawn."""
     parts = 0 if run.record is None else run.record.batch
-    chosen = st.session_state.get(_part_key(parts), 0)
-    return parts > 1 and chosen != (MEAN if part is None else part)
+    chosen = st.session_state.get(_view_key(parts), 0)
+    return parts > 1 and chosen != (MEAN if view is None else view)
 
 
-def _part_key(parts: int) -> str:
+def _view_key(parts: int) -> str:
     return f"tile-{parts}"
 
 
@@ -138,7 +138,7 @@ def _follow(run: Run, patch: int | None) -> None:
     """The graph moves to the tile or frame of a patch that was chosen, unless it shows the mean of all."""
     if run.record is None or run.record.batch == 1 or patch is None:
         return
-    key = _part_key(run.record.batch)
+    key = _view_key(run.record.batch)
     if st.session_state.get(key) != MEAN:
         st.session_state[key] = place_of(run.record, patch)[0]
 

@@ -10,7 +10,7 @@ import streamlit as st
 from flowcut_lens.analysis.graph import MASS
 from flowcut_lens.app.media.comparison import Comparison
 from flowcut_lens.app.state import selection, session, url
-from flowcut_lens.app.views.ask.flow import flow, part_box
+from flowcut_lens.app.views.ask.flow import flow, view_box
 from flowcut_lens.app.views.ask.token_attention import words
 
 MASSES = (0.5, MASS, 0.95)
@@ -22,8 +22,8 @@ def inside() -> None:
     """The panels for the last good answers."""
     shown = session.comparison()
     if shown is not None:
-        mass, part = _controls(shown)
-        flow(shown, mass, part)
+        mass, view = _controls(shown)
+        flow(shown, mass, view)
         words(shown)
     url.write(session.address())
 
@@ -42,5 +42,5 @@ def _controls(shown: Comparison) -> tuple[float, int | None]:
             help="The strongest edges that together carry this share of each layer's flow; what is really shown is "
             "written at the graph, as there is a limit to the number of edges.",
         )  # fmt: skip
-        part = part_box(shown.full)
-    return mass or MASS, part
+        view = view_box(shown.full)
+    return mass or MASS, view

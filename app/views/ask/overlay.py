@@ -11,7 +11,7 @@ from flowcut.records.mask_picture import assembled_heat
 from flowcut.records.run import Run
 from flowcut.records.vision import FlowRecord, Geometry
 from flowcut_lens.analysis.answer import by_patch
-from flowcut_lens.analysis.parts import Pane, frame_of_row, panes
+from flowcut_lens.analysis.views import Pane, frame_of_row, panes
 from flowcut_lens.app.media.comparison import Picture
 
 SIDE = 420
@@ -53,7 +53,7 @@ def heat_pictures(run: Run, values: np.ndarray, picture: Picture) -> list[HeatPi
 def _heats(run: Run, record: FlowRecord, values: np.ndarray) -> list[Heat] | None:
     """Each row's patches and what they get; None: it is not known what the tokens are made of."""
     attention = run.answer_attention
-    if attention is not None and attention.parts is not None:
+    if attention is not None and attention.source_patches is not None:
         return [by_patch(attention, values, row) for row in range(record.batch)]
     # Kept before tokens were traced: those of one picture are its patches.
     as_patches = record.batch == 1 and len(values) == record.kept_patch_ids.shape[1]

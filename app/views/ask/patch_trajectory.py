@@ -75,7 +75,7 @@ def _place(record: FlowRecord, patch_id: int) -> str:
     if record.geometry is None:
         return f"Patch {patch_id}"
     row, column = divmod(patch_id, record.geometry.grid_cols)
-    where = "" if record.geometry.part == "picture" else f" of {record.geometry.part}"
+    where = "" if record.geometry.view == "picture" else f" of {record.geometry.view}"
     return f"Patch {patch_id}{where} (row {row}, column {column})"
 
 

@@ -21,7 +21,7 @@ from flowcut_lens.app.state import selection, session, url
 from flowcut_lens.app.state.selection import ALL
 from flowcut_lens.app.views.ask.overlay import heat_pictures
 
-HEADS_TOLD = 6
+HEADS_NAMED = 6
 KINDS = {"picture": "picture", "prompt": "prompt text", "first": "first token (sink)", "answer": "answer so far"}
 HOW_TO_READ = (
     "How to read this: orange is the attention of the position that chose this word to each visual token, full orange "
@@ -77,7 +77,7 @@ def _panel(shown: Comparison, spoken: tuple[AnswerWord, ...]) -> None:
 
 def _choices(attention: AnswerAttention, word: AnswerWord) -> None:
     """Decoder layer, head, and whether to weigh by value."""
-    layers, heads, weigh = st.columns([2, 2, 2], vertical_alignment="bottom")
+    layers, heads, score_layer = st.columns([2, 2, 2], vertical_alignment="bottom")
     decoder_layers = [ALL, *range(attention.visual.shape[1])]
     layers.selectbox(
         "Decoder layer", decoder_layers, **selection.show_in("word-layer", "decoder", decoder_layers),
@@ -90,7 +90,7 @@ def _choices(attention: AnswerAttention, word: AnswerWord) -> None:
         help="In order of how much attention the whole picture gets from it",
         format_func=lambda one: f"all {len(ranked)}, mean" if one == ALL else f"head {one}: {ranked[one]:.0%}",
     )  # fmt: skip
-    weigh.toggle("Weigh by value", **selection.show_in("word-weighted", "weighted", (False, True)))
+    score_layer.toggle("Weigh by value", **selection.show_in("word-weighted", "weighted", (False, True)))
 
 
 def _chosen_layer() -> int | None:
@@ -137,8 +137,8 @@ def _bar(shares: Masses) -> str:
 def _heads(attention: AnswerAttention, word: AnswerWord, layer: int | None) -> str:
     """This run's own heads, those that look at the picture most first."""
     ranked = heads_by_mass(attention, word, layer)
-    told = ", ".join(f"{head} ({mass:.0%})" for head, mass in ranked[:HEADS_TOLD])
-    more = f", and {len(ranked) - HEADS_TOLD} that look less" if len(ranked) > HEADS_TOLD else ""
+    told = ", ".join(f"{head} ({mass:.0%})" for head, mass in ranked[:HEADS_NAMED])
+    more = f", and {len(ranked) - HEADS_NAMED} that look less" if len(ranked) > HEADS_NAMED else ""
     return f'<p class="lens-heads">Heads by attention to the picture: {told}{more}</p>'
 
 

@@ -68,7 +68,7 @@ def panes(geometries: Sequence[Geometry]) -> list[Pane]:
     """How the rows are shown: the crops of one picture together on it, everything else by itself."""
     shown: dict[tuple[int, int | str], list[int]] = {}
     for row, geometry in enumerate(geometries):
-        own: int | str = CROP if geometry.part.startswith(CROP) else row
+        own: int | str = CROP if geometry.view.startswith(CROP) else row
         shown.setdefault((geometry.picture, own), []).append(row)
     return [Pane(_title(geometries, rows), tuple(rows)) for rows in shown.values()]
 
@@ -76,11 +76,11 @@ def panes(geometries: Sequence[Geometry]) -> list[Pane]:
 def _title(geometries: Sequence[Geometry], rows: Sequence[int]) -> str:
     """The pane's head: what it is, and how many patches it has across and down."""
     parts = [geometries[row] for row in rows]
-    if not parts[0].part.startswith(CROP):
-        name = "base: the whole picture once" if parts[0].part == BASE else parts[0].part
+    if not parts[0].view.startswith(CROP):
+        name = "base: the whole picture once" if parts[0].view == BASE else parts[0].view
         return f"{name}, {parts[0].grid_cols} × {parts[0].grid_rows} patches"
-    across = len({part.crop_left for part in parts}) * parts[0].grid_cols
-    down = len({part.crop_top for part in parts}) * parts[0].grid_rows
+    across = len({view.crop_left for view in parts}) * parts[0].grid_cols
+    down = len({view.crop_top for view in parts}) * parts[0].grid_rows
     return f"{len(parts)} crops in their places, {across} × {down} patches"
 
 

@@ -15,8 +15,8 @@ from flowcut.records.run import Run
 from flowcut.records.vision import PADDING_ID, FlowRecord, Geometry
 from flowcut_lens.analysis.graph import stage_payload
 from flowcut_lens.analysis.measures import concentration
-from flowcut_lens.analysis.parts import frame_of_row, panes, place_of
 from flowcut_lens.analysis.relay import relay
+from flowcut_lens.analysis.views import frame_of_row, panes, place_of
 from tests.analysis import synthetic
 
 ENCODERS = [synthetic.Encoder(grid=6, n_layers=6, seed=seed) for seed in range(3)]
@@ -26,8 +26,8 @@ WIDTH, HEIGHT = 120, 50
 
 
 def geometries(names: tuple[str, ...]) -> tuple[Geometry, ...]:
-    base = Geometry(WIDTH, HEIGHT, 60, 60, 0, 0, part=names[0], **CROP)
-    crops = [Geometry(WIDTH, HEIGHT, WIDTH, HEIGHT, 60 * at, -5, part=names[1 + at], **CROP) for at in range(2)]
+    base = Geometry(WIDTH, HEIGHT, 60, 60, 0, 0, view=names[0], **CROP)
+    crops = [Geometry(WIDTH, HEIGHT, WIDTH, HEIGHT, 60 * at, -5, view=names[1 + at], **CROP) for at in range(2)]
     return (base, *crops)
 
 
@@ -102,11 +102,11 @@ def test_the_mean_is_the_mean_of_what_each_row_shows(runs: tuple[Run, Run]) -> N
     assert concentration(record, None).n_patches.tolist() == [108] * 6
 
 
-@pytest.mark.parametrize("part", [0, 2, None])
-def test_the_payload_draws_all_tiles_and_the_edges_of_one(runs: tuple[Run, Run], part: int | None) -> None:
+@pytest.mark.parametrize("view", [0, 2, None])
+def test_the_payload_draws_all_tiles_and_the_edges_of_one(runs: tuple[Run, Run], view: int | None) -> None:
     picture = synthetic.picture(WIDTH, HEIGHT)
     full, cut = (replace(run, image_size=(WIDTH, HEIGHT)) for run in runs)
-    packed = json.loads(json.dumps(stage_payload(full, cut, picture, part=part), allow_nan=False))
+    packed = json.loads(json.dumps(stage_payload(full, cut, picture, view=view), allow_nan=False))
     assert "picture" not in packed
     assert [[grid["first"] for grid in pane["grids"]] for pane in packed["panes"]] == [[0], [36, 72]]
     left, right = (grid["box"] for grid in packed["panes"][1]["grids"])
@@ -118,9 +118,9 @@ def test_the_payload_draws_all_tiles_and_the_edges_of_one(runs: tuple[Run, Run],
     assert record is not None
     assert pruned_at.tolist() == record.pruned_at_layer.flatten().tolist()
     ids = {patch for layer in packed["runs"]["full"]["edges"]["inflow"] for patch in layer["ids"]}
-    assert {patch // 36 for patch in ids} == ({0, 1, 2} if part is None else {part})
-    assert packed["runs"]["pruned"]["removed"][4] == (81 if part is None else 27)
-    name = "mean of 3 tiles" if part is None else record.geometries[part].part
+    assert {patch // 36 for patch in ids} == ({0, 1, 2} if view is None else {view})
+    assert packed["runs"]["pruned"]["removed"][4] == (81 if view is None else 27)
+    name = "mean of 3 tiles" if view is None else record.geometries[view].view
     assert packed["partName"] == name
     assert name in packed["claim"]["run"]
     assert name in packed["runs"]["full"]["facts"]
