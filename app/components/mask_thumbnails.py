@@ -10,7 +10,7 @@ from flowcut.records.mask_picture import assembled_mask
 from flowcut.records.run import Run
 from flowcut.records.vision import Geometry
 from flowcut_lens.app.components.thumbnails import data_url
-from flowcut_lens.app.views.compare.context import Subject
+from flowcut_lens.app.views.compare.context import Context
 
 SIDE = 224
 """Longest side, pixels."""
@@ -28,7 +28,7 @@ def on_small(geometry: Geometry, picture: Image) -> Geometry:
     return replace(geometry, original_width=picture.width, original_height=picture.height)
 
 
-def small_mask(about: Subject, run: Run) -> str | None:
+def small_mask(about: Context, run: Run) -> str | None:
     """What a run kept, as the URL of a small picture; None where its patches are not those of the whole picture's grid.
 
     Runs of one-shot methods hold no record: their patches lie as those of the full run do.

@@ -13,7 +13,7 @@ from flowcut_lens.app.components.answers import escape_markdown
 from flowcut_lens.app.jobs.runtime import EMBEDDED, runtime
 from flowcut_lens.app.jobs.studies import Study, Work
 from flowcut_lens.app.jobs.visitors import visitor
-from flowcut_lens.app.views.compare.context import Subject
+from flowcut_lens.app.views.compare.context import Context
 
 LOOK_EVERY = 0.7
 """Seconds between two looks at a running study."""
@@ -36,7 +36,7 @@ class StudySpec:
     """Begun without a click where the model is the embedded one, which needs seconds."""
 
 
-def follow(about: Subject, plan: StudySpec, show: Callable[[list[Any]], None]) -> None:
+def follow(about: Context, plan: StudySpec, show: Callable[[list[Any]], None]) -> None:
     """The study: a button while it has not begun, then its results so far, with progress while it runs."""
     studies = runtime().studies
     study = studies.find(plan.key)
@@ -57,16 +57,16 @@ def follow(about: Subject, plan: StudySpec, show: Callable[[list[Any]], None]) -
             show(list(study.results))
 
 
-def begin(about: Subject, plan: StudySpec) -> None:
+def begin(about: Context, plan: StudySpec) -> None:
     """Begin a study, unless it runs or is complete."""
     runtime().studies.start(plan.key, about.model, plan.work, visitor())
 
 
-def _offer(about: Subject, plan: StudySpec, label: str) -> None:
+def _offer(about: Context, plan: StudySpec, label: str) -> None:
     st.button(label, icon=":material/play_arrow:", key=f"begin-{plan.key}", on_click=begin, args=(about, plan))
 
 
-def _ended(about: Subject, plan: StudySpec, study: Study) -> None:
+def _ended(about: Context, plan: StudySpec, study: Study) -> None:
     if study.complete:
         return
     if study.error is not None:

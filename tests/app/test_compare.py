@@ -17,14 +17,14 @@ from streamlit.testing.v1 import AppTest
 from flowcut.criteria import METHODS
 from flowcut.records.studies import KnockOut, RemovalCurves, SmallestBudget, SweepPoint
 from flowcut_lens.app.components.formatting import signed
-from flowcut_lens.app.components.study import Plan
+from flowcut_lens.app.components.study import StudySpec
 from flowcut_lens.app.jobs.runtime import runtime
 from flowcut_lens.app.jobs.studies import Study
 from flowcut_lens.app.views.compare import causal, methods, proxy, sweep
-from flowcut_lens.app.views.compare.context import Subject
+from flowcut_lens.app.views.compare.context import Context
 from flowcut_lens.app.views.compare.sections import SECTIONS
 from tests.analysis import synthetic
-from tests.analysis.test_parts import ENCODERS, geometries, joined
+from tests.analysis.test_views import ENCODERS, geometries, joined
 from tests.app.conftest import SECONDS, settled, shown
 
 
@@ -48,13 +48,13 @@ def page() -> Iterator[AppTest]:
     assert not test.exception
 
 
-def about(page: AppTest) -> Subject:
+def context_of(page: AppTest) -> Context:
     last = shown(page)
     assert last.cut.cut is not None
-    return Subject("embedded", last.picture, last.full, last.cut.cut, last.cut)
+    return Context("embedded", last.picture, last.full, last.cut.cut, last.cut)
 
 
-def study(plan: Plan) -> Study:
+def study(plan: StudySpec) -> Study:
     found = runtime().studies.find(plan.key)
     assert found is not None
     assert found.ended.wait(SECONDS * 2), found.phase
@@ -73,7 +73,7 @@ def text(page: AppTest) -> str:
     )
 
 
-def begin(page: AppTest, plan: Plan) -> Study:
+def begin(page: AppTest, plan: StudySpec) -> Study:
     page.button(f"begin-{plan.key}").click().run()
     return study(plan)
 
@@ -82,7 +82,7 @@ def begin(page: AppTest, plan: Plan) -> Study:
 def compared(page: AppTest) -> AppTest:
     """All methods have been asked."""
     go(page, "methods")
-    study(methods.plan(about(page)))
+    study(methods.plan(context_of(page)))
     return page.run()
 
 
@@ -92,7 +92,7 @@ def test_every_section_has_a_name_and_a_question() -> None:
 
 
 def test_all_methods_are_asked_and_shown(compared: AppTest) -> None:
-    results = study(methods.plan(about(compared))).results
+    results = study(methods.plan(context_of(compared))).results
     asked = {result.cut.method for result in methods.answered(results)}
     refused = {result.method for result in results if isinstance(result, methods.NotAllowed)}
     choices = {name for name, method in METHODS.items() if not method.takes_patches}
@@ -103,12 +103,12 @@ def test_all_methods_are_asked_and_shown(compared: AppTest) -> None:
 
 
 def test_the_answers_are_measured_against_the_full_one(compared: AppTest) -> None:
-    subject = about(compared)
-    for result in methods.answered(study(methods.plan(subject)).results):
+    context = context_of(compared)
+    for result in methods.answered(study(methods.plan(context)).results):
         assert result.run is not None
-        assert result.exact_match == (result.run.token_ids == subject.full.token_ids)
+        assert result.exact_match == (result.run.token_ids == context.full.token_ids)
         assert result.logprobs is not None
-        assert result.logprobs.shape == (len(subject.full.token_ids),)
+        assert result.logprobs.shape == (len(context.full.token_ids),)
 
 
 @pytest.mark.parametrize("section", ["agreement", "truth", "depth"])
@@ -121,7 +121,7 @@ def test_sections_of_figures(compared: AppTest, section: str) -> None:
 
 def test_cls_as_a_proxy_begins_by_itself(page: AppTest) -> None:
     go(page, "proxy")
-    record = study(proxy.plan(about(page))).latest
+    record = study(proxy.plan(context_of(page))).latest
     assert all(layer.head_mean is not None for layer in record.layers)
     page.run()
     assert len(page.get("plotly_chart")) == 3
@@ -132,14 +132,14 @@ def test_the_causal_check_by_blocks(compared: AppTest, monkeypatch: pytest.Monke
     go(compared, "causal")
     compared.session_state["knock-out-block"] = 4
     compared.run()
-    found = methods.found(about(compared))
+    found = methods.found(context_of(compared))
     assert found is not None
-    results = begin(compared, causal.plan(about(compared), 4, found)).results
+    results = begin(compared, causal.plan(context_of(compared), 4, found)).results
     knocked = [one for one in results if isinstance(one, KnockOut)][-1]
     assert knocked.done == 1.0
     assert np.isfinite(knocked.logprob_drop).all()
-    assert knocked.full == pytest.approx(about(compared).full.logprob, abs=1e-3)
-    rankings = causal.rankings_of(about(compared), found)
+    assert knocked.full == pytest.approx(context_of(compared).full.logprob, abs=1e-3)
+    rankings = causal.rankings_of(context_of(compared), found)
     assert causal.TRUTH in rankings, "the scene's truth covers its suggested question"
     assert {one.name for one in results if isinstance(one, RemovalCurves)} == set(rankings)
     compared.run()
@@ -151,7 +151,7 @@ def test_a_stopped_study_keeps_what_it_found(compared: AppTest, monkeypatch: pyt
     few = partial(methods.cuts_at, kinds=("flowcut", "control"))  # the peers would take a minute more
     monkeypatch.setattr(sweep, "_swept", few)
     go(compared, "sweep")
-    plan = sweep.plan(about(compared))
+    plan = sweep.plan(context_of(compared))
     compared.button(f"begin-{plan.key}").click().run()
     running = runtime().studies.find(plan.key)
     assert running is not None
@@ -168,7 +168,7 @@ def test_a_stopped_study_keeps_what_it_found(compared: AppTest, monkeypatch: pyt
     assert any(isinstance(one, SmallestBudget) and one.done for one in found)
     compared.run()
     curves = {one["name"]: one for one in json.loads(compared.get("plotly_chart")[0].proto.spec)["data"]}
-    cut = about(compared).cut
+    cut = context_of(compared).cut
     measured = {
         one.cut.tokens: one.logprob
         for one in found
@@ -187,13 +187,13 @@ def numbers(packed: dict[str, str]) -> list[float]:
 
 def test_rescue_and_drop(compared: AppTest) -> None:
     go(compared, "rescue")
-    subject = about(compared)
+    context = context_of(compared)
     assert compared.button("undo-edit").disabled
-    whole, pruned = (sum(token.logprob for token in run.tokens) for run in (subject.full, subject.pruned))
-    assert subject.pruned.answer == subject.full.answer
+    whole, pruned = (sum(token.logprob for token in run.tokens) for run in (context.full, context.pruned))
+    assert context.pruned.answer == context.full.answer
     assert f"<td>{signed(pruned - whole, plus=True)}</td>" in text(compared)
-    edits = compared.session_state["mask_edits"][subject.pruned.id]
-    kept = subject.pruned.final_patch_ids
+    edits = compared.session_state["mask_edits"][context.pruned.id]
+    kept = context.pruned.final_patch_ids
     assert kept is not None
     cut = np.setdiff1d(np.arange(576), kept)
     edits.append([int(cut[0]), int(cut[1])])
@@ -202,12 +202,12 @@ def test_rescue_and_drop(compared: AppTest) -> None:
     compared.button("equal-swap").click().run()
     assert "64 kept" in text(compared)
     compared.button("ask-mask").click().run()
-    (tried,) = compared.session_state["masks_tried"][subject.pruned.id]
+    (tried,) = compared.session_state["masks_tried"][context.pruned.id]
     assert len(tried) == 64
     assert {int(cut[0]), int(cut[1])} <= set(tried)
     from flowcut_lens.app.views.compare import rescue
 
-    result = study(rescue.plan(subject, tried)).latest
+    result = study(rescue.plan(context, tried)).latest
     assert result.run.final_patch_ids.tolist() == list(tried)
     compared.run()
     assert "64 patches: +2 −2" in text(compared)

@@ -14,7 +14,7 @@ from flowcut.records.run import Run
 from flowcut_lens.app.media.comparison import Picture
 from flowcut_lens.app.views.ask.overlay import heat_pictures
 from tests.analysis import synthetic
-from tests.analysis.test_parts import ENCODERS, HEIGHT, WIDTH, geometries, joined
+from tests.analysis.test_views import ENCODERS, HEIGHT, WIDTH, geometries, joined
 
 NAMES = ("base", "crop row 1, column 1", "crop row 1, column 2")
 

@@ -22,7 +22,7 @@ from flowcut_lens.app.components.plots import plot
 from flowcut_lens.app.components.study import StudySpec, follow
 from flowcut_lens.app.jobs.studies import Study
 from flowcut_lens.app.views.compare import methods
-from flowcut_lens.app.views.compare.context import Subject
+from flowcut_lens.app.views.compare.context import Context
 from flowcut_lens.app.views.compare.truth import known_coverage
 
 if TYPE_CHECKING:
@@ -60,63 +60,63 @@ class Trust:
     agreements: dict[str, Agreement]
 
 
-def show(about: Subject) -> None:
+def show(context: Context) -> None:
     """The section."""
-    if about.full.visual_tokens != about.record.n_patches or about.record.batch != 1:
+    if context.full.visual_tokens != context.record.n_patches or context.record.batch != 1:
         st.info("Patches are taken away one by one where each is one visual token of the language model.")
         return
-    found = methods.found(about)
+    found = methods.found(context)
     if found is None:
         return
     block = choose("Patches taken away together", BLOCKS, "knock-out-block", BLOCK_HELP)
-    follow(about, plan(about, block, found), lambda results: _results(about, results, found))
+    follow(context, plan(context, block, found), lambda results: _results(context, results, found))
 
 
-def rankings_of(about: Subject, found: list[MethodResult]) -> dict[str, np.ndarray]:
+def rankings_of(context: Context, found: list[MethodResult]) -> dict[str, np.ndarray]:
     """Every criterion's ranking of the patches, by its name; several draws of chance among them.
 
     Where the truth is known, what is asked about ranks too: what a criterion would reach that knew it.
     """
     ranked = [one.run for one in found if one.run is not None and one.run.cut is not None]
     rankings = {methods.short_title(run.cut): run.ranking for run in ranked if run.cut and run.ranking is not None}
-    shown = known_coverage(about)
+    shown = known_coverage(context)
     return rankings if shown is None else {**rankings, TRUTH: shown}
 
 
-def plan(about: Subject, block: int, found: list[MethodResult]) -> StudySpec:
+def plan(context: Context, block: int, found: list[MethodResult]) -> StudySpec:
     """Knock-out of every block, then deletion and insertion in the order of every criterion."""
-    rankings = rankings_of(about, found)
+    rankings = rankings_of(context, found)
 
     def work(model: VisionLanguageModel, study: Study) -> Iterator[Any]:
         import flowcut
 
-        asked = (model, about.image, about.full.question, about.full.token_ids)
-        for state in flowcut.knock_out(*asked, block=block, system=about.system):
+        asked = (model, context.image, context.full.question, context.full.token_ids)
+        for state in flowcut.knock_out(*asked, block=block, system=context.system):
             study.report("Taking patches away", 0.7 * state.done)
             yield state
         study.report("Comparing rankings", 0.7)
         yield Trust(rank_agreement(rankings, state.logprob_drop, state.block_of_patch))
-        curves = flowcut.deletion_insertion(*asked, rankings, steps=STEPS, system=about.system)
+        curves = flowcut.deletion_insertion(*asked, rankings, steps=STEPS, system=context.system)
         for done, curve in enumerate(curves, 1):
             study.report("Removing and adding patches in each criterion's order", 0.7 + 0.3 * done / len(rankings))
             yield curve
 
-    return StudySpec(about.key("causal", about.tokens, block), work, "Take patches away", TAKES)
+    return StudySpec(context.key("causal", context.tokens, block), work, "Take patches away", TAKES)
 
 
-def _results(about: Subject, results: list[Any], found: list[MethodResult]) -> None:
+def _results(context: Context, results: list[Any], found: list[MethodResult]) -> None:
     knocked = next((one for one in reversed(results) if isinstance(one, KnockOut)), None)
     if knocked is None:
         return
-    _maps(about, knocked)
+    _maps(context, knocked)
     for trust in (one for one in results if isinstance(one, Trust)):
-        _trust(about, knocked, trust)
+        _trust(context, knocked, trust)
     curves = {one.name: one for one in results if isinstance(one, RemovalCurves)}
-    if len(curves) == len(rankings_of(about, found)):
-        _curves(about, curves, knocked)
+    if len(curves) == len(rankings_of(context, found)):
+        _curves(context, curves, knocked)
 
 
-def _maps(about: Subject, knocked: KnockOut) -> None:
+def _maps(context: Context, knocked: KnockOut) -> None:
     """What taking each patch away does, and what each does alone, over the picture."""
     one = "patch" if knocked.block == 1 else "block"
     st.markdown(
@@ -124,30 +124,30 @@ def _maps(about: Subject, knocked: KnockOut) -> None:
         f"**{signed(knocked.no_image)}** with none. Taking one {one} away costs at most "
         f"**{signed(float(np.nanmax(knocked.logprob_drop, initial=0)))}** nats."
     )
-    picture = small(about.image, SIDE)
+    picture = small(context.image, SIDE)
     for column, (title, meaning, change) in zip(st.columns(2), MAPS, strict=True):
-        column.image(_heat(about, picture, knocked, change), alt=f"{title}: {meaning}", width="content")
+        column.image(_heat(context, picture, knocked, change), alt=f"{title}: {meaning}", width="content")
         column.caption(f"**{title}**: {meaning}")
     st.caption(f"**How to read this.** {HOW_TO_READ}")
-    st.caption(about.facts(f"blocks of {BLOCKS[knocked.block]}", "all tokens but those taken away"))
+    st.caption(context.facts(f"blocks of {BLOCKS[knocked.block]}", "all tokens but those taken away"))
 
 
-def _heat(about: Subject, picture: Image, knocked: KnockOut, change: Callable[[KnockOut], np.ndarray]) -> Image:
+def _heat(context: Context, picture: Image, knocked: KnockOut, change: Callable[[KnockOut], np.ndarray]) -> Image:
     of_patch = np.nan_to_num(change(knocked))[knocked.block_of_patch].clip(0)
-    geometry = on_small(about.record.geometries[0], picture)
+    geometry = on_small(context.record.geometries[0], picture)
     return heat_picture(picture, geometry, np.arange(len(of_patch)), of_patch, float(of_patch.max()))
 
 
-def _trust(about: Subject, knocked: KnockOut, trust: Trust) -> None:
-    facts = about.facts(
-        f"budget {about.tokens}", f"{len(knocked.logprob_drop)} knock-outs", "1,000 bootstrap draws, seed 0"
+def _trust(context: Context, knocked: KnockOut, trust: Trust) -> None:
+    facts = context.facts(
+        f"budget {context.tokens}", f"{len(knocked.logprob_drop)} knock-outs", "1,000 bootstrap draws, seed 0"
     )
     plot(causal_bars(trust.agreements, facts), causal_bars)
     if TRUTH in trust.agreements:
         st.caption(f"“{TRUTH}” {WHAT_TRUTH_IS}")
 
 
-def _curves(about: Subject, curves: dict[str, RemovalCurves], knocked: KnockOut) -> None:
+def _curves(context: Context, curves: dict[str, RemovalCurves], knocked: KnockOut) -> None:
     """Deletion and insertion, chance as a band, and the areas of all."""
     chance = [one for name, one in curves.items() if _is_chance(name)]
     others = {name: one for name, one in curves.items() if not _is_chance(name)}
@@ -155,7 +155,7 @@ def _curves(about: Subject, curves: dict[str, RemovalCurves], knocked: KnockOut)
         return
     few = [name for name in others if name in _USUAL] or list(others)
     chosen = st.pills("Curves of", list(others), selection_mode="multi", default=few[: len(_USUAL)], key="curves-of")
-    facts = about.facts(f"rankings at budget {about.tokens}", f"random: {len(chance)} seeds")
+    facts = context.facts(f"rankings at budget {context.tokens}", f"random: {len(chance)} seeds")
     removed = chance[0].removed
     for kind in ("deletion", "insertion"):
         shown = {name: getattr(others[name], kind) for name in chosen}

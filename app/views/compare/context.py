@@ -25,7 +25,7 @@ NO_VIDEOS = (
 
 
 @dataclass(frozen=True, eq=False)
-class Subject:
+class Context:
     """One answered question."""
 
     model: str
@@ -68,7 +68,7 @@ class Subject:
         return " · ".join((f"model {self.full.model_id}", *more, self.full.dtype))
 
 
-def subject() -> Subject | None:
+def current_context() -> Context | None:
     """The last question that was answered, or None with a word on why nothing can be compared yet."""
     shown = session.comparison()
     if shown is not None and shown.picture.video is not None:
@@ -80,4 +80,4 @@ def subject() -> Subject | None:
     if not shown.full.tokens or shown.full.record is None:
         st.caption("The full answer is empty: ask another question, so that there is something to compare.")
         return None
-    return Subject(shown.full.model_id, shown.picture, shown.full, shown.cut.cut, shown.cut)
+    return Context(shown.full.model_id, shown.picture, shown.full, shown.cut.cut, shown.cut)

@@ -18,7 +18,7 @@ from flowcut_lens.app.components.mask_thumbnails import small_mask
 from flowcut_lens.app.components.study import StudySpec, follow
 from flowcut_lens.app.jobs.runtime import runtime
 from flowcut_lens.app.jobs.studies import Study
-from flowcut_lens.app.views.compare.context import SEEDS, Subject
+from flowcut_lens.app.views.compare.context import SEEDS, Context
 
 if TYPE_CHECKING:
     from flowcut.models.loading import VisionLanguageModel
@@ -64,7 +64,7 @@ def _settings(name: str, tokens: int) -> list[CutConfig]:
     return [CutConfig(name, tokens)]
 
 
-def plan(about: Subject) -> StudySpec:
+def plan(context: Context) -> StudySpec:
     """The study of all methods; other sections read its results too."""
 
     def work(model: VisionLanguageModel, study: Study) -> Iterator[Any]:
@@ -73,27 +73,27 @@ def plan(about: Subject) -> StudySpec:
         refused = flowcut.refusals(model)
         for method, reason in refused.items():
             yield NotAllowed(method, reason)
-        cuts = [cut for cut in cuts_at(about.tokens) if cut.method not in refused]
-        results = flowcut.compare_methods(model, about.image, about.full.question, about.full, cuts)
+        cuts = [cut for cut in cuts_at(context.tokens) if cut.method not in refused]
+        results = flowcut.compare_methods(model, context.image, context.full.question, context.full, cuts)
         for done, result in enumerate(results, 1):
             study.report(f"Asked under {done} of {len(cuts)} cuts", done / len(cuts))
             yield result
 
-    takes = f"{len(cuts_at(about.tokens))} answers; with the embedded model some ten seconds."
-    return StudySpec(about.key("methods", about.tokens), work, "Compare all methods", takes, by_itself=True)
+    takes = f"{len(cuts_at(context.tokens))} answers; with the embedded model some ten seconds."
+    return StudySpec(context.key("methods", context.tokens), work, "Compare all methods", takes, by_itself=True)
 
 
-def show(about: Subject) -> None:
+def show(context: Context) -> None:
     """The section."""
-    follow(about, plan(about), lambda results: _grid(about, results))
+    follow(context, plan(context), lambda results: _grid(context, results))
 
 
-def found(about: Subject) -> list[MethodResult] | None:
+def found(context: Context) -> list[MethodResult] | None:
     """The methods' answers for a section that needs all of them; None, with their progress on the page, until then."""
-    study = runtime().studies.find(plan(about).key)
+    study = runtime().studies.find(plan(context).key)
     if study is not None and study.complete:
         return answered(study.results)
-    follow(about, plan(about), lambda results: None)
+    follow(context, plan(context), lambda results: None)
     return None
 
 
@@ -102,13 +102,13 @@ def answered(results: list[Any]) -> list[MethodResult]:
     return [result for result in results if not isinstance(result, NotAllowed) and result.error is None]
 
 
-def _grid(about: Subject, results: list[Any]) -> None:
-    full = about.full.logprob
+def _grid(context: Context, results: list[Any]) -> None:
+    full = context.full.logprob
     found = [result for result in results if not isinstance(result, NotAllowed)]
     for kind, title in KINDS.items():
         of_kind = [result for result in found if METHODS[result.cut.method].kind == kind]
         if of_kind:
-            cards = "".join(_card(about, result, full) for result in one_draw(of_kind))
+            cards = "".join(_card(context, result, full) for result in one_draw(of_kind))
             st.html(f'<h3 class="lens-panel">{title}</h3><div class="lens-smalls">{cards}</div>')
             _chance(of_kind, full)
     refused = [result for result in results if isinstance(result, NotAllowed)]
@@ -116,7 +116,7 @@ def _grid(about: Subject, results: list[Any]) -> None:
         lines = "".join(f"<li>{escape(METHODS[one.method].label)}: {escape(one.reason)}</li>" for one in refused)
         st.html(f'<h3 class="lens-panel">Not for this model</h3><ul class="lens-list">{lines}</ul>')
     st.caption(f"**How to read this.** {HOW_TO_READ}")
-    st.caption(about.facts(f"{about.tokens} of {about.full.visual_tokens} visual tokens", "greedy decoding"))
+    st.caption(context.facts(f"{context.tokens} of {context.full.visual_tokens} visual tokens", "greedy decoding"))
 
 
 @dataclass(frozen=True, eq=False)
@@ -162,7 +162,7 @@ def _chance(results: list[MethodResult], full: float) -> None:
         )
 
 
-def _card(about: Subject, result: MethodResult, full: float) -> str:
+def _card(context: Context, result: MethodResult, full: float) -> str:
     method = METHODS[result.cut.method]
     head = f"<h4>{escape(short_title(result.cut))}</h4>"
     if result.run is None:
@@ -171,7 +171,7 @@ def _card(about: Subject, result: MethodResult, full: float) -> str:
     words = f'<p class="answer" dir="auto">{escape(result.run.answer) or "(nothing)"}</p>'
     source = f'<p class="source" title="{escape(method.source)}">{escape(method.source)}</p>'
     caption = f"<figcaption>{head}{words}<p>{_verdict(result, full)}</p>{source}</figcaption>"
-    return f'<figure class="lens-small">{_picture(about, result.run)}{caption}</figure>'
+    return f'<figure class="lens-small">{_picture(context, result.run)}{caption}</figure>'
 
 
 def short_title(cut: CutConfig) -> str:
@@ -192,8 +192,8 @@ def total(result: MethodResult) -> float:
     return float("nan") if result.logprobs is None else float(np.sum(result.logprobs))
 
 
-def _picture(about: Subject, run: Run) -> str:
-    source = small_mask(about, run)
+def _picture(context: Context, run: Run) -> str:
+    source = small_mask(context, run)
     alt = escape(f"What {run.title} kept")
     return (
         '<div class="none">no mask: its patches are not those of the grid</div>'

@@ -14,7 +14,7 @@ from flowcut_lens.analysis.proxy import sinks
 from flowcut_lens.app.components.choice import choose
 from flowcut_lens.app.components.plots import plot
 from flowcut_lens.app.views.compare import methods
-from flowcut_lens.app.views.compare.context import Subject
+from flowcut_lens.app.views.compare.context import Context
 
 if TYPE_CHECKING:
     from flowcut.records.studies import MethodResult
@@ -34,26 +34,26 @@ BY: dict[Ranked, str] = {
 }
 
 
-def show(about: Subject) -> None:
+def show(context: Context) -> None:
     """The section."""
-    if about.record.batch != 1:
+    if context.record.batch != 1:
         st.info("Agreement is shown for models that see a picture as one grid of patches.")
         return
-    found = methods.found(about)
+    found = methods.found(context)
     if found is not None:
-        _criteria(about, methods.one_draw(found))
-    _layers(about)
+        _criteria(context, methods.one_draw(found))
+    _layers(context)
 
 
 @st.fragment
-def _criteria(about: Subject, found: list[MethodResult]) -> None:
+def _criteria(context: Context, found: list[MethodResult]) -> None:
     st.html('<h3 class="lens-panel">Criteria against each other</h3>')
     with st.container(horizontal=True, gap="medium", vertical_alignment="bottom"):
         measure = choose("Compared by", MEASURES, "agreement-measure")
         ablations = st.toggle("FlowCut's ablations too", key="agreement-ablations")
-    shown = methods.choices(found, about.record.n_patches, ablations)
-    plot(heat_matrix(_matrix(shown, measure), [one.name for one in shown], _facts(about), measure), heat_matrix)
-    _scatter(about, [one for one in shown if not np.isnan(one.ranking).all()])
+    shown = methods.choices(found, context.record.n_patches, ablations)
+    plot(heat_matrix(_matrix(shown, measure), [one.name for one in shown], _facts(context), measure), heat_matrix)
+    _scatter(context, [one for one in shown if not np.isnan(one.ranking).all()])
 
 
 def _matrix(shown: list[methods.Choice], measure: str) -> np.ndarray:
@@ -66,7 +66,7 @@ def _correlation(rankings: np.ndarray, measure: str) -> np.ndarray:
     return spearman(rankings) if measure == "spearman" else kendall(rankings)
 
 
-def _scatter(about: Subject, ranked: list[methods.Choice]) -> None:
+def _scatter(context: Context, ranked: list[methods.Choice]) -> None:
     """Two criteria's ranks, chosen by name; sinks ringed."""
     if len(ranked) < 2:
         return
@@ -75,32 +75,32 @@ def _scatter(about: Subject, ranked: list[methods.Choice]) -> None:
     first = across.selectbox("Across", range(len(names)), format_func=names.__getitem__, key="scatter-x")
     second = up.selectbox("Up", range(len(names)), index=1, format_func=names.__getitem__, key="scatter-y")
     one, other = ranked[first], ranked[second]
-    kept = kept_mask([one.patch_ids, other.patch_ids], about.record.n_patches)
-    last = sinks(about.record).marked[about.record.feature_layer]
+    kept = kept_mask([one.patch_ids, other.patch_ids], context.record.n_patches)
+    last = sinks(context.record).marked[context.record.feature_layer]
     axes = (f"{one.name}, rank", f"{other.name}, rank")
     ranks = rankdata(one.ranking), rankdata(other.ranking)
     figure = criteria_scatter(
-        ranks[0], ranks[1], axes, _facts(about), (kept[0], kept[1]), last, "sink at the feature layer"
+        ranks[0], ranks[1], axes, _facts(context), (kept[0], kept[1]), last, "sink at the feature layer"
     )
     plot(figure, criteria_scatter)
 
 
 @st.fragment
-def _layers(about: Subject) -> None:
+def _layers(context: Context) -> None:
     st.html('<h3 class="lens-panel">Single layers against each other, and what accumulating does</h3>')
     by = choose("Each layer ranks by", BY, "layers-by")
-    facts = about.facts(BY[by], f"mean of {about.record.n_heads} heads", "official", f"budget {about.tokens}")
-    divided = contradiction(about.record, about.tokens, by)
-    geometry = about.record.geometries[0]
+    facts = context.facts(BY[by], f"mean of {context.record.n_heads} heads", "official", f"budget {context.tokens}")
+    divided = contradiction(context.record, context.tokens, by)
+    geometry = context.record.geometries[0]
     st.markdown(
         f"**{(divided.contradiction > 0).mean():.0%}** of the patches are kept by some layers and dropped by others; "
         f"the accumulated score goes against most layers for **{(divided.overruled > 0.5).sum()}** patches."
     )
-    plot(contradiction_map(divided, geometry, facts, about.image), contradiction_map)
-    plot(layer_keeps(divided, geometry, facts, about.image), layer_keeps)
+    plot(contradiction_map(divided, geometry, facts, context.image), contradiction_map)
+    plot(layer_keeps(divided, geometry, facts, context.image), layer_keeps)
     measure = choose("Layers' ranks by", RANKS, "layers-measure")
-    rankings = layer_rankings(about.record, by)
-    layers = [str(layer.layer) for layer in about.record.layers]
+    rankings = layer_rankings(context.record, by)
+    layers = [str(layer.layer) for layer in context.record.layers]
     matrix = _correlation(rankings, measure)
     plot(
         heat_matrix(matrix, layers, facts, measure, "vision layer"),
@@ -109,7 +109,7 @@ def _layers(about: Subject) -> None:
     )
 
 
-def _facts(about: Subject) -> str:
-    return about.facts(
-        f"budget {about.tokens} of {about.full.visual_tokens}", "random: seed 0", "FlowCut: both variants"
+def _facts(context: Context) -> str:
+    return context.facts(
+        f"budget {context.tokens} of {context.full.visual_tokens}", "random: seed 0", "FlowCut: both variants"
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from flowcut_lens.app.components import answers, progress
 from flowcut_lens.app.state import session, url
-from flowcut_lens.app.views.compare.context import subject
+from flowcut_lens.app.views.compare.context import current_context
 from flowcut_lens.app.views.compare.sections import choose_section, heading
 
 
@@ -15,6 +15,6 @@ def page() -> None:
     answers.what_the_model_knows()
     progress.only_progress()
     section = choose_section()
-    if (about := subject()) is not None:
-        section.show(about)
+    if (context := current_context()) is not None:
+        section.show(context)
     url.write(session.address())

@@ -14,39 +14,41 @@ from flowcut_lens.app.components.choice import choose
 from flowcut_lens.app.components.plots import plot
 from flowcut_lens.app.components.study import StudySpec, follow
 from flowcut_lens.app.jobs.studies import Study
-from flowcut_lens.app.views.compare.context import Subject
+from flowcut_lens.app.views.compare.context import Context
 
 if TYPE_CHECKING:
     from flowcut.models.loading import VisionLanguageModel
 
 
-def show(about: Subject) -> None:
+def show(context: Context) -> None:
     """The section."""
-    follow(about, plan(about), lambda results: _results(about, results[-1]))
+    follow(context, plan(context), lambda results: _results(context, results[-1]))
 
 
-def plan(about: Subject) -> StudySpec:
+def plan(context: Context) -> StudySpec:
     """The picture once more through the encoder, attention matrices recorded: rollout needs them."""
 
     def work(model: VisionLanguageModel, study: Study) -> Iterator[Any]:
         import flowcut
 
         study.report("Recording the attention matrices", 0.1)
-        run = flowcut.ask(model, about.image, about.full.question, max_new_tokens=1, matrices=True, system=about.system)
+        run = flowcut.ask(
+            model, context.image, context.full.question, max_new_tokens=1, matrices=True, system=context.system
+        )
         assert run.record is not None  # recorded unless asked not to
         yield run.record
 
     takes = "Runs the vision encoder once and keeps its attention matrices: 16 MB for CLIP-L."
-    return StudySpec(about.key("matrices"), work, "Record the attention matrices", takes, by_itself=True)
+    return StudySpec(context.key("matrices"), work, "Record the attention matrices", takes, by_itself=True)
 
 
 @st.fragment
-def _results(about: Subject, record: FlowRecord) -> None:
+def _results(context: Context, record: FlowRecord) -> None:
     image = record.image(0)
     if image.relay == "proxy":
         st.info("This encoder has no CLS: what is compared is our own proxy, the mean of all patches' queries.")
     found = cls_proxy(image)
-    facts = about.facts("all tokens", f"{image.n_heads} heads")
+    facts = context.facts("all tokens", f"{image.n_heads} heads")
     plot(proxy_lines(found, facts), proxy_lines)
     there = [name for name in READINGS if getattr(found, name) is not None]
     reading = choose("Head by head, against", {name: READINGS[name] for name in there}, "proxy-reading")

@@ -9,7 +9,7 @@ import streamlit as st
 
 from flowcut_lens.app.components import answers
 from flowcut_lens.app.views.compare import causal, depth, methods, overlap, proxy, rescue, sweep, truth
-from flowcut_lens.app.views.compare.context import Subject
+from flowcut_lens.app.views.compare.context import Context
 
 
 @dataclass(frozen=True)
@@ -18,7 +18,7 @@ class Section:
 
     label: str
     question: str
-    show: Callable[[Subject], None]
+    show: Callable[[Context], None]
 
 
 SECTIONS = {

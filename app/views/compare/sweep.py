@@ -20,7 +20,7 @@ from flowcut_lens.app.components.study import StudySpec, follow
 from flowcut_lens.app.components.table import table
 from flowcut_lens.app.jobs.studies import Study
 from flowcut_lens.app.views.compare import methods
-from flowcut_lens.app.views.compare.context import Subject
+from flowcut_lens.app.views.compare.context import Context
 
 if TYPE_CHECKING:
     from flowcut.models.loading import VisionLanguageModel
@@ -37,9 +37,9 @@ HOW_TO_READ = (
 )
 
 
-def show(about: Subject) -> None:
+def show(context: Context) -> None:
     """The section."""
-    follow(about, plan(about), lambda results: _results(about, results))
+    follow(context, plan(context), lambda results: _results(context, results))
 
 
 def budgets(n_tokens: int) -> list[int]:
@@ -53,45 +53,45 @@ def _swept(tokens: int) -> list[CutConfig]:
     return methods.cuts_at(tokens, ("flowcut", "peer", "control"))
 
 
-def plan(about: Subject) -> StudySpec:
+def plan(context: Context) -> StudySpec:
     """Every criterion at every budget, then the smallest budget of each by bisection."""
-    grid = budgets(about.full.visual_tokens)
+    grid = budgets(context.full.visual_tokens)
 
     def work(model: VisionLanguageModel, study: Study) -> Iterator[Any]:
         import flowcut
 
         refused = flowcut.refusals(model)
         cuts = [cut for cut in _swept(1) if cut.method not in refused]
-        asked = (model, about.image, about.full.question, about.full.token_ids)
+        asked = (model, context.image, context.full.question, context.full.token_ids)
         points = [replace(cut, tokens=tokens) for cut in cuts for tokens in grid]
-        for done, point in enumerate(flowcut.sweep(*asked, points, system=about.system), 1):
+        for done, point in enumerate(flowcut.sweep(*asked, points, system=context.system), 1):
             study.report(point.cut.title, 0.7 * done / len(points))
             yield point
         for number, cut in enumerate(cuts):
-            for found in flowcut.smallest_budget(*asked, cut, system=about.system):
+            for found in flowcut.smallest_budget(*asked, cut, system=context.system):
                 study.report(f"Smallest budget of {methods.short_title(cut)}", 0.7 + 0.3 * number / len(cuts))
                 yield found
 
-    return StudySpec(about.key("sweep", tuple(grid)), work, "Sweep the budget", TAKES)
+    return StudySpec(context.key("sweep", tuple(grid)), work, "Sweep the budget", TAKES)
 
 
-def _results(about: Subject, results: list[Any]) -> None:
+def _results(context: Context, results: list[Any]) -> None:
     """What was found so far, also of a sweep that was stopped: points without a measurement are left open."""
     by_method: dict[str, dict[int, SweepPoint]] = {}
     for point in results:
         if isinstance(point, SweepPoint):
             by_method.setdefault(methods.short_title(point.cut), {})[point.cut.tokens] = point
     by_method = {name: by_method[name] for name in map(methods.short_title, _swept(1)) if name in by_method}
-    _figure(about, by_method)
+    _figure(context, by_method)
     smallest = {methods.short_title(one.cut): one for one in results if isinstance(one, SmallestBudget) and one.done}
-    _table(about, by_method, smallest)
+    _table(context, by_method, smallest)
     failed = {point.error: point for point in results if isinstance(point, SweepPoint) and point.error is not None}
     for sentence, point in failed.items():
         st.caption(f"{methods.short_title(point.cut)}, {point.cut.tokens} tokens: {escape_markdown(sentence)}")
 
 
-def _figure(about: Subject, by_method: dict[str, dict[int, SweepPoint]]) -> None:
-    grid = budgets(about.full.visual_tokens)
+def _figure(context: Context, by_method: dict[str, dict[int, SweepPoint]]) -> None:
+    grid = budgets(context.full.visual_tokens)
     is_chance = {name: next(iter(found.values())).cut.method == "random" for name, found in by_method.items()}
     chance = [found for name, found in by_method.items() if is_chance[name] and len(found) == len(grid)]
     others = {name: found for name, found in by_method.items() if not is_chance[name]}
@@ -104,10 +104,10 @@ def _figure(about: Subject, by_method: dict[str, dict[int, SweepPoint]]) -> None
         np.array(grid),
         {name: _along(grid, others[name], "logprob") for name in chosen},
         {name: _along(grid, others[name], "exact_match") == 1.0 for name in chosen},
-        about.facts(f"{about.full.visual_tokens} visual tokens in all", f"random: {len(chance)} seeds"),
+        context.facts(f"{context.full.visual_tokens} visual tokens in all", f"random: {len(chance)} seeds"),
         band([_along(grid, found, "logprob") for found in chance]) if chance else None,
         np.mean([_along(grid, found, "exact_match") for found in chance], axis=0) if chance else None,
-        about.full.logprob,
+        context.full.logprob,
     )
     plot(figure, budget_sweep)
 
@@ -117,15 +117,15 @@ def _along(grid: list[int], found: dict[int, SweepPoint], what: str) -> np.ndarr
     return np.array([float(getattr(found[tokens], what)) if tokens in found else np.nan for tokens in grid])
 
 
-def _table(about: Subject, by_method: dict[str, dict[int, SweepPoint]], smallest: dict[str, SmallestBudget]) -> None:
+def _table(context: Context, by_method: dict[str, dict[int, SweepPoint]], smallest: dict[str, SmallestBudget]) -> None:
     """Flip point and smallest budget of every criterion that was swept; answers that came back are written out."""
-    complete = len(budgets(about.full.visual_tokens))
+    complete = len(budgets(context.full.visual_tokens))
     full = {name: list(found.values()) for name, found in by_method.items() if len(found) == complete}
     if not full:
         return
     table("budgets", COLUMNS, [_row(name, found, smallest.get(name)) for name, found in full.items()])
     st.caption(f"**How to read this.** {HOW_TO_READ}")
-    st.caption(about.facts("greedy decoding", "the very same tokens"))
+    st.caption(context.facts("greedy decoding", "the very same tokens"))
 
 
 def _row(name: str, found: list[SweepPoint], smallest: SmallestBudget | None) -> str:

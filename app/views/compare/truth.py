@@ -25,7 +25,7 @@ from flowcut_lens.app.components.choice import choose
 from flowcut_lens.app.components.plots import plot
 from flowcut_lens.app.media import gallery
 from flowcut_lens.app.views.compare import methods
-from flowcut_lens.app.views.compare.context import Subject
+from flowcut_lens.app.views.compare.context import Context
 from flowcut_lens.scenes import Scene
 from flowcut_lens.scenes import about as objects_asked_about
 
@@ -35,24 +35,24 @@ NOT_COVERED = "The scene's truth does not cover this question: ask one of the su
 NO_OBJECT = "This question names nothing that is in the picture, so there is no object whose patches could be kept."
 
 
-def show(about: Subject) -> None:
+def show(context: Context) -> None:
     """The section."""
-    if about.picture.seed is None:
+    if context.picture.seed is None:
         st.info(NO_TRUTH)
         return
-    if about.record.batch != 1:
+    if context.record.batch != 1:
         st.info("Ground truth is shown for models that see a picture as one grid of patches.")
         return
-    asked = objects_asked_about(_scene(about), about.full.question)
+    asked = objects_asked_about(_scene(context), context.full.question)
     if not asked:
         st.info(NOT_COVERED if asked is None else NO_OBJECT)
         return
-    found = methods.found(about)
-    coverage = _coverage(about, asked)
+    found = methods.found(context)
+    coverage = _coverage(context, asked)
     if found is not None:
-        _criteria(about, asked, found)
-    _layers(about, coverage)
-    _flow(about, coverage, found)
+        _criteria(context, asked, found)
+    _layers(context, coverage)
+    _flow(context, coverage, found)
 
 
 @lru_cache(maxsize=64)
@@ -60,76 +60,77 @@ def _covered(seed: int, asked: tuple[int, ...], geometry: Geometry) -> np.ndarra
     return patch_coverage(gallery.scene(seed).object_mask(asked), geometry)
 
 
-def _coverage(about: Subject, asked: tuple[int, ...]) -> np.ndarray:
+def _coverage(context: Context, asked: tuple[int, ...]) -> np.ndarray:
     """float64 [N], the share of each patch that shows what was asked about."""
-    assert about.picture.seed is not None
-    return _covered(about.picture.seed, asked, about.record.geometries[0])
+    assert context.picture.seed is not None
+    return _covered(context.picture.seed, asked, context.record.geometries[0])
 
 
-def known_coverage(about: Subject) -> np.ndarray | None:
+def known_coverage(context: Context) -> np.ndarray | None:
     """float64 [N], the share of each patch that shows what was asked about; None where the truth is not known."""
-    asked = None if about.picture.seed is None else objects_asked_about(_scene(about), about.full.question)
-    return _coverage(about, asked) if asked else None
+    asked = None if context.picture.seed is None else objects_asked_about(_scene(context), context.full.question)
+    return _coverage(context, asked) if asked else None
 
 
-def _scene(about: Subject) -> Scene:
-    assert about.picture.seed is not None
-    return gallery.scene(about.picture.seed)
+def _scene(context: Context) -> Scene:
+    assert context.picture.seed is not None
+    return gallery.scene(context.picture.seed)
 
 
-def _shown(about: Subject, found: list[methods.MethodResult]) -> list[methods.Choice]:
+def _shown(context: Context, found: list[methods.MethodResult]) -> list[methods.Choice]:
     """The criteria that the figures are of."""
     ablations = bool(st.session_state.get("truth-ablations"))
-    return methods.choices(methods.one_draw(found), about.record.n_patches, ablations)
+    return methods.choices(methods.one_draw(found), context.record.n_patches, ablations)
 
 
-def _criteria(about: Subject, asked: tuple[int, ...], found: list[methods.MethodResult]) -> None:
+def _criteria(context: Context, asked: tuple[int, ...], found: list[methods.MethodResult]) -> None:
     """Recall and pointing game of every criterion."""
-    coverage = _coverage(about, asked)
-    objects = [_scene(about).objects[index] for index in asked]
+    coverage = _coverage(context, asked)
+    objects = [_scene(context).objects[index] for index in asked]
     named = ", ".join(f"the {thing.colour} {thing.shape}" for thing in objects)
     st.markdown(
         f"Asked about: **{escape_markdown(named)}**, seen by {(coverage > 0).sum()} of {len(coverage)} patches."
     )
     st.toggle("FlowCut's ablations too", key="truth-ablations")
-    shown = _shown(about, found)
+    shown = _shown(context, found)
     kept = kept_mask([one.patch_ids for one in shown], len(coverage))
     figure = truth_bars(
         [one.name for one in shown],
         recall(coverage, kept),
-        about.facts(f"budget {about.tokens} of {about.full.visual_tokens}", "random: seed 0"),
+        context.facts(f"budget {context.tokens} of {context.full.visual_tokens}", "random: seed 0"),
         pointing_game(coverage > 0, np.array([one.ranking for one in shown])),
-        about.tokens / about.full.visual_tokens,
+        context.tokens / context.full.visual_tokens,
     )
     plot(figure, truth_bars)
 
 
-def _layers(about: Subject, coverage: np.ndarray) -> None:
+def _layers(context: Context, coverage: np.ndarray) -> None:
     """What each layer alone would keep of it, and what accumulating does."""
     st.html('<h3 class="lens-panel">Layer by layer</h3>')
-    facts = about.facts(
-        f"budget {about.tokens} of {about.full.visual_tokens}", f"mean of {about.record.n_heads} heads", "official",
-        f"by chance: {about.tokens / about.full.visual_tokens:.0%}",
+    facts = context.facts(
+        f"budget {context.tokens} of {context.full.visual_tokens}", f"mean of {context.record.n_heads} heads",
+        "official",
+        f"by chance: {context.tokens / context.full.visual_tokens:.0%}",
     )  # fmt: skip
-    plot(layer_truth_map(layer_truth(about.record, coverage, about.tokens), facts), layer_truth_map)
+    plot(layer_truth_map(layer_truth(context.record, coverage, context.tokens), facts), layer_truth_map)
 
 
-def _flow(about: Subject, coverage: np.ndarray, found: list[methods.MethodResult] | None) -> None:
+def _flow(context: Context, coverage: np.ndarray, found: list[methods.MethodResult] | None) -> None:
     """The object's share of what passes through CLS: full run against pruned run, then what each criterion keeps."""
     st.html('<h3 class="lens-panel">How much of the flow through CLS is the object\'s</h3>')
     direction = choose("Direction", DIRECTIONS, "truth-direction")
     shows = coverage > 0
-    flows: dict[str, ObjectFlow] = {about.full.title: object_flow(about.record, shows)}
-    if about.pruned.record is not None and about.pruned.record.layers:
-        flows[about.pruned.title] = object_flow(about.pruned.record, shows)
-    heads = f"mean of {about.record.n_heads} heads"
-    figure = object_flow_lines(flows, about.facts(heads, about.pruned.title), direction)
+    flows: dict[str, ObjectFlow] = {context.full.title: object_flow(context.record, shows)}
+    if context.pruned.record is not None and context.pruned.record.layers:
+        flows[context.pruned.title] = object_flow(context.pruned.record, shows)
+    heads = f"mean of {context.record.n_heads} heads"
+    figure = object_flow_lines(flows, context.facts(heads, context.pruned.title), direction)
     plot(figure, object_flow_lines)
     if found is None:
         return
-    shown = _shown(about, found)
+    shown = _shown(context, found)
     masks = kept_mask([one.patch_ids for one in shown], len(coverage))
-    kept = flow_kept(about.record, coverage, masks, direction)
-    facts = about.facts(f"budget {about.tokens} of {about.full.visual_tokens}", heads, "random: seed 0")
-    layers = np.array([layer.layer for layer in about.record.layers])
+    kept = flow_kept(context.record, coverage, masks, direction)
+    facts = context.facts(f"budget {context.tokens} of {context.full.visual_tokens}", heads, "random: seed 0")
+    layers = np.array([layer.layer for layer in context.record.layers])
     plot(flow_kept_map([one.name for one in shown], layers, kept, facts, direction), flow_kept_map)
