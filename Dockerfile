@@ -18,6 +18,8 @@ COPY assets assets
 RUN pip install --no-cache-dir --constraint requirements.txt --editable ".[app]"
 
 USER lens
+# Threads that wait sleep: a container shares its machine. How many there are follows from the container's CPU quota.
+ENV OMP_WAIT_POLICY=PASSIVE
 ENV HF_HOME=/home/lens/.cache/huggingface
 EXPOSE 8501
 HEALTHCHECK --interval=30s --timeout=5s --start-period=20s \

@@ -6,6 +6,7 @@ from importlib import import_module
 
 import streamlit as st
 
+from flowcut.threads import share_processors
 from flowcut_lens.app.jobs.runtime import EMBEDDED, runtime
 from flowcut_lens.app.jobs.visitors import visitor
 from flowcut_lens.app.media.gallery import assets_folder
@@ -13,6 +14,7 @@ from flowcut_lens.app.sidebar.sidebar import sidebar
 from flowcut_lens.app.state import session
 from flowcut_lens.app.views.ask import page as ask
 
+share_processors()  # before torch is imported
 ASSETS = assets_folder()
 SIDEBAR_PIXELS = 360
 COMPARE_PAGE = "flowcut_lens.app.views.compare.page"

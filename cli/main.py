@@ -18,6 +18,7 @@ from flowcut.criteria import METHODS
 from flowcut.cut import VARIANTS, CutConfig
 from flowcut.errors import FlowCutError
 from flowcut.records.store import write_run
+from flowcut.threads import share_processors
 from flowcut_lens.cli import studies
 
 if TYPE_CHECKING:
@@ -40,6 +41,7 @@ class _Parser(argparse.ArgumentParser):
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status: 0, 2 on bad input, 130 if interrupted."""
+    share_processors()
     wanted = _parser().parse_args(arguments)
     try:
         return int(wanted.run(wanted))
