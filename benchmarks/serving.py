@@ -66,13 +66,18 @@ def free_port() -> int:
 
 
 @contextmanager
-def serving(command: Sequence[str], folder: Path, log: Path, port: int, **environment: str) -> Iterator[Served]:
-    """An app started in a folder, until the `with` is left; its log must then hold no traceback."""
+def serving(command: Sequence[str], folder: Path, log: Path, port: int, **environment: str | None) -> Iterator[Served]:
+    """An app started in a folder, until the `with` is left; its log must then hold no traceback.
+
+    Args:
+        environment: variables of its own, on top of this process's and one thread; None: not set.
+    """
+    variables = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", **environment}
     with log.open("w") as output:
         process = subprocess.Popen(
             command,
             cwd=folder,
-            env={**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", **environment},
+            env={name: value for name, value in variables.items() if value is not None},
             stdout=output,
             stderr=subprocess.STDOUT,
         )
