@@ -54,7 +54,7 @@ def packed(values: Any, dtype: str) -> str:
 def payload() -> dict[str, Any]:
     """Two layers, three patches, two heads, as `analysis.graph.stage_payload` packs them.
 
-    Patch 1 is pruned at layer 0 and resembles patch 2, which is pruned at layer 1; patch 0 is kept.
+    Patch 0 is kept, patch 1 is pruned at layer 0, patch 2 at layer 1; both resemble patch 0.
     """
     edges = [
         {"ids": [2, 0], "heads": packed([[1, 0], [0, 1]], "u1"), "shares": packed([[204, 51], [255, 0]], "u1")},
@@ -64,7 +64,7 @@ def payload() -> dict[str, Any]:
     run = {
         "title": "FlowCut 1",
         "died": packed([-1, 0, 1], "<i2"),
-        "twins": packed([-1, 2, -1], "<i2"),
+        "twins": packed([-1, 0, 0], "<i2"),
         "alive": [3, 2],
         "removed": [1, 1],
         "edges": {"inflow": edges, "outflow": edges[::-1]},
@@ -94,7 +94,7 @@ def test_a_payload_is_decoded_to_its_numbers(page: Page, payload: dict[str, Any]
     assert told == {
         "title": "FlowCut 1",
         "prunedAt": [-1, 0, 1],
-        "twins": [-1, 2, -1],
+        "twins": [-1, 0, 0],
         "entering": [3, 2],
         "colours": ["#102030", "#ff8000"],
         "flow": [100, 200, 65535, 40000, 0, 3],
