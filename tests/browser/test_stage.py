@@ -161,7 +161,7 @@ def test_the_graph_can_show_the_unpruned_run(page: Page) -> None:
     expect(page.locator(".shown")).not_to_have_text(told)
 
 
-def test_the_mask_can_say_when_each_patch_died(page: Page) -> None:
+def test_the_mask_can_say_at_which_layer_each_patch_was_pruned(page: Page) -> None:
     go_to(page, 11)
     before = pixels(page, "mask")
     page.get_by_label("colour by layer").check()
