@@ -11,7 +11,6 @@ from streamlit.testing.v1 import AppTest
 from flowcut_lens.analysis.answer import answer_words, heads_by_mass
 from flowcut_lens.analysis.figures.style import HOW_TO_READ
 from flowcut_lens.app.components import stage
-from flowcut_lens.app.components.stage import SCRIPTS
 from flowcut_lens.app.views.ask.patch_trajectory import panel
 from flowcut_lens.app.views.ask.token_attention import NOT_RECORDED
 from tests.app.conftest import run, settled, shown
@@ -81,7 +80,8 @@ def test_a_new_question_brings_its_own_words(page: AppTest) -> None:
 
 def test_attention_is_never_called_a_cause(page: AppTest) -> None:
     panels = [panel(run, patch) for run in shown(page).runs for patch in (0, 200, 400)]
-    scripts = [(STAGE / name).read_text(encoding="utf-8") for name in (*SCRIPTS, "stage.html")]
+    scripts = [path.read_text(encoding="utf-8") for path in (*STAGE.glob("js/*.js"), STAGE / "stage.html")]
+    assert len(scripts) > 10
     texts = [captions(page), html(page), *HOW_TO_READ.values(), *panels, *scripts]
     assert not re.findall(r"(?<!!)\b(because|importan\w*|salien\w*)\b", " ".join(texts), re.IGNORECASE)
 

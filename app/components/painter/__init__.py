@@ -10,14 +10,14 @@ import numpy as np
 import streamlit as st
 
 from flowcut.records.vision import Geometry
+from flowcut_lens.app.components.modules import ModuleComponent
 
 _HERE = Path(__file__).parent
 
-_component = st.components.v2.component(
-    "flowcut_lens_painter",
+_component = ModuleComponent(
+    _HERE,
     html=(_HERE / "painter.html").read_text(encoding="utf-8"),
     css=(_HERE / "painter.css").read_text(encoding="utf-8"),
-    js=(_HERE / "painter.js").read_text(encoding="utf-8"),
 )
 
 

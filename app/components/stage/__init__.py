@@ -1,8 +1,7 @@
 """The stage: mask, relay graph and concentration of one question, moved together by one layer control in the browser.
 
-Plain JavaScript on canvases; it draws what `analysis.graph.stage_payload` packed and computes nothing. A step from
-layer to layer never reaches the server, a click on a patch does. Streamlit takes a component's script as one module, so
-the files of `js/` are joined in the order of their names.
+Plain JavaScript on canvases, in the modules of `js/`; it draws what `analysis.graph.stage_payload` packed and computes
+nothing. A step from layer to layer never reaches the server, a click on a patch does.
 """
 
 from __future__ import annotations
@@ -13,17 +12,14 @@ from typing import Literal, TypedDict
 
 import streamlit as st
 
+from flowcut_lens.app.components.modules import ModuleComponent
+
 _HERE = Path(__file__).parent
 
-
-def _read(*names: str) -> str:
-    return "\n".join((_HERE / name).read_text(encoding="utf-8") for name in names)
-
-
-SCRIPTS = tuple(sorted(f"js/{path.name}" for path in (_HERE / "js").glob("*.js")))
-
-_component = st.components.v2.component(
-    "flowcut_lens_stage", html=_read("stage.html"), css=_read("stage.css"), js=_read(*SCRIPTS)
+_component = ModuleComponent(
+    _HERE,
+    html=(_HERE / "stage.html").read_text(encoding="utf-8"),
+    css=(_HERE / "stage.css").read_text(encoding="utf-8"),
 )
 
 

@@ -10,15 +10,16 @@ from pathlib import Path
 import streamlit as st
 from PIL.Image import Image, Resampling
 
+from flowcut_lens.app.components.modules import ModuleComponent
+
 _HERE = Path(__file__).parent
 THUMBNAIL_SIDE = 112
 """Pixels: twice the size on screen, for dense displays."""
 
-_grid = st.components.v2.component(
-    "flowcut_lens_thumbnails",
+_grid = ModuleComponent(
+    _HERE,
     html='<div class="grid" role="group"></div>',
     css=(_HERE / "thumbnails.css").read_text(encoding="utf-8"),
-    js=(_HERE / "thumbnails.js").read_text(encoding="utf-8"),
 )
 
 

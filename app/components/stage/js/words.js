@@ -1,0 +1,207 @@
+// @ts-check
+// What the pictures show, in words: status line, read-outs, the patch pointed at.
+
+import { penOf } from "./canvas.js";
+import { attentionOf, DIRECTIONS, fateOf, headsOf, percent, RUNS } from "./data.js";
+import { element } from "./dom.js";
+import { RELAY } from "./relay_layout.js";
+
+/** @import { Claim, Data, Direction, Metric, Run, State, Theme } from "./types.js" */
+/** @import { MaskPanel } from "./mask.js" */
+
+/** @typedef {Pick<MaskPanel, "copyPatch" | "nameOf" | "placeText">} NamesPatches */
+
+const HEADS_SHOWN = 6;
+const VERDICTS = { agrees: "agrees", mixed: "mixed", disagrees: "does not agree" };
+const HINT = "Point at a patch, here or in the graph, to light it in both; click to keep it.";
+
+/**
+ * @param {Data} data
+ * @param {number} layer
+ */
+export function statusText(data, layer) {
+  const run = data.runs.pruned, entering = run.entering[layer], removed = run.removed[layer];
+  const title = data.panes ? `${run.title}, ${data.partName}` : run.title;
+  const enter = `${title}: ${entering} of ${run.patches ?? run.prunedAt.length} patches enter layer ${layer}`;
+  if (removed === 0) return `${enter}; none leave after it.`;
+  return `${enter}; ${removed} leave after it (${reasonText(run, layer)}), ${entering - removed} stay.`;
+}
+
+/**
+ * Why so many leave after a layer.
+ * @param {Run} run
+ * @param {number} layer
+ */
+function reasonText(run, layer) {
+  if (!run.scored) return "all at once: this method cuts here only";
+  if (run.forced[layer]) return "forced: the rest down to the target";
+  const entropy = run.askedEntropy[layer]?.toFixed(2);
+  if (run.asked[layer] === null) return `as the entropy of each one's head-averaged row asked, ${entropy} on average`;
+  return `the head-averaged row's entropy, ${entropy}, asked for ${run.asked[layer]}`;
+}
+
+/**
+ * How much of the flow the graph's edges are.
+ * @param {Data} data
+ * @param {State} state
+ */
+export function shownText(data, state) {
+  const run = data.runs[state.run], [inflow, outflow] = DIRECTIONS.map((way) => run.edges[way][state.layer]);
+  return `Shown at layer ${state.layer}: ${percent(inflow.shown)} of the inflow (${inflow.ids.length} edges) and `
+    + `${percent(outflow.shown)} of the outflow (${outflow.ids.length}). All layers together: `
+    + `${percent(run.shown.inflow)} and ${percent(run.shown.outflow)}.`;
+}
+
+/** @param {Data} data */
+export function relayHow(data) {
+  return `${data.howToRead.relay} Up to ${percent(data.mass)} of the layer's flow, at most ${data.maxEdges} edges `
+    + `each way; of the other layers, the strongest ${RELAY.few}.`;
+}
+
+/**
+ * @param {Metric} metric
+ * @param {number | null} value
+ */
+function valueText(metric, value) {
+  if (value === null) return "undefined";
+  return metric.unit === "patches" ? value.toFixed(0) : value.toFixed(2);
+}
+
+/**
+ * The chart's values at the layer.
+ * @param {Data} data
+ * @param {State} state
+ */
+export function valuesText(data, state) {
+  const metric = data.curves[state.metric];
+  const told = RUNS.map((run) => {
+    const curve = metric[run];
+    const [mean, low, high] = [curve.mean, curve.low, curve.high].map((one) => valueText(metric, one[state.layer]));
+    return `${data.runs[run].title} ${mean} (heads ${low} to ${high})`;
+  });
+  return `${metric.label} at layer ${state.layer}: ${told.join(", ")}.`;
+}
+
+/**
+ * What becomes of a patch, as it is at a layer.
+ * @param {Run} run
+ * @param {number} layer
+ * @param {number} patch
+ */
+export function fateText({ prunedAt }, layer, patch) {
+  const fate = fateOf(prunedAt, layer, patch);
+  if (fate === "leaving") return "leaves after this layer";
+  if (fate === "pruned") return `left after layer ${prunedAt[patch]}`;
+  return prunedAt[patch] < 0 ? "kept to the end" : `leaves after layer ${prunedAt[patch]}`;
+}
+
+/**
+ * The patch pointed at or chosen, or else the one that CLS gathers most from: its fate, and the heads that carry it.
+ * @param {HTMLElement} box
+ * @param {Data} data
+ * @param {State} state
+ * @param {NamesPatches} mask
+ * @param {Theme} theme
+ */
+export function showDetails(box, data, state, mask, theme) {
+  const chosen = state.hover ?? state.patch;
+  const patch = chosen ?? data.runs[state.run].edges.inflow[state.layer].ids[0];
+  const title = element("p", "patch-title"), name = element("strong", "", `patch ${mask.nameOf(patch)}`);
+  const where = `${mask.placeText(patch)}, ${fateText(data.runs.pruned, state.layer, patch)}.`;
+  title.append(chosen === null ? "CLS gathers most from " : "", name, where);
+  if (chosen === null) title.append(element("span", "hint", HINT));
+  const head = element("div", "patch-head");
+  head.append(thumbOf(patch, mask, theme), title);
+  box.replaceChildren(head, ...DIRECTIONS.map((direction) => flowDetails(data, state, direction, patch)));
+}
+
+/**
+ * @param {number} patch
+ * @param {NamesPatches} mask
+ * @param {Theme} theme
+ */
+function thumbOf(patch, mask, theme) {
+  const thumb = document.createElement("canvas");
+  thumb.className = "thumb";
+  thumb.width = thumb.height = 96;
+  mask.copyPatch(penOf(thumb), patch, 0, 0, 96, theme);
+  return thumb;
+}
+
+/**
+ * @param {Data} data
+ * @param {State} state
+ * @param {Direction} direction
+ * @param {number} patch
+ */
+function flowDetails(data, { run: name, layer }, direction, patch) {
+  const run = data.runs[name], box = element("div", `flow ${direction}`);
+  if (fateOf(run.prunedAt, layer, patch) === "pruned") {
+    box.append(element("p", "", `Not in layer ${layer} of this run.`));
+    return box;
+  }
+  const share = percent(attentionOf(run, direction, layer, patch));
+  const edges = run.edges[direction][layer], edge = edges.ids.indexOf(patch);
+  const says = `${direction === "inflow" ? "CLS pays it" : "It pays CLS"} ${share} of its attention`;
+  const place = edge < 0 ? "not among the edges shown" : `edge ${edge + 1} of ${edges.ids.length}`;
+  box.append(element("p", "", `${says}, ${place}.`));
+  if (edge >= 0) box.append(headList(headsOf(edges, edge)));
+  return box;
+}
+
+/** @param {{ head: number, share: number }[]} heads */
+function headList(heads) {
+  const list = element("ol", "heads");
+  list.append(...heads.slice(0, HEADS_SHOWN).map(headItem));
+  if (heads.length > HEADS_SHOWN) {
+    list.append(element("li", "more", `and ${heads.length - HEADS_SHOWN} weaker heads`));
+  }
+  return list;
+}
+
+/** @param {{ head: number, share: number }} carried */
+function headItem({ head, share }) {
+  const item = element("li"), rail = element("span", "rail"), bar = element("span", "bar");
+  bar.style.width = `${100 * share}%`;
+  rail.append(bar);
+  item.append(element("span", "name", `head ${head}`), rail, element("span", "share", percent(share)));
+  return item;
+}
+
+/**
+ * @param {HTMLElement} box
+ * @param {Claim} claim
+ */
+export function showClaim(box, claim) {
+  box.replaceChildren(
+    element("strong", "", "The paper: "), claim.paper, element("br"),
+    element("strong", "", "This run: "), claim.run, " ",
+    element("span", `verdict ${claim.verdict}`, VERDICTS[claim.verdict]),
+  );
+}
+
+/**
+ * @param {HTMLElement} box
+ * @param {Data} data
+ * @param {State} state
+ */
+export function showLegend(box, data, state) {
+  box.replaceChildren(...(state.byLayer ? layerLegend(data) : fateLegend()));
+}
+
+/** @param {Data} data */
+function layerLegend(data) {
+  const used = [...new Set(data.runs.pruned.prunedAt)].filter((layer) => layer >= 0).sort((a, b) => a - b);
+  const chips = used.map((layer) => {
+    const chip = element("span", "chip", layer), colour = data.layerColours[layer];
+    chip.style.background = colour;
+    chip.style.color = parseInt(colour.slice(3, 5), 16) > 125 ? "#000" : "#fff";
+    return chip;
+  });
+  return [element("span", "", "left after layer"), ...chips];
+}
+
+function fateLegend() {
+  const kinds = [["kept", "stays"], ["leaving", "leaves after this layer"], ["pruned", "gone"]];
+  return kinds.flatMap(([kind, text]) => [element("span", `swatch ${kind}`), element("span", "", text)]);
+}
