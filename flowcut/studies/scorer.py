@@ -273,7 +273,7 @@ class _Rows:
         self.logprobs[indices], self.same[indices] = logprobs, same
 
 
-class _Dictated(LogitsProcessor):
+class _Dictated(LogitsProcessor):  # type: ignore[misc]  # mypy does not read transformers
     """Whatever the model would say, the next token is the answer's."""
 
     def __init__(self, answer_ids: Sequence[int], prompt_tokens: int) -> None:
