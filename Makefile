@@ -20,7 +20,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 
-.PHONY: setup demo test lint docs chromium examples train clean
+.PHONY: setup demo test lint typed docs chromium examples train clean
 
 setup: $(READY)
 
@@ -46,11 +46,13 @@ demo: setup
 # mypy knows packages by their folders: links give our folders the names that they have once installed.
 TYPED := build/typing/flowcut_lens
 
-lint: setup
+typed: setup
 	@mkdir -p $(TYPED)
 	@for folder in analysis app cli scenes; do ln -sfn ../../../$$folder $(TYPED)/$$folder; done
-	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+lint: typed
+	$(BIN)/ruff check .
 	PYTHONPATH=.:build/typing $(BIN)/lint-imports --no-cache --no-logo
 
 # Offline, into build/docs; a name or a link that leads nowhere is an error. NO_MKDOCS_2_WARNING: without the theme's notice of a future version of mkdocs.
