@@ -1,6 +1,7 @@
 # Two commands on a fresh Debian (with git, make and python3-venv):
 #   make demo   sets everything up and opens the Ask page
 #   make test   sets everything up and runs every check
+# and `make docs`, which builds the documentation into build/docs.
 #
 # Variables:
 #   PYTHON       the Python (3.11 or newer) that .venv is made with
@@ -19,7 +20,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 
-.PHONY: setup demo test lint chromium examples train clean
+.PHONY: setup demo test lint typed docs chromium examples train clean
 
 setup: $(READY)
 
@@ -45,18 +46,25 @@ demo: setup
 # mypy knows packages by their folders: links give our folders the names that they have once installed.
 TYPED := build/typing/flowcut_lens
 
-lint: setup
+typed: setup
 	@mkdir -p $(TYPED)
 	@for folder in analysis app cli scenes; do ln -sfn ../../../$$folder $(TYPED)/$$folder; done
-	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+lint: typed
+	$(BIN)/ruff check .
+	PYTHONPATH=.:build/typing $(BIN)/lint-imports --no-cache --no-logo
+
+# Offline, into build/docs; a name or a link that leads nowhere is an error. NO_MKDOCS_2_WARNING: without the theme's notice of a future version of mkdocs.
+docs: setup
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 chromium:
 	@command -v chromium >/dev/null || { $(SUDO) apt-get update -qq && $(SUDO) apt-get install -y -qq chromium; }
 
 # One process a core (four at most), one thread each; a file's tests stay together: two browsers at once would wait for
 # each other.
-test: lint chromium
+test: lint docs chromium
 	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 # The stored runs of the first screen, made again from the embedded model.

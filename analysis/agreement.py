@@ -43,7 +43,8 @@ def iou(kept: np.ndarray) -> np.ndarray:
     both = counts @ counts.T
     size = counts.sum(axis=1)
     either = size[:, None] + size - both
-    return np.divide(both, either, out=np.full_like(both, np.nan), where=either > 0)
+    overlap: np.ndarray = np.divide(both, either, out=np.full_like(both, np.nan), where=either > 0)
+    return overlap
 
 
 def spearman(rankings: np.ndarray) -> np.ndarray:
@@ -64,7 +65,8 @@ def row_spearman(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     ranks = [rankdata(rows, axis=-1) for rows in np.broadcast_arrays(x, y)]
     a, b = (rank - rank.mean(axis=-1, keepdims=True) for rank in ranks)
     spread = np.sqrt((a * a).sum(-1) * (b * b).sum(-1))
-    return np.divide((a * b).sum(-1), spread, out=np.full(spread.shape, np.nan), where=spread > 0)
+    correlation: np.ndarray = np.divide((a * b).sum(-1), spread, out=np.full(spread.shape, np.nan), where=spread > 0)
+    return correlation
 
 
 def _over_common(rankings: np.ndarray, correlate: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
@@ -103,7 +105,8 @@ def _normalised(products: np.ndarray) -> np.ndarray:
     length = np.sqrt(np.diag(products))
     scale = length[:, None] * length
     cosine = np.divide(products, scale, out=np.full_like(products, np.nan), where=scale > 0)
-    return np.clip(cosine, -1, 1)
+    clipped: np.ndarray = np.clip(cosine, -1, 1)
+    return clipped
 
 
 def layer_rankings(record: FlowRecord, by: Ranked = "score", batch: int = 0) -> np.ndarray:
@@ -128,8 +131,8 @@ def layer_rankings(record: FlowRecord, by: Ranked = "score", batch: int = 0) -> 
 def layer_score(layer: LayerFlow) -> np.ndarray:
     """float64 [N], S of one layer of one picture alone: as scored, else by the official variant from the record."""
     if layer.score is not None:
-        return layer.score[0].astype(np.float64)
-    return (_attention(layer) + _similarity(layer)) * _value_norm(layer)
+        return np.asarray(layer.score[0], dtype=np.float64)
+    return np.asarray((_attention(layer) + _similarity(layer)) * _value_norm(layer))
 
 
 def _attention(layer: LayerFlow) -> np.ndarray:
@@ -141,13 +144,14 @@ def _similarity(layer: LayerFlow) -> np.ndarray:
 
 
 def _value_norm(layer: LayerFlow) -> np.ndarray:
-    return layer.value_norm[0, 1:].astype(np.float64)
+    return np.asarray(layer.value_norm[0, 1:], dtype=np.float64)
 
 
 def _shares(row: np.ndarray) -> np.ndarray:
     """A row over CLS and patches with CLS dropped, summing to 1."""
     patches = row[1:].astype(np.float64)
-    return patches / patches.sum()
+    shares: np.ndarray = patches / patches.sum()
+    return shares
 
 
 _READINGS: dict[Ranked, Callable[[LayerFlow], np.ndarray]] = {
@@ -216,7 +220,8 @@ class Contradiction:
     @property
     def contradiction(self) -> np.ndarray:
         """float64 [N], share of layers against the majority of layers: 0 all agree, 0.5 as divided as can be."""
-        return np.minimum(self.votes, 1 - self.votes)
+        against: np.ndarray = np.minimum(self.votes, 1 - self.votes)
+        return against
 
     @property
     def overruled(self) -> np.ndarray:

@@ -33,7 +33,8 @@ def block_mean(ranking: np.ndarray, block_of_patch: np.ndarray) -> np.ndarray:
     size = int(block_of_patch.max()) + 1
     total = np.bincount(block_of_patch, ranking.astype(np.float64), minlength=size)
     count = np.bincount(block_of_patch, minlength=size)
-    return np.divide(total, count, out=np.full(size, np.nan), where=count > 0)
+    mean: np.ndarray = np.divide(total, count, out=np.full(size, np.nan), where=count > 0)
+    return mean
 
 
 def rank_agreement(
@@ -96,7 +97,8 @@ def weighted_spearman(x: np.ndarray, y: np.ndarray, weights: np.ndarray) -> np.n
     total = weights.sum(axis=1, keepdims=True)
     a, b = (rank - (weights * rank).sum(axis=1, keepdims=True) / total for rank in ranks)
     covariance, spread = (weights * a * b).sum(1), np.sqrt((weights * a * a).sum(1) * (weights * b * b).sum(1))
-    return np.divide(covariance, spread, out=np.full(len(weights), np.nan), where=spread > 0)
+    correlation: np.ndarray = np.divide(covariance, spread, out=np.full(len(weights), np.nan), where=spread > 0)
+    return correlation
 
 
 def _ranks_in_draws(values: np.ndarray, weights: np.ndarray) -> np.ndarray:

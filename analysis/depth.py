@@ -202,4 +202,5 @@ def _step(layer: LayerFlow, n_patches: int, here: np.ndarray, inflow: bool) -> n
     partner = np.full(n_patches + 2, PADDING_ID)  # by id, from -2
     found = layer.top_source_ids[0, :, 0] if inflow else layer.top_destination_id[0]
     partner[np.concatenate([[CLS_ID], layer.patch_ids[0]]) + 2] = found
-    return partner[here + 2]
+    partners: np.ndarray = partner[here + 2]
+    return partners

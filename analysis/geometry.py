@@ -75,7 +75,8 @@ def picture_share(geometry: Geometry) -> np.ndarray:
     width = np.minimum(boxes[:, 2], geometry.original_width) - np.maximum(boxes[:, 0], 0)
     height = np.minimum(boxes[:, 3], geometry.original_height) - np.maximum(boxes[:, 1], 0)
     area = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
-    return np.clip(width, 0, None) * np.clip(height, 0, None) / area
+    share: np.ndarray = np.clip(width, 0, None) * np.clip(height, 0, None) / area
+    return share
 
 
 def unseen_boxes(geometry: Geometry) -> list[Box]:

@@ -27,12 +27,16 @@ def entropy_ratio(shares: np.ndarray, n_patches: np.ndarray) -> np.ndarray:
         shares: [..., N], each row sums to 1; entries that are not alive are 0.
         alive: N, patches alive, broadcast against the axes before the last.
     """
-    return np.divide(_entropy(shares), np.log(n_patches), out=np.zeros(shares.shape[:-1]), where=n_patches > 1)
+    ratio: np.ndarray = np.divide(
+        _entropy(shares), np.log(n_patches), out=np.zeros(shares.shape[:-1]), where=n_patches > 1
+    )
+    return ratio
 
 
 def effective_tokens(shares: np.ndarray, n_patches: np.ndarray) -> np.ndarray:
     """exp(H(p)) in [1, N]: the number of patches that an even attention of the same entropy would cover."""
-    return np.exp(_entropy(shares))
+    covered: np.ndarray = np.exp(_entropy(shares))
+    return covered
 
 
 def gini(shares: np.ndarray, n_patches: np.ndarray) -> np.ndarray:
@@ -40,7 +44,8 @@ def gini(shares: np.ndarray, n_patches: np.ndarray) -> np.ndarray:
     ascending = np.sort(shares, axis=-1)
     # Entries that are not alive are zeros and sort to the front: ranks are counted back from the end.
     rank = np.arange(1, shares.shape[-1] + 1) - (shares.shape[-1] - n_patches[..., None])
-    return ((2 * rank - n_patches[..., None] - 1) * ascending).sum(-1) / n_patches
+    coefficient: np.ndarray = ((2 * rank - n_patches[..., None] - 1) * ascending).sum(-1) / n_patches
+    return coefficient
 
 
 def top_mass(shares: np.ndarray, n_patches: np.ndarray) -> np.ndarray:
@@ -48,13 +53,15 @@ def top_mass(shares: np.ndarray, n_patches: np.ndarray) -> np.ndarray:
     strongest_first = -np.sort(-shares, axis=-1)
     count = np.ceil(TOP_SHARE * n_patches - 1e-9)  # 0.1 * 30 is a little more than 3 in floating point
     counted = np.arange(shares.shape[-1]) < count[..., None]
-    return (strongest_first * counted).sum(-1)
+    mass: np.ndarray = (strongest_first * counted).sum(-1)
+    return mass
 
 
 def _entropy(shares: np.ndarray) -> np.ndarray:
     """-sum p ln p in nats, with 0 ln 0 = 0."""
     logs = np.log(shares, out=np.zeros_like(shares), where=shares > 0)
-    return -(shares * logs).sum(-1)
+    entropy: np.ndarray = -(shares * logs).sum(-1)
+    return entropy
 
 
 @dataclass(frozen=True)
@@ -105,7 +112,8 @@ class Curve:
     @property
     def head_mean(self) -> np.ndarray:
         """float64 [L], mean of the heads' own values."""
-        return self.per_head.mean(axis=1)
+        mean: np.ndarray = self.per_head.mean(axis=1)
+        return mean
 
     @property
     def band(self) -> tuple[np.ndarray, np.ndarray]:
@@ -196,7 +204,8 @@ def _padded_rows(image: FlowRecord, width: int) -> np.ndarray:
 def _shares(rows: np.ndarray) -> np.ndarray:
     """Rows divided by their sums; NaN where CLS attends to nothing but itself."""
     total = rows.sum(-1, keepdims=True)
-    return np.divide(rows, total, out=np.full_like(rows, np.nan), where=total > 0)
+    shares: np.ndarray = np.divide(rows, total, out=np.full_like(rows, np.nan), where=total > 0)
+    return shares
 
 
 @dataclass(frozen=True)

@@ -39,7 +39,8 @@ def patch_coverage(mask: np.ndarray, geometry: Geometry) -> np.ndarray:
     left, top, right, bottom = geometry.boxes().T
     inside = _between(summed, bottom, right) - _between(summed, top, right)
     inside -= _between(summed, bottom, left) - _between(summed, top, left)
-    return inside / ((right - left) * (bottom - top))
+    share: np.ndarray = inside / ((right - left) * (bottom - top))
+    return share
 
 
 def _between(summed: np.ndarray, y: np.ndarray, x: np.ndarray) -> np.ndarray:
@@ -62,7 +63,8 @@ def recall(shows: np.ndarray, kept: np.ndarray) -> np.ndarray:
     """
     whole = shows.sum(dtype=np.float64)
     held = kept.astype(np.float64) @ shows.astype(np.float64)
-    return np.divide(held, whole, out=np.full(len(kept), np.nan), where=whole > 0)
+    part: np.ndarray = np.divide(held, whole, out=np.full(len(kept), np.nan), where=whole > 0)
+    return part
 
 
 def pointing_game(shows: np.ndarray, rankings: np.ndarray) -> np.ndarray:
@@ -198,4 +200,6 @@ def _share_on(attention: np.ndarray, there: np.ndarray) -> np.ndarray:
     """float64 [H], the share of each head's attention [H, N] on some of the patches; NaN where there is none."""
     attention = attention.astype(np.float64)
     total = attention.sum(axis=1)
-    return np.divide(attention[:, there].sum(axis=1), total, out=np.full(len(total), np.nan), where=total > 0)
+    on_some = attention[:, there].sum(axis=1)
+    share: np.ndarray = np.divide(on_some, total, out=np.full(len(total), np.nan), where=total > 0)
+    return share

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import plotly.graph_objects as go
@@ -129,7 +129,7 @@ def _add_bars(figure: go.Figure, pruned: Concentration) -> None:
     )  # fmt: skip
 
 
-def _add_edges(figure: go.Figure, ends: list, line: dict, name: str, in_legend: bool) -> None:
+def _add_edges(figure: go.Figure, ends: list[Any], line: dict[str, Any], name: str, in_legend: bool) -> None:
     points = np.array([[a, b, (np.nan, np.nan)] for a, b in ends]).reshape(-1, 2)
     figure.add_scatter(
         x=points[:, 0], y=points[:, 1], mode="lines", line=line, name=name, legendgroup=name, showlegend=in_legend,

@@ -41,7 +41,8 @@ def step_tokens(n: int, tokens: int, step: int, steps: int) -> int:
     """
     if step == steps - 1 or n <= tokens:
         return min(n, tokens)
-    return max(tokens, round(n * (tokens / n) ** ((step + 1) / steps)))
+    left: float = (tokens / n) ** ((step + 1) / steps)
+    return max(tokens, round(n * left))
 
 
 def last_token_attention(evidence: DecoderEvidence, cut: Budget) -> np.ndarray:

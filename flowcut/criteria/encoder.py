@@ -22,7 +22,8 @@ def cls_attention(evidence: Evidence, cut: Budget) -> np.ndarray:
 
 def cls_attention_x_value(evidence: Evidence, cut: Budget) -> np.ndarray:
     """float64 [B, N], attention of CLS times the L1 norm of the head-mean value: how much CLS receives."""
-    return needed(evidence.cls_attention) * needed(evidence.value_norm)
+    received: np.ndarray = needed(evidence.cls_attention) * needed(evidence.value_norm)
+    return received
 
 
 def column_mean(evidence: Evidence, cut: Budget) -> np.ndarray:
@@ -35,7 +36,7 @@ def column_mean(evidence: Evidence, cut: Budget) -> np.ndarray:
     middle, deep = needed(evidence.middle_mean), needed(evidence.deep_mean)
     assert evidence.grid_cols is not None
     anchors = highest(middle, round(cut.tokens * ANCHOR_SHARE / 5))
-    ranking = deep / deep.max(axis=1, keepdims=True).clip(min=np.finfo(float).tiny)  # at most 1
+    ranking: np.ndarray = deep / deep.max(axis=1, keepdims=True).clip(min=np.finfo(float).tiny)  # at most 1
     for row, own in zip(ranking, anchors, strict=True):
         row[_neighbours(own, evidence.n_patches, evidence.grid_cols)] += 2
         row[own] += 4

@@ -109,7 +109,8 @@ def accumulate(cumulative: Tensor | None, score: Tensor) -> Tensor:
 
 def entropy_ratio(shares: Tensor) -> Tensor:
     """float64 [B] on the CPU, E = -sum(a^ ln a^) / ln N of shares [B, N], with 0 ln 0 = 0; N is at least 2."""
-    return torch.special.entr(shares.cpu().double()).sum(dim=-1) / math.log(shares.shape[-1])
+    ratio: Tensor = torch.special.entr(shares.cpu().double()).sum(dim=-1) / math.log(shares.shape[-1])
+    return ratio
 
 
 def nearest_kept(value: Tensor, kept: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -44,7 +44,8 @@ def relevance(patches: np.ndarray, texts: np.ndarray) -> np.ndarray:
     """
     unlike = -(unit(patches) @ unit(texts).T).mean(axis=1)
     spread = unlike.max() - unlike.min()
-    return (unlike - unlike.min() + LEAST_RELEVANCE) / (spread if spread > 0 else 1.0)
+    relevance: np.ndarray = (unlike - unlike.min() + LEAST_RELEVANCE) / (spread if spread > 0 else 1.0)
+    return relevance
 
 
 def conditional_kernel(features: np.ndarray, relevant: np.ndarray) -> np.ndarray:

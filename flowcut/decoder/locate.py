@@ -37,7 +37,8 @@ class LanguageDecoder:
 
     def rotary(self, hidden: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
         """Cosine and sine for int64 [B, q] positions, in the dtype of `hidden`."""
-        return cast(Any, self.model).rotary_emb(hidden, position_ids=positions)
+        angles: tuple[Tensor, Tensor] = cast(Any, self.model).rotary_emb(hidden, position_ids=positions)
+        return angles
 
     def attend_ahead(self, layer: int, hidden: Tensor, given: Mapping[str, Any]) -> None:
         """Let a layer's attention look at [B, q, width] that would enter it, for a probe to see; nothing is kept.

@@ -35,7 +35,7 @@ class LlavaNext(Llava):
     def n_patches(self, model: PreTrainedModel) -> int:
         """Patches of the base tile and of as many crops as the widest grid has."""
         side = model.config.vision_config.image_size
-        crops = max((height // side) * (width // side) for height, width in model.config.image_grid_pinpoints)
+        crops: int = max((height // side) * (width // side) for height, width in model.config.image_grid_pinpoints)
         return (1 + crops) * self._tile_patches(model)
 
     def placeholders(self, model: PreTrainedModel, kind: MediaKind, given: Mapping[str, Any]) -> list[int]:

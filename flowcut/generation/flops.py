@@ -83,7 +83,7 @@ def _encoder_width(vision_config: Any) -> int:
 def _vision(
     layers: list[nn.Module], patch_embedding: Any, width: int, record: FlowRecord, attended_pairs: Sequence[int]
 ) -> float:
-    embedding = 2.0 * patch_embedding.weight.numel() * _patches(record)
+    embedding: float = 2.0 * patch_embedding.weight.numel() * _patches(record)
     encoder = sum(
         tokens * linear_flops(layer) + 4.0 * width * pairs
         for layer, tokens, pairs in zip(layers, tokens_by_layer(record), attended_pairs, strict=True)

@@ -20,7 +20,7 @@ INCOMPLETE = "\ufffd"
 """What a tokenizer writes for the first bytes of a character whose last bytes are still to come."""
 
 
-class Listener(StoppingCriteria):
+class Listener(StoppingCriteria):  # type: ignore[misc]  # mypy does not read transformers
     """Handed to `generate` as a stopping criterion, which is called once per token; hooks bring it the raw logits."""
 
     def __init__(

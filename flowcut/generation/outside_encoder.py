@@ -130,7 +130,7 @@ def ranking_of_first_row(
     reached[sources[own, 1]] = in_decoder[own]
     if in_encoder is not None:  # who reached the decoder ranks above who did not
         return by_removal(reached, in_encoder).astype(np.float32)
-    return np.maximum(reached, in_decoder[own].min()).astype(np.float32)
+    return np.asarray(np.maximum(reached, in_decoder[own].min()), dtype=np.float32)
 
 
 def patches_of_first_row(kept: np.ndarray, media: Sequence[EncodedMedium], stays: np.ndarray | None) -> np.ndarray:

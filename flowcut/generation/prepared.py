@@ -43,7 +43,7 @@ class Handover:
             )
 
 
-class PreparedFeatures(BaseModelOutputWithPooling):
+class PreparedFeatures(BaseModelOutputWithPooling):  # type: ignore[misc]  # mypy does not read transformers
     """What the model takes for its own encoder's output; whoever reads the features is checked first.
 
     So a prompt that was prepared for a cut inside the language model is not read without it, after the `with`, when no

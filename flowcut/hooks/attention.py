@@ -25,7 +25,7 @@ from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, AttentionMa
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, AttentionInterface
 
 from flowcut.errors import FlowCutError
-from flowcut.records.vision import CLS_ID, PADDING_ID
+from flowcut.ids import CLS_ID, PADDING_ID
 
 PREFIX = "flow_"
 """Our attention's name is this and that of the stock one: a name with "flash" in it takes the flash code path."""

@@ -221,7 +221,7 @@ def _telling_bar(tell: Progress) -> type:
     """A progress bar for the hub's client that draws nothing and tells instead."""
     from tqdm.std import tqdm
 
-    class TellingBar(tqdm):
+    class TellingBar(tqdm):  # type: ignore[misc]  # tqdm has no types
         def __init__(self, *args: Any, **options: Any) -> None:
             super().__init__(*args, **{**options, "file": io.StringIO(), "mininterval": 0.1})
 
@@ -362,7 +362,8 @@ def _needed_parameters(config: Any, weights: list[Path], name: str) -> int:
         raise ModelNotLoaded(
             f"{name} has a config.json that cannot be used ({_reason(error)}): copy it again."
         ) from error
-    needed, found = sum(weight.numel() for weight in skeleton.parameters()), _parameters(weights)
+    needed = sum(int(weight.numel()) for weight in skeleton.parameters())
+    found = _parameters(weights)
     if found < LEAST_SHARE_OF_WEIGHTS * needed:
         raise ModelNotLoaded(
             f"{name} is incomplete: its weights hold {found / 1e6:.1f} M numbers and its config.json asks for "

@@ -86,7 +86,8 @@ class LanguageRecord:
     def kept(self, span: int) -> np.ndarray:
         """int64, the kept visual ids of one span, without padding."""
         ids: np.ndarray = self.kept_visual_ids[span]
-        return ids[ids != PADDING_ID]
+        kept: np.ndarray = ids[ids != PADDING_ID]
+        return kept
 
     @property
     def removed(self) -> np.ndarray:

@@ -23,10 +23,10 @@ from typing import Any
 import numpy as np
 
 from flowcut.cut import CutConfig
+from flowcut.ids import CLS_ID as CLS_ID
+from flowcut.ids import PADDING_ID as PADDING_ID
 from flowcut.records.tensor_file import json_numbers, read_file, renamed, write_file
 
-CLS_ID = -1
-PADDING_ID = -2
 FORMAT = "flowcut-record"
 FORMAT_VERSION = 3
 READ_VERSIONS = (2, 3)
@@ -190,7 +190,8 @@ class Geometry:
         scale_x = self.original_width / self.resized_width
         scale_y = self.original_height / self.resized_height
         moved = boxes + np.array([self.crop_left, self.crop_top] * 2)
-        return moved * np.array([scale_x, scale_y] * 2)
+        scaled: np.ndarray = moved * np.array([scale_x, scale_y] * 2)
+        return scaled
 
 
 @dataclass(frozen=True, eq=False)

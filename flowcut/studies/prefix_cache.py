@@ -105,7 +105,7 @@ class PromptStart:
         cached = 2 * config.num_hidden_layers * heads * head_width
         active = 8 * config.hidden_size + 3 * config.intermediate_size
         size = self.embeds.element_size()
-        return size * (2 * length * cached + new * active) + 4 * (new * length + new * config.vocab_size)
+        return int(size * (2 * length * cached + new * active) + 4 * (new * length + new * config.vocab_size))
 
 
 def read_on(hf_model: PreTrainedModel, cache: DynamicCache, embeds: Tensor, keep: int) -> Tensor:

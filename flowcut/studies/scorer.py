@@ -273,7 +273,7 @@ class _Rows:
         self.logprobs[indices], self.exact_match[indices] = logprobs, exact_match
 
 
-class _ForcedAnswer(LogitsProcessor):
+class _ForcedAnswer(LogitsProcessor):  # type: ignore[misc]  # mypy does not read transformers
     """Whatever the model would say, the next token is the answer's."""
 
     def __init__(self, answer_ids: Sequence[int], prompt_tokens: int) -> None:
