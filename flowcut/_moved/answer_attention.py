@@ -1,1 +1,3 @@
-from flowcut.records.answer_attention import *  # noqa: F403
+from flowcut._moved import names_from
+
+__getattr__ = names_from(__name__, "flowcut.records.answer_attention")

@@ -1,1 +1,3 @@
-from flowcut.encoder.to_record import *  # noqa: F403
+from flowcut._moved import names_from
+
+__getattr__ = names_from(__name__, "flowcut.encoder.to_record")

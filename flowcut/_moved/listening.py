@@ -1,1 +1,3 @@
-from flowcut.generation.observer import *  # noqa: F403
+from flowcut._moved import names_from
+
+__getattr__ = names_from(__name__, "flowcut.generation.observer")

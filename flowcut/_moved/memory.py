@@ -1,1 +1,3 @@
-from flowcut.models.memory import *  # noqa: F403
+from flowcut._moved import names_from
+
+__getattr__ = names_from(__name__, "flowcut.models.memory")

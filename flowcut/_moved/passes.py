@@ -1,1 +1,4 @@
-from flowcut.encoder.passes import *  # noqa: F403
+from flowcut._moved import names_from
+
+RENAMED = {"Pass": "EncoderPass"}
+__getattr__ = names_from(__name__, "flowcut.encoder.passes", renamed=RENAMED)

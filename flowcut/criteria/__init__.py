@@ -6,6 +6,7 @@ projector (`projector.py`), or after one or several layers of the language model
 torch, so that names can be checked at once.
 """
 
+from flowcut._moved import names_from
 from flowcut.criteria.evidence import Budget, DecoderEvidence, Evidence, highest
 from flowcut.criteria.method import DecoderPlan, Method, Recipe
 from flowcut.criteria.registry import METHODS, forget_method, known_method, methods, register_method
@@ -24,3 +25,6 @@ __all__ = [
     "methods",
     "register_method",
 ]
+
+MOVED = ("DART_DIFFERS", "FLOWCUT", "Joins", "OneShot", "SPARSE_DIFFERS", "STEPS_DIFFER")
+__getattr__ = names_from(__name__, "flowcut.criteria.registry", "flowcut.criteria.method", only=MOVED)

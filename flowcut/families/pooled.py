@@ -9,6 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from flowcut._moved import names_from
 from flowcut.encoder.prune_group import PruneGroup
 
 KEPT, SCORE, ROW, COLUMN, BASE = range(5)
@@ -74,3 +75,12 @@ def source_patches_of(layout: Tensor, kept: Tensor, first_row: int, side: int, a
     share, order = torch.stack(weights, dim=1).sort(dim=1, descending=True, stable=True)
     largest_first = torch.stack(patches, dim=1).gather(1, order[..., None].expand(-1, -1, 2))
     return largest_first, (share / share.sum(dim=1, keepdim=True).clamp_min(NEGLIGIBLE))
+
+
+MOVED = {
+    "mean_of_the_living": "mean_of_kept",
+    "survivors": "kept_rows",
+    "parts_of_tokens": "source_patches_of",
+    "ALIVE": "KEPT",
+}
+__getattr__ = names_from(__name__, __name__, only=MOVED, renamed=MOVED)

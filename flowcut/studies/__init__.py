@@ -4,8 +4,13 @@ A study yields as soon as something is done, so that partial results, progress a
 lock is held while it works, never while it waits for its caller.
 """
 
+from flowcut._moved import names_from
 from flowcut.studies.budgets import smallest_budget, sweep
 from flowcut.studies.methods import compare_methods, rank_patches
 from flowcut.studies.removal import deletion_insertion, knock_out
 
 __all__ = ["compare_methods", "deletion_insertion", "knock_out", "rank_patches", "smallest_budget", "sweep"]
+
+MOVED = ("NO_ANSWER", "SECONDS_A_SHARE", "T", "TIE_SEED", "block_of_patch", "highest_first", "in_shares")
+HOMES = ("flowcut.studies.steps", "flowcut.studies.removal", "flowcut.studies.methods")
+__getattr__ = names_from(__name__, *HOMES, only=MOVED)

@@ -1,0 +1,3 @@
+from flowcut._moved import names_from
+
+__getattr__ = names_from(__name__, "flowcut_lens.cli.studies")
