@@ -57,7 +57,7 @@ lint: typed
 
 # Offline, into build/docs; a name or a link that leads nowhere is an error. NO_MKDOCS_2_WARNING: without the theme's notice of a future version of mkdocs.
 docs: setup
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 chromium:
 	@command -v chromium >/dev/null || { $(SUDO) apt-get update -qq && $(SUDO) apt-get install -y -qq chromium; }

@@ -97,7 +97,10 @@ def ask(
         image: path, bytes, PIL image, array or Picture (see `flowcut.open_picture`); or a video: a file, a sequence of
             pictures, an array with one axis more, or a Video (see `flowcut.open_video`).
         cut: which visual tokens to keep; None keeps all.
-        max_new_tokens, do_sample, temperature, top_p: as in transformers' `generate`.
+        max_new_tokens: tokens of the answer at most; this and the next three as in transformers' `generate`.
+        do_sample: whether tokens are drawn at random; else the likeliest is taken.
+        temperature: of the draw.
+        top_p: of the draw.
         system: a system prompt, if the model's template has a place for one.
         seed: set before sampling, and the process's own random state put back after; None leaves it alone.
         on_text: called with the answer so far after each token.
