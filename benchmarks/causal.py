@@ -37,9 +37,9 @@ from flowcut.criteria import METHODS
 from flowcut.models.loading import VisionLanguageModel
 from flowcut.records.vision import Geometry
 from flowcut.studies.one_shot import PatchChooser
-from flowcut.studies.rank_agreement import block_ranks
 from flowcut.studies.removal import block_of_patch
 from flowcut.studies.scorer import AnswerScorer, score_cut_together, score_together
+from flowcut_lens.analysis.causal import block_mean
 from flowcut_lens.analysis.truth import patch_coverage
 from flowcut_lens.scenes import Scene, about, draw, matches
 
@@ -190,9 +190,9 @@ def _block_ranks(
     if chooser.knows(cut):
         ranking = chooser.ranking(cut)
         assert ranking is not None
-        return [block_ranks(ranking, blocks)] * len(scores)
+        return [block_mean(ranking, blocks)] * len(scores)
     rankings = [one.ranking for one in scores]
-    return [block_ranks(ranking, blocks) for ranking in rankings if ranking is not None]
+    return [block_mean(ranking, blocks) for ranking in rankings if ranking is not None]
 
 
 def _agreements(ranks: dict[flowcut.CutConfig, np.ndarray], logprob_drops: dict[str, Any]) -> dict[str, float]:

@@ -77,7 +77,8 @@ def _causal(wanted: argparse.Namespace) -> int:
     model, picture, cuts = _begin(wanted)
     from flowcut.generation.ask import ask
     from flowcut.studies import knock_out, rank_patches
-    from flowcut.studies.rank_agreement import spearman
+    from flowcut_lens.analysis.agreement import row_spearman
+    from flowcut_lens.analysis.causal import block_mean
 
     question, system = wanted.question, wanted.system
     run = ask(model, picture, question, max_new_tokens=wanted.max_new_tokens, system=system, record=False)
@@ -86,7 +87,8 @@ def _causal(wanted: argparse.Namespace) -> int:
     ranked = list(rank_patches(model, picture, question, cuts, system=system))
     rankings = {one.cut.method: one.ranking for one in ranked if one.ranking is not None}
     agreement = {
-        name: spearman(ranking, study.block_of_patch, study.logprob_drop) for name, ranking in rankings.items()
+        name: float(row_spearman(block_mean(ranking, study.block_of_patch), study.logprob_drop))
+        for name, ranking in rankings.items()
     }
     if wanted.out is not None:
         _keep(study, rankings, wanted.out)

@@ -7,7 +7,6 @@ import pytest
 
 from benchmarks.causal import with_truth
 from benchmarks.causal_tables import Measured, holm, object_on_top, summary
-from flowcut.studies.rank_agreement import block_ranks, spearman
 from flowcut_lens.scenes import about, draw, questions
 
 
@@ -51,16 +50,6 @@ def test_what_could_not_be_measured_is_left_out() -> None:
     values = np.array([[1.0, np.nan, 3.0, 5.0, np.nan, np.nan, np.nan, np.nan]] * 2)
     row = summary(measured(values))["one"]
     assert (row["mean"], row["n"]) == (3.0, 3)
-
-
-def test_blocks_are_ranked_by_their_patches_mean_rank() -> None:
-    ranking, blocks = np.array([0.1, 50.0, 0.2, 0.2]), np.array([0, 0, 1, 1])
-    np.testing.assert_allclose(block_ranks(ranking, blocks), [2.5, 2.5])
-    blocks = np.array([0, 1, 2, 3])
-    np.testing.assert_allclose(block_ranks(ranking, blocks), [1, 4, 2.5, 2.5])
-    assert spearman(ranking, blocks, np.array([1.0, 9.0, 2.0, 2.0])) == pytest.approx(1)
-    assert spearman(ranking, blocks, -ranking) == pytest.approx(-1)
-    assert np.isnan(spearman(ranking, blocks, np.zeros(4)))
 
 
 def test_what_the_drops_know_of_the_object() -> None:

@@ -1,1 +1,0 @@
-from flowcut.studies.rank_agreement import *  # noqa: F403
