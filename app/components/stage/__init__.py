@@ -1,6 +1,6 @@
 """The stage: mask, relay graph and concentration of one question, moved together by one layer control in the browser.
 
-Plain JavaScript on canvases; it draws what `analysis.graph.stage_payload` packed and computes nothing. A step from
+Plain JavaScript on canvases; it draws what `analysis.stage.stage_payload` packed and computes nothing. A step from
 layer to layer never reaches the server, a click on a patch does. Streamlit takes a component's script as one module, so
 the files of `js/` are joined in the order of their names.
 """
@@ -46,7 +46,7 @@ def stage(
     """Show the stage.
 
     Args:
-        payload: what `analysis.graph.stage_payload` made of two runs, as JSON. Packed by the caller, once: Streamlit
+        payload: what `analysis.stage.stage_payload` made of two runs, as JSON. Packed by the caller, once: Streamlit
             would write a dict out anew, twice, whenever the page runs.
         key: the widget's key; layer, run and metric keep their place as long as it stays the same.
         linked_patch: the patch that the page was opened with, which the stage reads too; chosen until a person chooses.

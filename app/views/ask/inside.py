@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import streamlit as st
 
-from flowcut_lens.analysis.graph import MASS
+from flowcut_lens.analysis.relay import MASS
 from flowcut_lens.app.media.comparison import Comparison
 from flowcut_lens.app.state import selection, session, url
 from flowcut_lens.app.views.ask.flow import flow, view_box
