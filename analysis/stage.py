@@ -15,12 +15,12 @@ import numpy as np
 from flowcut.records.vision import FlowRecord
 from flowcut_lens.analysis import geometry as places
 from flowcut_lens.analysis.data_url import picture_url
-from flowcut_lens.analysis.figures import style
+from flowcut_lens.analysis.figures import run_style
 from flowcut_lens.analysis.graph import edges_of, relay_graph
 from flowcut_lens.analysis.measures import METRICS, Concentration, Metric, concentration, concentration_claim
 from flowcut_lens.analysis.relay import DIRECTIONS, MASS, MAX_EDGES, Direction
 from flowcut_lens.analysis.trajectory import nearest_kept_patches
-from flowcut_lens.analysis.views import Pane, first_patches, frame_of_row, images_of, panes, seen_box
+from flowcut_lens.analysis.views import Pane, first_patches, frame_of_row, images_of, panes, recorded, seen_box
 
 if TYPE_CHECKING:
     import networkx as nx
@@ -85,13 +85,13 @@ def stage_payload(
         },
         "curves": [_pack_metric(name, metric, measured) for name, metric in METRICS.items()],
         "claim": {"paper": claim.paper, "run": claim.run, "verdict": claim.verdict},
-        "howToRead": style.HOW_TO_READ,
-        "deathColours": style.death_colours(records[0].n_layers),
+        "howToRead": run_style.HOW_TO_READ,
+        "deathColours": run_style.layer_colours(records[0].n_layers),
     }
 
 
 def _recorded(run: Run, picture: Image) -> FlowRecord:
-    style.recorded(run)  # for its sentence where there is no record
+    recorded(run)  # for its sentence where there is no record
     if tuple(run.image_size) != picture.size:
         width, height = run.image_size
         raise ValueError(
@@ -176,7 +176,7 @@ def _pack_run(
     requested, entropy = _requested(chosen), _entropy_of_cuts(chosen)
     return {
         "title": run.title,
-        **_pack_views(record, chosen, style.facts(run, record), view),
+        **_pack_views(record, chosen, run_style.facts(run, record), view),
         "kept": sum(int(image.kept_patch_ids.shape[1]) for image in rows),
         "died": _base64(np.concatenate([image.pruned_at_layer[0] for image in rows]), "<i2"),
         "twins": _base64(_nearest_kept(rows), "<i2"),

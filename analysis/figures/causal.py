@@ -9,7 +9,7 @@ import numpy as np
 import plotly.graph_objects as go
 
 from flowcut_lens.analysis.causal import Agreement, Band, flip_point
-from flowcut_lens.analysis.figures.look import (
+from flowcut_lens.analysis.figures.compare_template import (
     NEUTRAL,
     add_band,
     finished,

@@ -8,7 +8,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from flowcut_lens.analysis.depth import PARTNERS, Density, FlowShares, Spread
-from flowcut_lens.analysis.figures.look import (
+from flowcut_lens.analysis.figures.compare_template import (
     add_band,
     finished,
     how_to_read_all,

@@ -10,7 +10,7 @@ import plotly.graph_objects as go
 
 from flowcut.records.vision import CLS_ID, PADDING_ID
 from flowcut_lens.analysis.depth import Streamlines
-from flowcut_lens.analysis.figures.look import (
+from flowcut_lens.analysis.figures.compare_template import (
     COLOURS,
     MORE,
     NEUTRAL,

@@ -8,7 +8,7 @@ import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from flowcut_lens.analysis.figures.look import (
+from flowcut_lens.analysis.figures.compare_template import (
     BOTH_WAYS,
     COLOURS,
     NEUTRAL,

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import plotly.graph_objects as go
 
-from flowcut_lens.analysis.figures.look import (
+from flowcut_lens.analysis.figures.compare_template import (
     COLOURS,
     MORE,
     NEUTRAL,

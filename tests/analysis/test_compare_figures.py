@@ -22,7 +22,7 @@ from flowcut_lens.analysis.agreement import Contradiction, contradiction, highes
 from flowcut_lens.analysis.causal import Agreement, band
 from flowcut_lens.analysis.depth import density, flow_shares, spread, streamlines
 from flowcut_lens.analysis.figures import agreement, causal, depth, patches, proxy, truth
-from flowcut_lens.analysis.figures.look import BOTH_WAYS, how_to_read, number, percentile, style_of
+from flowcut_lens.analysis.figures.compare_template import BOTH_WAYS, how_to_read, number, percentile, style_of
 from flowcut_lens.analysis.geometry import geometry_of
 from flowcut_lens.analysis.proxy import cls_proxy, sinks
 from flowcut_lens.analysis.truth import flow_kept, layer_truth, object_flow
