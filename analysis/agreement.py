@@ -19,7 +19,7 @@ from flowcut.records.vision import FlowRecord, LayerFlow
 from flowcut_lens.analysis.views import one_image
 
 Ranked = Literal["score", "cls", "similarity", "value_norm"]
-"""By what a layer ranks the patches: FlowCut's S of this layer alone, or one of its three parts."""
+"""By what a layer ranks the patches: FlowCut's S of this layer alone, or one of its three factors."""
 RANKED: tuple[Ranked, ...] = get_args(Ranked)
 
 

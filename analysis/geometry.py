@@ -42,7 +42,7 @@ def grid_box(geometry: Geometry) -> Box:
 
 
 def canvas_box(geometry: Geometry) -> Box:
-    """The smallest box that holds both the whole picture and the whole grid."""
+    """The smallest box that holds both the full picture and the full grid."""
     left, top, right, bottom = grid_box(geometry)
     return (
         min(left, 0.0),

@@ -1,7 +1,7 @@
 """Which criterion does the causal check trust? Over the held-out scenes, four questions each, with the embedded model.
 
-For every question the answer of the whole picture is scored again without each 2 x 2 block of patches, 144 knock-outs.
-A criterion is trusted as far as its ranking is like the ranking by that fall (Spearman), and as far as the answer is
+For every question the answer of the full picture is scored again without each 2 x 2 block of patches, 144 knock-outs.
+A criterion is trusted as far as its ranking is like the ranking by that log-prob drop (Spearman), and as far as the answer is
 kept, token for token, at its cuts.
 
     python -m benchmarks.causal                 # all 500 scenes: what is missing is measured, then the tables written
@@ -48,7 +48,7 @@ QUESTIONS = HERE.parent / "assets" / "questions.jsonl"
 RESULTS = HERE / "results" / "causal.jsonl"
 BLOCK = 2
 RANKED_AT = 64
-"""The budget at which a criterion is asked for its ranking, where that depends on it."""
+"""The budget at which a criterion ranks the patches, where that depends on it."""
 BUDGETS = (192, 128, 64, 32, 16)
 SEEDS = range(5)
 
@@ -166,8 +166,8 @@ def ranked(cuts: dict[str, list[flowcut.CutConfig]]) -> list[flowcut.CutConfig]:
 
 
 def _logprob_drops(totals: np.ndarray) -> dict[str, Any]:
-    whole, nothing = totals[:2].tolist()
-    return {"whole": whole, "nothing": nothing, "fall": np.round(whole - totals[2:], 7).tolist()}
+    full, no_image = totals[:2].tolist()
+    return {"whole": full, "nothing": no_image, "fall": np.round(full - totals[2:], 7).tolist()}
 
 
 def _score(
@@ -196,7 +196,7 @@ def _block_ranks(
 
 
 def _agreements(ranks: dict[flowcut.CutConfig, np.ndarray], logprob_drops: dict[str, Any]) -> dict[str, float]:
-    """By criterion, Spearman between its ranks of the blocks and their falls; of several seeds the mean."""
+    """By criterion, Spearman between its ranks of the blocks and their log-prob drops; of several seeds the mean."""
     found: dict[str, list[float]] = {}
     for cut, own in ranks.items():
         found.setdefault(cut.method, []).append(float(spearmanr(own, logprob_drops["fall"]).statistic))
@@ -204,7 +204,7 @@ def _agreements(ranks: dict[flowcut.CutConfig, np.ndarray], logprob_drops: dict[
 
 
 def _by_budget(cuts: list[flowcut.CutConfig], scores: dict[flowcut.CutConfig, Any], question: int) -> dict[str, Any]:
-    """Per budget [[answer stays, ln p] of each seed]."""
+    """Per budget [[exact match, ln p] of each seed]."""
     found: dict[str, Any] = {}
     for tokens in BUDGETS:
         own = [scores[replace(cut, tokens=tokens)][question] for cut in cuts]

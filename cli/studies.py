@@ -156,7 +156,7 @@ def _facts(result: MethodResult) -> dict[str, Any]:
 
 
 def _strongest(study: KnockOut) -> str:
-    """The blocks without which the answer falls most, by their place on the grid of blocks."""
+    """The blocks with the largest log-prob drops, by their place on the grid of blocks."""
     across = -(-study.grid_cols // study.block)
     order = np.argsort(-study.logprob_drop, kind="stable")[:STRONGEST]
     rows = [(f"row {one // across + 1}, column {one % across + 1}", f"{study.logprob_drop[one]:+.4f}") for one in order]

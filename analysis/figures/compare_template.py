@@ -197,7 +197,7 @@ def percentile(values: np.ndarray) -> np.ndarray:
 
 
 def finished(figure: go.Figure, title: str, facts: str, height: int, panel_titles: bool = False) -> go.Figure:
-    """The common look, the title, and the facts in small letters below it.
+    """The template, the title, and the facts in small letters below it.
 
     Args:
         figure: drawn.

@@ -1,4 +1,4 @@
-"""What a figure of a run shows, as arrays: computed once, drawn with plotly (`screen`) and with matplotlib (`paper`)."""
+"""What a figure of a run shows, as arrays: computed once, drawn by `screen` (plotly) and by `paper` (matplotlib)."""
 
 from __future__ import annotations
 

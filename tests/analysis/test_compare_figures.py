@@ -223,7 +223,7 @@ def test_removal_curves_and_the_random_band() -> None:
         np.testing.assert_array_equal(trace(figure, name).y, curve)
         np.testing.assert_array_equal(trace(figure, name).x, 100 * SHARE)
     np.testing.assert_array_equal(trace(figure, "random: 2 seeds").y, np.concatenate([-SHARE, -2 * SHARE[::-1]]))
-    assert {"whole picture", "no picture"} <= {note.text for note in figure.layout.annotations}
+    assert {"full picture", "no picture"} <= {note.text for note in figure.layout.annotations}
     areas = causal.removal_areas({"a": 0.2, "b": 0.1}, {"a": 0.9, "b": 0.5}, FACTS)
     assert list(trace(areas, "deletion").y) == ["b", "a"]
     np.testing.assert_allclose(trace(areas, "insertion").x, [0.5, 0.9])
