@@ -87,7 +87,7 @@ METRICS: dict[str, Metric] = {
     ),
     "effective_tokens": Metric(
         "Effective tokens", "patches",
-        "exp(entropy): how many evenly attended patches would have this entropy. Decreases when patches are pruned, too.",
+        "exp(entropy): how many evenly attended patches have this entropy. Decreases when patches are pruned, too.",
         effective_tokens, True,
     ),
 }  # fmt: skip

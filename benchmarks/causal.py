@@ -1,8 +1,8 @@
 """Which criterion does the causal check trust? Over the held-out scenes, four questions each, with the embedded model.
 
 For every question the answer of the full picture is scored again without each 2 x 2 block of patches, 144 knock-outs.
-A criterion is trusted as far as its ranking is like the ranking by that log-prob drop (Spearman), and as far as the answer is
-kept, token for token, at its cuts.
+A criterion is trusted as far as its ranking is like the ranking by that log-prob drop (Spearman), and as far as the
+answer is an exact match at its cuts.
 
     python -m benchmarks.causal                 # all 500 scenes: what is missing is measured, then the tables written
     python -m benchmarks.causal --scenes 60     # the first 60 scenes, in the order of their seeds
