@@ -1,8 +1,9 @@
 """How far criteria agree with each other, and layers with each other: kept sets (IoU), rankings (Spearman, Kendall).
 
-Also the contradiction map of the paper's F4: which patches one layer alone would keep and another would cut, and what
+Also the contradiction map of the paper's F4: which patches one layer alone would keep and another would prune, and what
 the accumulated score does with them. Rankings are rows of an array [M, N] over the patches of the grid, higher = kept
-longer; NaN where a patch is not ranked (dead), and then a pair of rows is compared over the patches that both rank.
+longer; NaN where a patch is not ranked (pruned before), and then a pair of rows is compared over the patches that both
+rank.
 """
 
 from __future__ import annotations
@@ -17,11 +18,8 @@ from scipy.stats import rankdata
 from flowcut.records.vision import FlowRecord, LayerFlow
 from flowcut_lens.analysis.views import one_image
 
-PAIR_BLOCK = 64
-"""Patches whose pairs with all others are held at once for Kendall's tau."""
-
 Ranked = Literal["score", "cls", "similarity", "value_norm"]
-"""By what a layer ranks the patches: FlowCut's S of this layer alone, or one of its three parts."""
+"""By what a layer ranks the patches: FlowCut's S of this layer alone, or one of its three factors."""
 RANKED: tuple[Ranked, ...] = get_args(Ranked)
 
 
@@ -52,12 +50,22 @@ def spearman(rankings: np.ndarray) -> np.ndarray:
 
     NaN where one of the two rankings is constant, or fewer than two patches are ranked by both.
     """
-    return _over_common(rankings, lambda rows: _correlation(rankdata(rows, axis=1)))
+    return _correlation(rankings, "spearman")
 
 
 def kendall(rankings: np.ndarray) -> np.ndarray:
-    """float64 [M, M], Kendall's tau-b of every pair of rows [M, N]; NaN where one of the two is constant."""
-    return _over_common(rankings, _tau_b)
+    """float64 [M, M], Kendall's tau-b of every pair of rows [M, N]; NaN as for `spearman`."""
+    return _correlation(rankings, "kendall")
+
+
+def _correlation(rankings: np.ndarray, method: Literal["spearman", "kendall"]) -> np.ndarray:
+    """float64 [M, M], of every pair of rows over the patches that both rank."""
+    import pandas  # here, because it takes 0.4 s to import and few that import this module need it
+
+    columns = pandas.DataFrame(np.asarray(rankings, np.float64).T)
+    table: np.ndarray = columns.corr(method, min_periods=2).to_numpy(copy=True)
+    table[columns.nunique() < 2] = np.nan  # pandas lets a constant ranking agree with itself
+    return table
 
 
 def row_spearman(x: np.ndarray, y: np.ndarray) -> np.ndarray:
@@ -69,48 +77,8 @@ def row_spearman(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     return correlation
 
 
-def _over_common(rankings: np.ndarray, correlate: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
-    """`correlate` of whole rows, once for every set of patches that some pair of rows has in common."""
-    ranked = ~np.isnan(rankings)
-    common = ranked[:, None] & ranked[None, :]
-    sets, which = np.unique(common.reshape(-1, rankings.shape[1]), axis=0, return_inverse=True)
-    which = which.reshape(common.shape[:2])
-    result = np.full(which.shape, np.nan)
-    for index, patches in enumerate(sets):
-        rows = np.flatnonzero((which == index).any(axis=1))
-        found = correlate(rankings[rows][:, patches].astype(np.float64))
-        square = np.ix_(rows, rows)
-        result[square] = np.where(which[square] == index, found, result[square])
-    return result
-
-
-def _correlation(rows: np.ndarray) -> np.ndarray:
-    """Pearson's correlation of every pair of rows; NaN where one is constant."""
-    centred = rows - rows.mean(axis=1, keepdims=True) if rows.shape[1] else rows
-    return _normalised(centred @ centred.T)
-
-
-def _tau_b(rows: np.ndarray) -> np.ndarray:
-    """Kendall's tau-b: summed products of the pairs' signs, over what they would sum to without the other's ties."""
-    agreement = np.zeros((len(rows), len(rows)))
-    for start in range(0, rows.shape[1], PAIR_BLOCK):
-        signs = np.sign(rows[:, start : start + PAIR_BLOCK, None] - rows[:, None, :], dtype=np.float32)
-        signs = signs.reshape(len(rows), -1)
-        agreement += signs @ signs.T  # whole numbers far below 2^24: exact in float32
-    return _normalised(agreement)
-
-
-def _normalised(products: np.ndarray) -> np.ndarray:
-    """Inner products [M, M] over the lengths of both; NaN where one has none."""
-    length = np.sqrt(np.diag(products))
-    scale = length[:, None] * length
-    cosine = np.divide(products, scale, out=np.full_like(products, np.nan), where=scale > 0)
-    clipped: np.ndarray = np.clip(cosine, -1, 1)
-    return clipped
-
-
 def layer_rankings(record: FlowRecord, by: Ranked = "score", batch: int = 0) -> np.ndarray:
-    """float64 [L, N], what each layer alone ranks the patches by; NaN for patches that were gone.
+    """float64 [L, N], what each layer alone ranks the patches by; NaN for patches pruned before.
 
     `score` is the S that the run scored, by its own variant; where it scored nothing (an unpruned run, layers after the
     last cut) it is the official S, computed from the record (ALGORITHM: S = (a^ + s^) w). `cls`, `similarity`,
@@ -186,7 +154,7 @@ def accumulated(rankings: np.ndarray) -> np.ndarray:
 
 
 def patches_of_budget(image: FlowRecord, tokens: int) -> int:
-    """How many patches a budget in tokens of the language model lets stay.
+    """How many patches a budget in tokens of the language model keeps.
 
     Raises:
         ValueError: the budget is out of range.
@@ -208,7 +176,7 @@ class Contradiction:
     keeps: np.ndarray
     """bool [L, N], the patches that a layer alone would keep: the T highest of its own ranking."""
     running: np.ndarray
-    """float64 [N], the accumulated score after the last of these layers, with no patch gone before."""
+    """float64 [N], the accumulated score after the last of these layers, with no patch pruned before."""
     running_keeps: np.ndarray
     """bool [N], the T highest by it."""
 
@@ -225,7 +193,7 @@ class Contradiction:
 
     @property
     def overruled(self) -> np.ndarray:
-        """float64 [N], share of layers that say otherwise than the accumulated score does."""
+        """float64 [N], share of layers that contradict the accumulated score."""
         return np.where(self.running_keeps, 1 - self.votes, self.votes)
 
 

@@ -1,4 +1,4 @@
-"""The words of an answer, and where in the picture the language model looked when it chose each of them."""
+"""The words of an answer, and the attention of the language model to the picture when it chose each of them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class AnswerWord:
 
 @dataclass(frozen=True)
 class Masses:
-    """Where the attention of a word went, as shares that sum to 1."""
+    """How the attention of a word divides, as shares that sum to 1."""
 
     picture: float
     prompt: float
@@ -64,8 +64,8 @@ def look(
     Args:
         weighted: the norm of attention times value instead of the attention itself.
     """
-    whole = attention.weighted_norm if weighted else attention.visual
-    view = whole[list(word.tokens)][:, _only(layer)][:, :, _only(head)].astype(np.float64)
+    seen = attention.weighted_norm if weighted else attention.visual
+    view = seen[list(word.tokens)][:, _only(layer)][:, :, _only(head)].astype(np.float64)
     seen = ~np.isnan(view)  # a token that was cut inside the decoder is not seen by the layers after
     total = np.where(seen, view, 0).sum(axis=(0, 1, 2))
     mean: np.ndarray = total / np.maximum(seen.sum(axis=(0, 1, 2)), 1)

@@ -1,7 +1,7 @@
 """What a criterion's ranking has to do with the answer: measured by taking patches away and scoring the same answer.
 
-The *fall* of a patch (or block of patches) is the loss of the answer's log-prob when it alone is gone. A ranking is
-compared with it by Spearman's rank correlation; deletion and insertion curves are summed up by their area.
+The *log-prob drop* of a patch (or block of patches) is what the answer's log-prob loses when it alone is taken away. A
+ranking is compared with it by Spearman's rank correlation; deletion and insertion curves are summed up by their area.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy.stats import rankdata
+
+from flowcut_lens.analysis.agreement import row_spearman
 
 RESAMPLES = 1000
 LEVEL = 0.95
@@ -44,15 +46,15 @@ def rank_agreement(
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> dict[str, Agreement]:
-    """Spearman's correlation of each ranking with the fall, with a 95 % percentile bootstrap interval.
+    """Spearman's correlation of each ranking with the log-prob drop, with a 95 % percentile bootstrap interval.
 
     Patches (or blocks) are drawn with replacement, the same draws for every ranking, and ranked anew in each draw.
-    Neighbouring patches show parts of one object and are not independent: read the interval as a lower bound on the
-    doubt. Of one picture and one question; it says nothing about other pictures.
+    Neighbouring patches show one object together and are not independent: the true interval is wider than this one. It
+    is of one picture and one question, and says nothing about other pictures.
 
     Args:
         rankings: by name, float [N], higher = kept longer.
-        fall: float [P], log-prob lost without the patch or block; NaN: not measured, left out.
+        logprob_drop: float [P], log-prob lost without the patch or block; NaN: not measured, left out.
         block_of_patch: int64 [N], the block of each patch; None: each patch is a block of its own (P = N).
         resamples: bootstrap draws.
         seed: of the draws.
@@ -61,69 +63,50 @@ def rank_agreement(
         ValueError: a ranking's length does not fit.
     """
     measured = ~np.isnan(logprob_drop)
-    count = int(measured.sum())
-    weights = _draws(count, resamples, seed)
+    drawn = _draws(int(measured.sum()), resamples, seed)
     found = {}
     for name, ranking in rankings.items():
         blocks = ranking if block_of_patch is None else block_mean(ranking, block_of_patch)
         if blocks.shape != logprob_drop.shape:
             raise ValueError(
-                f"The ranking {name!r} is of {len(blocks)} patches or blocks, the fall of {len(logprob_drop)}."
+                f"The ranking {name!r} is of {len(blocks)} patches or blocks, the log-prob drop of {len(logprob_drop)}."
             )
-        pair = blocks[measured], logprob_drop[measured]
-        value = float(weighted_spearman(*pair, np.ones((1, count)))[0])
-        drawn = weighted_spearman(*pair, weights)
-        low, high = np.nanquantile(drawn, [(1 - LEVEL) / 2, (1 + LEVEL) / 2]) if value == value else (np.nan, np.nan)
-        found[name] = Agreement(value, float(low), float(high), count)
+        found[name] = _agreement(blocks[measured], logprob_drop[measured], drawn)
     return found
 
 
+def _agreement(ranking: np.ndarray, logprob_drop: np.ndarray, drawn: np.ndarray) -> Agreement:
+    """Spearman's correlation over N places, and its interval over the places drawn, int64 [R, N]."""
+    value = float(row_spearman(ranking, logprob_drop)) if len(ranking) > 1 else np.nan
+    if np.isnan(value):
+        return Agreement(np.nan, np.nan, np.nan, len(ranking))
+    low, high = np.nanquantile(row_spearman(ranking[drawn], logprob_drop[drawn]), [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return Agreement(value, float(low), float(high), len(ranking))
+
+
 def _draws(count: int, resamples: int, seed: int) -> np.ndarray:
-    """float64 [R, N], how often each of N patches is in each of R draws with replacement."""
+    """int64 [R, N], which of N places are in each of R draws of N with replacement, ascending."""
     if count == 0:
-        return np.zeros((resamples, 0))
-    return np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), size=resamples).astype(np.float64)
-
-
-def weighted_spearman(x: np.ndarray, y: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """float64 [R], Spearman's correlation of x and y [N] in R draws, each patch counted `weights` [R, N] times.
-
-    The same as repeating the patches and ranking what was drawn, without sorting every draw. NaN where a draw holds
-    one value of x or of y alone.
-    """
-    if len(x) < 2:
-        return np.full(len(weights), np.nan)
-    ranks = [_ranks_in_draws(values, weights) for values in (x, y)]
-    total = weights.sum(axis=1, keepdims=True)
-    a, b = (rank - (weights * rank).sum(axis=1, keepdims=True) / total for rank in ranks)
-    covariance, spread = (weights * a * b).sum(1), np.sqrt((weights * a * a).sum(1) * (weights * b * b).sum(1))
-    correlation: np.ndarray = np.divide(covariance, spread, out=np.full(len(weights), np.nan), where=spread > 0)
-    return correlation
-
-
-def _ranks_in_draws(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """float64 [R, N], the mean rank of each patch's value in each draw, ties sharing theirs."""
-    place = rankdata(values, method="dense").astype(np.int64) - 1  # of each value among the distinct ones
-    order = np.argsort(place, kind="stable")
-    starts = np.flatnonzero(np.diff(place[order], prepend=-1))
-    drawn = np.add.reduceat(weights[:, order], starts, axis=1)  # [R, distinct values]
-    return np.asarray((np.cumsum(drawn, axis=1) - (drawn - 1) / 2)[:, place])
+        return np.zeros((resamples, 0), np.int64)
+    often = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), size=resamples)
+    places = np.broadcast_to(np.arange(count), often.shape)
+    return np.repeat(places.ravel(), often.ravel()).reshape(resamples, count)
 
 
 def curve_area(share: np.ndarray, logprob: np.ndarray, full: float, no_image: float) -> float:
     """Area under a deletion or insertion curve, by the trapezoid rule, over the range of `share`.
 
-    The log-prob is first put on a scale on which the whole picture is 1 and no picture 0; it may leave that range. Of
-    deletion curves a low area says that what went first carried the answer, of insertion curves a high one.
+    The log-prob is first put on a scale on which the full picture is 1 and no picture 0; it may leave that range. A low
+    area of a deletion curve, or a high one of an insertion curve, means that the first patches carried the answer.
 
     Args:
         share: float [F], share of patches removed (or shown), ascending.
         logprob: float [F], the answer's log-prob there.
-        whole: log-prob with the whole picture.
-        nothing: log-prob with no visual token.
+        full: log-prob with the full picture.
+        no_image: log-prob with no visual token.
 
     Returns:
-        NaN where the picture makes no difference (whole equals nothing), or some log-prob is not measured.
+        NaN where the picture makes no difference (full equals no_image), or some log-prob is not measured.
     """
     if full == no_image or len(share) < 2:
         return float("nan")
@@ -167,7 +150,7 @@ def flip_point(tokens: np.ndarray, exact_match: np.ndarray) -> FlipPoint:
 
     Args:
         tokens: int [K], budgets in any order.
-        same: bool [K], whether the answer was the same.
+        exact_match: bool [K], whether the answer was the same.
     """
     order = np.argsort(-np.asarray(tokens), kind="stable")
     budgets, held = np.asarray(tokens)[order], np.asarray(exact_match, bool)[order]

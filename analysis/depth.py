@@ -30,7 +30,7 @@ class FlowShares:
     layers: np.ndarray
     """int64 [L]."""
     source: dict[Partner, np.ndarray]
-    """float64 [L], share of the patches alive whose main source (flow-in, argmax_j A[i, j]) is of this kind."""
+    """float64 [L], share of the kept patches whose main source (flow-in, argmax_j A[i, j]) is of this kind."""
     destination: dict[Partner, np.ndarray]
     """float64 [L], share whose main destination (flow-out, argmax_i A[i, j]) is of this kind."""
     hubs: np.ndarray
@@ -105,7 +105,7 @@ def spread(record: FlowRecord, batch: int = 0) -> Spread:
 
 @dataclass(frozen=True, eq=False)
 class Density:
-    """How much each patch alive carries on average (the paper's F6, as we read it); L layers.
+    """How much each kept patch carries on average (the paper's F6, as we read it); L layers.
 
     The paper calls the L1 norm of the value vector a token's information density. It says what could be handed on, not
     that anyone reads it; `delivered` weighs it by the attention that the patch receives.
@@ -114,11 +114,11 @@ class Density:
     layers: np.ndarray
     """int64 [L]."""
     value: np.ndarray
-    """float64 [L], mean value norm of the patches alive."""
+    """float64 [L], mean value norm of the kept patches."""
     delivered: np.ndarray
     """float64 [L], mean of received mass times value norm."""
     value_norms: tuple[np.ndarray, ...]
-    """L times float64 [N], the value norm of each patch alive."""
+    """L times float64 [N], the value norm of each kept patch."""
     quantiles: np.ndarray
     """float64 [L, 5], the 5th, 25th, 50th, 75th and 95th percentile of the value norms (the paper's F7)."""
     n_patches: np.ndarray
@@ -169,16 +169,16 @@ def streamlines(
 ) -> Streamlines:
     """Follow each patch's strongest source back through all layers, or its strongest reader onwards.
 
-    Each step takes the one strongest partner of head-mean attention, which may be a small part of the whole.
+    Each step takes the one strongest partner of head-mean attention, which may hold little of it.
 
     Args:
         record: of a run, pruned or not.
-        patches: where to begin; None: inflow, all that are alive in the last layer, outflow, all of the grid.
+        patches: where to begin; None: inflow, all that are kept for the last layer, outflow, all of the grid.
         direction: as in `Streamlines`.
         batch: which picture of the record.
 
     Raises:
-        ValueError: a record without layers, or a patch that is not alive where its chain begins.
+        ValueError: a record without layers, or a patch that is pruned where its chain begins.
     """  # fmt: skip
     image = one_image(record, batch)
     inflow = direction == "inflow"
@@ -187,7 +187,7 @@ def streamlines(
     chosen = begin if patches is None else np.asarray(patches, np.int64)
     missing = np.setdiff1d(chosen, begin)
     if len(missing):
-        raise ValueError(f"Patch {missing[0]} is not alive in layer {image.layers[order[0]].layer}: choose others.")
+        raise ValueError(f"Patch {missing[0]} is pruned before layer {image.layers[order[0]].layer}: choose others.")
     ids = np.empty((len(chosen), len(image.layers) + 1), np.int64)
     here = chosen
     ids[:, -1 if inflow else 0] = here

@@ -1,7 +1,7 @@
 """Patches and pixels of the ORIGINAL picture: which patch is where, and what the model never saw.
 
-The encoder looks at a square cut out of the resized picture. Patches may lie partly or wholly on padding, outside the
-picture; parts of the picture may lie outside the square. `flowcut.record.Geometry` holds the numbers.
+The encoder sees a square cut out of the resized picture. Patches may lie partly or wholly on padding, outside the
+picture; some of the picture may lie outside the square. `flowcut.records.vision.Geometry` holds the numbers.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def grid_box(geometry: Geometry) -> Box:
 
 
 def canvas_box(geometry: Geometry) -> Box:
-    """The smallest box that holds both the whole picture and the whole grid."""
+    """The smallest box that holds both the full picture and the full grid."""
     left, top, right, bottom = grid_box(geometry)
     return (
         min(left, 0.0),
@@ -50,23 +50,6 @@ def canvas_box(geometry: Geometry) -> Box:
         max(right, float(geometry.original_width)),
         max(bottom, float(geometry.original_height)),
     )
-
-
-def patch_at(geometry: Geometry, x: float, y: float) -> int | None:
-    """The patch that shows this point of the original picture, or None where the model never looked."""
-    left, top, right, bottom = grid_box(geometry)
-    column = int(np.floor((x - left) / (right - left) * geometry.grid_cols))
-    row = int(np.floor((y - top) / (bottom - top) * geometry.grid_rows))
-    inside = 0 <= row < geometry.grid_rows and 0 <= column < geometry.grid_cols
-    return row * geometry.grid_cols + column if inside else None
-
-
-def patches_in(geometry: Geometry, box: Box) -> np.ndarray:
-    """int64, ids of the patches that share more than an edge with a box in original pixels, ascending."""
-    left, top, right, bottom = box
-    boxes = geometry.boxes()
-    across = (boxes[:, 0] < right) & (boxes[:, 2] > left)
-    return np.flatnonzero(across & (boxes[:, 1] < bottom) & (boxes[:, 3] > top))
 
 
 def picture_share(geometry: Geometry) -> np.ndarray:
@@ -80,7 +63,7 @@ def picture_share(geometry: Geometry) -> np.ndarray:
 
 
 def unseen_boxes(geometry: Geometry) -> list[Box]:
-    """The parts of the original picture that the crop left out, as boxes that do not overlap."""
+    """What of the original picture the crop left out, as boxes that do not overlap."""
     return strips_around(geometry.seen_box(), geometry.original_width, geometry.original_height)
 
 

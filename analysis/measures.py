@@ -1,4 +1,4 @@
-"""How concentrated the CLS row is, layer by layer and head by head, and what went where.
+"""How concentrated the CLS row is, layer by layer and head by head, and how many patches are pruned where.
 
 The CLS row of one head is the attention that CLS pays to every token; CLS itself is left out here and the rest is
 divided by its sum, so that p_i is the share of the relay's intake that comes from patch i. Four numbers describe p.
@@ -24,8 +24,8 @@ def entropy_ratio(shares: np.ndarray, n_patches: np.ndarray) -> np.ndarray:
     """H(p) / ln N in [0, 1]: 1 is even attention, 0 a single patch. N = 1 has no spread and gives 0.
 
     Args:
-        shares: [..., N], each row sums to 1; entries that are not alive are 0.
-        alive: N, patches alive, broadcast against the axes before the last.
+        shares: [..., N], each row sums to 1; entries of pruned patches are 0.
+        n_patches: N, kept patches, broadcast against the axes before the last.
     """
     ratio: np.ndarray = np.divide(
         _entropy(shares), np.log(n_patches), out=np.zeros(shares.shape[:-1]), where=n_patches > 1
@@ -42,14 +42,14 @@ def effective_tokens(shares: np.ndarray, n_patches: np.ndarray) -> np.ndarray:
 def gini(shares: np.ndarray, n_patches: np.ndarray) -> np.ndarray:
     """Gini coefficient in [0, 1 - 1/N]: 0 is even attention; sum_i (2 i - N - 1) p_(i) / N, p_(1) the smallest."""
     ascending = np.sort(shares, axis=-1)
-    # Entries that are not alive are zeros and sort to the front: ranks are counted back from the end.
+    # Entries of pruned patches are zeros and sort to the front: ranks are counted back from the end.
     rank = np.arange(1, shares.shape[-1] + 1) - (shares.shape[-1] - n_patches[..., None])
     coefficient: np.ndarray = ((2 * rank - n_patches[..., None] - 1) * ascending).sum(-1) / n_patches
     return coefficient
 
 
 def top_mass(shares: np.ndarray, n_patches: np.ndarray) -> np.ndarray:
-    """Share of the attention that falls on the strongest tenth of the patches alive, rounded up to whole patches."""
+    """Share of the attention that falls on the strongest tenth of the kept patches, rounded up."""
     strongest_first = -np.sort(-shares, axis=-1)
     count = np.ceil(TOP_SHARE * n_patches - 1e-9)  # 0.1 * 30 is a little more than 3 in floating point
     counted = np.arange(shares.shape[-1]) < count[..., None]
@@ -81,20 +81,20 @@ class Metric:
 METRICS: dict[str, Metric] = {
     "entropy_ratio": Metric(
         "Entropy", "share",
-        "Entropy of the CLS row over ln N: 1 = even over all patches alive, 0 = all on one patch.", entropy_ratio, True,
+        "Entropy of the CLS row over ln N: 1 = even over all kept patches, 0 = all on one patch.", entropy_ratio, True,
     ),
     "gini": Metric(
-        "Gini", "share", "Gini coefficient of the CLS row: 0 = even over all patches alive, towards 1 = on very few.",
+        "Gini", "share", "Gini coefficient of the CLS row: 0 = even over all kept patches, towards 1 = on very few.",
         gini, False,
     ),
     "top_mass": Metric(
         "Top-10% mass", "share",
-        "Share of CLS's attention that falls on its strongest tenth of the patches alive: 0.1 = even, 1 = all of it.",
+        "Share of CLS's attention that falls on its strongest tenth of the kept patches: 0.1 = even, 1 = all of it.",
         top_mass, False,
     ),
     "effective_tokens": Metric(
         "Effective tokens", "patches",
-        "exp(entropy): how many evenly attended patches would have this entropy. Falls when patches are removed, too.",
+        "exp(entropy): how many evenly attended patches have this entropy. Decreases when patches are pruned, too.",
         effective_tokens, True,
     ),
 }  # fmt: skip
@@ -128,9 +128,9 @@ class Concentration:
     layers: np.ndarray
     """int64 [L], vision layers from 0."""
     n_patches: np.ndarray
-    """int64 [L], N: patches alive at each layer's input; of several rows, all of theirs."""
+    """int64 [L], N: kept patches, at each layer's input; of several rows, all of theirs."""
     removed: np.ndarray
-    """int64 [L], patches that went after each layer."""
+    """int64 [L], patches pruned after each layer."""
     clamped: np.ndarray
     """bool [L], whether the count after this layer was set to the target rather than requested by entropy."""
     entropy_ratio: Curve
@@ -155,7 +155,7 @@ def concentration(record: FlowRecord, batch: int | None = 0) -> Concentration:
 
 
 def _mean_concentration(rows: list[Concentration]) -> Concentration:
-    """Each row is measured by itself; what its heads show is then averaged, what went is counted together."""
+    """Each row is measured by itself; what its heads show is then averaged, pruned patches are counted together."""
     curves = {
         name: Curve(
             np.mean([row.curve(name).per_head for row in rows], axis=0),
@@ -185,7 +185,7 @@ def _concentration_of(image: FlowRecord) -> Concentration:
 
 
 def removals(image: FlowRecord) -> tuple[np.ndarray, np.ndarray]:
-    """Patches that went after each recorded layer, int64 [L], and whether that count was clamped, bool [L]."""
+    """Patches pruned after each recorded layer, int64 [L], and whether that count was clamped, bool [L]."""
     layers = np.array([layer.layer for layer in image.layers])
     removed = (image.pruned_at_layer[0][None, :] == layers[:, None]).sum(axis=1)
     clamped_after = {step.layer for step in image.steps if step.clamped}
@@ -193,7 +193,7 @@ def removals(image: FlowRecord) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _padded_rows(image: FlowRecord, width: int) -> np.ndarray:
-    """float64 [L, H, width], the CLS row over patches, zeros where a layer has fewer patches alive."""
+    """float64 [L, H, width], the CLS row over patches, zeros where a layer has fewer patches."""
     rows = np.zeros((len(image.layers), image.n_heads, width))
     for index, layer in enumerate(image.layers):
         row = layer.cls_row[0, :, 1:]
@@ -221,7 +221,7 @@ class Claim:
 def concentration_claim(unpruned: Concentration, what: str = "this picture") -> Claim:
     """The paper's second finding (layer-wise attention concentration) against the unpruned run of `what`.
 
-    Measured by Kendall's tau between depth and the entropy ratio (mean over heads): -1 is a fall at every step.
+    Measured by Kendall's tau between depth and the entropy ratio (mean over heads): -1: it decreases at every step.
     """
     entropy = unpruned.entropy_ratio.head_mean
     tau = kendall_tau(unpruned.layers, entropy)

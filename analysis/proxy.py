@@ -26,7 +26,7 @@ MAD_TO_SIGMA = 1.4826
 
 @dataclass(frozen=True, eq=False)
 class HeadCorrelation:
-    """Spearman's correlation of the CLS row with another reading, over the patches alive; L layers, H heads."""
+    """Spearman's correlation of the CLS row with another reading, over the kept patches; L layers, H heads."""
 
     per_head: np.ndarray
     """float64 [L, H], each head's own CLS row; NaN: not recorded, or a constant row."""
@@ -43,7 +43,7 @@ class ClsProxy:
     column_mean: HeadCorrelation
     """With the attention that a patch receives from all queries of the same head (pooled: head mean)."""
     value_weighted: HeadCorrelation
-    """With the row times the patch's value norm (L1, head mean): what can be handed on, not only how much is looked at
+    """With the row times the patch's value norm (L1, head mean): what can be handed on, not only the attention
     (after Kobayashi et al. 2020)."""
     rollout: HeadCorrelation | None
     """With CLS's row of attention rollout from the patches' embeddings up to this layer, one for all heads; None: the
@@ -51,7 +51,7 @@ class ClsProxy:
 
 
 def cls_proxy(record: FlowRecord, batch: int = 0) -> ClsProxy:
-    """How the CLS row of every layer and head ranks the patches alive beside three other readings.
+    """How the CLS row of every layer and head ranks the kept patches beside three other readings.
 
     Raises:
         ValueError: a record without layers.
@@ -89,7 +89,7 @@ def _with_received(layer: LayerFlow) -> np.ndarray:
 
 
 def rollout(image: FlowRecord) -> list[np.ndarray] | None:
-    """Of every layer, float64 [N], how much of CLS after it comes from each patch alive in it, by attention rollout.
+    """Of every layer, float64 [N], how much of CLS after it comes from each kept patch, by attention rollout.
 
     Head-mean attention with half of the residual stream, multiplied from this layer down to the patches' embeddings
     (Abnar and Zuidema 2020). A proxy is made anew in every layer, so that its row has no residual.
@@ -124,19 +124,19 @@ class Sinks:
     layers: np.ndarray
     """int64 [L]."""
     norm: np.ndarray
-    """float64 [L, N0], L2 norm of each patch at the layer's input; NaN where it was gone."""
+    """float64 [L, N0], L2 norm of each patch at the layer's input; NaN where it was pruned before."""
     cls_norm: np.ndarray
     """float64 [L], that of CLS (or of its proxy)."""
     threshold: np.ndarray
-    """float64 [L], median + k * 1.4826 * MAD of the norms of the patches alive."""
+    """float64 [L], median + k * 1.4826 * MAD of the norms of the kept patches."""
     outliers: float
     """k."""
     marked: np.ndarray
     """bool [L, N0], the patches above the threshold."""
     cls_share: np.ndarray
-    """float64 [L], share of the head-mean CLS row (patches alone) that falls on them."""
+    """float64 [L], share of the head-mean CLS row (over patches alone) that they get."""
     received_share: np.ndarray
-    """float64 [L], share of what all patches together receive that falls on them."""
+    """float64 [L], share of what all patches together receive that they get."""
 
     @property
     def count(self) -> np.ndarray:
@@ -145,10 +145,10 @@ class Sinks:
 
 
 def sinks(record: FlowRecord, outliers: float = OUTLIER, batch: int = 0) -> Sinks:
-    """Mark, layer by layer, the patches whose hidden-state norm is an outlier among the patches alive.
+    """Mark, layer by layer, the patches whose hidden-state norm is an outlier among the kept patches.
 
     The measure is robust: median and median absolute deviation of the patches' norms, so that the sinks themselves do
-    not move the threshold. Where all norms are nearly equal a small difference is an outlier too: look at the norms.
+    not move the threshold. Where all norms are nearly equal a small difference is an outlier too: compare the norms.
 
     Raises:
         ValueError: a record without layers.

@@ -21,7 +21,7 @@ from flowcut_lens.analysis.views import first_patches, images_of
 
 MASS = 0.8
 MAX_EDGES = 48
-"""Per layer and direction: more cannot be told apart on a screen."""
+"""Per layer and direction: more cannot be distinguished on a screen."""
 
 Direction = Literal["inflow", "outflow"]
 DIRECTIONS: tuple[Direction, Direction] = ("inflow", "outflow")
@@ -38,7 +38,7 @@ class Flow:
     heads: np.ndarray
     """float64 [K, H], each head's attention."""
     total: float
-    """Head-mean attention summed over all patches alive, shown or not."""
+    """Head-mean attention summed over all kept patches, shown or not."""
 
     @property
     def shown(self) -> float:
@@ -73,7 +73,7 @@ class Relay:
 
     layers: tuple[RelayLayer, ...]
     mass: float
-    """Share of each layer's flow that was wanted."""
+    """Share of each layer's flow that the edges should show."""
     max_edges: int
     """The cap that may keep a layer below it."""
 
@@ -114,7 +114,7 @@ def _relay_layer(rows: Sequence[LayerFlow], first: Sequence[int], mass: float, m
 
 
 def _strongest(ids: np.ndarray, attention: np.ndarray, mass: float, max_edges: int) -> Flow:
-    """The fewest patches whose head-mean attention [H, N] sums to `mass` of the whole, at most `max_edges`."""
+    """The fewest patches whose head-mean attention [H, N] sums to `mass` of the total, at most `max_edges`."""
     mean = attention.mean(axis=0)
     strongest_first = np.argsort(-mean, kind="stable")
     reached = np.cumsum(mean[strongest_first])

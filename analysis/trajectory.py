@@ -1,10 +1,10 @@
-"""Why a patch was cut, or kept: its criteria, score, rank and the cut-off through the layers, and by how much it lost.
+"""Why a patch was pruned, or kept: its criteria, score, rank and the cut-off through the layers, and its margin.
 
-Ranks count from 1, the highest running score among the patches alive; of equal scores the one nearer the top left of
-the grid is ahead, as in the cut itself.
+Ranks count from 1, the highest running score among the kept patches; of equal scores the one nearer the top
+left of the grid is ahead, as in the cut itself.
 
-A patch that went has a keep-alive twin: of the patches that stayed at that cut, the one whose value vector in that
-layer (all heads joined) has the highest cosine with its own.
+A pruned patch has a nearest kept patch: of the patches kept at that cut, the one whose value vector in that layer (all
+heads joined) has the highest cosine with its own.
 """
 
 from __future__ import annotations
@@ -22,46 +22,46 @@ class LayerTrace:
 
     layer: int
     n_patches: int
-    """N, patches alive in the layer."""
+    """N, kept patches."""
     cls_attention: float
-    """Head-mean attention of CLS to the patch, of the part that falls on patches, times N: 1 is an even share."""
+    """Head-mean attention of CLS to the patch, over patches alone, times N: 1 is an even share."""
     similarity: float
     """The patch's share of the value similarity to CLS, times N: 1 is an even share."""
     value_norm: float
-    """L1 norm of the head-mean value over its mean among the patches alive."""
+    """L1 norm of the head-mean value over its mean among the kept patches."""
     score: float
-    """S of this layer alone, over its mean among the patches alive."""
+    """S of this layer alone, over its mean among the kept patches."""
     running_score: float
-    """C, over its mean among the patches alive; the unit of `cutoff` and `margin` too."""
+    """C, over its mean among the kept patches; the unit of `cutoff` and `margin` too."""
     rank: int | None
     """Place by running score, 1 is the highest."""
     kept: int | None
-    """How many patches stayed after this layer; None where none had to go."""
+    """How many patches are kept after this layer; None where none is pruned."""
     cutoff: float
-    """Running score of the weakest patch that stayed; NaN where no patch went."""
+    """Running score of the weakest kept patch; NaN where none is pruned."""
     margin: float
-    """Running score less the cut-off: negative for a patch that went, by how much it lost."""
+    """Running score less the cut-off: negative for a pruned patch."""
     clamped: bool
     """Whether the count of this cut was set to the budget, not requested by entropy."""
     pruned: bool
-    """Whether the patch went after this layer."""
+    """Whether the patch is pruned after this layer."""
 
 
 @dataclass(frozen=True)
 class NearestKept:
-    """The patch that stayed in another's place, as far as their values in one layer go."""
+    """The kept patch whose value vector is nearest to that of a pruned one."""
 
     patch_id: int
     cosine: float
-    """Of the two value vectors, all heads joined, in the layer after which the other went."""
+    """Of the two value vectors, all heads joined, in the layer after which the other is pruned."""
     pruned_at: int
-    """The layer after which the twin itself went later; -1: never."""
+    """The layer after which the nearest kept patch is pruned later; -1: never."""
 
 
 def nearest_kept_patches(record: FlowRecord) -> tuple[np.ndarray, np.ndarray]:
-    """Every patch's keep-alive twin: int64 [N0] patch ids and float64 [N0] cosines; -1 and NaN where there is none.
+    """Every patch's nearest kept patch: int64 [N0] patch ids and float64 [N0] cosines; -1 and NaN where there is none.
 
-    A patch that was kept to the end has none; in records made before twins were kept, nobody has.
+    A patch that is kept to the end has none; in records of the first version none has.
 
     Raises:
         ValueError: the record is of several pictures.
@@ -71,14 +71,14 @@ def nearest_kept_patches(record: FlowRecord) -> tuple[np.ndarray, np.ndarray]:
     for layer in record.layers:
         if layer.nearest_kept_id is None or layer.nearest_kept_cosine is None:
             continue
-        went = layer.nearest_kept_id[0] >= 0
-        nearest_kept[layer.patch_ids[0, went]] = layer.nearest_kept_id[0, went]
-        cosines[layer.patch_ids[0, went]] = layer.nearest_kept_cosine[0, went]
+        pruned = layer.nearest_kept_id[0] >= 0
+        nearest_kept[layer.patch_ids[0, pruned]] = layer.nearest_kept_id[0, pruned]
+        cosines[layer.patch_ids[0, pruned]] = layer.nearest_kept_cosine[0, pruned]
     return nearest_kept, cosines
 
 
 def nearest_kept_patch(record: FlowRecord, patch_id: int) -> NearestKept | None:
-    """The twin of one patch; None where it has none.
+    """The nearest kept patch of one patch; None where it has none.
 
     Raises:
         IndexError: no such patch on the grid.
@@ -93,7 +93,7 @@ def nearest_kept_patch(record: FlowRecord, patch_id: int) -> NearestKept | None:
 
 
 def trace_patch(record: FlowRecord, patch_id: int) -> tuple[LayerTrace, ...]:
-    """A patch from layer 0 to the last layer it was alive in.
+    """A patch from layer 0 to the last layer that it is kept for.
 
     Args:
         record: of one picture (B = 1), with its flow.

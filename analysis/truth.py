@@ -1,4 +1,4 @@
-"""What is kept, looked at and passed on of the objects that a question is about, where their pixels are known."""
+"""What is kept, attended to and passed on of the objects that a question is about, where their pixels are known."""
 
 from __future__ import annotations
 
@@ -55,16 +55,16 @@ def _between(summed: np.ndarray, y: np.ndarray, x: np.ndarray) -> np.ndarray:
 
 
 def recall(shows: np.ndarray, kept: np.ndarray) -> np.ndarray:
-    """float64 [M], the part of the object that each kept set holds; NaN where the question is about no object.
+    """float64 [M], the share of the object that each kept set holds; NaN where the question is about no object.
 
     Args:
         shows: [N], how much of the object each patch shows: bool for a share of patches, coverage for one of pixels.
         kept: bool [M, N]; T/N is what a random choice keeps on average.
     """
-    whole = shows.sum(dtype=np.float64)
+    total = shows.sum(dtype=np.float64)
     held = kept.astype(np.float64) @ shows.astype(np.float64)
-    part: np.ndarray = np.divide(held, whole, out=np.full(len(kept), np.nan), where=whole > 0)
-    return part
+    share: np.ndarray = np.divide(held, total, out=np.full(len(kept), np.nan), where=total > 0)
+    return share
 
 
 def pointing_game(shows: np.ndarray, rankings: np.ndarray) -> np.ndarray:
@@ -98,7 +98,7 @@ class LayerTruth:
     by: tuple[str, ...]
     """What is ranked by: those of `analysis.agreement.Ranked`, and `running`."""
     recall: np.ndarray
-    """float64 [R, L], the part of the object in the T highest patches; NaN: the question is about no object."""
+    """float64 [R, L], the share of the object in the T highest patches; NaN: the question is about no object."""
     pointing: np.ndarray
     """float64 [R, L], as from `pointing_game`."""
 
@@ -162,7 +162,7 @@ class ObjectFlow:
     outflow: np.ndarray
     """float64 [L, H], its share of what patches take from CLS (CLS column, CLS itself left out); NaN: a proxy."""
     even: np.ndarray
-    """float64 [L], its share of the patches alive: what even attention would give."""
+    """float64 [L], its share of the kept patches: what even attention would give."""
 
     @property
     def inflow_mean(self) -> np.ndarray:

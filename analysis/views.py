@@ -7,14 +7,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from flowcut.records.vision import PADDING_ID, FlowRecord, Geometry
 
+if TYPE_CHECKING:
+    from flowcut.records.run import Run
+
 BASE = "base"
 CROP = "crop"
-"""How the names of tiles begin, in `Geometry.part`; others are frames, or the one picture."""
+"""How the names of tiles begin, in `Geometry.view`; others are frames, or the one picture."""
 
 
 def images_of(record: FlowRecord, batch: int | None = 0) -> list[FlowRecord]:
@@ -32,6 +36,17 @@ def images_of(record: FlowRecord, batch: int | None = 0) -> list[FlowRecord]:
 def one_image(record: FlowRecord, batch: int = 0) -> FlowRecord:
     """One row of a record; raises as `images_of` does."""
     return images_of(record, batch)[0]
+
+
+def recorded(run: Run) -> FlowRecord:
+    """The first row of a run's record, with layers in it.
+
+    Raises:
+        ValueError: the run was made without one.
+    """
+    if run.record is None:
+        raise ValueError(f"The run “{run.title}” was made without a record: ask again with record=True.")
+    return one_image(run.record)
 
 
 def first_patches(images: Sequence[FlowRecord]) -> list[int]:
@@ -75,13 +90,13 @@ def panes(geometries: Sequence[Geometry]) -> list[Pane]:
 
 def _title(geometries: Sequence[Geometry], rows: Sequence[int]) -> str:
     """The pane's head: what it is, and how many patches it has across and down."""
-    parts = [geometries[row] for row in rows]
-    if not parts[0].view.startswith(CROP):
-        name = "base: the whole picture once" if parts[0].view == BASE else parts[0].view
-        return f"{name}, {parts[0].grid_cols} × {parts[0].grid_rows} patches"
-    across = len({view.crop_left for view in parts}) * parts[0].grid_cols
-    down = len({view.crop_top for view in parts}) * parts[0].grid_rows
-    return f"{len(parts)} crops in their places, {across} × {down} patches"
+    views = [geometries[row] for row in rows]
+    if not views[0].view.startswith(CROP):
+        name = "base: the full picture once" if views[0].view == BASE else views[0].view
+        return f"{name}, {views[0].grid_cols} × {views[0].grid_rows} patches"
+    across = len({view.crop_left for view in views}) * views[0].grid_cols
+    down = len({view.crop_top for view in views}) * views[0].grid_rows
+    return f"{len(views)} crops in their places, {across} × {down} patches"
 
 
 def frame_of_row(row: int, rows: int, frames: int) -> int:

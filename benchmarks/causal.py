@@ -1,8 +1,8 @@
 """Which criterion does the causal check trust? Over the held-out scenes, four questions each, with the embedded model.
 
-For every question the answer of the whole picture is scored again without each 2 x 2 block of patches, 144 knock-outs.
-A criterion is trusted as far as its ranking is like the ranking by that fall (Spearman), and as far as the answer is
-kept, token for token, at its cuts.
+For every question the answer of the full picture is scored again without each 2 x 2 block of patches, 144 knock-outs.
+A criterion is trusted as far as its ranking is like the ranking by that log-prob drop (Spearman), and as far as the
+answer is an exact match at its cuts.
 
     python -m benchmarks.causal                 # all 500 scenes: what is missing is measured, then the tables written
     python -m benchmarks.causal --scenes 60     # the first 60 scenes, in the order of their seeds
@@ -37,9 +37,9 @@ from flowcut.criteria import METHODS
 from flowcut.models.loading import VisionLanguageModel
 from flowcut.records.vision import Geometry
 from flowcut.studies.one_shot import PatchChooser
-from flowcut.studies.rank_agreement import block_ranks
 from flowcut.studies.removal import block_of_patch
 from flowcut.studies.scorer import AnswerScorer, score_cut_together, score_together
+from flowcut_lens.analysis.causal import block_mean
 from flowcut_lens.analysis.truth import patch_coverage
 from flowcut_lens.scenes import Scene, about, draw, matches
 
@@ -48,7 +48,7 @@ QUESTIONS = HERE.parent / "assets" / "questions.jsonl"
 RESULTS = HERE / "results" / "causal.jsonl"
 BLOCK = 2
 RANKED_AT = 64
-"""The budget at which a criterion is asked for its ranking, where that depends on it."""
+"""The budget at which a criterion ranks the patches, where that depends on it."""
 BUDGETS = (192, 128, 64, 32, 16)
 SEEDS = range(5)
 
@@ -166,8 +166,8 @@ def ranked(cuts: dict[str, list[flowcut.CutConfig]]) -> list[flowcut.CutConfig]:
 
 
 def _logprob_drops(totals: np.ndarray) -> dict[str, Any]:
-    whole, nothing = totals[:2].tolist()
-    return {"whole": whole, "nothing": nothing, "fall": np.round(whole - totals[2:], 7).tolist()}
+    full, no_image = totals[:2].tolist()
+    return {"whole": full, "nothing": no_image, "fall": np.round(full - totals[2:], 7).tolist()}
 
 
 def _score(
@@ -190,13 +190,13 @@ def _block_ranks(
     if chooser.knows(cut):
         ranking = chooser.ranking(cut)
         assert ranking is not None
-        return [block_ranks(ranking, blocks)] * len(scores)
+        return [block_mean(ranking, blocks)] * len(scores)
     rankings = [one.ranking for one in scores]
-    return [block_ranks(ranking, blocks) for ranking in rankings if ranking is not None]
+    return [block_mean(ranking, blocks) for ranking in rankings if ranking is not None]
 
 
 def _agreements(ranks: dict[flowcut.CutConfig, np.ndarray], logprob_drops: dict[str, Any]) -> dict[str, float]:
-    """By criterion, Spearman between its ranks of the blocks and their falls; of several seeds the mean."""
+    """By criterion, Spearman between its ranks of the blocks and their log-prob drops; of several seeds the mean."""
     found: dict[str, list[float]] = {}
     for cut, own in ranks.items():
         found.setdefault(cut.method, []).append(float(spearmanr(own, logprob_drops["fall"]).statistic))
@@ -204,7 +204,7 @@ def _agreements(ranks: dict[flowcut.CutConfig, np.ndarray], logprob_drops: dict[
 
 
 def _by_budget(cuts: list[flowcut.CutConfig], scores: dict[flowcut.CutConfig, Any], question: int) -> dict[str, Any]:
-    """Per budget [[answer stays, ln p] of each seed]."""
+    """Per budget [[exact match, ln p] of each seed]."""
     found: dict[str, Any] = {}
     for tokens in BUDGETS:
         own = [scores[replace(cut, tokens=tokens)][question] for cut in cuts]

@@ -134,11 +134,11 @@ def study(lines: list[dict[str, Any]], budgets: list[int]) -> dict[str, Any]:
 
 
 def object_on_top(questions: list[dict[str, Any]], scene: np.ndarray) -> Measured:
-    """What the falls know of the object that is asked about, whose pixels are known; questions about none are left out.
+    """What the drops know of the object that is asked about, whose pixels are known; questions about none are left out.
 
-    `agreement`: Spearman between the object's share of each block and the block's fall, mean over draws of an order for
+    `agreement`: Spearman between the object's share of each block and the block's drop, mean over draws of an order for
     the blocks that show none of it, since a criterion must put those in some order too; `top`: the share of the blocks
-    with the largest falls that show it, `area`: of all blocks.
+    with the largest drops that show it, `area`: of all blocks.
     """
     asked = [place for place, question in enumerate(questions) if any(question["object"] or ())]
     stream = np.random.default_rng(SEED)
@@ -207,12 +207,12 @@ def as_text(facts: dict[str, Any], found: dict[str, Any]) -> str:
         _reach(found),
         "## The ranking by what its loss costs the answer",
         f"Spearman's rank correlation between a criterion's ranking of the blocks (asked for {facts['ranked_at']} "
-        "tokens; mean rank of a block's patches) and the fall of ln p of the answer without each; mean over questions. "
+        "tokens; mean rank of a block's patches) and the drop of ln p of the answer without each; mean over questions. "
         "Differences are paired by question; * : p < 0.05 after Holm's correction over the column. Last column: the "
         f"correlation in those questions in which some block costs {MATTERS} nats or more.",
         _agreement(found["agreement"], found["agreement_where_it_matters"]["value"]["all"]),
         "## The answer kept, by budget",
-        "Share of questions, in percent, whose answer under the cut is that of the whole picture, token for token "
+        "Share of questions, in percent, whose answer under the cut is that of the full picture, token for token "
         f"(greedy decoding); random: mean of {facts['seeds']} seeds.",
         _grid(found["kept"]["value"], percent=True),
         "Difference to random, in percentage points; * : p < 0.05 after Holm's correction over the table.",
@@ -247,12 +247,12 @@ def _how(facts: dict[str, Any], found: dict[str, Any]) -> str:
     )
     return (
         f"The embedded model (weights {facts['revision']}, {facts['dtype']}, {facts['device']}) on "
-        f"{found['questions']} questions about {which}. {100 * found['right']:.1f} % of the whole picture's answers "
+        f"{found['questions']} questions about {which}. {100 * found['right']:.1f} % of the full picture's answers "
         f"are right; they are scored right or wrong. Each answer was scored again without each block of {block} x "
         f"{block} patches (every patch as the "
         "unpruned encoder made it). A high correlation says that a criterion ranks high what the answer needs; it says "
         "nothing of how good the answer is. Intervals are 95 % (percentile bootstrap, scenes drawn again with all "
-        "their questions); tests flip the signs of whole scenes. Methods that cut in the language model cut after some "
+        "their questions); tests flip the signs of scenes. Methods that cut in the language model cut after some "
         f"of its {facts['decoder_layers']} layers: those before read every token, so their budgets buy more than the "
         f"others'. {versions}. Written by `python -m benchmarks.causal`."
     )
@@ -262,9 +262,9 @@ def _reach(found: dict[str, Any]) -> str:
     matters, negative = (f"{100 * found[part]:.{digits}f} %" for part, digits in (("matters", 1), ("negative", 0)))
     small = (
         f"In the median question the block that costs most costs {found['largest_fall']:.1g} nats, and the one that "
-        f"costs least {found['lowest_fall']:.1g}: {negative} of all falls are negative, the answer is likelier without "
+        f"costs least {found['lowest_fall']:.1g}: {negative} of all drops are negative, the answer is likelier without "
         f"the block. In {matters} of the questions some block costs {MATTERS} nats or more. For most answers no single "
-        "block is needed, and to rank all blocks by their falls is to rank very small numbers, some of them rounding."
+        "block is needed, and to rank all blocks by their drops is to rank very small numbers, some of them rounding."
     )
     return f"{small} {_object_in_words(found['object'])}" if found["object"] else small
 
@@ -272,10 +272,10 @@ def _reach(found: dict[str, Any]) -> str:
 def _object_in_words(asked: dict[str, dict[str, float]]) -> str:
     top, area = (_cell(asked[name], 100, 1) for name in ("top", "area"))
     return (
-        f"The largest falls do know the picture: of the tenth of the blocks with the largest falls {top} % show what "
+        f"The largest drops do know the picture: of the tenth of the blocks with the largest drops {top} % show what "
         f"was asked about, of all blocks {area} % ({asked['top']['n']} questions about an object, whose pixels are "
         "known). Yet a ranking by how much of the object each block shows, the others in an order that is drawn (mean "
-        f"of {DRAWS}), agrees with the falls by {_cell(asked['agreement'], 1, 3)} only (Spearman, the same questions): "
+        f"of {DRAWS}), agrees with the drops by {_cell(asked['agreement'], 1, 3)} only (Spearman, the same questions): "
         "so much a criterion would reach that knew where the object is and nothing else."
     )
 

@@ -1,4 +1,4 @@
-"""What looking at an answer costs: decoding plain, with every token's attention recorded, and as eager would do it.
+"""What recording an answer costs: decoding plain, with every token's attention recorded, and as eager would do it.
 
 Each way answers the same prompt token by token with stock `generate`; times are medians of rounds taken in turn, stated
 as a ratio to plain SDPA decoding of the same round. Weights are random: cost does not depend on them.
@@ -9,17 +9,14 @@ as a ratio to plain SDPA decoding of the same round. Weights are random: cost do
 from __future__ import annotations
 
 import argparse
-import json
-import platform
-import statistics
 import time
 from pathlib import Path
 from typing import Any
 
 import torch
-import transformers
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from benchmarks.ways import PLAIN, Rows, in_turn, medians, tables, versions, write
 from flowcut.decoder.answer_recording import AnswerRecording
 
 SHAPES: dict[str, dict[str, int]] = {
@@ -27,11 +24,12 @@ SHAPES: dict[str, dict[str, int]] = {
     "a quarter of 7B's width, 8 layers (width 1024, 8 heads)": {"layers": 8, "width": 1024, "heads": 8},
 }
 WAYS = {
-    "plain SDPA": "what stock transformers runs",
+    PLAIN: "what stock transformers runs",
     "recorded": "attention and value-weighted norms of every answer token, layer and head",
     "eager attentions": "output_attentions=True: the prompt-by-prompt matrix of every head and layer is held",
 }
 TEXT_BEFORE, TEXT_AFTER = 8, 24
+TITLE = "What recording an answer costs"
 
 
 def build(shape: dict[str, int], attention: str) -> LlamaForCausalLM:
@@ -54,9 +52,9 @@ def answer(model: Any, ids: torch.Tensor, way: str, visual: int, tokens: int) ->
     began = time.perf_counter()
     if way == "recorded":
         rows = torch.arange(visual) + TEXT_BEFORE
-        with AnswerRecording(model, rows, ids.shape[1]) as looks:
+        with AnswerRecording(model, rows, ids.shape[1]) as recording:
             model.generate(ids, **options)
-        assert len(looks.attention.visual) == tokens
+        assert len(recording.attention.visual) == tokens
     elif way == "eager attentions":
         model.generate(ids, **options, return_dict_in_generate=True, output_attentions=True)
     else:
@@ -64,34 +62,13 @@ def answer(model: Any, ids: torch.Tensor, way: str, visual: int, tokens: int) ->
     return time.perf_counter() - began
 
 
-def measure(shape: dict[str, int], visual: int, tokens: int, repeats: int) -> dict[str, dict[str, float]]:
+def measure(shape: dict[str, int], visual: int, tokens: int, repeats: int) -> Rows:
     """Median seconds, and median ratio to the plain run of the same round, of every way."""
     sdpa, eager = build(shape, "sdpa"), build(shape, "eager")
     model_of = {way: eager if way.startswith("eager") else sdpa for way in WAYS}
     ids = torch.randint(3, 1000, (1, TEXT_BEFORE + visual + TEXT_AFTER))
-    rounds = []
-    for turn in range(repeats + 1):
-        times = {way: answer(model_of[way], ids, way, visual, tokens) for way in WAYS}
-        if turn:  # the first round warms up
-            rounds.append(times)
-    return {
-        way: {
-            "seconds": statistics.median(times[way] for times in rounds),
-            "time_ratio": statistics.median(times[way] / times["plain SDPA"] for times in rounds),
-        }
-        for way in WAYS
-    }
-
-
-def table(results: dict[str, dict[str, dict[str, float]]], facts: str) -> str:
-    """The results as Markdown."""
-    lines = ["# What looking at an answer costs", "", facts, ""]
-    for name, ways in results.items():
-        lines += [f"## {name}", "", "| way | time / plain SDPA | seconds | |", "|-|-|-|-|"]
-        for way, row in ways.items():
-            lines.append(f"| {way} | {row['time_ratio']:.2f} | {row['seconds']:.3f} | {WAYS[way]} |")
-        lines.append("")
-    return "\n".join(lines)
+    _, *rounds = in_turn(WAYS, lambda way: answer(model_of[way], ids, way, visual, tokens), repeats + 1)
+    return medians(rounds)  # without the first, the warm-up run
 
 
 def main() -> None:
@@ -100,22 +77,19 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=32, help="answer tokens (default 32)")
     parser.add_argument("--visual", type=int, nargs="+", default=[64, 576], help="visual tokens (default 64 576)")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent, help="folder of decoding.md and .json")
-    wanted = parser.parse_args()
+    arguments = parser.parse_args()
     torch.set_num_threads(1)
     results = {
-        f"{name}, {visual} visual tokens": measure(shape, visual, wanted.tokens, wanted.repeats)
+        f"{name}, {visual} visual tokens": measure(shape, visual, arguments.tokens, arguments.repeats)
         for name, shape in SHAPES.items()
-        for visual in wanted.visual
+        for visual in arguments.visual
     }
     facts = (
-        f"One prompt, {wanted.tokens} answer tokens, prefill included, float32, one thread, on a machine with other "
-        f"work: the ways were run in turn, and ratios are medians of {wanted.repeats} rounds, each to the plain run "
-        f"of its own round. torch {torch.__version__}, transformers {transformers.__version__}, Python "
-        f"{platform.python_version()}, {platform.machine()} CPU. Written by `python -m benchmarks.decoding`."
+        f"One prompt, {arguments.tokens} answer tokens, prefill included, float32, one thread, on a machine with other "
+        f"work: the ways were run in turn, and ratios are medians of {arguments.repeats} rounds, each to the plain run "
+        f"of its own round. {versions()}. Written by `python -m benchmarks.decoding`."
     )
-    (wanted.out / "decoding.json").write_text(json.dumps(results, indent=1) + "\n")
-    (wanted.out / "decoding.md").write_text(table(results, facts))
-    print(table(results, facts))
+    write(arguments.out, "decoding", results, tables(TITLE, facts, results, WAYS))
 
 
 if __name__ == "__main__":

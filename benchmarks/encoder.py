@@ -1,8 +1,8 @@
-"""What looking costs: the vision encoder plain, pruned, recorded, both, and as eager attention would do it.
+"""What recording costs: the vision encoder plain, pruned, recorded, both, and as eager attention would do it.
 
 Each way runs in a process of its own, so that its peak memory is its own; times are medians, and stated as a
-ratio to the plain SDPA run of the same round. Weights are random: attention is then nearly even, entropy asks for
-little, and most patches go at the last, forced step. So the pruned rows are FlowCut's dearest case, not its usual one.
+ratio to the plain SDPA run of the same round. Weights are random: attention is then nearly even, entropy requests
+little, and most patches are pruned at the last, clamped step. So the pruned rows are FlowCut's dearest case.
 
     python -m benchmarks.encoder                        # writes benchmarks/encoder.md and .json
 """
@@ -10,22 +10,21 @@ little, and most patches go at the last, forced step. So the pruned rows are Flo
 from __future__ import annotations
 
 import argparse
-import json
 import multiprocessing
-import platform
 import resource
-import statistics
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import torch
-import transformers
 from transformers import CLIPVisionConfig, CLIPVisionModel
 
 import flowcut
+from benchmarks.ways import PLAIN, TIME_COLUMNS, Rows, in_turn, medians, tables, versions, write
 from flowcut.encoder.recording import record
 
+SIDE, PATCH = 336, 14
 SHAPES: dict[str, dict[str, Any]] = {
     "embedded (12 layers, width 128, 4 heads)": {
         "hidden_size": 128,
@@ -41,7 +40,7 @@ SHAPES: dict[str, dict[str, Any]] = {
     },
 }
 WAYS = {
-    "plain SDPA": "what stock transformers runs",
+    PLAIN: "what stock transformers runs",
     "pruned to 64": "FlowCut official, nothing recorded",
     "recorded": "all flows of all layers, nothing pruned",
     "recorded, pruned to 64": "what the Ask page runs",
@@ -49,8 +48,13 @@ WAYS = {
 }
 
 
-def _forward(model: CLIPVisionModel, pixels: torch.Tensor, way: str) -> None:
-    if way == "plain SDPA":
+TITLE = "What recording costs"
+COLUMNS = (*TIME_COLUMNS, ("extra peak memory, MiB", "peak_mib", ".0f"))
+
+
+def forward(model: CLIPVisionModel, pixels: torch.Tensor, way: str) -> None:
+    """One picture through the encoder."""
+    if way == PLAIN:
         model(pixels)
     elif way == "eager attentions":
         model(pixels, output_attentions=True)
@@ -61,82 +65,63 @@ def _forward(model: CLIPVisionModel, pixels: torch.Tensor, way: str) -> None:
         assert recording.record.n_layers > 0
 
 
-def _measure(shape: str, way: str, repeats: int, pipe: Any) -> None:
+def build(shape: dict[str, Any], way: str) -> CLIPVisionModel:
+    """An encoder with random weights of the shape, with the attention that the way needs."""
     torch.manual_seed(0)
+    config = CLIPVisionConfig(**{"image_size": SIDE, "patch_size": PATCH, **shape})
+    attention = "eager" if way.startswith("eager") else "sdpa"
+    return CLIPVisionModel._from_config(config, attn_implementation=attention).eval()
+
+
+def _work(shape: dict[str, Any], way: str, pipe: Any) -> None:
+    """One way in this process: warms up, then a run for every True that comes, at last its extra peak memory in MiB."""
     torch.set_num_threads(1)
-    config = CLIPVisionConfig(image_size=336, patch_size=14, **SHAPES[shape])
-    model = CLIPVisionModel._from_config(
-        config, attn_implementation="eager" if way.startswith("eager") else "sdpa"
-    ).eval()
-    pixels = torch.randn(1, 3, 336, 336)
+    model = build(shape, way)
+    pixels = torch.randn(1, 3, model.config.image_size, model.config.image_size)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with torch.no_grad():
-        _forward(model, pixels, way)
+        forward(model, pixels, way)
         pipe.send(None)
         while pipe.recv():
             began = time.perf_counter()
-            _forward(model, pixels, way)
+            forward(model, pixels, way)
             pipe.send(time.perf_counter() - began)
     pipe.send((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
 
 
-def measure(shape: str, repeats: int) -> dict[str, dict[str, float]]:
+def measure(shape: dict[str, Any], repeats: int, ways: Iterable[str] = WAYS) -> Rows:
     """Median seconds, median ratio to the plain run of the same round, and extra peak memory (MiB) of every way."""
     context, workers = multiprocessing.get_context("spawn"), {}
-    for way in WAYS:
+    for way in ways:
         ours, theirs = context.Pipe()
-        process = context.Process(target=_measure, args=(shape, way, repeats, theirs), daemon=True)
+        process = context.Process(target=_work, args=(shape, way, theirs), daemon=True)
         process.start()
         ours.recv()  # warmed up; one way at a time, so that they do not disturb one another
         workers[way] = (process, ours)
-    rounds = []
-    for _ in range(repeats):  # in turn, so that a slow moment of the machine hits all ways alike
-        times = {}
-        for way, (_, pipe) in workers.items():
-            pipe.send(True)
-            times[way] = pipe.recv()
-        rounds.append(times)
-    memory = {}
+
+    def seconds(way: str) -> float:
+        workers[way][1].send(True)
+        return float(workers[way][1].recv())
+
+    rows = medians(in_turn(workers, seconds, repeats))
     for way, (process, pipe) in workers.items():
         pipe.send(False)
-        memory[way] = pipe.recv()
+        rows[way]["peak_mib"] = pipe.recv()
         process.join()
-    return {
-        way: {
-            "seconds": statistics.median(times[way] for times in rounds),
-            "time_ratio": statistics.median(times[way] / times["plain SDPA"] for times in rounds),
-            "peak_mib": memory[way],
-        }
-        for way in WAYS
-    }
-
-
-def table(results: dict[str, dict[str, dict[str, float]]], facts: str) -> str:
-    lines = ["# What looking costs", "", facts, ""]
-    for shape, ways in results.items():
-        lines += [f"## {shape}", "", "| way | time / plain SDPA | seconds | extra peak memory, MiB | |", "|-|-|-|-|-|"]
-        for way, row in ways.items():
-            figures = f"{row['time_ratio']:.2f} | {row['seconds']:.3f} | {row['peak_mib']:.0f}"
-            lines.append(f"| {way} | {figures} | {WAYS[way]} |")
-        lines.append("")
-    return "\n".join(lines)
+    return rows
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=7)
     arguments = parser.parse_args()
-    results = {shape: measure(shape, arguments.repeats) for shape in SHAPES}
+    results = {name: measure(shape, arguments.repeats) for name, shape in SHAPES.items()}
     facts = (
-        f"One picture of 336 x 336, batch 1, float32, one thread, medians of {arguments.repeats} rounds. "
-        f"torch {torch.__version__}, transformers {transformers.__version__}, Python {platform.python_version()}, "
-        f"{platform.machine()} CPU. Random weights: attention is nearly even, so most patches go only at "
-        "the last, forced step, which is FlowCut's dearest case. Written by `python -m benchmarks.encoder`."
+        f"One picture of {SIDE} x {SIDE}, batch 1, float32, one thread, medians of {arguments.repeats} rounds. "
+        f"{versions()}. Random weights: attention is nearly even, so most patches are pruned only at the last, clamped "
+        "step, which is FlowCut's dearest case. Written by `python -m benchmarks.encoder`."
     )
-    folder = Path(__file__).parent
-    (folder / "encoder.json").write_text(json.dumps(results, indent=1) + "\n")
-    (folder / "encoder.md").write_text(table(results, facts))
-    print(table(results, facts))
+    write(Path(__file__).parent, "encoder", results, tables(TITLE, facts, results, WAYS, COLUMNS))
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
 """LLaVA-1.5-7B and LLaVA-NeXT-7B at their real shapes, random weights: what is kept, what it costs, what it holds.
 
 No accuracy: the weights mean nothing. Token counts, memory and times need no more than the shapes. The vision tower
-and the projector are whole; the language model may be cut in depth to what the machine holds, which the result says.
-All ways are run in turn, round by round, and each is told as the median ratio to the stock run of its own round, so
-that other work on the machine weighs on all alike.
+and the projector are complete; the language model may have fewer layers where the machine holds no more, which the
+result says. All ways are run in turn, round by round, each stated as the median ratio to the stock run of its own
+round, so that other work on the machine slows all alike.
 
     python -m benchmarks.real_size                                          # writes benchmarks/real_size.md and .json
     python -m benchmarks.real_size --models next --decoder-layers 8         # that model only, the others' tables stay
@@ -47,7 +47,7 @@ SIDE = 336
 PINPOINTS = [[336, 672], [672, 336], [672, 672], [1008, 336], [336, 1008]]
 
 
-def parts(decoder_layers: int) -> dict[str, Any]:
+def shared_config(decoder_layers: int) -> dict[str, Any]:
     """What both models share: CLIP-L/336 and Vicuna-7B, by the numbers in their config files."""
     vision = CLIPVisionConfig(
         hidden_size=1024,
@@ -71,12 +71,14 @@ def parts(decoder_layers: int) -> dict[str, Any]:
 
 def llava(decoder_layers: int) -> Any:
     """As in llava-hf/llava-1.5-7b-hf."""
-    return LlavaForConditionalGeneration(LlavaConfig(**parts(decoder_layers)))
+    return LlavaForConditionalGeneration(LlavaConfig(**shared_config(decoder_layers)))
 
 
 def llava_next(decoder_layers: int) -> Any:
     """As in llava-hf/llava-v1.6-vicuna-7b-hf."""
-    return LlavaNextForConditionalGeneration(LlavaNextConfig(**parts(decoder_layers), image_grid_pinpoints=PINPOINTS))
+    return LlavaNextForConditionalGeneration(
+        LlavaNextConfig(**shared_config(decoder_layers), image_grid_pinpoints=PINPOINTS)
+    )
 
 
 @dataclass(frozen=True)
@@ -139,9 +141,9 @@ def prompt(model: Any, shape: Shape) -> dict[str, Tensor]:
 
 def measure(model: Any, shape: Shape, tokens: int | None, stock: bool) -> dict[str, Any]:
     """One answer: seconds of the vision stage and of the rest, visual tokens read, KV bytes, peak memory."""
-    counted, inputs, prefill_hook = reset_peak(), prompt(model, shape), []
+    counted, inputs, read = reset_peak(), prompt(model, shape), []
     hook = model.model.language_model.register_forward_pre_hook(
-        lambda module, args, kwargs: prefill_hook.append(int(kwargs["inputs_embeds"].shape[1])), with_kwargs=True
+        lambda module, args, kwargs: read.append(int(kwargs["inputs_embeds"].shape[1])), with_kwargs=True
     )
     generation = {"max_new_tokens": ANSWER_TOKENS, "min_new_tokens": ANSWER_TOKENS, "do_sample": False}
     started = time.perf_counter()
@@ -164,11 +166,11 @@ def measure(model: Any, shape: Shape, tokens: int | None, stock: bool) -> dict[s
         hook.remove()
     ended = time.perf_counter()
     layers = out.past_key_values.layers
-    kv_bytes = sum(part.numel() * part.element_size() for layer in layers for part in (layer.keys, layer.values))
+    kv_bytes = sum(held.numel() * held.element_size() for layer in layers for held in (layer.keys, layer.values))
     return {
         "vision_seconds": seen - started,
         "language_seconds": ended - seen,
-        "visual_tokens": prefill_hook[0] - TEXT_TOKENS,
+        "visual_tokens": read[0] - TEXT_TOKENS,
         "kv_bytes": kv_bytes,
         "peak_bytes": resident_peak() if counted else None,
     }
@@ -179,7 +181,7 @@ def in_turn(model: Any, shape: Shape, rounds: int) -> dict[str, dict[str, Any]]:
     ways: dict[str, tuple[int | None, bool]] = {"stock": (None, True), "nothing cut": (None, False)}
     ways |= {f"FlowCut {tokens}": (tokens, False) for tokens in shape.budgets}
     with torch.no_grad():
-        measure(model, shape, shape.budgets[-1], stock=False)  # warms up
+        measure(model, shape, shape.budgets[-1], stock=False)  # a warm-up run
         found = [{name: measure(model, shape, *way) for name, way in ways.items()} for _ in range(rounds)]
     results: dict[str, dict[str, Any]] = {}
     for name in ways:
@@ -243,7 +245,7 @@ def main() -> None:
 
 
 VERSIONS = (
-    "Counts, memory and times only: nobody claims an accuracy for weights that were not run. KV cache and peak memory "
+    "Counts, memory and times only: random weights have no accuracy. KV cache and peak memory "
     f"are those of the layers that were run. torch {torch.__version__}, transformers {transformers.__version__}, "
     f"{platform.machine()}. Written by `python -m benchmarks.real_size`."
 )

@@ -77,7 +77,8 @@ def _causal(wanted: argparse.Namespace) -> int:
     model, picture, cuts = _begin(wanted)
     from flowcut.generation.ask import ask
     from flowcut.studies import knock_out, rank_patches
-    from flowcut.studies.rank_agreement import spearman
+    from flowcut_lens.analysis.agreement import row_spearman
+    from flowcut_lens.analysis.causal import block_mean
 
     question, system = wanted.question, wanted.system
     run = ask(model, picture, question, max_new_tokens=wanted.max_new_tokens, system=system, record=False)
@@ -86,7 +87,8 @@ def _causal(wanted: argparse.Namespace) -> int:
     ranked = list(rank_patches(model, picture, question, cuts, system=system))
     rankings = {one.cut.method: one.ranking for one in ranked if one.ranking is not None}
     agreement = {
-        name: spearman(ranking, study.block_of_patch, study.logprob_drop) for name, ranking in rankings.items()
+        name: float(row_spearman(block_mean(ranking, study.block_of_patch), study.logprob_drop))
+        for name, ranking in rankings.items()
     }
     if wanted.out is not None:
         _keep(study, rankings, wanted.out)
@@ -154,7 +156,7 @@ def _facts(result: MethodResult) -> dict[str, Any]:
 
 
 def _strongest(study: KnockOut) -> str:
-    """The blocks without which the answer falls most, by their place on the grid of blocks."""
+    """The blocks with the largest log-prob drops, by their place on the grid of blocks."""
     across = -(-study.grid_cols // study.block)
     order = np.argsort(-study.logprob_drop, kind="stable")[:STRONGEST]
     rows = [(f"row {one // across + 1}, column {one % across + 1}", f"{study.logprob_drop[one]:+.4f}") for one in order]

@@ -4,7 +4,8 @@ The embedded model is trained on these scenes and the app marks its answers agai
 Pillow only, so that a scene can be drawn before (or without) any model.
 """
 
-from flowcut_lens.scenes.questions import KINDS, Question, about, describe, facts, matches, questions, sample, truth
+from flowcut_lens.scenes.askable import describe
+from flowcut_lens.scenes.questions import KINDS, Question, about, facts, matches, questions, sample, truth
 from flowcut_lens.scenes.render import draw
 from flowcut_lens.scenes.world import CHARACTERS, COLOURS, SHAPES, SIZES, Scene, SceneObject
 

@@ -15,7 +15,7 @@ NO_TORCH = (
     "flowcut", "flowcut.errors", "flowcut.cut", "flowcut.criteria", "flowcut.records.vision",
     "flowcut.records.language",
     "flowcut.records.answer_attention", "flowcut.records.run", "flowcut.records.studies", "flowcut.records.store",
-    "flowcut_lens.analysis.graph", "flowcut_lens.scenes", "flowcut_lens.app.views.ask.page", "flowcut_lens.cli.main",
+    "flowcut_lens.analysis.stage", "flowcut_lens.scenes", "flowcut_lens.app.views.ask.page", "flowcut_lens.cli.main",
 )  # fmt: skip
 
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
-from flowcut_lens.scenes.questions import LEAST_STEP
+from flowcut_lens.scenes.askable import LEAST_STEP
 from flowcut_lens.scenes.world import CHARACTERS, COLOURS, SHAPES, SIDE, SIZES
 from training import loop
 from training.config import text_config

@@ -9,7 +9,7 @@ import numpy as np
 import plotly.graph_objects as go
 
 from flowcut_lens.analysis.agreement import Contradiction
-from flowcut_lens.analysis.figures.look import (
+from flowcut_lens.analysis.figures.compare_template import (
     BOTH_WAYS,
     COLOURS,
     MORE,

@@ -9,7 +9,7 @@ import numpy as np
 import plotly.graph_objects as go
 
 from flowcut_lens.analysis.causal import Agreement, Band, flip_point
-from flowcut_lens.analysis.figures.look import (
+from flowcut_lens.analysis.figures.compare_template import (
     NEUTRAL,
     add_band,
     finished,
@@ -23,7 +23,7 @@ from flowcut_lens.analysis.figures.look import (
 def causal_bars(agreements: Mapping[str, Agreement], facts: str) -> go.Figure:
     """Which criterion ranks the patches most like the knock-outs do, best first.
 
-    How to read: each dot is the rank correlation of one criterion with the fall of the answer's log-prob when a patch
+    How to read: each dot is the rank correlation of one criterion with the drop of the answer's log-prob when a patch
     is taken away (1: same order, 0: unrelated, −1: opposite), the bar its 95 % bootstrap interval over patches of this
     one picture; intervals that overlap a lot do not separate two criteria.
     """
@@ -51,7 +51,7 @@ def causal_bars(agreements: Mapping[str, Agreement], facts: str) -> go.Figure:
     ends = [-0.1, 0.1, *low[np.isfinite(low)], *high[np.isfinite(high)]]
     spare = 0.08 * (max(ends) - min(ends))
     reach = [max(-1.05, min(ends) - spare), min(1.05, max(ends) + spare)]
-    figure.update_xaxes(title="Spearman's ρ with the knock-out fall", range=reach)
+    figure.update_xaxes(title="Spearman's ρ with the log-prob drop", range=reach)
     figure.update_yaxes(categoryorder="array", categoryarray=names, range=[-0.6, len(names) - 0.3])
     return finished(figure, "Which ranking agrees with the knock-outs?", facts, 60 + 34 * max(len(names), 2))
 
@@ -77,8 +77,8 @@ def removal_curves(
         facts: of the figure.
         kind: which of the two.
         random: orders drawn at random, at the same shares.
-        whole: ln p with the whole picture.
-        nothing: ln p with no visual token.
+        full: ln p with the full picture.
+        no_image: ln p with no visual token.
     """
     figure = go.Figure()
     share = 100 * np.asarray(removed)
@@ -90,7 +90,7 @@ def removal_curves(
         hover = f"{name}<br>%{{x:.0f}}% of patches: ln p %{{y:.2f}}<extra></extra>"
         figure.add_scatter(x=share, y=curve, name=name, hovertemplate=hover, **line_and_marker(index, 6))
     sides = ("top right", "top left") if kind == "deletion" else ("top left", "top right")
-    for level, words, side in ((full, "whole picture", sides[0]), (no_image, "no picture", sides[1])):
+    for level, words, side in ((full, "full picture", sides[0]), (no_image, "no picture", sides[1])):
         if level is not None:
             figure.add_hline(
                 y=level, line={"color": NEUTRAL, "dash": "dot", "width": 1}, annotation_text=words,
@@ -114,7 +114,7 @@ def removal_areas(
 ) -> go.Figure:
     """The areas under both curves of each criterion, the widest gap first.
 
-    How to read: 1 is the log-prob with the whole picture, 0 with none. Left-pointing triangle: area under deletion (low
+    How to read: 1 is the log-prob with the full picture, 0 with none. Left-pointing triangle: area under deletion (low
     is good), right-pointing: under insertion (high is good); the longer the line between them to the right, the better
     the order. Grey bands: what random orders reach, deletion hatched by a dotted edge.
     """
@@ -139,7 +139,7 @@ def removal_areas(
             marker={"symbol": symbol, "size": 12, "color": style_of(1 - index)[0]},
             hovertemplate=f"%{{y}}, {words}: %{{x:.2f}}<extra></extra>",
         )  # fmt: skip
-    figure.update_xaxes(title="area under the curve (0: no picture, 1: whole picture)")
+    figure.update_xaxes(title="area under the curve (0: no picture, 1: full picture)")
     figure.update_yaxes(range=[-0.6, len(names) - 0.2])
     return finished(figure, "Areas under deletion and insertion", facts, 90 + 30 * max(len(names), 2))
 
@@ -170,7 +170,7 @@ def budget_sweep(
         facts: of the figure.
         random: log-probs of random draws at these budgets.
         random_same: float [K], share of the random draws that keep the answer.
-        whole: ln p with all tokens.
+        full: ln p with all tokens.
     """
     figure = go.Figure()
     if random is not None:

@@ -8,7 +8,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from flowcut_lens.analysis.depth import PARTNERS, Density, FlowShares, Spread
-from flowcut_lens.analysis.figures.look import (
+from flowcut_lens.analysis.figures.compare_template import (
     add_band,
     finished,
     how_to_read_all,
@@ -25,9 +25,9 @@ MIN_SHARE = 1e-9
 def flow_share_lines(runs: Mapping[str, FlowShares], facts: str) -> go.Figure:
     """Where patches mainly read from, and who mainly reads them, by layer (F2); one or two runs.
 
-    How to read: left: share of the patches alive whose strongest source is CLS, the patch itself, or another patch;
+    How to read: left: share of the kept patches whose strongest source is CLS, the patch itself, or another patch;
     right: the same for who reads them most. Symbols say which; the second run is drawn with open symbols and dashed.
-    The strongest partner may hold a small part of the whole attention.
+    The strongest partner may hold little of the attention.
     """
     titles = ("Flow-in: main source", "Flow-out: main destination")
     figure = make_subplots(1, 2, subplot_titles=titles, shared_yaxes=True, horizontal_spacing=0.04)
@@ -44,7 +44,7 @@ def flow_share_lines(runs: Mapping[str, FlowShares], facts: str) -> go.Figure:
                 )  # fmt: skip
     figure.update_xaxes(**layer_axis(next(iter(runs.values())).layers))
     figure.update_yaxes(tickformat=".0%", range=[-0.02, 1.02])
-    figure.update_yaxes(title="share of the patches alive", col=1)
+    figure.update_yaxes(title="share of the kept patches", col=1)
     return finished(figure, "Flow-in and flow-out", facts, 400, panel_titles=True)
 
 
@@ -53,7 +53,7 @@ def spread_lines(runs: Mapping[str, Spread], facts: str) -> go.Figure:
 
     How to read: left: mean distance from a patch to what it attends to, in patches; right: entropy of the attention of
     all queries over its largest possible value, 1 is even. Lines: mean over heads; bands: lowest to highest head. Once
-    patches are gone, those left lie further apart or closer by themselves.
+    patches are pruned, those kept lie further apart or closer by themselves.
     """
     figure = make_subplots(1, 2, subplot_titles=("Attention distance", "Entropy of attention"), horizontal_spacing=0.09)
     for run, (name, found) in enumerate(runs.items()):
@@ -64,7 +64,7 @@ def spread_lines(runs: Mapping[str, Spread], facts: str) -> go.Figure:
             figure.add_scatter(
                 x=found.layers, y=values.mean(axis=1), name=name, legendgroup=name, showlegend=column == 1,
                 **_run_line(run), **where, customdata=found.n_patches,
-                hovertemplate=f"{name}, layer %{{x}}: %{{y:.2f}}<br>%{{customdata}} patches alive<extra></extra>",
+                hovertemplate=f"{name}, layer %{{x}}: %{{y:.2f}}<br>%{{customdata}} patches kept<extra></extra>",
             )  # fmt: skip
     figure.update_xaxes(**layer_axis(next(iter(runs.values())).layers))
     figure.update_yaxes(title="patches", rangemode="tozero", col=1)
@@ -73,9 +73,9 @@ def spread_lines(runs: Mapping[str, Spread], facts: str) -> go.Figure:
 
 
 def density_lines(runs: Mapping[str, Density], facts: str) -> go.Figure:
-    """How much a patch alive carries on average, by layer (F6); one or two runs.
+    """How much a kept patch carries on average, by layer (F6); one or two runs.
 
-    How to read: left: mean value norm of the patches alive (what the paper calls information density); right: value
+    How to read: left: mean value norm of the kept patches (what the paper calls information density); right: value
     norm times the attention received. A pruned run above the unpruned one holds more per patch, as it must where the
     criterion itself prefers large value norms.
     """
@@ -86,7 +86,7 @@ def density_lines(runs: Mapping[str, Density], facts: str) -> go.Figure:
             figure.add_scatter(
                 x=found.layers, y=values, name=name, legendgroup=name, showlegend=column == 1, **_run_line(run),
                 customdata=found.n_patches, row=1, col=column,
-                hovertemplate=f"{name}, layer %{{x}}: %{{y:.3g}}<br>%{{customdata}} patches alive<extra></extra>",
+                hovertemplate=f"{name}, layer %{{x}}: %{{y:.3g}}<br>%{{customdata}} patches kept<extra></extra>",
             )  # fmt: skip
     figure.update_xaxes(**layer_axis(next(iter(runs.values())).layers))
     figure.update_yaxes(rangemode="tozero")
@@ -95,9 +95,9 @@ def density_lines(runs: Mapping[str, Density], facts: str) -> go.Figure:
 
 
 def value_boxes(runs: Mapping[str, Density], facts: str) -> go.Figure:
-    """Value norms of the patches alive, by layer (F7); one or two runs.
+    """Value norms of the kept patches, by layer (F7); one or two runs.
 
-    How to read: box: the middle half of the patches alive, line in it: median, whiskers: 5th to 95th percentile. Of
+    How to read: box: the middle half of the kept patches, line in it: median, whiskers: 5th to 95th percentile. Of
     two runs the first is filled and stands left, the second is empty and stands right.
     """
     figure = go.Figure()
@@ -112,7 +112,7 @@ def value_boxes(runs: Mapping[str, Density], facts: str) -> go.Figure:
     figure.update_layout(boxmode="group")
     figure.update_xaxes(**layer_axis(next(iter(runs.values())).layers))
     figure.update_yaxes(title="L1 norm of the value", rangemode="tozero")
-    return finished(figure, "Value norms of the patches alive", facts, 400)
+    return finished(figure, "Value norms of the kept patches", facts, 400)
 
 
 def _of_run(kind: int, run: int) -> dict[str, object]:

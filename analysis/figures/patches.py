@@ -10,7 +10,7 @@ import plotly.graph_objects as go
 
 from flowcut.records.vision import CLS_ID, PADDING_ID
 from flowcut_lens.analysis.depth import Streamlines
-from flowcut_lens.analysis.figures.look import (
+from flowcut_lens.analysis.figures.compare_template import (
     COLOURS,
     MORE,
     NEUTRAL,
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 MAX_COLUMNS = 4
 MAX_LINES = 60
-"""Streamlines that can be told apart."""
+"""Streamlines that can be distinguished."""
 
 
 def patch_maps(
@@ -45,7 +45,7 @@ def patch_maps(
     own_scale: bool = True,
     as_ranks: bool = False,
 ) -> go.Figure:
-    """One small map per thing: criteria side by side, masks by method, CLS attention by depth, knock-out falls.
+    """One small map per thing: criteria side by side, masks by method, CLS attention by depth, log-prob drops.
 
     How to read: one small map of the picture's patches per name; bright is high, dark is low, empty: no value. Where
     each map has a scale of its own, compare places and not brightness between maps. An open square marks a patch.
@@ -101,7 +101,7 @@ def streamlines_map(
     How to read: each line follows one patch through the layers, from each token to its strongest source (inflow) or its
     strongest reader (outflow); the triangle is where it begins, dots are where it goes, thicker where more lines run.
     The star beside the picture is CLS: lines that meet there pass through the relay. A step is one strongest partner,
-    which may be a small part of the whole attention.
+    which may hold little of the attention.
 
     Args:
         found: the chains.

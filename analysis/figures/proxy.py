@@ -8,7 +8,7 @@ import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from flowcut_lens.analysis.figures.look import (
+from flowcut_lens.analysis.figures.compare_template import (
     BOTH_WAYS,
     COLOURS,
     NEUTRAL,
@@ -33,7 +33,7 @@ READINGS: dict[Reading, str] = {
 def proxy_lines(found: ClsProxy, facts: str) -> go.Figure:
     """How like three other readings of the attention the CLS row ranks the patches, by layer.
 
-    How to read: 1: the CLS row ranks the patches alive as the other reading does, 0: unrelated, below: the other way
+    How to read: 1: the CLS row ranks the kept patches as the other reading does, 0: unrelated, below: the other way
     round. Lines: head-mean row; bands: lowest to highest single head. A low line says that CLS stands for something
     else than that reading in this layer.
     """
@@ -60,7 +60,7 @@ def proxy_heads(found: ClsProxy, facts: str, reading: Reading = "column_mean") -
     """How like one other reading each head's CLS row ranks the patches, by layer and head.
 
     How to read: each cell is one head of one layer: the rank correlation of its CLS row with the other reading over the
-    patches alive. Heads differ: a method that averages them mixes these.
+    kept patches. Heads differ: a method that averages them mixes these.
 
     Raises:
         ValueError: the record holds nothing for this reading.
@@ -84,7 +84,7 @@ def proxy_heads(found: ClsProxy, facts: str, reading: Reading = "column_mean") -
 
 
 def sink_norms(found: Sinks, facts: str) -> go.Figure:
-    """Hidden-state norms of the patches by layer, the outliers marked, and how much attention falls on them.
+    """Hidden-state norms of the patches by layer, the outliers marked, and how much attention they get.
 
     How to read: above, band: 5th to 95th percentile of the patches' norms, line: their median; dashed: the threshold
     (median + k robust standard deviations); diamonds: sinks, patches above it (hover for their ids); star: CLS. Below,

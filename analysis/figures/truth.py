@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import plotly.graph_objects as go
 
-from flowcut_lens.analysis.figures.look import (
+from flowcut_lens.analysis.figures.compare_template import (
     COLOURS,
     MORE,
     NEUTRAL,
@@ -26,7 +26,7 @@ RANKED_BY = {
     "score": "score S of the layer",
     "running": "running score",
 }
-"""What layers rank by, in words, in the order in which the parts become the whole."""
+"""What layers rank by, in words, in the order in which the factors make up the score."""
 TAKEN: dict[Direction, str] = {"inflow": "gathers", "outflow": "hands back"}
 PASSED: dict[Direction, str] = {"inflow": "gathers from", "outflow": "hands back to"}
 
@@ -40,7 +40,7 @@ def truth_bars(
 ) -> go.Figure:
     """How much of the object each criterion keeps, and whether its highest-ranked patch lies on it.
 
-    How to read: bar: the part of the object that the question is about which lies in kept patches, 100%: all of it;
+    How to read: bar: the share of the object that the question is about which lies in kept patches, 100%: all of it;
     dotted: what a random choice keeps on average. Beside the bar: ● the criterion's highest-ranked patch lies on the
     object, ○ it does not, a number where several tie for highest, – it ranks nothing.
 
@@ -65,7 +65,7 @@ def truth_bars(
     if chance is not None:
         line = {"color": NEUTRAL, "dash": "dot", "width": 2}
         figure.add_vline(x=chance, line=line, layer="below", name=f"by chance: {chance:.0%}", showlegend=True)
-    figure.update_xaxes(title="part of the object that is kept", range=[0, 1.12], tickformat=".0%", dtick=0.2)
+    figure.update_xaxes(title="share of the object that is kept", range=[0, 1.12], tickformat=".0%", dtick=0.2)
     return finished(figure, "Is the object asked about kept?", facts, 90 + 30 * max(len(names), 2))
 
 
@@ -79,7 +79,7 @@ def object_flow_lines(flows: Mapping[str, ObjectFlow], facts: str, direction: Di
     """The object's share of what passes through CLS, by layer and criterion.
 
     How to read: line: share of what CLS gathers (or hands back) that is of the object's patches, mean over heads;
-    dotted, in the same colour: their share of the patches alive, what even attention would give. A line above its
+    dotted, in the same colour: their share of the kept patches, what even attention would give. A line above its
     dotted one says that the flow prefers the object; a share grows, too, when other patches are removed.
     """
     figure = go.Figure()
@@ -105,7 +105,7 @@ def layer_truth_map(found: LayerTruth, facts: str) -> go.Figure:
 
     How to read: number: per cent of the object that lies in the patches which this layer alone ranks highest, as many
     as the budget; ● its very highest patch, or all that tie for it, lie on the object. Running score: layers up to this
-    one together, as FlowCut decides, with no patch gone before.
+    one together, as FlowCut decides, with no patch pruned before.
     """
     order = [found.by.index(name) for name in RANKED_BY]
     words = [
@@ -123,7 +123,7 @@ def flow_kept_map(
 
     How to read: number: of what CLS gathers from the object's patches (or hands back to them) in this layer of the run
     with all tokens, the per cent that is of patches which the criterion keeps. 100: it keeps all that flows there;
-    lower than the part of the object that it keeps: what it cut carried more than what stayed. The best on top.
+    lower than the share of the object that it keeps: what it prunes carries more than what it keeps. The best on top.
 
     Args:
         names: of the M criteria.

@@ -198,3 +198,14 @@ def _layer(layer: int, ids: np.ndarray, attention: np.ndarray, values: np.ndarra
         top_destination_weight=mean.max(0)[None].astype(single),
         scored=False,
     )
+
+
+def head_mean(record: FlowRecord, layer: int, direction: str) -> dict[int, float]:
+    """Every patch's flow in one layer, mean over the heads, one number at a time."""
+    flow = record.layers[layer]
+    attention = flow.cls_row if direction == "inflow" else flow.cls_column
+    ids = flow.patch_ids[0]
+    return {
+        int(patch): float(np.mean([attention[0, head, 1 + place] for head in range(record.n_heads)], dtype=np.float64))
+        for place, patch in enumerate(ids)
+    }

@@ -52,7 +52,7 @@ def rankings_with_ties_and_gaps() -> np.ndarray:
     rows[1] = np.round(rows[1])  # ties
     rows[2] = np.where(np.arange(130) < 20, rows[2], rows[2].min() - 1)  # chosen first, the rest tie at the lowest
     rows[3] = -rows[0]
-    rows[4, ::3] = np.nan  # dead patches
+    rows[4, ::3] = np.nan  # pruned before
     rows[5, :100] = np.nan
     rows[6] = 2.0  # ranks nothing
     return rows
@@ -86,7 +86,7 @@ def test_a_layers_score_is_flowcuts_formula(full: FlowRecord) -> None:
     np.testing.assert_allclose(layer_rankings(full, "value_norm")[3], layer.value_norm[0, 1:], rtol=1e-6)
 
 
-def test_a_pruned_runs_own_scores_are_taken_and_the_dead_left_out() -> None:
+def test_a_pruned_runs_own_scores_are_taken_and_pruned_patches_left_out() -> None:
     record = synthetic.flow_record(ENCODER, FlowCut(20))
     rankings = layer_rankings(record)
     for layer, row in zip(record.layers, rankings, strict=True):

@@ -1,4 +1,4 @@
-"""Words of an answer and where they looked, against sums written out by hand."""
+"""Words of an answer and their attention, against sums written out by hand."""
 
 from __future__ import annotations
 

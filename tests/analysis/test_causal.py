@@ -6,18 +6,19 @@ import numpy as np
 import pytest
 from scipy.stats import spearmanr
 
-from flowcut_lens.analysis.causal import band, block_mean, curve_area, flip_point, rank_agreement, weighted_spearman
+from flowcut_lens.analysis.causal import band, block_mean, curve_area, flip_point, rank_agreement
 
 
-def test_a_draw_is_ranked_as_if_its_patches_were_repeated() -> None:
+def test_an_interval_is_of_literal_draws() -> None:
+    """Each draw repeats its patches and is ranked anew; ties share their mean rank."""
     rng = np.random.default_rng(0)
     x, y = rng.normal(size=30), np.round(rng.normal(size=30), 1)
     x[5:15] = x[0]
-    weights = rng.multinomial(30, np.full(30, 1 / 30), size=20)
-    fast = weighted_spearman(x, y, weights.astype(float))
-    for value, counts in zip(fast, weights, strict=True):
-        drawn = np.repeat(np.arange(30), counts)
-        assert value == pytest.approx(spearmanr(x[drawn], y[drawn]).statistic, abs=1e-12)
+    often = np.random.default_rng(4).multinomial(30, np.full(30, 1 / 30), size=50)
+    drawn = [np.repeat(np.arange(30), counts) for counts in often]
+    expected = np.quantile([spearmanr(x[places], y[places]).statistic for places in drawn], [0.025, 0.975])
+    found = rank_agreement({"x": x}, y, resamples=50, seed=4)["x"]
+    assert (found.low, found.high) == pytest.approx(tuple(expected), abs=1e-12)
 
 
 def test_the_interval_holds_the_truth_about_as_often_as_it_says() -> None:
@@ -39,23 +40,26 @@ def test_unmeasured_patches_are_left_out_and_the_seed_decides() -> None:
     logprob_drop, ranking = rng.normal(size=40), rng.normal(size=40)
     view = logprob_drop.copy()
     view[25:] = np.nan
-    found = rank_agreement({"a": ranking, "same": logprob_drop, "flat": np.ones(40)}, view, seed=3)
+    found = rank_agreement({"a": ranking, "itself": logprob_drop, "flat": np.ones(40)}, view, seed=3)
     assert found["a"].value == pytest.approx(spearmanr(ranking[:25], logprob_drop[:25]).statistic)
     assert found["a"].count == 25
-    assert (found["same"].value, found["same"].low) == pytest.approx((1, 1))
+    assert (found["itself"].value, found["itself"].low) == pytest.approx((1, 1))
     assert np.isnan([found["flat"].value, found["flat"].low]).all()
     assert found["a"] == rank_agreement({"a": ranking}, view, seed=3)["a"]
     assert found["a"] != rank_agreement({"a": ranking}, view, seed=4)["a"]
     assert np.isnan(rank_agreement({"a": ranking}, np.full(40, np.nan))["a"].value)
 
 
-def test_blocks_take_the_mean_of_their_patches() -> None:
+def test_blocks_take_the_mean_rank_of_their_patches() -> None:
+    ranking = np.array([0.1, 50.0, 0.2, 0.2])
+    np.testing.assert_array_equal(block_mean(ranking, np.array([0, 0, 1, 1])), [2.5, 2.5])
+    np.testing.assert_array_equal(block_mean(ranking, np.arange(4)), [1, 4, 2.5, 2.5])
     blocks = np.array([0, 0, 1, 3, 1])
     np.testing.assert_array_equal(block_mean(np.array([1.0, 3, 5, 7, 6]), blocks), [1.5, 3.5, np.nan, 5])
     logprob_drop = np.array([0.1, 0.4, np.nan, 0.2])
     found = rank_agreement({"r": np.array([1.0, 3, 5, 7, 6])}, logprob_drop, blocks)["r"]
     assert found.value == pytest.approx(spearmanr([2, 5.5, 7], [0.1, 0.4, 0.2]).statistic)
-    with pytest.raises(ValueError, match="'short' is of 3 patches or blocks, the fall of 4"):
+    with pytest.raises(ValueError, match="'short' is of 3 patches or blocks, the log-prob drop of 4"):
         rank_agreement({"short": np.ones(3)}, logprob_drop)
 
 
@@ -75,7 +79,7 @@ def test_the_band_is_of_seeds() -> None:
 
 
 @pytest.mark.parametrize(
-    ("same", "expected"),
+    ("exact_match", "expected"),
     [
         ([1, 1, 1, 1], (1, None, ())),
         ([1, 1, 0, 0], (32, 8, ())),
@@ -83,8 +87,10 @@ def test_the_band_is_of_seeds() -> None:
         ([0, 1, 1, 0], (None, 64, (32, 8))),
     ],
 )
-def test_flip_points_show_answers_that_come_back(same: list[int], expected: tuple[object, ...]) -> None:
-    found = flip_point(np.array([64, 32, 8, 1]), np.array(same))
+def test_flip_points_show_answers_that_come_back(exact_match: list[int], expected: tuple[object, ...]) -> None:
+    found = flip_point(np.array([64, 32, 8, 1]), np.array(exact_match))
     assert (found.kept_down_to, found.flips_at, found.returns_at) == expected
-    shuffled = flip_point(np.array([8, 64, 1, 32]), np.array([same[2], same[0], same[3], same[1]]))
+    shuffled = flip_point(
+        np.array([8, 64, 1, 32]), np.array([exact_match[2], exact_match[0], exact_match[3], exact_match[1]])
+    )
     assert shuffled == found

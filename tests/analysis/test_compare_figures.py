@@ -22,7 +22,7 @@ from flowcut_lens.analysis.agreement import Contradiction, contradiction, highes
 from flowcut_lens.analysis.causal import Agreement, band
 from flowcut_lens.analysis.depth import density, flow_shares, spread, streamlines
 from flowcut_lens.analysis.figures import agreement, causal, depth, patches, proxy, truth
-from flowcut_lens.analysis.figures.look import BOTH_WAYS, how_to_read, number, percentile, style_of
+from flowcut_lens.analysis.figures.compare_template import BOTH_WAYS, how_to_read, number, percentile, style_of
 from flowcut_lens.analysis.geometry import geometry_of
 from flowcut_lens.analysis.proxy import cls_proxy, sinks
 from flowcut_lens.analysis.truth import flow_kept, layer_truth, object_flow
@@ -223,7 +223,7 @@ def test_removal_curves_and_the_random_band() -> None:
         np.testing.assert_array_equal(trace(figure, name).y, curve)
         np.testing.assert_array_equal(trace(figure, name).x, 100 * SHARE)
     np.testing.assert_array_equal(trace(figure, "random: 2 seeds").y, np.concatenate([-SHARE, -2 * SHARE[::-1]]))
-    assert {"whole picture", "no picture"} <= {note.text for note in figure.layout.annotations}
+    assert {"full picture", "no picture"} <= {note.text for note in figure.layout.annotations}
     areas = causal.removal_areas({"a": 0.2, "b": 0.1}, {"a": 0.9, "b": 0.5}, FACTS)
     assert list(trace(areas, "deletion").y) == ["b", "a"]
     np.testing.assert_allclose(trace(areas, "insertion").x, [0.5, 0.9])

@@ -101,7 +101,7 @@ def test_streamlines_follow_step_by_step(cut: CutConfig | None) -> None:
 
 def test_a_chain_begins_where_its_patch_is() -> None:
     record = chains(cut=FlowCut(9))
-    dead = int(np.flatnonzero(record.pruned_at_layer[0] >= 0)[0])
-    with pytest.raises(ValueError, match=f"Patch {dead} is not alive in layer 4"):
-        streamlines(record, [dead])
-    assert streamlines(record, [dead], "outflow").ids[0, 0] == dead
+    pruned = int(np.flatnonzero(record.pruned_at_layer[0] >= 0)[0])
+    with pytest.raises(ValueError, match=f"Patch {pruned} is pruned before layer 4"):
+        streamlines(record, [pruned])
+    assert streamlines(record, [pruned], "outflow").ids[0, 0] == pruned

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from flowcut.records.vision import Geometry
-from flowcut_lens.analysis.geometry import canvas_box, grid_box, patch_at, patches_in, picture_share, unseen_boxes
+from flowcut_lens.analysis.geometry import Box, canvas_box, grid_box, picture_share, unseen_boxes
 from tests.analysis import synthetic
 
 SIZES = [(336, 336), (640, 480), (480, 640), (1000, 337), (500, 1999), (97, 101), (4000, 900)]
@@ -21,6 +21,14 @@ def padded_geometry(width: int, height: int) -> Geometry:
     return Geometry(
         width, height, *resized, -((size - resized[0]) // 2), -((size - resized[1]) // 2), size, size, 14, 24, 24
     )
+
+
+def patches_in(geometry: Geometry, box: Box) -> np.ndarray:
+    """Ids of the patches that share more than an edge with a box in original pixels."""
+    left, top, right, bottom = box
+    boxes = geometry.boxes()
+    across = (boxes[:, 0] < right) & (boxes[:, 2] > left)
+    return np.flatnonzero(across & (boxes[:, 1] < bottom) & (boxes[:, 3] > top))
 
 
 def seen_by_model(picture: Image.Image, geometry: Geometry) -> np.ndarray:
@@ -56,13 +64,10 @@ def test_painted_square(size: tuple[int, int], make: type) -> None:
 
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("make", [synthetic.square_geometry, padded_geometry])
-def test_the_middle_of_a_box_is_its_patch(size: tuple[int, int], make: type) -> None:
+def test_the_grids_box_holds_every_patch_and_no_more(size: tuple[int, int], make: type) -> None:
     geometry = make(*size)
-    for patch, (left, top, right, bottom) in enumerate(geometry.boxes()):
-        assert patch_at(geometry, (left + right) / 2, (top + bottom) / 2) == patch
-    left, top, right, bottom = grid_box(geometry)
-    assert patch_at(geometry, left - 1, top) is None
-    assert patch_at(geometry, right + 1, bottom - 1) is None
+    boxes = geometry.boxes()
+    assert grid_box(geometry) == pytest.approx((*boxes[:, :2].min(axis=0), *boxes[:, 2:].max(axis=0)))
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -73,8 +78,12 @@ def test_seen_and_unseen_make_up_the_picture(size: tuple[int, int]) -> None:
     areas = sum((x1 - x0) * (y1 - y0) for x0, y0, x1, y1 in unseen) + (right - left) * (bottom - top)
     assert areas == pytest.approx(size[0] * size[1], rel=0.02)  # strips below one pixel are rounding
     assert canvas_box(geometry) == pytest.approx((0, 0, *size), abs=1)
+    pixel = max(
+        width / side for width, side in zip(size, (geometry.resized_width, geometry.resized_height), strict=True)
+    )
     for x0, y0, x1, y1 in unseen:
-        assert patch_at(geometry, (x0 + x1) / 2, (y0 + y1) / 2) is None
+        inner = (x0 + pixel, y0 + pixel, x1 - pixel, y1 - pixel)
+        assert min(x1 - x0, y1 - y0) <= 2 * pixel or not len(patches_in(geometry, inner))
 
 
 def test_padding_is_no_part_of_the_picture() -> None:

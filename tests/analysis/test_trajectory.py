@@ -54,25 +54,25 @@ def test_what_stayed_or_was_recorded_before_twins_has_none() -> None:
     old = replace(
         RECORD, layers=tuple(replace(one, nearest_kept_id=None, nearest_kept_cosine=None) for one in RECORD.layers)
     )
-    gone = int(np.flatnonzero(RECORD.pruned_at_layer[0] >= 0)[0])
-    assert nearest_kept_patch(old, gone) is None
+    pruned = int(np.flatnonzero(RECORD.pruned_at_layer[0] >= 0)[0])
+    assert nearest_kept_patch(old, pruned) is None
     with pytest.raises(IndexError, match="not one of 144"):
         nearest_kept_patch(RECORD, 144)
     with pytest.raises(ValueError, match="2 pictures"):
         nearest_kept_patches(replace(RECORD, kept_patch_ids=np.zeros((2, 20), dtype=np.int64)))
 
 
-def test_shares_are_told_against_an_even_share() -> None:
+def test_shares_are_traces_against_an_even_share() -> None:
     layer = RECORD.layers[3]
     ids = layer.patch_ids[0].tolist()
-    told = {patch_id: trace_patch(RECORD, patch_id)[3] for patch_id in ids}
+    traces = {patch_id: trace_patch(RECORD, patch_id)[3] for patch_id in ids}
     for name in ("cls_attention", "similarity", "value_norm", "score", "running_score"):
-        assert np.mean([getattr(trace, name) for trace in told.values()]) == pytest.approx(1, abs=1e-4), name
-    assert sorted(trace.rank or 0 for trace in told.values()) == list(range(1, len(ids) + 1))
-    first = max(told.values(), key=lambda trace: trace.running_score)
+        assert np.mean([getattr(trace, name) for trace in traces.values()]) == pytest.approx(1, abs=1e-4), name
+    assert sorted(trace.rank or 0 for trace in traces.values()) == list(range(1, len(ids) + 1))
+    first = max(traces.values(), key=lambda trace: trace.running_score)
     assert first.rank == 1
     assert layer.relation is not None
-    assert told[ids[5]].cls_attention == pytest.approx(float(layer.relation[0, 5]) * len(ids), rel=1e-4)
+    assert traces[ids[5]].cls_attention == pytest.approx(float(layer.relation[0, 5]) * len(ids), rel=1e-4)
 
 
 def test_of_equal_scores_the_first_is_ahead() -> None:

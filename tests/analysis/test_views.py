@@ -13,9 +13,9 @@ import pytest
 from flowcut.cut import FlowCut
 from flowcut.records.run import Run
 from flowcut.records.vision import PADDING_ID, FlowRecord, Geometry
-from flowcut_lens.analysis.graph import stage_payload
 from flowcut_lens.analysis.measures import concentration
 from flowcut_lens.analysis.relay import relay
+from flowcut_lens.analysis.stage import stage_payload
 from flowcut_lens.analysis.views import frame_of_row, panes, place_of
 from tests.analysis import synthetic
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from streamlit.testing.v1 import AppTest
 
 from flowcut_lens.analysis.answer import answer_words, heads_by_mass
-from flowcut_lens.analysis.figures.style import HOW_TO_READ
+from flowcut_lens.analysis.figures.run_style import HOW_TO_READ
 from flowcut_lens.app.components import stage
 from flowcut_lens.app.views.ask.patch_trajectory import panel
 from flowcut_lens.app.views.ask.token_attention import NOT_RECORDED

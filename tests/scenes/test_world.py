@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from flowcut_lens import scenes
-from flowcut_lens.scenes.questions import _GENERATORS
+from flowcut_lens.scenes.askable import GENERATORS
 from flowcut_lens.scenes.render import PAINT
 from flowcut_lens.scenes.shapes import SIGNED_DISTANCE
 from flowcut_lens.scenes.world import PLACE_MARGIN, SIDE
@@ -99,29 +99,37 @@ def test_every_kind_is_asked_and_known(drawn):
     assert seen == set(scenes.KINDS)
 
 
+def named_by(name, objects):
+    """Indices of the objects that a name in a question, singular or plural, may mean."""
+    words = [word for word in name.split() if word not in ("thing", "things", "object", "objects")]
+    either = [{word, "cross" if word == "crosses" else word.removesuffix("s")} for word in words]
+    return {i for i, t in enumerate(objects) if all(forms & {t.size, t.colour, t.shape} for forms in either)}
+
+
 def test_a_question_is_about_the_objects_it_names(drawn):
     for scene in drawn:
         for question in scenes.questions(scene, seed=3):
             asked = scenes.about(scene, question.text)
             assert asked == tuple(sorted(set(question.object_ids)))
             for name, ids in question.mentions:
-                words = [word for word in name.split() if word not in ("thing", "things", "object", "objects")]
-                singular = [{"crosses": "cross"}.get(word, word.removesuffix("s")) for word in words]
-                meant = {
-                    i for i, t in enumerate(scene.objects)
-                    if all(w in (t.size, t.colour, t.shape) or o in (t.size, t.colour, t.shape)
-                           for w, o in zip(words, singular, strict=True))
-                }  # fmt: skip
-                assert meant == set(ids) <= set(asked), question
-            if question.kind == "existence":
-                assert bool(asked) == (question.answer == "yes")
-            if question.kind == "counting":
-                assert len(asked) == int(question.answer)
-            if question.kind == "describe":
-                assert asked == tuple(range(len(scene.objects)))
-            if question.kind == "relation":
-                assert len(asked) == 2
+                assert named_by(name, scene.objects) == set(ids) <= set(asked), question
     assert scenes.about(drawn[0], "who painted this?") is None
+
+
+COUNT_OF_OBJECTS = {
+    "existence": lambda scene, question, count: (count > 0) == (question.answer == "yes"),
+    "counting": lambda scene, question, count: count == int(question.answer),
+    "describe": lambda scene, question, count: count == len(scene.objects),
+    "relation": lambda scene, question, count: count == 2,
+}
+
+
+@pytest.mark.parametrize("kind", COUNT_OF_OBJECTS)
+def test_a_question_is_about_as_many_objects_as_its_answer_needs(drawn, kind):
+    asked = [(scene, one) for scene in drawn for one in scenes.questions(scene, seed=3) if one.kind == kind]
+    assert asked
+    for scene, question in asked:
+        assert COUNT_OF_OBJECTS[kind](scene, question, len(scenes.about(scene, question.text))), question
 
 
 def test_pixels_and_patches_of_chosen_objects(drawn):
@@ -146,11 +154,11 @@ def test_truth_forgives_spelling_of_colour_and_case(drawn):
 def test_answers_hold_in_the_scene(drawn):
     """Independent check of the simple kinds, by counting objects by hand."""
     for scene in drawn:
-        for fact in _GENERATORS["existence"](scene.objects):
+        for fact in GENERATORS["existence"](scene.objects):
             words = fact.words["an_a"].split()[1:]
             there = any(all(w in (t.colour, t.shape, "thing") for w in words) for t in scene.objects)
             assert fact.answer == ("yes" if there else "no")
-        for fact in _GENERATORS["relation"](scene.objects):
+        for fact in GENERATORS["relation"](scene.objects):
             one, other = (scene.objects[i] for i in fact.object_ids)
             word = next(
                 w for w in ("left", "right", "above", "higher", "below", "lower") if w in fact.words["relation"]
@@ -163,7 +171,7 @@ def test_answers_hold_in_the_scene(drawn):
 
 def test_names_in_questions_mean_one_object(drawn):
     for scene in drawn:
-        for fact in _GENERATORS["position"](scene.objects):
+        for fact in GENERATORS["position"](scene.objects):
             words = fact.words["a"].split()
             meant = [t for t in scene.objects if all(w in (t.size, t.colour, t.shape, "thing") for w in words)]
             assert len(meant) == 1

@@ -1,6 +1,6 @@
 """The stage: mask, relay graph and concentration of one question, moved together by one layer control in the browser.
 
-Plain JavaScript on canvases, in the modules of `js/`; it draws what `analysis.graph.stage_payload` packed and computes
+Plain JavaScript on canvases, in the modules of `js/`; it draws what `analysis.stage.stage_payload` packed and computes
 nothing. A step from layer to layer never reaches the server, a click on a patch does.
 """
 
@@ -42,7 +42,7 @@ def stage(
     """Show the stage.
 
     Args:
-        payload: what `analysis.graph.stage_payload` made of two runs, as JSON. Packed by the caller, once: Streamlit
+        payload: what `analysis.stage.stage_payload` made of two runs, as JSON. Packed by the caller, once: Streamlit
             would write a dict out anew, twice, whenever the page runs.
         key: the widget's key; layer, run and metric keep their place as long as it stays the same.
         linked_patch: the patch that the page was opened with, which the stage reads too; chosen until a person chooses.

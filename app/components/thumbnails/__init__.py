@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Callable
 from pathlib import Path
 
 import streamlit as st
-from PIL.Image import Image, Resampling
+from PIL.Image import Image
 
+from flowcut_lens.analysis.data_url import picture_url
 from flowcut_lens.app.components.modules import ModuleComponent
 
 _HERE = Path(__file__).parent
@@ -47,8 +46,4 @@ def thumbnails(
 
 def data_url(image: Image, side: int = THUMBNAIL_SIDE) -> str:
     """A small JPEG of a picture, no larger than `side`, as a URL that holds all of it."""
-    small = image.convert("RGB")
-    small.thumbnail((side, side), Resampling.LANCZOS)
-    buffer = io.BytesIO()
-    small.save(buffer, "JPEG", quality=85)
-    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
+    return picture_url(image, side, quality=85)

@@ -14,7 +14,7 @@ from functools import partial
 import streamlit as st
 
 from flowcut.records.run import Run
-from flowcut_lens.analysis.graph import stage_payload
+from flowcut_lens.analysis.stage import stage_payload
 from flowcut_lens.analysis.views import place_of
 from flowcut_lens.app.components.answers import escape_markdown
 from flowcut_lens.app.components.stage import stage

@@ -5,8 +5,6 @@ The pictures carry an empty mark that the stage lays over the chosen patch, and 
 
 from __future__ import annotations
 
-import base64
-import io
 from html import escape
 
 import streamlit as st
@@ -15,6 +13,7 @@ from PIL.Image import Image
 from flowcut.records.answer_attention import AnswerAttention
 from flowcut.records.run import Run
 from flowcut_lens.analysis.answer import AnswerWord, Masses, answer_words, heads_by_mass, look, masses, same_word
+from flowcut_lens.analysis.data_url import picture_url
 from flowcut_lens.app.components.answers import escape_markdown
 from flowcut_lens.app.media.comparison import Comparison, Picture
 from flowcut_lens.app.state import selection, session, url
@@ -120,9 +119,7 @@ def _one(run: Run, word: AnswerWord, picture: Picture) -> None:
 
 
 def _picture(heat: Image, alt: str) -> str:
-    file = io.BytesIO()
-    heat.save(file, "JPEG", quality=92, subsampling=0)
-    url = "data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode()
+    url = picture_url(heat, quality=92, subsampling=0)
     return f'<div class="lens-heat"><img src="{url}" alt="{escape(alt)}"><i class="mark"></i></div>'
 
 

@@ -1,4 +1,4 @@
-"""The look of the Compare page's figures: one template for light and dark pages, told apart without colour.
+"""The template of the Compare page's figures, for light and dark pages; nothing is told apart by colour alone.
 
 Backgrounds are clear and fonts are the page's own. Colours are Okabe and Ito's (2008) where things are told apart,
 cividis where there is more or less of something, and blue to orange where it goes both ways; symbols, dashes, numbers
@@ -8,10 +8,8 @@ title, and says how to read it in its function's docstring (`how_to_read`).
 
 from __future__ import annotations
 
-import base64
 import html
 import inspect
-import io
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +17,8 @@ import numpy as np
 import plotly.graph_objects as go
 from scipy.stats import rankdata
 
-from flowcut_lens.analysis.figures.style import wrapped
+from flowcut_lens.analysis.data_url import picture_url
+from flowcut_lens.analysis.figures.run_style import wrapped
 from flowcut_lens.analysis.geometry import grid_box
 
 if TYPE_CHECKING:
@@ -88,13 +87,10 @@ def layer_axis(layers: np.ndarray) -> dict[str, Any]:
 
 
 def picture_source(picture: Image, geometry: Geometry) -> str:
-    """The part of a picture that lies under the patch grid, as a data URL no larger than a figure needs."""
+    """What of a picture lies under the patch grid, as a data URL no larger than a figure needs."""
     left, top, right, bottom = (round(edge) for edge in grid_box(geometry))
-    shown = picture.convert("RGB").crop((left, top, right, bottom))  # black where the encoder saw padding
-    shown.thumbnail((PICTURE_SIDE, PICTURE_SIDE))
-    file = io.BytesIO()
-    shown.save(file, format="PNG")
-    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
+    under = picture.convert("RGB").crop((left, top, right, bottom))  # black where the encoder saw padding
+    return picture_url(under, PICTURE_SIDE, "PNG")
 
 
 def centres(geometry: Geometry) -> tuple[np.ndarray, np.ndarray]:
@@ -201,7 +197,7 @@ def percentile(values: np.ndarray) -> np.ndarray:
 
 
 def finished(figure: go.Figure, title: str, facts: str, height: int, panel_titles: bool = False) -> go.Figure:
-    """The common look, the title, and the facts in small letters below it.
+    """The template, the title, and the facts in small letters below it.
 
     Args:
         figure: drawn.
