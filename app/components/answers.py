@@ -19,7 +19,8 @@ from flowcut.media.video import Video
 from flowcut.records.run import Run, Times
 from flowcut_lens.analysis.fidelity import Divergence, Fidelity, Word, compare
 from flowcut_lens.app.components.formatting import BYTE_UNITS, FLOP_UNITS, change, duration, scaled, signed
-from flowcut_lens.app.jobs.runtime import ARMS, EMBEDDED, Job
+from flowcut_lens.app.jobs.models import EMBEDDED
+from flowcut_lens.app.jobs.orders import ARMS, Job
 from flowcut_lens.app.media.comparison import Comparison
 from flowcut_lens.app.media.truth import is_right, right_answer
 from flowcut_lens.app.media.videos import check_frames

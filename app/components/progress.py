@@ -5,7 +5,7 @@ from __future__ import annotations
 import streamlit as st
 
 from flowcut_lens.app.components import answers
-from flowcut_lens.app.jobs.runtime import Job
+from flowcut_lens.app.jobs.orders import Job
 from flowcut_lens.app.state import session
 
 LOOK_EVERY = 0.5

@@ -10,7 +10,8 @@ from typing import Any
 import streamlit as st
 
 from flowcut_lens.app.components.answers import escape_markdown
-from flowcut_lens.app.jobs.runtime import EMBEDDED, runtime
+from flowcut_lens.app.jobs.models import EMBEDDED
+from flowcut_lens.app.jobs.runtime import runtime
 from flowcut_lens.app.jobs.studies import Study, Work
 from flowcut_lens.app.jobs.visitors import visitor
 from flowcut_lens.app.views.compare.context import Context

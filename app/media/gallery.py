@@ -11,7 +11,7 @@ from PIL import Image
 
 import flowcut
 from flowcut.records.store import load_run, picture_path
-from flowcut_lens.app.jobs.runtime import ARMS
+from flowcut_lens.app.jobs.orders import ARMS
 from flowcut_lens.app.media.comparison import Comparison, Picture
 from flowcut_lens.scenes import Scene, draw, questions
 

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 import flowcut
 from flowcut.models.loading import VisionLanguageModel
-from flowcut_lens.app.jobs.runtime import EMBEDDED
+from flowcut_lens.app.jobs.models import EMBEDDED
 from flowcut_lens.app.media.truth import is_right
 from flowcut_lens.scenes import draw, questions
 

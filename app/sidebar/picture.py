@@ -13,7 +13,7 @@ from flowcut.media.video import is_video
 from flowcut_lens.app.components.film_strip import strip
 from flowcut_lens.app.components.paste import paste
 from flowcut_lens.app.components.thumbnails import data_url, thumbnails
-from flowcut_lens.app.jobs.runtime import explain
+from flowcut_lens.app.jobs.explain import explain
 from flowcut_lens.app.jobs.visitors import give_back, tidy
 from flowcut_lens.app.media import gallery, videos
 from flowcut_lens.app.media.comparison import Picture

@@ -14,7 +14,9 @@ import streamlit as st
 from flowcut.criteria import METHODS
 from flowcut.cut import CutConfig
 from flowcut.errors import FlowCutError
-from flowcut_lens.app.jobs.runtime import EMBEDDED, Generation, Job, Order, runtime
+from flowcut_lens.app.jobs.models import EMBEDDED
+from flowcut_lens.app.jobs.orders import Generation, Job, Order
+from flowcut_lens.app.jobs.runtime import runtime
 from flowcut_lens.app.jobs.visitors import visitor
 from flowcut_lens.app.media import gallery
 from flowcut_lens.app.media.comparison import Comparison, Picture

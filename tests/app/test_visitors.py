@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import io
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -17,11 +18,9 @@ from streamlit.testing.v1 import AppTest
 from benchmarks.visitors import photograph
 from flowcut.media.picture import open_picture
 from flowcut_lens.app.jobs import visitors
-from flowcut_lens.app.jobs.recent import Recent
 from flowcut_lens.app.jobs.runtime import Runtime
 from flowcut_lens.app.jobs.studies import Studies, Study
 from flowcut_lens.app.jobs.visitors import Visitor
-from flowcut_lens.app.media import uploads
 from flowcut_lens.app.media.uploads import Upload, forget_pixels
 from tests.app.conftest import errors, run, settled, shown
 from tests.app.test_runtime import order
@@ -34,6 +33,13 @@ LARGE = 2_000_000
 @pytest.fixture(scope="module")
 def photo() -> bytes:
     return photograph(0)
+
+
+def plain(colour: str, size: tuple[int, int]) -> bytes:
+    """The file of a large picture."""
+    file = io.BytesIO()
+    Image.new("RGB", size, colour).save(file, "PNG", compress_level=1)
+    return file.getvalue()
 
 
 def held(least: int = LARGE) -> int:
@@ -54,20 +60,18 @@ def test_an_upload_is_the_picture_that_was_opened(photo: bytes) -> None:
     assert upload.image.tobytes() == before
 
 
-def test_pixels_of_few_pictures_are_held(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pixels_of_few_pictures_are_held() -> None:
     forget_pixels()
-    files = [photograph(seed, (200, 100)) for seed in range(6)]
-    held: Recent[Image.Image] = Recent(3 * 200 * 100 * 3, uploads._bytes_of)
-    monkeypatch.setattr(uploads, "_held", held)
+    files = [
+        plain(colour, (5000, 4000)) for colour in ("red", "green")
+    ]  # 60 MB of pixels each, of 100 that may be held
     images = [Upload(content).image for content in files]
-    assert held.weight == 3 * 200 * 100 * 3
-    assert Upload(files[5]).image is images[5]
+    assert Upload(files[1]).image is images[1]
     assert Upload(files[0]).image is not images[0]
-    large = Upload(photograph(7, (900, 800)))
+    large = Upload(plain("blue", (7000, 5000)))
     assert large.image is large.image, "one that is larger than the limit is held alone"
-    assert held.weight == 900 * 800 * 3
+    assert Upload(files[0]).image is not images[0]
     forget_pixels()
-    assert held.weight == 0
 
 
 def test_a_visitor_holds_no_pixels(page: AppTest, photo: bytes) -> None:
