@@ -97,7 +97,7 @@ def answers(shown: Comparison) -> None:
 def growing_answers(job: Job) -> None:
     """Three answers that are still being written."""
     cards = []
-    kind = "video" if isinstance(job.order.image, Video) else "picture"
+    kind = "video" if isinstance(job.order.source, Video) else "picture"
     for arm in ARMS:
         state = job.arms[arm]
         caret = '<span class="caret"></span>' if state.text and state.run is None else ""

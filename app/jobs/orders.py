@@ -8,9 +8,8 @@ import threading
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from PIL import Image
-
 from flowcut.cut import CutConfig
+from flowcut.media.picture import Picture
 from flowcut.media.video import Video
 from flowcut.records.run import Run
 from flowcut_lens.app.media.uploads import Upload
@@ -50,17 +49,16 @@ class Order:
 
     model: str
     """`embedded`, a folder, or a hub id."""
-    image: Image.Image | Upload | Video
+    source: Picture | Upload | Video
     """A picture, the file of one, or the frames of a video."""
     question: str
     cut: CutConfig
     control: CutConfig
     generation: Generation = Generation()
 
-    @property
-    def medium(self) -> Image.Image | Video:
-        """What the model is asked about, decoded."""
-        return self.image.image if isinstance(self.image, Upload) else self.image
+    def open(self) -> Picture | Video:
+        """What the model is asked about; of an upload decoded now."""
+        return self.source.open() if isinstance(self.source, Upload) else self.source
 
     def cut_of(self, arm: str) -> CutConfig | None:
         """What is pruned in this arm; None: nothing."""
@@ -121,17 +119,15 @@ class Job:
 
 
 def run_key(order: Order, arm: str, revision: str | None) -> str:
-    """Hash of all that a run depends on: model and its revision, pixels, question, cut and generation settings."""
-    cut, medium = order.cut_of(arm), order.medium
+    """Hash of all that a run depends on: model and its revision, picture, question, cut and generation settings."""
+    cut, source = order.cut_of(arm), order.source
     settings = [
         order.model,
         revision,
-        medium.size,
-        medium.frames_a_second if isinstance(medium, Video) else None,  # some models place frames by it
+        source.hash,
+        source.frames_a_second if isinstance(source, Video) else None,  # some models place frames by it
         order.question,
         cut.as_dict() if cut else None,
         order.generation.as_arguments(),
     ]
-    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
-    digest.update(medium.hash.encode() if isinstance(medium, Video) else medium.convert("RGB").tobytes())
-    return digest.hexdigest()
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()

@@ -12,7 +12,7 @@ import logging
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from functools import partial
+from functools import cache, partial
 from importlib import import_module
 from typing import TYPE_CHECKING
 
@@ -20,6 +20,7 @@ import streamlit as st
 from cachetools import LRUCache
 
 from flowcut.errors import FlowCutError
+from flowcut.media.picture import Picture
 from flowcut.media.video import Video
 from flowcut.records.run import Run
 from flowcut_lens.app.jobs.explain import explain
@@ -155,28 +156,29 @@ class Runtime:
     def _answer(self, job: Job) -> None:
         # Another visitor's model may have taken this one's place while the job waited.
         model = self._load(job.order.model, lambda fraction, text: job.report(text, fraction))
+        opened = cache(job.order.open)  # an upload is decoded once, and only if one of the answers is not known yet
         for arm in ARMS:
             if job.unwanted or self._closing.is_set():
                 return
-            job.arms[arm].run = self._run(job, arm, model)
+            job.arms[arm].run = self._run(job, arm, model, opened)
 
-    def _run(self, job: Job, arm: str, model: VisionLanguageModel) -> Run:
+    def _run(self, job: Job, arm: str, model: VisionLanguageModel, opened: Callable[[], Picture | Video]) -> Run:
         key = run_key(job.order, arm, model.revision)
         run = self._runs.get(key)
         if run is None:
-            run = self._ask(job, arm, model)
+            run = self._ask(job, arm, model, opened())
             if not run.stopped:
                 self._runs[key] = run
         job.arms[arm].text = run.answer
         return run
 
-    def _ask(self, job: Job, arm: str, model: VisionLanguageModel) -> Run:
+    def _ask(self, job: Job, arm: str, model: VisionLanguageModel, opened: Picture | Video) -> Run:
         import flowcut
 
         order, shown = job.order, job.arms[arm]
         return flowcut.ask(
             model,
-            order.medium,
+            opened,
             order.question,
             cut=order.cut_of(arm),
             on_text=partial(setattr, shown, "text"),
@@ -202,7 +204,7 @@ def records_answer_attention(model: VisionLanguageModel, order: Order) -> bool:
     from flowcut.decoder.locate import READABLE
 
     text = model.model.config.text_config
-    frames = len(order.image.frames) if isinstance(order.image, Video) else 1
+    frames = len(order.source.frames) if isinstance(order.source, Video) else 1
     visual_tokens = model.n_patches if model.family.counts_by_picture else frames * model.n_patches
     per_token = text.num_hidden_layers * text.num_attention_heads * visual_tokens
     raw_and_weighed = 2 * 4 * order.generation.max_new_tokens * per_token  # float32

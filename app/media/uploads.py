@@ -12,9 +12,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from cachetools import LRUCache, cached
-from PIL.Image import Image
 
-from flowcut.media.picture import open_picture
+from flowcut.media.picture import Picture, open_picture
 
 MOST_HELD_BYTES = 96 * 2**20
 """Two photos of 12 megapixels and some change; a single larger picture is held alone."""
@@ -27,27 +26,35 @@ class Upload:
     content: bytes = field(repr=False)
 
     @cached_property
-    def key(self) -> str:
+    def hash(self) -> str:
         """SHA-256 of the file."""
         return hashlib.sha256(self.content).hexdigest()
 
-    @property
-    def image(self) -> Image:
-        """Upright RGB pixels, the same at every look; not to be kept."""
-        return decoded(self)
+    @cached_property
+    def notes(self) -> tuple[str, ...]:
+        """What is done to it on opening, one sentence each."""
+        return self.open().notes
+
+    def open(self) -> Picture:
+        """The picture, upright and RGB, the same each time; not to be kept.
+
+        Raises:
+            InvalidPicture: (a ValueError) one sentence: it is no picture, damaged, or too large.
+        """
+        return _opened(self)
 
 
-def _bytes_of(image: Image) -> int:
+def _bytes_of(picture: Picture) -> int:
     """What the pixels of a picture take; at most all that may be held, so that a larger one is held alone."""
-    return min(image.width * image.height * 3, MOST_HELD_BYTES)
+    width, height = picture.size
+    return min(width * height * 3, MOST_HELD_BYTES)
 
 
-@cached(LRUCache(MOST_HELD_BYTES, _bytes_of), key=lambda upload: upload.key, lock=threading.Lock())
-def decoded(upload: Upload) -> Image:
-    """The pixels of an upload."""
-    return open_picture(upload.content).image
+@cached(LRUCache(MOST_HELD_BYTES, _bytes_of), key=lambda upload: upload.hash, lock=threading.Lock())
+def _opened(upload: Upload) -> Picture:
+    return open_picture(upload.content)
 
 
 def forget_pixels() -> None:
     """Let go of all pixels; they are decoded again where they are still needed."""
-    decoded.cache_clear()
+    _opened.cache_clear()

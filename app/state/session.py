@@ -19,7 +19,8 @@ from flowcut_lens.app.jobs.orders import Generation, Job, Order
 from flowcut_lens.app.jobs.runtime import runtime
 from flowcut_lens.app.jobs.visitors import visitor
 from flowcut_lens.app.media import gallery
-from flowcut_lens.app.media.comparison import Comparison, Picture
+from flowcut_lens.app.media.chosen import ChosenPicture
+from flowcut_lens.app.media.comparison import Comparison
 from flowcut_lens.app.media.videos import USUAL_FRAMES, check_frames, limits
 from flowcut_lens.app.state import selection, url
 
@@ -82,9 +83,9 @@ def address() -> url.Link | None:
     )
 
 
-def picture() -> Picture:
+def picture() -> ChosenPicture:
     """The picture that the next question is about."""
-    found: Picture = st.session_state.picture
+    found: ChosenPicture = st.session_state.picture
     return found
 
 
@@ -138,7 +139,7 @@ def show_new_scene() -> None:
     show_scene(random.randrange(*DRAWN_SEEDS))
 
 
-def choose(chosen: Picture, question: str) -> None:
+def choose(chosen: ChosenPicture, question: str) -> None:
     """Make this the picture of the next question; what was running, or being opened, for another picture stops."""
     _stop_running()
     st.session_state.pop("waiting_video", None)
@@ -226,7 +227,7 @@ def _order() -> Order:
     )
     if picture().video is not None:
         check_frames(state.model, len(picture().frames))
-    return Order(state.model, picture().medium, state.question, chosen_cut(), control_cut(), generation)
+    return Order(state.model, picture().source, state.question, chosen_cut(), control_cut(), generation)
 
 
 def chosen_cut() -> CutConfig:

@@ -12,7 +12,7 @@ from streamlit.testing.v1 import AppTest
 from flowcut.media.video import open_video
 from flowcut_lens.app.jobs import runtime
 from flowcut_lens.app.media import videos
-from flowcut_lens.app.media.comparison import Picture
+from flowcut_lens.app.media.chosen import ChosenPicture
 from flowcut_lens.app.sidebar import controls
 from flowcut_lens.app.views.compare.context import NO_VIDEOS
 from tests import tiny, tiny_qwen, tiny_video
@@ -68,9 +68,9 @@ def html(page: AppTest) -> str:
     return " ".join(one.proto.body for one in page.get("html"))
 
 
-def picture(page: AppTest) -> Picture:
+def picture(page: AppTest) -> ChosenPicture:
     found = page.session_state.picture
-    assert isinstance(found, Picture)
+    assert isinstance(found, ChosenPicture)
     return found
 
 

@@ -16,7 +16,8 @@ from flowcut.records.answer_attention import AnswerAttention
 from flowcut.records.run import Run
 from flowcut_lens.analysis.answer import AnswerWord, Masses, answer_words, heads_by_mass, look, masses, same_word
 from flowcut_lens.app.components.answers import escape_markdown
-from flowcut_lens.app.media.comparison import Comparison, Picture
+from flowcut_lens.app.media.chosen import ChosenPicture
+from flowcut_lens.app.media.comparison import Comparison
 from flowcut_lens.app.state import selection, session, url
 from flowcut_lens.app.state.selection import ALL
 from flowcut_lens.app.views.ask.overlay import heat_pictures
@@ -101,7 +102,7 @@ def _chosen_head() -> int | None:
     return None if selection.chosen().head == ALL else selection.chosen().head
 
 
-def _one(run: Run, word: AnswerWord, picture: Picture) -> None:
+def _one(run: Run, word: AnswerWord, picture: ChosenPicture) -> None:
     """One run's heat picture, where the rest of the attention went, and its heads."""
     attention, layer, head = run.answer_attention, _chosen_layer(), _chosen_head()
     assert attention is not None

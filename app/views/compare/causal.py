@@ -90,7 +90,7 @@ def plan(context: Context, block: int, found: list[MethodResult]) -> StudySpec:
     def work(model: VisionLanguageModel, study: Study) -> Iterator[Any]:
         import flowcut
 
-        asked = (model, context.image, context.full.question, context.full.token_ids)
+        asked = (model, context.picture.open(), context.full.question, context.full.token_ids)
         for state in flowcut.knock_out(*asked, block=block, system=context.system):
             study.report("Taking patches away", 0.7 * state.done)
             yield state

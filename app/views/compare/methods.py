@@ -74,7 +74,7 @@ def plan(context: Context) -> StudySpec:
         for method, reason in refused.items():
             yield NotAllowed(method, reason)
         cuts = [cut for cut in cuts_at(context.tokens) if cut.method not in refused]
-        results = flowcut.compare_methods(model, context.image, context.full.question, context.full, cuts)
+        results = flowcut.compare_methods(model, context.picture.open(), context.full.question, context.full, cuts)
         for done, result in enumerate(results, 1):
             study.report(f"Asked under {done} of {len(cuts)} cuts", done / len(cuts))
             yield result

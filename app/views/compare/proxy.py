@@ -33,7 +33,7 @@ def plan(context: Context) -> StudySpec:
 
         study.report("Recording the attention matrices", 0.1)
         run = flowcut.ask(
-            model, context.image, context.full.question, max_new_tokens=1, matrices=True, system=context.system
+            model, context.picture.open(), context.full.question, max_new_tokens=1, matrices=True, system=context.system
         )
         assert run.record is not None  # recorded unless asked not to
         yield run.record

@@ -113,7 +113,7 @@ def plan(context: Context, kept: tuple[int, ...]) -> StudySpec:
         import flowcut
 
         cut = Cut("chosen", tokens=len(kept), patches=kept)
-        yield from flowcut.compare_methods(model, context.image, context.full.question, context.full, [cut])
+        yield from flowcut.compare_methods(model, context.picture.open(), context.full.question, context.full, [cut])
 
     return StudySpec(context.key("chosen", list(kept)), work, "Ask again with this mask", "")
 

@@ -62,7 +62,7 @@ def plan(context: Context) -> StudySpec:
 
         refused = flowcut.refusals(model)
         cuts = [cut for cut in _swept(1) if cut.method not in refused]
-        asked = (model, context.image, context.full.question, context.full.token_ids)
+        asked = (model, context.picture.open(), context.full.question, context.full.token_ids)
         points = [replace(cut, tokens=tokens) for cut in cuts for tokens in grid]
         for done, point in enumerate(flowcut.sweep(*asked, points, system=context.system), 1):
             study.report(point.cut.title, 0.7 * done / len(points))
