@@ -9,8 +9,6 @@ import streamlit as st
 from flowcut.errors import FlowCutError, UnknownFormat
 from flowcut.media.containers import FORMATS as VIDEO_FORMATS
 from flowcut.media.video import is_video
-from flowcut_lens.app.components.film_strip import strip
-from flowcut_lens.app.components.paste import paste
 from flowcut_lens.app.components.thumbnails import data_url, thumbnails
 from flowcut_lens.app.jobs.explain import explain
 from flowcut_lens.app.jobs.visitors import give_back, tidy
@@ -18,6 +16,8 @@ from flowcut_lens.app.media import gallery, videos
 from flowcut_lens.app.media.chosen import ChosenPicture
 from flowcut_lens.app.media.uploads import Upload
 from flowcut_lens.app.media.videos import VideoFile
+from flowcut_lens.app.sidebar.film_strip import strip
+from flowcut_lens.app.sidebar.paste import paste
 from flowcut_lens.app.state import session
 
 NEW_SCENE_HELP = "Draws a scene that no one has seen before; its ground truth marks the answers right or wrong"

@@ -17,13 +17,13 @@ from streamlit.testing.v1 import AppTest
 from flowcut.criteria import METHODS
 from flowcut.records.studies import KnockOut, RemovalCurves, SmallestBudget, SweepPoint
 from flowcut_lens.app.components.formatting import signed
-from flowcut_lens.app.components.study import StudySpec
 from flowcut_lens.app.jobs.runtime import runtime
 from flowcut_lens.app.jobs.studies import Study
 from flowcut_lens.app.media.chosen import ChosenPicture
 from flowcut_lens.app.views.compare import causal, methods, proxy, sweep
 from flowcut_lens.app.views.compare.context import Context
 from flowcut_lens.app.views.compare.sections import SECTIONS
+from flowcut_lens.app.views.compare.study import StudySpec
 from tests.analysis import synthetic
 from tests.analysis.test_views import ENCODERS, geometries, joined
 from tests.app.conftest import SECONDS, settled, shown

@@ -16,7 +16,7 @@ import streamlit as st
 from flowcut.records.run import Run
 from flowcut_lens.analysis.graph import stage_payload
 from flowcut_lens.analysis.views import place_of
-from flowcut_lens.app.components.answers import escape_markdown
+from flowcut_lens.app.components.formatting import escape_markdown
 from flowcut_lens.app.components.stage import stage
 from flowcut_lens.app.jobs.runtime import runtime
 from flowcut_lens.app.media.comparison import Comparison
@@ -26,7 +26,7 @@ from flowcut_lens.app.views.ask.patch_trajectory import why
 PATIENCE = 1.0
 """Seconds that the page waits for figures before it shows that they are on their way."""
 
-LOOK_EVERY = 0.4
+POLL_SECONDS = 0.4
 STAGE = "stage"
 MEAN = -1
 """The choice of the mean of all tiles or frames."""
@@ -143,7 +143,7 @@ def _follow(run: Run, patch: int | None) -> None:
         st.session_state[key] = place_of(run.record, patch)[0]
 
 
-@st.fragment(run_every=LOOK_EVERY)
+@st.fragment(run_every=POLL_SECONDS)
 def _wait(figures: Future[bytes]) -> None:
     """Runs again by itself, alone, until the figures are there."""
     if figures.done():

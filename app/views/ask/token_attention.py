@@ -15,7 +15,7 @@ from PIL.Image import Image
 from flowcut.records.answer_attention import AnswerAttention
 from flowcut.records.run import Run
 from flowcut_lens.analysis.answer import AnswerWord, Masses, answer_words, heads_by_mass, look, masses, same_word
-from flowcut_lens.app.components.answers import escape_markdown
+from flowcut_lens.app.components.formatting import escape_markdown
 from flowcut_lens.app.media.chosen import ChosenPicture
 from flowcut_lens.app.media.comparison import Comparison
 from flowcut_lens.app.state import selection, session, url

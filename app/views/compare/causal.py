@@ -17,12 +17,12 @@ from flowcut_lens.analysis.causal import Agreement, band, curve_area, rank_agree
 from flowcut_lens.analysis.figures.causal import causal_bars, removal_areas, removal_curves
 from flowcut_lens.app.components.choice import choose
 from flowcut_lens.app.components.formatting import signed
-from flowcut_lens.app.components.mask_thumbnails import on_small, small
 from flowcut_lens.app.components.plots import plot
-from flowcut_lens.app.components.study import StudySpec, follow
 from flowcut_lens.app.jobs.studies import Study
 from flowcut_lens.app.views.compare import methods
 from flowcut_lens.app.views.compare.context import Context
+from flowcut_lens.app.views.compare.mask_thumbnails import on_small, small
+from flowcut_lens.app.views.compare.study import StudySpec, follow
 from flowcut_lens.app.views.compare.truth import known_coverage
 
 if TYPE_CHECKING:

@@ -14,11 +14,11 @@ from flowcut.criteria import METHODS
 from flowcut.cut import VARIANTS, CutConfig
 from flowcut.records.run import Run
 from flowcut_lens.app.components.formatting import signed
-from flowcut_lens.app.components.mask_thumbnails import small_mask
-from flowcut_lens.app.components.study import StudySpec, follow
 from flowcut_lens.app.jobs.runtime import runtime
 from flowcut_lens.app.jobs.studies import Study
 from flowcut_lens.app.views.compare.context import SEEDS, Context
+from flowcut_lens.app.views.compare.mask_thumbnails import small_mask
+from flowcut_lens.app.views.compare.study import StudySpec, follow
 
 if TYPE_CHECKING:
     from flowcut.models.loading import VisionLanguageModel

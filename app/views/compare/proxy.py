@@ -12,9 +12,9 @@ from flowcut_lens.analysis.figures.proxy import READINGS, proxy_heads, proxy_lin
 from flowcut_lens.analysis.proxy import cls_proxy, sinks
 from flowcut_lens.app.components.choice import choose
 from flowcut_lens.app.components.plots import plot
-from flowcut_lens.app.components.study import StudySpec, follow
 from flowcut_lens.app.jobs.studies import Study
 from flowcut_lens.app.views.compare.context import Context
+from flowcut_lens.app.views.compare.study import StudySpec, follow
 
 if TYPE_CHECKING:
     from flowcut.models.loading import VisionLanguageModel

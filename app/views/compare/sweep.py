@@ -14,13 +14,13 @@ from flowcut.cut import CutConfig
 from flowcut.records.studies import SmallestBudget, SweepPoint
 from flowcut_lens.analysis.causal import band, flip_point
 from flowcut_lens.analysis.figures.causal import budget_sweep
-from flowcut_lens.app.components.answers import escape_markdown
+from flowcut_lens.app.components.formatting import escape_markdown
 from flowcut_lens.app.components.plots import plot
-from flowcut_lens.app.components.study import StudySpec, follow
 from flowcut_lens.app.components.table import table
 from flowcut_lens.app.jobs.studies import Study
 from flowcut_lens.app.views.compare import methods
 from flowcut_lens.app.views.compare.context import Context
+from flowcut_lens.app.views.compare.study import StudySpec, follow
 
 if TYPE_CHECKING:
     from flowcut.models.loading import VisionLanguageModel

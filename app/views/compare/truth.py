@@ -20,8 +20,8 @@ from flowcut_lens.analysis.truth import (
     pointing_game,
     recall,
 )
-from flowcut_lens.app.components.answers import escape_markdown
 from flowcut_lens.app.components.choice import choose
+from flowcut_lens.app.components.formatting import escape_markdown
 from flowcut_lens.app.components.plots import plot
 from flowcut_lens.app.media import gallery
 from flowcut_lens.app.views.compare import methods
