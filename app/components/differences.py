@@ -10,7 +10,7 @@ from flowcut_lens.analysis.fidelity import Word, compare
 
 def marked_answer(full: Run, run: Run) -> str:
     """A pruned run's answer, the words that differ from the full answer marked."""
-    return marked_words(compare(full, run).other_words) or "(nothing)"
+    return marked_words(compare(full, run).other_words) or "(empty)"
 
 
 def marked_words(words: tuple[Word, ...]) -> str:

@@ -17,8 +17,8 @@ from flowcut_lens.app.state import session
 
 
 def heading(
-    title: str = "What does the model see, and what may be thrown away?",
-    below: str = "One question, three answers: from the whole picture, from what the method kept, and from chance.",
+    title: str = "What does the model see, and what may be pruned?",
+    below: str = "One question, three answers: from all visual tokens, from those a method kept, and from random ones.",
 ) -> None:
     """What the page is for, and the question that what is shown below belongs to."""
     running, shown = session.job(), session.comparison()

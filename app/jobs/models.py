@@ -48,15 +48,15 @@ class Models:
                     warm_up_run(model)
                 self._loaded = {known: kept for known, kept in self._loaded.items() if known == EMBEDDED}
                 self._loaded[name] = model
-                # To look for garbage in a whole PyTorch takes half a second, in which nobody's answer gets on. What is
-                # loaded stays, so it need not be looked at again (see also runner.postScriptGC in config.toml).
+                # A garbage collection through all of PyTorch takes half a second, in which no answer goes on. What is
+                # loaded stays, so it is taken out of later collections (see also runner.postScriptGC in config.toml).
                 gc.collect()
                 gc.freeze()
             return self._loaded[name]
 
 
 def warm_up_run(model: VisionLanguageModel) -> None:
-    """One short answer for nobody: the first one pays for what is set up once, and its times would look too long."""
+    """One short answer that is not shown: the first one pays for what is set up once, so its times are too long."""
     import flowcut
 
     blank = Image.new("RGB", (64, 64), "grey")

@@ -68,18 +68,18 @@ def address() -> url.Link | None:
     if shown is None or shown.picture.seed is None or shown.cut.cut is None or shown.full.model_id != EMBEDDED:
         return None
     seed, cut, question = shown.picture.seed, shown.cut.cut, shown.full.question
-    looked_at, usual = selection.chosen(), selection.Selection()
+    choice, usual = selection.chosen(), selection.Selection()
     return url.Link(
         scene=None if seed == gallery.entries()[0].seed else seed,
         question=None if question == gallery.suggested_questions(seed)[0] else question,
         method=None if cut.method == DEFAULTS["method"] else cut.method,
         tokens=None if cut.tokens == DEFAULTS["tokens"] else cut.tokens,
         variant=None if cut.variant == DEFAULTS["variant"] else cut.variant,
-        arm=None if looked_at.arm == usual.arm else looked_at.arm,
-        word=looked_at.word or None,
-        decoder=None if looked_at.decoder == usual.decoder else looked_at.decoder,
-        head=None if looked_at.head == usual.head else looked_at.head,
-        weighted=1 if looked_at.weighted else None,
+        arm=None if choice.arm == usual.arm else choice.arm,
+        word=choice.word or None,
+        decoder=None if choice.decoder == usual.decoder else choice.decoder,
+        head=None if choice.head == usual.head else choice.head,
+        weighted=1 if choice.weighted else None,
     )
 
 
@@ -102,13 +102,13 @@ def job() -> Job | None:
 
 
 def problem() -> str | None:
-    """What went wrong last, one sentence."""
+    """Why the last question or upload failed, one sentence."""
     found: str | None = st.session_state.problem
     return found
 
 
 def patches() -> int:
-    """How many visual tokens the model in use reads of a whole picture, as its last run showed."""
+    """How many visual tokens the model in use reads of a full picture, as its last run showed."""
     last = comparison()
     return USUAL_PATCHES if last is None else last.full.visual_tokens
 
@@ -249,7 +249,7 @@ def variant() -> str:
 
 
 def control_cut() -> CutConfig:
-    """Chance at the same budget: what any method must beat."""
+    """Random tokens at the same budget: what any method must beat."""
     return CutConfig("random", st.session_state.tokens, seed=st.session_state.control_seed)
 
 

@@ -93,7 +93,7 @@ def test_a_video_is_asked_about(kind: str, page: AppTest, folders: dict[str, str
         page.selectbox(f"tile-{record.batch}").set_value(part).run()
         assert not page.exception
         assert not page.warning
-    assert "Whole video" in html(page)
+    assert "Full video" in html(page)
     heats = [str(image.proto.imgs[0].caption) for image in page.get("image") if image.proto.imgs]
     assert sum("frame" in caption for caption in heats) >= 2 * record.batch  # words panel: both runs, frame by frame
 

@@ -62,7 +62,7 @@ def _card(arm: str, run: Run, shown: Comparison, longest: float) -> str:
     words = escape(run.answer) if difference is None else marked_words(difference.other_words)
     parts = [
         f"<header>{_name(run.cut, shown.picture.kind, run.visual_tokens)}{_verdict(run, shown.picture.seed)}</header>",
-        f'<p class="lens-answer" dir="auto">{words or "(nothing)"}</p>',
+        f'<p class="lens-answer" dir="auto">{words or "(empty)"}</p>',
         f'<p class="lens-difference">{_difference(run, difference)}</p>',
         times_bar(run.times, shown.full.times, longest, shown.picture.kind),
         numbers(run, shown.full, shown.picture.kind),
@@ -74,7 +74,7 @@ def _name(cut: CutConfig | None, kind: str, visual_tokens: int | None = None) ->
     """The head of a card: which method, how many tokens, and what else sets it."""
     if cut is None:
         tokens = "" if visual_tokens is None else f", {visual_tokens} tokens"
-        return f"<h2>Whole {kind}{tokens}</h2>"
+        return f"<h2>Full {kind}{tokens}</h2>"
     below = f"seed {cut.seed}" if cut.seed is not None else cut.variant if METHODS[cut.method].has_variants else ""
     title = f"{METHODS[cut.method].label}, {cut.tokens} tokens"
     return f'<h2>{escape(title)}</h2><span class="sub">{escape(below)}</span>'

@@ -1,4 +1,4 @@
-"""Where a word looked, as pictures: one number per visual token, laid on the patches that the tokens are made of."""
+"""The attention of a word as pictures: one number per visual token, laid on the token's source patches."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class HeatPicture:
 
 
 def heat_pictures(run: Run, values: np.ndarray, picture: ChosenPicture) -> list[HeatPicture]:
-    """The whole picture, base and crops, or every frame, all on one scale; none where tokens cannot be traced.
+    """The full picture, base and crops, or every frame, all on one scale; none where tokens cannot be traced.
 
     Args:
         values: [V], one number for each visual token, at least 0.

@@ -1,4 +1,4 @@
-"""Ask: what does the model see, and what may be thrown away?"""
+"""Ask: what does the model see, and what may be pruned?"""
 
 from __future__ import annotations
 

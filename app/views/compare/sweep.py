@@ -92,9 +92,9 @@ def _results(context: Context, results: list[Any]) -> None:
 
 def _figure(context: Context, by_method: dict[str, dict[int, SweepPoint]]) -> None:
     grid = budgets(context.full.visual_tokens)
-    is_chance = {name: next(iter(found.values())).cut.method == "random" for name, found in by_method.items()}
-    chance = [found for name, found in by_method.items() if is_chance[name] and len(found) == len(grid)]
-    others = {name: found for name, found in by_method.items() if not is_chance[name]}
+    is_random = {name: next(iter(found.values())).cut.method == "random" for name, found in by_method.items()}
+    draws = [found for name, found in by_method.items() if is_random[name] and len(found) == len(grid)]
+    others = {name: found for name, found in by_method.items() if not is_random[name]}
     if not others:
         return
     chosen = st.pills(
@@ -104,9 +104,9 @@ def _figure(context: Context, by_method: dict[str, dict[int, SweepPoint]]) -> No
         np.array(grid),
         {name: _along(grid, others[name], "logprob") for name in chosen},
         {name: _along(grid, others[name], "exact_match") == 1.0 for name in chosen},
-        context.facts(f"{context.full.visual_tokens} visual tokens in all", f"random: {len(chance)} seeds"),
-        band([_along(grid, found, "logprob") for found in chance]) if chance else None,
-        np.mean([_along(grid, found, "exact_match") for found in chance], axis=0) if chance else None,
+        context.facts(f"{context.full.visual_tokens} visual tokens in all", f"random: {len(draws)} seeds"),
+        band([_along(grid, found, "logprob") for found in draws]) if draws else None,
+        np.mean([_along(grid, found, "exact_match") for found in draws], axis=0) if draws else None,
         context.full.logprob,
     )
     plot(figure, budget_sweep)

@@ -110,7 +110,7 @@ def _layers(context: Context, coverage: np.ndarray) -> None:
     facts = context.facts(
         f"budget {context.tokens} of {context.full.visual_tokens}", f"mean of {context.record.n_heads} heads",
         "official",
-        f"by chance: {context.tokens / context.full.visual_tokens:.0%}",
+        f"random: {context.tokens / context.full.visual_tokens:.0%}",
     )  # fmt: skip
     plot(layer_truth_map(layer_truth(context.record, coverage, context.tokens), facts), layer_truth_map)
 
