@@ -35,6 +35,11 @@ class Selection:
     weighted: bool = False
     """Whether attention is weighed by the value's norm."""
 
+    def in_address(self) -> dict[str, Any]:
+        """What the page's address says of it, by the names of `url.Link`; the patch is the stage's to write."""
+        named = {name: getattr(self, name) for name in ("arm", "word", "decoder", "head")}
+        return {**named, "weighted": int(self.weighted)}
+
 
 def chosen() -> Selection:
     """What is chosen now."""

@@ -36,6 +36,7 @@ DEFAULTS: dict[str, Any] = {
     "sampling_seed": 0,
     "system": "",
 }
+CUT_IN_ADDRESS = ("method", "tokens", "variant")
 USUAL_PATCHES = 576
 """Patches of CLIP-L/336 and of the embedded model; used until a run has shown how many its model really has."""
 
@@ -67,20 +68,20 @@ def address() -> url.Link | None:
     shown = comparison()
     if shown is None or shown.picture.seed is None or shown.cut.cut is None or shown.full.model_id != EMBEDDED:
         return None
-    seed, cut, question = shown.picture.seed, shown.cut.cut, shown.full.question
-    choice, usual = selection.chosen(), selection.Selection()
-    return url.Link(
-        scene=None if seed == gallery.entries()[0].seed else seed,
-        question=None if question == gallery.suggested_questions(seed)[0] else question,
-        method=None if cut.method == DEFAULTS["method"] else cut.method,
-        tokens=None if cut.tokens == DEFAULTS["tokens"] else cut.tokens,
-        variant=None if cut.variant == DEFAULTS["variant"] else cut.variant,
-        arm=None if choice.arm == usual.arm else choice.arm,
-        word=choice.word or None,
-        decoder=None if choice.decoder == usual.decoder else choice.decoder,
-        head=None if choice.head == usual.head else choice.head,
-        weighted=1 if choice.weighted else None,
-    )
+    seed, cut = shown.picture.seed, shown.cut.cut
+    said = {
+        "scene": seed,
+        "question": shown.full.question,
+        **{name: getattr(cut, name) for name in CUT_IN_ADDRESS},
+        **selection.chosen().in_address(),
+    }
+    usual = {
+        "scene": gallery.entries()[0].seed,
+        "question": gallery.suggested_questions(seed)[0],
+        **{name: DEFAULTS[name] for name in CUT_IN_ADDRESS},
+        **selection.Selection().in_address(),
+    }
+    return url.Link(**{name: value for name, value in said.items() if value != usual[name]})
 
 
 def picture() -> ChosenPicture:
