@@ -7,7 +7,8 @@ from importlib import import_module
 import streamlit as st
 
 from flowcut.threads import share_processors
-from flowcut_lens.app.jobs.runtime import EMBEDDED, runtime
+from flowcut_lens.app.jobs.models import EMBEDDED
+from flowcut_lens.app.jobs.runtime import runtime
 from flowcut_lens.app.jobs.visitors import visitor
 from flowcut_lens.app.media.gallery import assets_folder
 from flowcut_lens.app.sidebar.sidebar import sidebar

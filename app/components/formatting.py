@@ -1,6 +1,8 @@
-"""Numbers as people read them."""
+"""Numbers and text as they appear on the page."""
 
 from __future__ import annotations
+
+import re
 
 BYTE_UNITS = ("B", "kB", "MB", "GB", "TB")
 FLOP_UNITS = ("FLOP", "kFLOP", "MFLOP", "GFLOP", "TFLOP", "PFLOP")
@@ -37,3 +39,8 @@ def change(value: float, reference: float) -> str:
 def signed(value: float, decimals: int = 3, plus: bool = False) -> str:
     """So many decimals, with a true minus sign; `plus`: a difference, which has a sign either way."""
     return f"{value:{'+' if plus and round(value, decimals) else ''}.{decimals}f}".replace("-", "−")
+
+
+def escape_markdown(text: str) -> str:
+    """Text that Streamlit's Markdown shows as it is."""
+    return re.sub(r"([\\`*_{}\[\]()<>#+\-.!|~$:&])", r"\\\1", text)

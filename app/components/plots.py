@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import streamlit as st
 
 from flowcut_lens.analysis.figures.compare_template import how_to_read
-from flowcut_lens.app.components.answers import escape_markdown
+from flowcut_lens.app.components.formatting import escape_markdown
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go

@@ -1,199 +1,55 @@
-"""What outlives one run of a page: the models, the queue that answers questions, and the runs already made.
+"""What all visitors share: the loaded models, the threads that load and answer, and the finished runs.
 
-Streamlit runs a page's script anew at every click. Loading and answering therefore happen on threads of this module; a
-page submits an `Order`, keeps the `Job` it gets, and looks at it again and again. Nothing here belongs to one visitor:
-jobs are reached only through the object that `submit` returned, and finished runs only by the hash of their content.
+Streamlit runs a page's script from the start at every click, so loading and answering happen on threads of this module.
+A page submits an `Order`, keeps the `Job` it gets, and reads from it how far the answers are. No visitor can reach
+another's job: a job is known only to the page that submitted it, and finished runs are found by the hash of their
+content alone.
 """
 
 from __future__ import annotations
 
-import atexit
-import gc
-import hashlib
-import json
 import logging
-import queue
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
-from functools import partial
+from functools import cache, partial
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import streamlit as st
-from PIL import Image
+from cachetools import LRUCache
 
-from flowcut.cut import CutConfig
+from flowcut.errors import FlowCutError
+from flowcut.media.picture import Picture
 from flowcut.media.video import Video
 from flowcut.records.run import Run
-from flowcut_lens.app.jobs.recent import Recent
+from flowcut_lens.app.jobs.explain import explain
+from flowcut_lens.app.jobs.models import Models
+from flowcut_lens.app.jobs.orders import ARM_WORDS, ARMS, Job, Order, run_key
 from flowcut_lens.app.jobs.studies import Studies
-from flowcut_lens.app.media.uploads import Upload
 
 if TYPE_CHECKING:
     from flowcut.models.loading import VisionLanguageModel
     from flowcut_lens.app.jobs.visitors import Visitor
 
-EMBEDDED = "embedded"
-ARMS = ("full", "cut", "control")
-"""The three answers to one question: nothing pruned, the chosen method, and chance at the same budget."""
-
 KEPT_RUNS = 48
-"""Finished runs held in memory (about 1 MB each for the embedded model, 3 MB for CLIP-L; with where each answer token
-looked up to MOST_ATTENTION_BYTES more)."""
+"""Finished runs held in memory: about 1 MB each for the embedded model, 3 MB for CLIP-L, with the attention of the
+answer tokens up to MOST_ATTENTION_BYTES more."""
 
 MOST_ATTENTION_BYTES = 32 * 2**20
-"""Of one run: where each answer token looked is recorded for models and answer lengths that stay below."""
+"""Of one run: the attention of the answer tokens is recorded for models and answer lengths that stay below."""
 
 KEPT_FIGURES = 48
 """Prepared figures held in memory: of each comparison two, one for every pruned run (0.2 MB, 0.6 MB for CLIP-L)."""
 
 CLOSING_SECONDS = 20
-"""How long the end of the process waits for a model that is just being read."""
-
-ARM_WORDS = {"full": "All tokens", "cut": "Pruned", "control": "Random"}
+"""How long the end of the process waits for a study's step."""
 
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class Generation:
-    """How the answer is written; the settings of transformers' `generate`."""
-
-    max_new_tokens: int = 128
-    do_sample: bool = False
-    temperature: float = 1.0
-    """Used when sampling only."""
-    seed: int = 0
-    """Seed of the sampling; used when sampling only."""
-    system: str | None = None
-
-    def as_arguments(self) -> dict[str, Any]:
-        """Keyword arguments of `flowcut.ask`; settings of sampling are left out when there is none."""
-        arguments = asdict(self)
-        if not self.do_sample:
-            del arguments["temperature"], arguments["seed"]
-        return arguments
-
-
-@dataclass(frozen=True)
-class Order:
-    """One question to be answered three times."""
-
-    model: str
-    """`embedded`, a folder, or a hub id."""
-    image: Image.Image | Upload | Video
-    """A picture, the file of one, or the frames of a video."""
-    question: str
-    cut: CutConfig
-    control: CutConfig
-    generation: Generation = Generation()
-
-    @property
-    def medium(self) -> Image.Image | Video:
-        """What the model is asked about, decoded."""
-        return self.image.image if isinstance(self.image, Upload) else self.image
-
-    def cut_of(self, arm: str) -> CutConfig | None:
-        """What is pruned in this arm; None: nothing."""
-        return {"full": None, "cut": self.cut, "control": self.control}[arm]
-
-
-@dataclass
-class Arm:
-    """One of the three answers as it grows; written by the worker, read by the page."""
-
-    text: str = ""
-    run: Run | None = None
-
-
-@dataclass
-class Job:
-    """An order on its way. The worker writes, the page reads; each field is replaced whole, so no lock is needed."""
-
-    order: Order
-    arms: dict[str, Arm] = field(default_factory=lambda: {arm: Arm() for arm in ARMS})
-    phase: str = "Waiting for a free moment"
-    """What is being done, in words."""
-    fraction: float | None = None
-    """Share of this phase that is done, 0 to 1; None: unknown."""
-    error: str | None = None
-    """Why it failed, one sentence for the person who asked."""
-    model_failed: bool = False
-    """Whether it was the model that could not be loaded."""
-    stop: threading.Event = field(default_factory=threading.Event)
-    ended: threading.Event = field(default_factory=threading.Event)
-    asked_by: Visitor | None = None
-    """Who waits for the answers; None: a program that always does."""
-
-    @property
-    def unwanted(self) -> bool:
-        """Whether it was stopped, or whoever asked has left for good."""
-        return self.stop.is_set() or (self.asked_by is not None and self.asked_by.gone.is_set())
-
-    @property
-    def answers(self) -> list[Run]:
-        """The answers that are there, in the order of the page."""
-        return [arm.run for arm in self.arms.values() if arm.run is not None]
-
-    @property
-    def complete(self) -> bool:
-        """Whether all three answers are there."""
-        return len(self.answers) == len(self.arms)
-
-    def report(self, phase: str, fraction: float | None = None) -> None:
-        """Say what is being done now."""
-        self.phase, self.fraction = phase, fraction
-
-    def cancel(self) -> None:
-        """Stop within one token; a job that is still waiting ends without having started."""
-        self.stop.set()
-        if not self.complete and not any(arm.text for arm in self.arms.values()):
-            self.ended.set()
-
-
-class Models:
-    """The loaded models by name: the embedded one stays, of the others the one loaded last."""
-
-    def __init__(self) -> None:
-        self._loaded: dict[str, VisionLanguageModel] = {}
-        self._lock = threading.Lock()
-
-    @property
-    def any_loaded(self) -> bool:
-        """Whether torch and transformers are there: of two threads that import them at once, one can fail."""
-        return bool(self._loaded)
-
-    def get(self, name: str) -> VisionLanguageModel | None:
-        """The model of this name if it is in memory."""
-        return self._loaded.get(name)
-
-    def load(self, name: str, progress: Callable[[float | None, str], None]) -> VisionLanguageModel:
-        """Load a model unless it is there already. When it fails, whatever was loaded before stays in use."""
-        ready = self._loaded.get(name)
-        if ready is not None:
-            return ready
-        with self._lock:
-            if name not in self._loaded:
-                progress(None, "Loading PyTorch")
-                import flowcut
-
-                model = flowcut.load(name, progress=progress)
-                if name == EMBEDDED or model.device != "cpu":  # where it takes a second, not a minute
-                    progress(None, "First steps")
-                    warm_up_run(model)
-                self._loaded = {known: kept for known, kept in self._loaded.items() if known == EMBEDDED}
-                self._loaded[name] = model
-                # To look for garbage in a whole PyTorch takes half a second, in which nobody's answer gets on. What is
-                # loaded stays, so it need not be looked at again (see also runner.postScriptGC in config.toml).
-                gc.collect()
-                gc.freeze()
-            return self._loaded[name]
-
-
 class Runtime:
-    """The queues and their threads: one loads models, one answers questions, one prepares figures, one runs studies.
+    """Four threads: one loads models, one answers questions, one prepares figures, one runs studies.
 
     So a question to a model that is in memory does not wait for another that is being loaded, a second question never
     waits for the first one's figures, and studies wait for questions.
@@ -201,27 +57,29 @@ class Runtime:
 
     def __init__(self) -> None:
         self.models = Models()
-        self._runs: Recent[Run] = Recent(KEPT_RUNS)
-        self._figures: Recent[Future[bytes]] = Recent(KEPT_FIGURES)
-        self._figure_thread = ThreadPoolExecutor(1, thread_name_prefix="figures")
-        self._to_load: queue.Queue[Job | tuple[str, str] | None] = queue.Queue()
-        self._to_answer: queue.Queue[Job | None] = queue.Queue()
+        self._runs: LRUCache[str, Run] = LRUCache(KEPT_RUNS)  # used by the answering thread only, so without a lock
+        self._figures: LRUCache[str, Future[bytes]] = LRUCache(KEPT_FIGURES)
+        self._figures_lock = threading.Lock()
+        self._loading = ThreadPoolExecutor(1, thread_name_prefix="loading")
+        self._answering = ThreadPoolExecutor(1, thread_name_prefix="answering")
+        self._drawing = ThreadPoolExecutor(1, thread_name_prefix="figures")
+        self._warm_up: Future[None] | None = None
         self._closing = threading.Event()
-        self._answering = threading.Event()
-        self.studies = Studies(self.models.load, self._answering.is_set, explain)
-        work = (self._load_forever, self._answer_forever)
-        self._threads = [threading.Thread(target=one, name=one.__name__.strip("_"), daemon=True) for one in work]
-        for thread in self._threads:
-            thread.start()
+        self._busy = threading.Event()
+        self.studies = Studies(self.models.load, self._busy.is_set, explain)
 
     def close(self) -> None:
-        """Stop within one token and end the threads: a thread still inside PyTorch would crash the process's exit."""
+        """Cancel what waits, stop what runs within one token, and end the threads.
+
+        A thread still inside PyTorch would crash the process's exit. A model that is being downloaded or read is given
+        up at its next report of progress.
+        """
         self._closing.set()
-        self._figure_thread.shutdown(wait=False, cancel_futures=True)
-        for line in (self._to_load, self._to_answer):
-            line.put(None)
-        for thread in self._threads:
-            thread.join(CLOSING_SECONDS)
+        threads = (self._loading, self._answering, self._drawing)
+        for thread in threads:
+            thread.shutdown(wait=False, cancel_futures=True)
+        for thread in threads:
+            thread.shutdown()
         self.studies.close(CLOSING_SECONDS)
 
     def submit(self, order: Order, asked_by: Visitor | None = None) -> Job:
@@ -229,9 +87,9 @@ class Runtime:
         job = Job(order, asked_by=asked_by)
         if self.models.get(order.model) is None:
             job.report("Loading the model")
-            self._to_load.put(job)
+            _line_up(self._loading, self._load_for, job)
         else:
-            self._to_answer.put(job)
+            _line_up(self._answering, self._answer_one, job)
         return job
 
     def warm_up(self, model: str, module: str) -> None:
@@ -239,140 +97,125 @@ class Runtime:
 
         One thread does both: of two that import PyTorch at once, one can fail.
         """
-        if self.models.get(model) is None and self._to_load.empty():
-            self._to_load.put((model, module))
+        if self.models.get(model) is None and (self._warm_up is None or self._warm_up.done()):
+            self._warm_up = self._loading.submit(self._load_ahead, model, module)
 
     def figures(self, key: str, compute: Callable[[], bytes]) -> Future[bytes]:
         """What `compute` packs of finished runs; made on a thread of its own and kept under `key`, a content hash."""
-        future = self._figures.get(key)
-        if future is None or (future.done() and future.exception() is not None):
-            future = self._figure_thread.submit(compute)
-            self._figures.put(key, future)
-        return future
-
-    def _load_forever(self) -> None:
-        while (wanted := self._to_load.get()) is not None and not self._closing.is_set():
-            if isinstance(wanted, tuple):
-                self._load_ahead(*wanted)
-            elif not wanted.unwanted and self._load_for(wanted):
-                self._to_answer.put(wanted)
-            else:
-                wanted.ended.set()
+        with self._figures_lock:
+            future = self._figures.get(key)
+            if future is None or (future.done() and future.exception() is not None):
+                future = self._figures[key] = self._drawing.submit(compute)
+            return future
 
     def _load_ahead(self, model: str, module: str) -> None:
         try:
             import_module(module)
-            self.models.load(model, lambda fraction, text: None)
+            self._load(model, lambda fraction, text: None)
         except Exception as error:  # the question that needs the model will meet the same error and show it
             log.warning("Loading %s ahead of the first question failed: %s", model, error)
 
-    def _load_for(self, job: Job) -> bool:
+    def _load_for(self, job: Job) -> None:
+        """Load the model of a job, then queue the job to be answered."""
+        if job.unwanted:
+            job.ended.set()
+            return
         try:
-            self.models.load(job.order.model, lambda fraction, text: job.report(text, fraction))
+            self._load(job.order.model, lambda fraction, text: job.report(text, fraction))
         except Exception as error:
             job.error, job.model_failed = explain(error), True
-            return False
+            job.ended.set()
+            return
         job.report("Waiting for a free moment")
-        return True
+        _line_up(self._answering, self._answer_one, job)
 
-    def _answer_forever(self) -> None:
-        while (job := self._to_answer.get()) is not None and not self._closing.is_set():
-            self._answering.set()
-            try:
-                self._answer(job)
-            except Exception as error:
-                job.error = explain(error)
-            finally:
-                self._answering.clear()
-                job.ended.set()
+    def _load(self, model: str, progress: Callable[[float | None, str], None]) -> VisionLanguageModel:
+        """Load a model unless it is there.
+
+        Raises:
+            FlowCutError: it cannot be loaded, or the process is about to end.
+        """
+
+        def report(fraction: float | None, text: str) -> None:
+            if self._closing.is_set():
+                raise FlowCutError("FlowCut Lens is being closed.")
+            progress(fraction, text)
+
+        return self.models.load(model, report)
+
+    def _answer_one(self, job: Job) -> None:
+        self._busy.set()
+        try:
+            self._answer(job)
+        except Exception as error:
+            job.error = explain(error)
+        finally:
+            self._busy.clear()
+            job.ended.set()
 
     def _answer(self, job: Job) -> None:
         # Another visitor's model may have taken this one's place while the job waited.
-        model = self.models.load(job.order.model, lambda fraction, text: job.report(text, fraction))
+        model = self._load(job.order.model, lambda fraction, text: job.report(text, fraction))
+        opened = cache(job.order.open)  # an upload is decoded once, and only if one of the answers is not known yet
         for arm in ARMS:
-            if job.unwanted:
+            if job.unwanted or self._closing.is_set():
                 return
-            job.arms[arm].run = self._run(job, arm, model)
+            job.arms[arm].run = self._run(job, arm, model, opened)
 
-    def _run(self, job: Job, arm: str, model: VisionLanguageModel) -> Run:
+    def _run(self, job: Job, arm: str, model: VisionLanguageModel, opened: Callable[[], Picture | Video]) -> Run:
         key = run_key(job.order, arm, model.revision)
         run = self._runs.get(key)
         if run is None:
-            run = self._ask(job, arm, model)
+            run = self._ask(job, arm, model, opened())
             if not run.stopped:
-                self._runs.put(key, run)
+                self._runs[key] = run
         job.arms[arm].text = run.answer
         return run
 
-    def _ask(self, job: Job, arm: str, model: VisionLanguageModel) -> Run:
+    def _ask(self, job: Job, arm: str, model: VisionLanguageModel, opened: Picture | Video) -> Run:
         import flowcut
 
         order, shown = job.order, job.arms[arm]
         return flowcut.ask(
             model,
-            order.medium,
+            opened,
             order.question,
             cut=order.cut_of(arm),
             on_text=partial(setattr, shown, "text"),
             on_progress=lambda stage, fraction: job.report(f"{ARM_WORDS[arm]}: {stage}", fraction),
             stop=lambda: job.unwanted or self._closing.is_set(),
-            answer_attention=shows_answer_attention(model, order),
+            answer_attention=records_answer_attention(model, order),
             **order.generation.as_arguments(),
         )
 
 
-def shows_answer_attention(model: VisionLanguageModel, order: Order) -> bool:
+def _line_up(thread: ThreadPoolExecutor, work: Callable[[Job], None], job: Job) -> None:
+    """Queue work on a job; a job whose work was cancelled or failed has ended."""
+
+    def after(done: Future[None]) -> None:
+        if done.cancelled() or done.exception() is not None:
+            job.ended.set()
+
+    thread.submit(work, job).add_done_callback(after)
+
+
+def records_answer_attention(model: VisionLanguageModel, order: Order) -> bool:
     """Whether the decoder can be read, and the attention of a longest answer to all visual tokens takes little."""
     from flowcut.decoder.locate import READABLE
 
     text = model.model.config.text_config
-    frames = len(order.image.frames) if isinstance(order.image, Video) else 1
+    frames = len(order.source.frames) if isinstance(order.source, Video) else 1
     visual_tokens = model.n_patches if model.family.counts_by_picture else frames * model.n_patches
     per_token = text.num_hidden_layers * text.num_attention_heads * visual_tokens
     raw_and_weighed = 2 * 4 * order.generation.max_new_tokens * per_token  # float32
     return text.model_type in READABLE and raw_and_weighed <= MOST_ATTENTION_BYTES
 
 
-def warm_up_run(model: VisionLanguageModel) -> None:
-    """One short answer for nobody: the first one pays for what is set up once, and its times would look too long."""
-    import flowcut
-
-    blank = Image.new("RGB", (64, 64), "grey")
-    flowcut.ask(model, blank, "Warm?", cut=flowcut.FlowCut(tokens=16), max_new_tokens=2)
-
-
-def run_key(order: Order, arm: str, revision: str | None) -> str:
-    """Hash of all that a run depends on: model and its revision, pixels, question, cut and generation settings."""
-    cut, medium = order.cut_of(arm), order.medium
-    settings = [
-        order.model,
-        revision,
-        medium.size,
-        medium.frames_a_second if isinstance(medium, Video) else None,  # some models place frames by it
-        order.question,
-        cut.as_dict() if cut else None,
-        order.generation.as_arguments(),
-    ]
-    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
-    digest.update(medium.hash.encode() if isinstance(medium, Video) else medium.convert("RGB").tobytes())
-    return digest.hexdigest()
-
-
-def explain(error: Exception) -> str:
-    """One sentence for the person who asked; what is no error of theirs goes to the log in full."""
-    from flowcut.errors import FlowCutError
-
-    if isinstance(error, FlowCutError):
-        return str(error)
-    log.error("An unexpected error ended a job", exc_info=error)
-    if type(error).__name__ in ("OutOfMemoryError", "MemoryError"):
-        return "The device ran out of memory: choose a smaller model or ask for fewer new tokens, then ask again."
-    return f"Something went wrong inside ({type(error).__name__}: {error}): ask again, or choose another picture."
-
-
 @st.cache_resource(show_spinner=False)
 def runtime() -> Runtime:
     """The one runtime of this process."""
     started = Runtime()
-    atexit.register(started.close)
+    # The interpreter joins the threads of executors before it calls what `atexit` knows, so `close` must come earlier:
+    # it would otherwise wait for every queued question. `concurrent.futures` registers its own end in the same way.
+    threading._register_atexit(started.close)  # type: ignore[attr-defined]
     return started

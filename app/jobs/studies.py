@@ -1,4 +1,4 @@
-"""Long computations beside the page: they outlive its script runs, take turns, tell how far they are, and can stop.
+"""Long computations beside the page: they outlive its script runs, take turns, report how far they are, and can stop.
 
 A study is a generator that yields each partial result as soon as it is there. One thread gives every running study
 one step in turn, so that two people's studies get on side by side, and lets questions go first. What was yielded stays,
@@ -12,20 +12,21 @@ import hashlib
 import json
 import threading
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
+
+from cachetools import LRUCache
 
 if TYPE_CHECKING:
     from flowcut.models.loading import VisionLanguageModel
     from flowcut_lens.app.jobs.visitors import Visitor
 
 KEPT_STUDIES = 32
-"""Studies held in memory; those that were not looked at for longest go first, never one that is running."""
+"""Ended studies held in memory; those not read for longest are dropped first."""
 
 PAUSE = 0.02
-"""Seconds between two looks whether a question is still being answered."""
+"""Seconds between two checks whether a question is still being answered."""
 
 Work = Callable[["VisionLanguageModel", "Study"], Iterator[Any]]
 """A loaded model and the study to report to in; partial results out."""
@@ -48,7 +49,7 @@ class Study:
     stop: threading.Event = field(default_factory=threading.Event)
     ended: threading.Event = field(default_factory=threading.Event)
     watchers: set[Visitor] = field(default_factory=set)
-    """Everyone who began it or has looked at it."""
+    """Everyone who began it or whose page has shown it."""
     abandoned: bool = False
     """Whether it was stopped because they had all left."""
 
@@ -73,6 +74,14 @@ class Study:
         self.phase, self.fraction = phase, fraction
 
 
+@dataclass(frozen=True)
+class Running:
+    """A study that has not ended, and the generator that makes its results."""
+
+    study: Study
+    steps: Generator[Any, None, None]
+
+
 def study_key(name: str, *content: Any) -> str:
     """Hash of what a study depends on: plain values, which JSON can hold."""
     return f"{name}-{hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:24]}"
@@ -94,9 +103,11 @@ class Studies:
             explain: an exception in one sentence.
         """
         self._load, self._busy, self._explain = load, busy, explain
-        self._known: OrderedDict[str, Study] = OrderedDict()
-        self._running: list[tuple[Study, Generator[Any, None, None]]] = []
+        self._running: dict[str, Running] = {}
+        """In the order of their turns; never dropped."""
+        self._ended: LRUCache[str, Study] = LRUCache(KEPT_STUDIES)
         self._changed = threading.Condition()
+        """Held whenever one of the two is read or changed."""
         self._closing = False
         self._thread = threading.Thread(target=self._forever, name="studies", daemon=True)
         self._thread.start()
@@ -104,9 +115,8 @@ class Studies:
     def find(self, key: str) -> Study | None:
         """The study of this content, running or ended."""
         with self._changed:
-            if key in self._known:
-                self._known.move_to_end(key)
-            return self._known.get(key)
+            running = self._running.get(key)
+            return self._ended.get(key) if running is None else running.study
 
     def start(self, key: str, model: str, work: Work, watcher: Visitor | None = None) -> Study:
         """The study of this content; begun now unless it runs or is complete. One that was stopped begins anew.
@@ -114,13 +124,11 @@ class Studies:
         It stops by itself when everyone who watches it has left; one that nobody watches runs to its end.
         """
         with self._changed:
-            study = self._known.get(key)
+            study = self.find(key)
             if study is None or (study.ended.is_set() and not study.complete):
-                study = self._known[key] = Study()
-                self._running.append((study, self._steps(study, model, work)))
-                self._forget()
+                study = Study()
+                self._running[key] = Running(study, self._steps(study, model, work))
                 self._changed.notify()
-            self._known.move_to_end(key)
             if watcher is not None:
                 study.watchers.add(watcher)
             return study
@@ -136,43 +144,40 @@ class Studies:
         loaded = self._load(model, lambda fraction, text: study.report(text, fraction or 0.0))
         yield from work(loaded, study)
 
-    def _forget(self) -> None:
-        ended = [key for key, study in self._known.items() if study.ended.is_set()]
-        for key in ended[: max(0, len(self._known) - KEPT_STUDIES)]:
-            del self._known[key]
-
     def _forever(self) -> None:
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: self._closing or self._running)
                 if self._closing:
                     return
-                study, steps = self._running.pop(0)
+                key, running = next(iter(self._running.items()))
             while self._busy() and not self._closing:
                 time.sleep(PAUSE)
-            if self._step(study, steps):
-                with self._changed:
-                    self._running.append((study, steps))
+            has_more = self._step(running)
+            with self._changed:
+                del self._running[key]
+                if has_more:
+                    self._running[key] = running  # now the last in turn
+                else:
+                    self._ended[key] = running.study
+                    running.study.ended.set()
 
-    def _step(self, study: Study, steps: Generator[Any, None, None]) -> bool:
+    def _step(self, running: Running) -> bool:
         """One step of one study; whether there is more to do."""
-        started = time.perf_counter()
+        study, started = running.study, time.perf_counter()
         try:
             if study.deserted and not study.stop.is_set():
                 study.abandoned = True
                 study.stop.set()
             if study.stop.is_set():
-                steps.close()
-                study.ended.set()
+                running.steps.close()
                 return False
-            study.results.append(next(steps))
+            study.results.append(next(running.steps))
         except StopIteration:
             study.fraction = 1.0
-            study.ended.set()
             return False
         except Exception as error:
             study.error = self._explain(error)
-            study.ended.set()
             return False
         finally:
             study.seconds += time.perf_counter() - started

@@ -43,7 +43,7 @@ class Visitor:
         self._departures += 1
         try:
             asyncio.get_running_loop().call_later(GRACE, self._end_unless_back, self._departures)
-        except RuntimeError:  # not told by the server's own loop, but by a session that is ended already
+        except RuntimeError:  # not called by the server's own loop, but by a session that is ended already
             if not self._is_connected():
                 self.gone.set()
 
@@ -99,5 +99,5 @@ def tidy() -> None:
 def _tidy() -> None:
     _waiting.release()
     gc.collect()
-    with suppress(OSError, AttributeError):  # another system's library needs no telling
-        ctypes.CDLL("libc.so.6").malloc_trim(0)  # glibc keeps what was freed until it is told to give it back
+    with suppress(OSError, AttributeError):  # other systems have no such call
+        ctypes.CDLL("libc.so.6").malloc_trim(0)  # glibc keeps freed memory until it is asked to return it

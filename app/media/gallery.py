@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from functools import cache, lru_cache
 from pathlib import Path
 
-from PIL import Image
-
 import flowcut
+from flowcut.media.picture import Picture, open_picture
 from flowcut.records.store import load_run, picture_path
-from flowcut_lens.app.jobs.runtime import ARMS
-from flowcut_lens.app.media.comparison import Comparison, Picture
+from flowcut_lens.app.jobs.orders import ARMS
+from flowcut_lens.app.media.chosen import ChosenPicture
+from flowcut_lens.app.media.comparison import Comparison
 from flowcut_lens.scenes import Scene, draw, questions
 
 SUGGESTIONS = 4
@@ -55,9 +55,9 @@ def scene(seed: int) -> Scene:
     return draw(seed)
 
 
-def drawn_picture(seed: int) -> Picture:
+def drawn_picture(seed: int) -> ChosenPicture:
     """A drawn scene as a picture that can be asked about."""
-    return Picture(scene(seed).image, f"drawn scene {seed}", seed)
+    return ChosenPicture(Picture(scene(seed).image), f"drawn scene {seed}", seed)
 
 
 def suggested_questions(seed: int | None) -> list[str]:
@@ -75,7 +75,7 @@ def _scene_questions(seed: int) -> tuple[str, ...]:
     return tuple(by_kind.values())[:SUGGESTIONS]
 
 
-def suggested_for(picture: Picture) -> list[str]:
+def suggested_for(picture: ChosenPicture) -> list[str]:
     """A few questions worth asking about a picture or video."""
     return suggested_questions(picture.seed) if picture.video is None else list(VIDEO_QUESTIONS)
 
@@ -93,8 +93,8 @@ def stored_example(seed: int) -> Comparison | None:
         return None
     full, cut, control = (load_run(folder) for folder in folders if folder is not None)
     path = folders[0] and picture_path(folders[0])
-    image = Image.open(path, formats=["PNG"]).convert("RGB") if path else scene(seed).image
-    return Comparison(Picture(image, f"drawn scene {seed}", seed), full, cut, control, stored=True)
+    picture = open_picture(path) if path else Picture(scene(seed).image)
+    return Comparison(ChosenPicture(picture, f"drawn scene {seed}", seed), full, cut, control, stored=True)
 
 
 def _only_run(folder: Path) -> Path | None:

@@ -1,6 +1,6 @@
 """Videos on the page: which models take them and how many frames, and a file from which other frames can be taken.
 
-What a model takes is told once the first model is in memory: pages do without torch.
+What a model takes is known once the first model is in memory: pages do without torch.
 """
 
 from __future__ import annotations

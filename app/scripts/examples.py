@@ -7,7 +7,8 @@ import shutil
 import flowcut
 from flowcut.models.loading import VisionLanguageModel
 from flowcut.records.store import save_run
-from flowcut_lens.app.jobs.runtime import ARMS, EMBEDDED, warm_up_run
+from flowcut_lens.app.jobs.models import EMBEDDED, warm_up_run
+from flowcut_lens.app.jobs.orders import ARMS
 from flowcut_lens.app.media import gallery
 
 TOKENS = 64

@@ -12,17 +12,17 @@ from collections.abc import Iterator
 
 import flowcut
 from flowcut.models.loading import VisionLanguageModel
-from flowcut_lens.app.jobs.runtime import EMBEDDED
+from flowcut_lens.app.jobs.models import EMBEDDED
 from flowcut_lens.app.media.truth import is_right
 from flowcut_lens.scenes import draw, questions
 
 OUTCOMES = {
-    (True, True, False): "FlowCut keeps what chance throws away",
+    (True, True, False): "FlowCut keeps what random pruning loses",
     (True, False, False): "both pruned answers break",
-    (True, False, True): "FlowCut breaks where chance does not",
+    (True, False, True): "FlowCut breaks where random pruning does not",
     (False, True, False): "only the pruned answer is right",
     (False, False, True): "only the random answer is right",
-    (False, True, True): "only the whole picture misleads",
+    (False, True, True): "only the full picture misleads",
 }
 """Whether the answer was right with all tokens, with FlowCut, with random tokens; and what that says."""
 

@@ -8,17 +8,16 @@ import streamlit as st
 
 from flowcut.errors import FlowCutError, UnknownFormat
 from flowcut.media.containers import FORMATS as VIDEO_FORMATS
-from flowcut.media.picture import open_picture
 from flowcut.media.video import is_video
-from flowcut_lens.app.components.film_strip import strip
-from flowcut_lens.app.components.paste import paste
 from flowcut_lens.app.components.thumbnails import data_url, thumbnails
-from flowcut_lens.app.jobs.runtime import explain
+from flowcut_lens.app.jobs.explain import explain
 from flowcut_lens.app.jobs.visitors import give_back, tidy
 from flowcut_lens.app.media import gallery, videos
-from flowcut_lens.app.media.comparison import Picture
+from flowcut_lens.app.media.chosen import ChosenPicture
 from flowcut_lens.app.media.uploads import Upload
 from flowcut_lens.app.media.videos import VideoFile
+from flowcut_lens.app.sidebar.film_strip import strip
+from flowcut_lens.app.sidebar.paste import paste
 from flowcut_lens.app.state import session
 
 NEW_SCENE_HELP = "Draws a scene that no one has seen before; its ground truth marks the answers right or wrong"
@@ -129,23 +128,24 @@ def _open_waiting() -> None:
         state.pop("frames", None)
         return
     state.asked_frames = state.frames = frames
-    _choose_own(Picture(video.image, "your video", None, video.notes, video, file))
+    _choose_own(ChosenPicture(video, "your video", file=file))
 
 
 def take_in(content: bytes, name: str) -> None:
     """Make the bytes of a file the picture of the next question, or say in one sentence why it cannot be."""
+    upload = Upload(content)
     try:
-        opened = open_picture(content)
+        upload.open()
     except UnknownFormat as error:
         st.session_state.problem = f"{str(error).removesuffix('.')}, or a video ({VIDEO_FORMATS})."
         return
     except FlowCutError as error:
         st.session_state.problem = str(error)
         return
-    _choose_own(Picture(Upload(content), name, None, opened.notes))
+    _choose_own(ChosenPicture(upload, name))
 
 
-def _choose_own(chosen: Picture) -> None:
+def _choose_own(chosen: ChosenPicture) -> None:
     """A picture or video of one's own; a question that was typed stays, a suggested one gives way to one that fits."""
     typed = st.session_state.question.strip()
     own = typed and typed not in gallery.suggested_for(session.picture())

@@ -1,7 +1,7 @@
-"""What one visitor has chosen to look at: a patch, a word, a layer, a head and a arm, one choice for every panel.
+"""What one visitor has chosen to look at: a patch, a word, a layer, a head and an arm, one choice for every panel.
 
 Question, method and budget are chosen in the sidebar (`state.session`). Layer and patch are moved by the stage in the
-browser, which tells of a patch that was chosen and writes both into the address itself.
+browser, which reports a patch that was chosen and writes both into the address itself.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 import streamlit as st
 
 PRUNED_ARMS = ("cut", "control")
-"""The pruned runs that can stand beside the whole picture's: the chosen method, and chance."""
+"""The pruned runs that can stand beside the full run: the chosen method, and random."""
 ALL = -1
 """The choice of all layers, or all heads, where a widget cannot hold None."""
 
@@ -25,15 +25,20 @@ class Selection:
     patch: int | None = None
     """On the grid from 0."""
     arm: str = PRUNED_ARMS[0]
-    """Which pruned run stands beside the whole picture, one of PRUNED_ARMS."""
+    """Which pruned run stands beside the full run, one of PRUNED_ARMS."""
     word: int = 0
-    """Place in the whole picture's answer."""
+    """Place in the full answer."""
     decoder: int = ALL
     """Decoder layer, from 0; ALL: the mean of all."""
     head: int = ALL
     """Head of the decoder, from 0; ALL: the mean of all."""
     weighted: bool = False
     """Whether attention is weighed by the value's norm."""
+
+    def in_address(self) -> dict[str, Any]:
+        """What the page's address says of it, by the names of `url.Link`; the patch is the stage's to write."""
+        named = {name: getattr(self, name) for name in ("arm", "word", "decoder", "head")}
+        return {**named, "weighted": int(self.weighted)}
 
 
 def chosen() -> Selection:

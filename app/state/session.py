@@ -14,10 +14,13 @@ import streamlit as st
 from flowcut.criteria import METHODS
 from flowcut.cut import CutConfig
 from flowcut.errors import FlowCutError
-from flowcut_lens.app.jobs.runtime import EMBEDDED, Generation, Job, Order, runtime
+from flowcut_lens.app.jobs.models import EMBEDDED
+from flowcut_lens.app.jobs.orders import Generation, Job, Order
+from flowcut_lens.app.jobs.runtime import runtime
 from flowcut_lens.app.jobs.visitors import visitor
 from flowcut_lens.app.media import gallery
-from flowcut_lens.app.media.comparison import Comparison, Picture
+from flowcut_lens.app.media.chosen import ChosenPicture
+from flowcut_lens.app.media.comparison import Comparison
 from flowcut_lens.app.media.videos import USUAL_FRAMES, check_frames, limits
 from flowcut_lens.app.state import selection, url
 
@@ -33,6 +36,7 @@ DEFAULTS: dict[str, Any] = {
     "sampling_seed": 0,
     "system": "",
 }
+CUT_IN_ADDRESS = ("method", "tokens", "variant")
 USUAL_PATCHES = 576
 """Patches of CLIP-L/336 and of the embedded model; used until a run has shown how many its model really has."""
 
@@ -64,25 +68,25 @@ def address() -> url.Link | None:
     shown = comparison()
     if shown is None or shown.picture.seed is None or shown.cut.cut is None or shown.full.model_id != EMBEDDED:
         return None
-    seed, cut, question = shown.picture.seed, shown.cut.cut, shown.full.question
-    looked_at, usual = selection.chosen(), selection.Selection()
-    return url.Link(
-        scene=None if seed == gallery.entries()[0].seed else seed,
-        question=None if question == gallery.suggested_questions(seed)[0] else question,
-        method=None if cut.method == DEFAULTS["method"] else cut.method,
-        tokens=None if cut.tokens == DEFAULTS["tokens"] else cut.tokens,
-        variant=None if cut.variant == DEFAULTS["variant"] else cut.variant,
-        arm=None if looked_at.arm == usual.arm else looked_at.arm,
-        word=looked_at.word or None,
-        decoder=None if looked_at.decoder == usual.decoder else looked_at.decoder,
-        head=None if looked_at.head == usual.head else looked_at.head,
-        weighted=1 if looked_at.weighted else None,
-    )
+    seed, cut = shown.picture.seed, shown.cut.cut
+    said = {
+        "scene": seed,
+        "question": shown.full.question,
+        **{name: getattr(cut, name) for name in CUT_IN_ADDRESS},
+        **selection.chosen().in_address(),
+    }
+    usual = {
+        "scene": gallery.entries()[0].seed,
+        "question": gallery.suggested_questions(seed)[0],
+        **{name: DEFAULTS[name] for name in CUT_IN_ADDRESS},
+        **selection.Selection().in_address(),
+    }
+    return url.Link(**{name: value for name, value in said.items() if value != usual[name]})
 
 
-def picture() -> Picture:
+def picture() -> ChosenPicture:
     """The picture that the next question is about."""
-    found: Picture = st.session_state.picture
+    found: ChosenPicture = st.session_state.picture
     return found
 
 
@@ -99,13 +103,13 @@ def job() -> Job | None:
 
 
 def problem() -> str | None:
-    """What went wrong last, one sentence."""
+    """Why the last question or upload failed, one sentence."""
     found: str | None = st.session_state.problem
     return found
 
 
 def patches() -> int:
-    """How many visual tokens the model in use reads of a whole picture, as its last run showed."""
+    """How many visual tokens the model in use reads of a full picture, as its last run showed."""
     last = comparison()
     return USUAL_PATCHES if last is None else last.full.visual_tokens
 
@@ -136,7 +140,7 @@ def show_new_scene() -> None:
     show_scene(random.randrange(*DRAWN_SEEDS))
 
 
-def choose(chosen: Picture, question: str) -> None:
+def choose(chosen: ChosenPicture, question: str) -> None:
     """Make this the picture of the next question; what was running, or being opened, for another picture stops."""
     _stop_running()
     st.session_state.pop("waiting_video", None)
@@ -224,7 +228,7 @@ def _order() -> Order:
     )
     if picture().video is not None:
         check_frames(state.model, len(picture().frames))
-    return Order(state.model, picture().medium, state.question, chosen_cut(), control_cut(), generation)
+    return Order(state.model, picture().source, state.question, chosen_cut(), control_cut(), generation)
 
 
 def chosen_cut() -> CutConfig:
@@ -246,7 +250,7 @@ def variant() -> str:
 
 
 def control_cut() -> CutConfig:
-    """Chance at the same budget: what any method must beat."""
+    """Random tokens at the same budget: what any method must beat."""
     return CutConfig("random", st.session_state.tokens, seed=st.session_state.control_seed)
 
 

@@ -2,6 +2,14 @@
 
 The stage adds its layer and patch to the same address by itself, in the browser. Pictures from outside have no address:
 they never leave this machine.
+
+Streamlit's own `bind="query-params"` cannot say the same (checked in 1.67), so the address is read and written here:
+- a bound choice writes the label on its button, where links that exist have a name (`method=flowcut`, `arm=control`,
+  `section=causal`); a label may change with the answer (`head 3: 41%`) or occur twice in it (`word`);
+- a bound toggle takes `true` and `false` only, and links that exist say `weighted=1`; the older name `lane` of
+  `arm` would not be read;
+- a bound box writes what is being typed (`tokens`, `variant`, `question`), the address says what the answers on screen
+  were asked with, and for a picture from outside it says none of it: a bound parameter cannot be left out.
 """
 
 from __future__ import annotations
@@ -31,9 +39,9 @@ class Link:
     patch: int | None = None
     """Chosen on the stage, which writes it into the address itself."""
     arm: str | None = None
-    """Which pruned run stands beside the whole picture: `cut` or `control`."""
+    """Which pruned run stands beside the full run: `cut` or `control`."""
     word: int | None = None
-    """Place in the whole picture's answer, from 0."""
+    """Place in the full answer, from 0."""
     decoder: int | None = None
     """Decoder layer, from 0; `layer` is the vision layer, which the stage writes."""
     head: int | None = None

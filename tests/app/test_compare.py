@@ -17,12 +17,13 @@ from streamlit.testing.v1 import AppTest
 from flowcut.criteria import METHODS
 from flowcut.records.studies import KnockOut, RemovalCurves, SmallestBudget, SweepPoint
 from flowcut_lens.app.components.formatting import signed
-from flowcut_lens.app.components.study import StudySpec
 from flowcut_lens.app.jobs.runtime import runtime
 from flowcut_lens.app.jobs.studies import Study
+from flowcut_lens.app.media.chosen import ChosenPicture
 from flowcut_lens.app.views.compare import causal, methods, proxy, sweep
 from flowcut_lens.app.views.compare.context import Context
 from flowcut_lens.app.views.compare.sections import SECTIONS
+from flowcut_lens.app.views.compare.study import StudySpec
 from tests.analysis import synthetic
 from tests.analysis.test_views import ENCODERS, geometries, joined
 from tests.app.conftest import SECONDS, settled, shown
@@ -222,7 +223,7 @@ def test_rescue_and_drop(compared: AppTest) -> None:
 
 def test_a_picture_without_truth_is_told_so(page: AppTest) -> None:
     page.session_state.comparison = type(shown(page))(
-        type(shown(page).picture)(shown(page).picture.image, "your picture", None), *shown(page).runs
+        ChosenPicture(shown(page).picture.source, "your picture"), *shown(page).runs
     )
     go(page, "truth")
     assert any("drawn scenes only" in box.value for box in page.info)

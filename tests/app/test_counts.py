@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from flowcut_lens.app.components.answers import _counts, tokens_by_layer
+from flowcut_lens.app.views.ask.cost import _counts, tokens_by_layer
 from tests.analysis import synthetic
 
 

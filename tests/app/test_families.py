@@ -8,7 +8,8 @@ import pytest
 from PIL import Image
 from streamlit.testing.v1 import AppTest
 
-from flowcut_lens.app.media.comparison import Picture
+from flowcut.media.picture import open_picture
+from flowcut_lens.app.media.chosen import ChosenPicture
 from flowcut_lens.app.sidebar import controls
 from flowcut_lens.app.views.ask.flow import PROXY
 from tests import tiny, tiny_qwen
@@ -20,7 +21,7 @@ def asked(folder: Path, tokens: int, monkeypatch: pytest.MonkeyPatch) -> AppTest
     # AppTest cannot type a new name into the box: let the folder be one of its names.
     monkeypatch.setattr(controls, "PUBLISHED", (str(folder),))
     page = settled(AppTest.from_file(str(MAIN), default_timeout=SECONDS).run())
-    page.session_state.picture = Picture(Image.effect_noise((300, 120), 80).convert("RGB"), "your picture")
+    page.session_state.picture = ChosenPicture(open_picture(Image.effect_noise((300, 120), 80)), "your picture")
     page.number_input("tokens").set_value(tokens).run()
     page.selectbox("model").select(str(folder)).run()
     run(page)

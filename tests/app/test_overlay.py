@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from flowcut.media.picture import Picture
 from flowcut.media.video import Video
 from flowcut.records.answer_attention import AnswerAttention
 from flowcut.records.run import Run
-from flowcut_lens.app.media.comparison import Picture
+from flowcut_lens.app.media.chosen import ChosenPicture
 from flowcut_lens.app.views.ask.overlay import heat_pictures
 from tests.analysis import synthetic
 from tests.analysis.test_views import ENCODERS, HEIGHT, WIDTH, geometries, joined
@@ -38,11 +39,11 @@ def warmth(image: Image.Image) -> np.ndarray:
 
 
 @pytest.fixture
-def picture() -> Picture:
-    return Picture(Image.new("RGB", (WIDTH, HEIGHT), "grey"), "grey")
+def picture() -> ChosenPicture:
+    return ChosenPicture(Picture(Image.new("RGB", (WIDTH, HEIGHT), "grey")), "grey")
 
 
-def test_base_and_crops_show_their_own_tokens(picture: Picture) -> None:
+def test_base_and_crops_show_their_own_tokens(picture: ChosenPicture) -> None:
     run = tiled(NAMES, [[0, 0], [2, 35], [1, 6]])
     base, crops = heat_pictures(run, np.array([0.5, 1.0, 0.25]), picture)
     assert base.title.startswith("base")
@@ -55,17 +56,17 @@ def test_base_and_crops_show_their_own_tokens(picture: Picture) -> None:
     assert warmth(crops.image)[:, 20:100].max() == 0
 
 
-def test_frames_show_themselves(picture: Picture) -> None:
+def test_frames_show_themselves(picture: ChosenPicture) -> None:
     colours = ("black", "grey", "white")
     frames = tuple(Image.new("RGB", (WIDTH, HEIGHT), colour) for colour in colours)
     run = tiled(("frame 1", "frame 2", "frame 3"), [[0, 0], [1, 0], [2, 0]])
-    shown = heat_pictures(run, np.ones(3), replace(picture, video=Video(frames)))
+    shown = heat_pictures(run, np.ones(3), replace(picture, source=Video(frames)))
     assert [heat.title.split(",")[0] for heat in shown] == ["frame 1", "frame 2", "frame 3"]
     dark = [int(np.asarray(heat.image)[-1, -1, 0]) for heat in shown]
     assert len(set(dark)) == 3  # each on its own frame's grey
 
 
-def test_tokens_that_cannot_be_traced_have_no_picture(picture: Picture) -> None:
+def test_tokens_that_cannot_be_traced_have_no_picture(picture: ChosenPicture) -> None:
     run = tiled(NAMES, [[0, 0]])
     assert run.answer_attention is not None
     untraced = replace(run, answer_attention=replace(run.answer_attention, source_patches=None, shares=None))

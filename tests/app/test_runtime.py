@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -11,9 +14,12 @@ import pytest
 
 from flowcut import Cut, FlowCut
 from flowcut.errors import InvalidPicture
+from flowcut.media.picture import Picture
 from flowcut.media.video import Video
-from flowcut_lens.app.jobs.recent import Recent
-from flowcut_lens.app.jobs.runtime import ARMS, EMBEDDED, Generation, Job, Order, Runtime, explain, run_key
+from flowcut_lens.app.jobs.explain import explain
+from flowcut_lens.app.jobs.models import EMBEDDED
+from flowcut_lens.app.jobs.orders import ARMS, Generation, Job, Order, run_key
+from flowcut_lens.app.jobs.runtime import Runtime
 from flowcut_lens.scenes import draw
 
 SECONDS = 120
@@ -29,7 +35,7 @@ def runtime() -> Iterator[Runtime]:
 def order(question: str = "What colour is the star?", seed: int = 3, tokens: int = 64, **changes: Any) -> Order:
     settings: dict[str, Any] = {"model": EMBEDDED, "generation": Generation(max_new_tokens=12), **changes}
     cuts = FlowCut(tokens=tokens), Cut("random", tokens=tokens, seed=0)
-    return Order(image=draw(seed).image, question=question, cut=cuts[0], control=cuts[1], **settings)
+    return Order(source=Picture(draw(seed).image), question=question, cut=cuts[0], control=cuts[1], **settings)
 
 
 def ended(job: Job) -> Job:
@@ -79,7 +85,7 @@ def test_every_frame_and_its_time_count() -> None:
         Video(frames, (0.0, 1.0)),
         Video(frames, (0.0, 2.0)),
     ]
-    keys = [run_key(replace(order(), image=one), "full", "a") for one in (frames[0], *videos)]
+    keys = [run_key(replace(order(), source=one), "full", "a") for one in (Picture(frames[0]), *videos)]
     assert len(set(keys)) == len(keys)
 
 
@@ -133,13 +139,42 @@ def test_figures_are_made_once_and_again_after_a_failure(runtime: Runtime) -> No
     assert runtime.figures("again", compute).result(SECONDS) == b"times 2"
 
 
-def test_recent_forgets_what_was_not_used() -> None:
-    kept: Recent[int] = Recent(2)
-    kept.put("a", 1)
-    kept.put("b", 2)
-    assert kept.get("a") == 1
-    kept.put("c", 3)
-    assert (kept.get("a"), kept.get("b"), kept.get("c")) == (1, None, 3)
+def test_closing_stops_what_runs_and_cancels_what_waits() -> None:
+    started = Runtime()
+    ended(started.submit(order()))
+    long = order("Describe the picture.", seed=11, generation=Generation(max_new_tokens=1000))
+    running = started.submit(long)
+    waiting = [
+        started.submit(replace(long, question=question)) for question in ("Is there a star?", "Is there a ring?")
+    ]
+    waiting.append(started.submit(order(model="/there/is/nothing")))
+    while running.phase == "Waiting for a free moment" and not running.ended.is_set():
+        time.sleep(0.001)
+    began = time.monotonic()
+    started.close()
+    assert time.monotonic() - began < 10
+    assert all(job.ended.is_set() for job in (running, *waiting))
+    assert not any(job.complete for job in waiting)
+    with pytest.raises(RuntimeError):
+        started.submit(order())
+
+
+def test_a_process_ends_while_questions_wait() -> None:
+    """The interpreter waits for the threads of executors: what is queued must not be answered first."""
+    program = (
+        "from tests.app.test_runtime import ended, order\n"
+        "from flowcut_lens.app.jobs.orders import Generation\n"
+        "from flowcut_lens.app.jobs.runtime import runtime\n"
+        "made = runtime()\n"
+        "ended(made.submit(order()))\n"
+        "for seed in range(200):\n"
+        "    made.submit(order('Describe the picture.', seed=seed))\n"
+        "print('asked', flush=True)\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline().strip() == "asked"
+        assert process.wait(30) == 0
 
 
 def test_errors_become_one_sentence() -> None:

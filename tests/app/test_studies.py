@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from flowcut.errors import ModelNotLoaded
-from flowcut_lens.app.jobs.runtime import explain
+from flowcut_lens.app.jobs.explain import explain
 from flowcut_lens.app.jobs.studies import KEPT_STUDIES, Studies, Study, study_key
 
 SECONDS = 30
@@ -126,6 +126,22 @@ def test_only_so_many_are_kept(studies: Studies) -> None:
         ended(studies.start(str(number), "model", counting(1, [])))
     assert studies.find("0") is None
     assert studies.find(str(KEPT_STUDIES + 4)) is not None
+
+
+def test_one_that_runs_is_never_dropped(studies: Studies) -> None:
+    go_on = threading.Event()
+
+    def work(model: Any, study: Study) -> Iterator[int]:
+        while not go_on.is_set():
+            yield 0
+
+    running = studies.start("running", "model", work)
+    for number in range(KEPT_STUDIES + 5):
+        ended(studies.start(str(number), "model", counting(1, [])))
+    assert studies.find("running") is running
+    go_on.set()
+    assert ended(running).complete
+    assert studies.find("running") is running
 
 
 def test_the_key_is_of_the_content() -> None:

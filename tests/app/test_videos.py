@@ -12,7 +12,7 @@ from streamlit.testing.v1 import AppTest
 from flowcut.media.video import open_video
 from flowcut_lens.app.jobs import runtime
 from flowcut_lens.app.media import videos
-from flowcut_lens.app.media.comparison import Picture
+from flowcut_lens.app.media.chosen import ChosenPicture
 from flowcut_lens.app.sidebar import controls
 from flowcut_lens.app.views.compare.context import NO_VIDEOS
 from tests import tiny, tiny_qwen, tiny_video
@@ -68,9 +68,9 @@ def html(page: AppTest) -> str:
     return " ".join(one.proto.body for one in page.get("html"))
 
 
-def picture(page: AppTest) -> Picture:
+def picture(page: AppTest) -> ChosenPicture:
     found = page.session_state.picture
-    assert isinstance(found, Picture)
+    assert isinstance(found, ChosenPicture)
     return found
 
 
@@ -93,7 +93,7 @@ def test_a_video_is_asked_about(kind: str, page: AppTest, folders: dict[str, str
         page.selectbox(f"tile-{record.batch}").set_value(part).run()
         assert not page.exception
         assert not page.warning
-    assert "Whole video" in html(page)
+    assert "Full video" in html(page)
     heats = [str(image.proto.imgs[0].caption) for image in page.get("image") if image.proto.imgs]
     assert sum("frame" in caption for caption in heats) >= 2 * record.batch  # words panel: both runs, frame by frame
 

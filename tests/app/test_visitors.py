@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import io
 import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -15,9 +17,8 @@ from PIL import Image
 from streamlit.testing.v1 import AppTest
 
 from benchmarks.visitors import photograph
-from flowcut.media.picture import open_picture
+from flowcut.media.picture import Picture, open_picture
 from flowcut_lens.app.jobs import visitors
-from flowcut_lens.app.jobs.recent import Recent
 from flowcut_lens.app.jobs.runtime import Runtime
 from flowcut_lens.app.jobs.studies import Studies, Study
 from flowcut_lens.app.jobs.visitors import Visitor
@@ -36,6 +37,13 @@ def photo() -> bytes:
     return photograph(0)
 
 
+def plain(colour: str, size: tuple[int, int]) -> bytes:
+    """The file of a large picture."""
+    file = io.BytesIO()
+    Image.new("RGB", size, colour).save(file, "PNG", compress_level=1)
+    return file.getvalue()
+
+
 def held(least: int = LARGE) -> int:
     """Large pictures that are decoded somewhere in this process, apart from those that may be let go of."""
     forget_pixels()
@@ -46,28 +54,44 @@ def held(least: int = LARGE) -> int:
 
 def test_an_upload_is_the_picture_that_was_opened(photo: bytes) -> None:
     upload = Upload(photo)
-    assert upload.image.tobytes() == open_picture(photo).image.tobytes()
-    assert upload.image is upload.image
-    assert Upload(bytes(photo)).image is upload.image, "two visitors with one picture share its pixels"
-    before = upload.image.tobytes()
+    assert upload.open().image.tobytes() == open_picture(photo).image.tobytes()
+    assert upload.open() is upload.open()
+    assert Upload(bytes(photo)).open() is upload.open(), "two visitors with one picture share its pixels"
+    before = upload.open().image.tobytes()
     forget_pixels()
-    assert upload.image.tobytes() == before
+    assert upload.open().image.tobytes() == before
 
 
-def test_pixels_of_few_pictures_are_held(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pixels_of_few_pictures_are_held() -> None:
     forget_pixels()
-    files = [photograph(seed, (200, 100)) for seed in range(6)]
-    held: Recent[Image.Image] = Recent(3 * 200 * 100 * 3, uploads._bytes_of)
-    monkeypatch.setattr(uploads, "_held", held)
-    images = [Upload(content).image for content in files]
-    assert held.weight == 3 * 200 * 100 * 3
-    assert Upload(files[5]).image is images[5]
-    assert Upload(files[0]).image is not images[0]
-    large = Upload(photograph(7, (900, 800)))
-    assert large.image is large.image, "one that is larger than the limit is held alone"
-    assert held.weight == 900 * 800 * 3
+    files = [plain(colour, (5000, 4000)) for colour in ("red", "green")]  # of 60 MB each: 100 may be held
+    pictures = [Upload(content).open() for content in files]
+    assert Upload(files[1]).open() is pictures[1]
+    assert Upload(files[0]).open() is not pictures[0]
+    large = Upload(plain("blue", (7000, 5000)))
+    assert large.open() is large.open(), "one that is larger than the limit is held alone"
     forget_pixels()
-    assert held.weight == 0
+
+
+def test_an_upload_is_decoded_once_for_three_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    decoded: list[Upload] = []
+
+    def without_memory(upload: Upload) -> Picture:
+        decoded.append(upload)
+        return open_picture(upload.content)
+
+    monkeypatch.setattr(uploads, "_opened", without_memory)
+    upload = Upload(photograph(5, (300, 200)))
+    runtime = Runtime()
+    try:
+        for _ in range(2):  # the second time all three answers are known
+            job = runtime.submit(replace(order(), source=upload))
+            assert job.ended.wait(120)
+            assert job.complete
+            assert len(decoded) == 1
+        assert job.answers[0].image_hash == open_picture(upload.content).hash
+    finally:
+        runtime.close()
 
 
 def test_a_visitor_holds_no_pixels(page: AppTest, photo: bytes) -> None:

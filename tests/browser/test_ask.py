@@ -98,21 +98,23 @@ def test_the_layer_moves_without_the_server(visit: Visit) -> None:
     assert sent
 
 
-def test_the_twin_of_a_patch_that_went_is_marked_and_can_be_chosen(visit: Visit) -> None:
+def test_the_nearest_kept_patch_is_marked_and_can_be_chosen(visit: Visit) -> None:
     page = visit()
     ask(page, "How many stars are there?")
     mask, nearest = page.locator(".mask > canvas"), page.get_by_test_id("nearest")
     layer_slider(page).focus()
     page.keyboard.press("End")
     mask.click(position={"x": 4, "y": 4})  # the corner of the background: nobody kept it
-    expect(nearest).to_contain_text(re.compile(r"Its twin: patch \d+ \(row \d+, column \d+\), cosine 0\.\d\d"))
+    expect(nearest).to_contain_text(
+        re.compile(r"The nearest kept patch: patch \d+ \(row \d+, column \d+\), cosine 0\.\d\d")
+    )
     row, column = map(int, re.findall(r"row (\d+), column (\d+)", nearest.inner_text())[0])
     page.mouse.move(0, 0)
     around = frame_of(mask, row, column)
     page.locator(".stage").focus()
     page.keyboard.press("Escape")
     expect(nearest).to_have_count(0)
-    assert frame_of(mask, row, column) != around, "the twin was framed while its patch was chosen"
+    assert frame_of(mask, row, column) != around, "the nearest kept patch was framed while its patch was chosen"
     mask.click(position={"x": 4, "y": 4})
     nearest.get_by_role("button").click()
     expect(page.get_by_test_id("why")).to_contain_text(f"Patch {24 * row + column} (row {row}, column {column})")

@@ -128,7 +128,7 @@ def test_qwen_with_its_proxy(visit: Visit, qwen_folder: Path) -> None:
     move_to_layer(page, 0)
     assert mask(page) != before
     expect(page.get_by_role("combobox", name=re.compile("Tile"))).to_have_count(0)
-    expect(page.get_by_role("img", name=re.compile("Where All tokens looked")).first).to_be_visible()
+    expect(page.get_by_role("img", name=re.compile("Attention of All tokens")).first).to_be_visible()
 
 
 def test_a_video_frame_by_frame(visit: Visit, video_folder: Path, tmp_path: Path) -> None:

@@ -136,7 +136,7 @@ def test_a_chosen_patch_is_followed_through_the_layers_until_escape(page: Page) 
     panel = page.get_by_test_id("why")
     expect(panel).to_contain_text("Click a patch")
     canvas(page, "mask").click(position={"x": 4, "y": 4})
-    expect(panel).to_contain_text(re.compile(r"Patch 0 \(row 0, column 0\) (went after layer|stayed to the end)"))
+    expect(panel).to_contain_text(re.compile(r"Patch 0 \(row 0, column 0\) was (pruned after layer|kept to the end)"))
     rows = panel.locator("tbody tr").count()
     assert 1 <= rows <= 12
     stage(page).focus()
@@ -221,7 +221,9 @@ def choose_kept_patch(page: Page) -> int:
     row, column = divmod(patch, 24)
     at: Position = {"x": box["width"] * (column + 0.5) / 24, "y": box["height"] * (row + 0.5) / 24}
     canvas(page, "mask").click(position=at)
-    expect(page.get_by_test_id("why")).to_contain_text(f"Patch {patch} (row {row}, column {column}) stayed to the end")
+    expect(page.get_by_test_id("why")).to_contain_text(
+        f"Patch {patch} (row {row}, column {column}) was kept to the end"
+    )
     expect(page.get_by_test_id("nearest")).to_have_count(0)
     return patch
 

@@ -1,1 +1,1 @@
-"""Ask: what does the model see, and what may be thrown away?"""
+"""Ask: what does the model see, and what may be pruned?"""

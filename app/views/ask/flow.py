@@ -16,7 +16,7 @@ import streamlit as st
 from flowcut.records.run import Run
 from flowcut_lens.analysis.stage import stage_payload
 from flowcut_lens.analysis.views import place_of
-from flowcut_lens.app.components.answers import escape_markdown
+from flowcut_lens.app.components.formatting import escape_markdown
 from flowcut_lens.app.components.stage import stage
 from flowcut_lens.app.jobs.runtime import runtime
 from flowcut_lens.app.media.comparison import Comparison
@@ -26,7 +26,7 @@ from flowcut_lens.app.views.ask.patch_trajectory import why
 PATIENCE = 1.0
 """Seconds that the page waits for figures before it shows that they are on their way."""
 
-LOOK_EVERY = 0.4
+POLL_SECONDS = 0.4
 STAGE = "stage"
 MEAN = -1
 """The choice of the mean of all tiles or frames."""
@@ -47,7 +47,7 @@ def flow(shown: Comparison, mass: float, view: int | None) -> None:
     Args:
         shown: the answers.
         mass: the share of each layer's flow that is drawn.
-        part: the tile or frame that graph and curves are of, as from `part_box`.
+        view: the tile or frame that graph and curves are of, as from `view_box`.
     """
     if _followed(shown.full, view):
         st.rerun()
@@ -88,13 +88,13 @@ def _own_row(run: Run, patch: int | None) -> tuple[Run, int | None, int]:
 
 def view_box(run: Run) -> int | None:
     """Which tile or frame graph and curves are of; None: the mean of all. Most pictures have one, and no box."""
-    parts = [] if run.record is None else [geometry.view for geometry in run.record.geometries]
-    if len(parts) < 2:
+    views = [] if run.record is None else [geometry.view for geometry in run.record.geometries]
+    if len(views) < 2:
         return 0
-    noun = "Frame" if parts[0].startswith("frame") else "Tile"
+    noun = "Frame" if views[0].startswith("frame") else "Tile"
     chosen: int = st.selectbox(
-        noun, [*range(len(parts)), MEAN], key=_view_key(len(parts)), width=260,
-        format_func=lambda view: f"mean of all {len(parts)}" if view == MEAN else parts[view],
+        noun, [*range(len(views)), MEAN], key=_view_key(len(views)), width=260,
+        format_func=lambda view: f"mean of all {len(views)}" if view == MEAN else views[view],
         help="Of which the graph and the curves are; the mask shows all. A click on another one's patch chooses it.",
     )  # fmt: skip
     return None if chosen == MEAN else chosen
@@ -102,13 +102,13 @@ def view_box(run: Run) -> int | None:
 
 def _followed(run: Run, view: int | None) -> bool:
     """Whether a click on another tile's patch has chosen that tile since the box was drawn."""
-    parts = 0 if run.record is None else run.record.batch
-    chosen = st.session_state.get(_view_key(parts), 0)
-    return parts > 1 and chosen != (MEAN if view is None else view)
+    views = 0 if run.record is None else run.record.batch
+    chosen = st.session_state.get(_view_key(views), 0)
+    return views > 1 and chosen != (MEAN if view is None else view)
 
 
-def _view_key(parts: int) -> str:
-    return f"tile-{parts}"
+def _view_key(views: int) -> str:
+    return f"tile-{views}"
 
 
 def _ready(figures: Future[bytes]) -> bool:
@@ -143,7 +143,7 @@ def _follow(run: Run, patch: int | None) -> None:
         st.session_state[key] = place_of(run.record, patch)[0]
 
 
-@st.fragment(run_every=LOOK_EVERY)
+@st.fragment(run_every=POLL_SECONDS)
 def _wait(figures: Future[bytes]) -> None:
     """Runs again by itself, alone, until the figures are there."""
     if figures.done():

@@ -1,6 +1,6 @@
 """Below the answers: what happened inside, first through the vision encoder, then for each word of the answer.
 
-Which pruned run stands beside the whole picture concerns all of it and nothing else on the page: this part runs alone.
+Which pruned run stands beside the full run concerns all of it and nothing else on the page: this part runs alone.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ def inside() -> None:
 
 
 def _controls(shown: Comparison) -> tuple[float, int | None]:
-    """Which pruned run stands beside the whole picture; how much of the flow is drawn, and of which tile or frame."""
+    """Which pruned run stands beside the full run; how much of the flow is drawn, and of which tile or frame."""
     titles = {arm: shown.pruned(arm).title for arm in selection.PRUNED_ARMS}
     with st.container(horizontal=True, gap="medium", vertical_alignment="bottom"):
         st.segmented_control(
-            f"Beside the whole {shown.picture.kind}", list(titles), format_func=titles.__getitem__, required=True,
+            f"Beside the full {shown.picture.kind}", list(titles), format_func=titles.__getitem__, required=True,
             help="The pruned run in all panels, down to the words of the answer",
             **selection.show_in("inside", "arm", titles),
         )  # fmt: skip

@@ -1,4 +1,4 @@
-"""Where a word looked, as pictures: one number per visual token, laid on the patches that the tokens are made of."""
+"""The attention of a word as pictures: one number per visual token, laid on the token's source patches."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from flowcut.records.run import Run
 from flowcut.records.vision import FlowRecord, Geometry
 from flowcut_lens.analysis.answer import by_patch
 from flowcut_lens.analysis.views import Pane, frame_of_row, panes
-from flowcut_lens.app.media.comparison import Picture
+from flowcut_lens.app.media.chosen import ChosenPicture
 
 SIDE = 420
 """Longest side of the only heat picture, pixels."""
@@ -34,8 +34,8 @@ class HeatPicture:
     image: Image
 
 
-def heat_pictures(run: Run, values: np.ndarray, picture: Picture) -> list[HeatPicture]:
-    """The whole picture, base and crops, or every frame, all on one scale; none where tokens cannot be traced.
+def heat_pictures(run: Run, values: np.ndarray, picture: ChosenPicture) -> list[HeatPicture]:
+    """The full picture, base and crops, or every frame, all on one scale; none where tokens cannot be traced.
 
     Args:
         values: [V], one number for each visual token, at least 0.
@@ -61,7 +61,7 @@ def _heats(run: Run, record: FlowRecord, values: np.ndarray) -> list[Heat] | Non
 
 
 def _heat_of(
-    pane: Pane, geometries: tuple[Geometry, ...], heats: list[Heat], picture: Picture, side: int, peak: float
+    pane: Pane, geometries: tuple[Geometry, ...], heats: list[Heat], picture: ChosenPicture, side: int, peak: float
 ) -> Image:
     frames = picture.frames or (picture.image,)
     small = frames[frame_of_row(pane.rows[0], len(geometries), len(frames)) if len(frames) > 1 else 0].copy()

@@ -1,15 +1,15 @@
-"""Ask: what does the model see, and what may be thrown away?"""
+"""Ask: what does the model see, and what may be pruned?"""
 
 from __future__ import annotations
 
-from flowcut_lens.app.components import answers, progress
-from flowcut_lens.app.views.ask import inside
+from flowcut_lens.app.components import heading, progress
+from flowcut_lens.app.views.ask import answers, inside
 
 
 def page() -> None:
     """The whole page, from top to bottom."""
-    answers.heading()
+    heading.heading()
     progress.problem()
-    answers.what_the_model_knows()
-    progress.answers_or_progress()
+    heading.what_the_model_knows()
+    answers.answers_or_progress()
     inside.inside()

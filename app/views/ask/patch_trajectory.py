@@ -1,4 +1,4 @@
-"""Why was this patch cut? The chosen patch through the layers, in a few sentences and a table.
+"""Why was this patch pruned? The chosen patch through the layers, in a few sentences and a table.
 
 The stage listens to the whole page: a click on what carries `data-patch` or `data-layer` chooses that patch or layer.
 """
@@ -18,14 +18,14 @@ from flowcut_lens.app.components.formatting import signed
 
 HINT = "Click a patch, in the mask or in the graph, to follow it through the layers: its scores, its rank, the cut-off."
 HOW_TO_READ = (
-    "How to read this: attention, similarity, value norm, score and running score are told against their mean over "
-    "the patches alive: 1 is an even share. Score: (attention + similarity) × value norm, each as a share. Running "
-    "score: half the past, half of now. A patch goes where its rank is beyond the number that stays; how many stay is "
-    "requested by the entropy of CLS attention, or clamped to the budget at the last cut. The twin is the most similar "
-    "of those that stayed: a low cosine says that none is much like it. ▸ marks the stage's layer; a click on a layer "
-    "goes there."
+    "How to read this: attention, similarity, value norm, score and running score are given against their mean over "
+    "the patches kept so far: 1 is an even share. Score: (attention + similarity) × value norm, each as a share. "
+    "Running score: half the past layers, half this one. A patch is pruned when its rank is beyond the number of "
+    "patches kept; that number is requested by the entropy of CLS attention, or clamped to the budget at the last cut. "
+    "The nearest kept patch is the most similar of those kept at the same cut: a low cosine says that none is much "
+    "like it. ▸ marks the stage's layer; a click on a layer goes there."
 )
-NO_NEAREST_KEPT = "This run was recorded before twins were kept: press Run to ask again and see its twin."
+NO_NEAREST_KEPT = "This run was recorded without the nearest kept patches: press Run to ask again and see them."
 COLUMNS = (
     ("layer", "Vision layer, from 0"),
     ("CLS attention", "Head-mean attention of CLS to the patch, against an even share"),
@@ -33,9 +33,9 @@ COLUMNS = (
     ("value norm", "L1 norm of the head-mean value, against its mean"),
     ("score", "Of this layer alone, against its mean"),
     ("running score", "What decides, against its mean"),
-    ("rank", "By running score, of the patches alive"),
-    ("cut-off", "Running score of the weakest patch that stayed, against the mean"),
-    ("margin", "Running score less the cut-off: negative for a patch that went, by how much it lost"),
+    ("rank", "By running score, among the patches kept so far"),
+    ("cut-off", "Running score of the lowest ranked patch kept, against the mean"),
+    ("margin", "Running score less the cut-off; negative for a pruned patch"),
     ("after this layer", "What the cut did"),
 )
 
@@ -55,10 +55,10 @@ def panel(run: Run, patch_id: int | None, first: int = 0) -> str:
     """The panel as HTML; arguments as in `why`."""
     record = run.record
     if record is None or patch_id is None or not 0 <= patch_id < record.n_patches:
-        return f'<section class="lens-why" data-testid="why"><h3>Why was this patch cut?</h3><p>{HINT}</p></section>'
+        return f'<section class="lens-why" data-testid="why"><h3>Why was this patch pruned?</h3><p>{HINT}</p></section>'
     trajectory = trace_patch(record, patch_id)
-    title = "Why was this patch cut?" if trajectory[-1].pruned else "Why did this patch stay?"
-    told = f"{_place(record, patch_id)} {_verdict(run, trajectory, patch_id)}"
+    title = "Why was this patch pruned?" if trajectory[-1].pruned else "Why was this patch kept?"
+    verdict = f"{_place(record, patch_id)} {_verdict(run, trajectory, patch_id)}"
     heads = "".join(f'<th scope="col" title="{escape(meaning)}">{name}</th>' for name, meaning in COLUMNS)
     rows = "".join(_row(trace, _count_in_words(run)) for trace in trajectory)
     table = f'<div class="scroll"><table><thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table></div>'
@@ -68,7 +68,9 @@ def panel(run: Run, patch_id: int | None, first: int = 0) -> str:
     if trajectory[-1].pruned:
         found = nearest_kept_patch(record, patch_id)
         nearest = f'<p data-testid="nearest">{_nearest_kept(record, found, trajectory[-1].layer, first)}</p>'
-    return f'<section class="lens-why" data-testid="why"><h3>{title}</h3><p>{told}</p>{nearest}{table}{below}</section>'
+    return (
+        f'<section class="lens-why" data-testid="why"><h3>{title}</h3><p>{verdict}</p>{nearest}{table}{below}</section>'
+    )
 
 
 def _place(record: FlowRecord, patch_id: int) -> str:
@@ -80,20 +82,20 @@ def _place(record: FlowRecord, patch_id: int) -> str:
 
 
 def _nearest_kept(record: FlowRecord, nearest: NearestKept | None, layer: int, first: int) -> str:
-    """Which patch that stayed is most like the one that went, as a button that chooses it."""
+    """Which kept patch is most like the pruned one, as a button that chooses it."""
     if nearest is None:
         return NO_NEAREST_KEPT
     place = _place(record, nearest.patch_id).lower()
-    fate = "stayed to the end" if nearest.pruned_at < 0 else f"went itself after layer {nearest.pruned_at}"
+    later = "was kept to the end" if nearest.pruned_at < 0 else f"was itself pruned after layer {nearest.pruned_at}"
+    button = f'<button type="button" class="lens-pick" data-patch="{first + nearest.patch_id}">{place}</button>'
     return (
-        f'Its twin: <button type="button" class="lens-pick" data-patch="{first + nearest.patch_id}">{place}</button>, '
-        f"cosine <b>{nearest.cosine:.2f}</b>. Of the patches that stayed at this cut, its value vector in layer "
-        f"{layer} (all heads joined) is the most alike; it {fate}."
+        f"The nearest kept patch: {button}, cosine <b>{nearest.cosine:.2f}</b>. Of the patches "
+        f"kept at this cut, its value vector in layer {layer} (all heads joined) is the most similar; it {later}."
     )
 
 
 def _count_in_words(run: Run) -> str:
-    """What decides how many go at a cut that is not the last."""
+    """What decides how many patches are pruned at a cut that is not the last."""
     recipe = None if run.cut is None else METHODS[run.cut.method].recipe
     return "entropy" if recipe is None or recipe.adaptive else "equal counts"
 
@@ -106,35 +108,35 @@ def _outside_the_encoder(run: Run, patch_id: int) -> str:
     left = f"left the encoder, like every patch. {escape(method.label)} cuts {where}"
     if run.final_patch_ids is None:
         return f"{left}."
-    return f"{left}: there it {'stayed' if patch_id in run.final_patch_ids else 'went'}."
+    return f"{left}: there it was {'kept' if patch_id in run.final_patch_ids else 'pruned'}."
 
 
 def _verdict(run: Run, trajectory: tuple[LayerTrace, ...], patch_id: int) -> str:
     """What happened to the patch, in one sentence or two."""
     last = trajectory[-1]
     if run.cut is None:
-        return "was never up for a cut: this is the run with all tokens."
+        return "was not pruned: this is the run with all tokens."
     if METHODS[run.cut.method].stage in ("projector", "decoder"):
         return _outside_the_encoder(run, patch_id)
     if run.record is not None and not run.record.steps:
-        return "stayed: nothing had to go."
+        return "was kept: nothing had to be pruned."
     if all(trace.rank is None for trace in trajectory):
         method = METHODS[run.cut.method].label
-        fate = f"went after layer {last.layer}" if last.pruned else "stayed to the end"
-        return f"{fate}. {escape(method)} does not score layer by layer: it chose once, after the feature layer."
+        outcome = f"was pruned after layer {last.layer}" if last.pruned else "was kept to the end"
+        return f"{outcome}. {escape(method)} does not score layer by layer: it chose once, after the feature layer."
     if last.pruned:
         count = f"clamped to the budget of {run.cut.tokens}" if last.clamped else f"requested by {_count_in_words(run)}"
         return (
-            f"went after layer {last.layer}: it ranked {last.rank} of {last.n_patches} and {last.kept} stayed, "
-            f"{signed(abs(last.margin))} below the cut-off. The count of this cut was {count}."
+            f"was pruned after layer {last.layer}: it ranked {last.rank} of {last.n_patches} and {last.kept} were "
+            f"kept, {signed(abs(last.margin))} below the cut-off. The count of this cut was {count}."
         )
     cuts = [trace for trace in trajectory if trace.kept is not None]
     if not cuts:
-        return "stayed: no cut took anything."
+        return "was kept: no cut pruned anything."
     closest = min(cuts, key=lambda trace: trace.margin)
     return (
-        f"stayed to the end. Its closest call was after layer {closest.layer}: rank {closest.rank} of "
-        f"{closest.n_patches} where {closest.kept} stayed, {signed(closest.margin)} above the cut-off."
+        f"was kept to the end. Its smallest margin was after layer {closest.layer}: rank {closest.rank} of "
+        f"{closest.n_patches} where {closest.kept} were kept, {signed(closest.margin)} above the cut-off."
     )
 
 
@@ -145,7 +147,7 @@ def _row(trace: LayerTrace, count: str) -> str:
     rank = "" if trace.rank is None else f"{trace.rank} of {trace.n_patches}"
     margin = "" if isnan(trace.margin) else signed(trace.margin, 2)
     cells = [*(_number(value) for value in numbers), rank, _number(trace.cutoff), margin, _after(trace, count)]
-    kind = "went" if trace.pruned else "cut" if trace.kept is not None else ""
+    kind = "pruned" if trace.pruned else "cut" if trace.kept is not None else ""
     body = "".join(f"<td>{cell}</td>" for cell in cells)
     name = f'<button type="button" class="lens-pick" data-layer="{trace.layer}">{trace.layer}</button>'
     return f'<tr class="{kind}" data-layer="{trace.layer}"><th scope="row">{name}</th>{body}</tr>'
@@ -156,8 +158,8 @@ def _number(value: float) -> str:
 
 
 def _after(trace: LayerTrace, count: str) -> str:
-    """What this layer's cut did to the patch, and what decided how many went."""
+    """What this layer's cut did to the patch, and what decided how many were pruned."""
     if trace.kept is None:
-        return "went" if trace.pruned else ""
+        return "pruned" if trace.pruned else ""
     count = "clamped" if trace.clamped else count
-    return f"{'went' if trace.pruned else 'stayed'}: {trace.kept} of {trace.n_patches} stay ({count})"
+    return f"{'pruned' if trace.pruned else 'kept'}: {trace.kept} of {trace.n_patches} kept ({count})"

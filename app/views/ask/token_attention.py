@@ -14,8 +14,9 @@ from flowcut.records.answer_attention import AnswerAttention
 from flowcut.records.run import Run
 from flowcut_lens.analysis.answer import AnswerWord, Masses, answer_words, heads_by_mass, look, masses, same_word
 from flowcut_lens.analysis.data_url import picture_url
-from flowcut_lens.app.components.answers import escape_markdown
-from flowcut_lens.app.media.comparison import Comparison, Picture
+from flowcut_lens.app.components.formatting import escape_markdown
+from flowcut_lens.app.media.chosen import ChosenPicture
+from flowcut_lens.app.media.comparison import Comparison
 from flowcut_lens.app.state import selection, session, url
 from flowcut_lens.app.state.selection import ALL
 from flowcut_lens.app.views.ask.overlay import heat_pictures
@@ -24,15 +25,15 @@ HEADS_NAMED = 6
 KINDS = {"picture": "picture", "prompt": "prompt text", "first": "first token (sink)", "answer": "answer so far"}
 HOW_TO_READ = (
     "How to read this: orange is the attention of the position that chose this word to each visual token, full orange "
-    "the strongest patch of the picture; white patches were cut. Weighed by value, it is the norm of attention × "
-    "value: what a token adds to the head's output. The bar is attention, not weighed: what goes nowhere sinks into "
-    "the prompt's first token. A head that looks somewhere need not use what it sees. A click on a picture chooses the "
-    "patch, which is framed in all panels."
+    "the strongest patch of the picture; white patches were pruned. Weighed by value, it is the norm of attention × "
+    "value: what a token adds to the head's output. The bar is attention, not weighed; much of it goes to the prompt's "
+    "first token, the sink. A head that attends to a token need not use it. A click on a picture chooses the patch, "
+    "which is framed in all panels."
 )
 NO_PICTURE = "No picture: this run does not know which patches its visual tokens are made of. Ask again."
 NOT_RECORDED = (
-    "Where each word looked was not recorded: this model's decoder cannot be read yet, or its attention over so long "
-    "an answer would take too much memory here; flowcut.ask(..., answer_attention=True) has no such limit."
+    "The attention of each word was not recorded: this model's decoder cannot be read yet, or its attention over so "
+    "long an answer would take too much memory here; flowcut.ask(..., answer_attention=True) has no such limit."
 )
 
 
@@ -54,7 +55,7 @@ def words(shown: Comparison) -> None:
 def _panel(shown: Comparison, spoken: tuple[AnswerWord, ...]) -> None:
     places = range(len(spoken))
     st.pills(
-        "Word of the whole picture's answer", places, format_func=lambda place: spoken[place].text, required=True,
+        "Word of the full answer", places, format_func=lambda place: spoken[place].text, required=True,
         label_visibility="collapsed", **selection.show_in(f"word-{shown.full.id}", "word", places),
     )  # fmt: skip
     at = selection.chosen().word
@@ -86,7 +87,7 @@ def _choices(attention: AnswerAttention, word: AnswerWord) -> None:
     decoder_heads = [ALL, *ranked]
     heads.selectbox(
         "Head", decoder_heads, **selection.show_in("word-head", "head", decoder_heads),
-        help="In order of how much attention the whole picture gets from it",
+        help="In order of the attention that all visual tokens get from it",
         format_func=lambda one: f"all {len(ranked)}, mean" if one == ALL else f"head {one}: {ranked[one]:.0%}",
     )  # fmt: skip
     score_layer.toggle("Weigh by value", **selection.show_in("word-weighted", "weighted", (False, True)))
@@ -100,13 +101,13 @@ def _chosen_head() -> int | None:
     return None if selection.chosen().head == ALL else selection.chosen().head
 
 
-def _one(run: Run, word: AnswerWord, picture: Picture) -> None:
-    """One run's heat picture, where the rest of the attention went, and its heads."""
+def _one(run: Run, word: AnswerWord, picture: ChosenPicture) -> None:
+    """One run's heat picture, how the rest of the attention is divided, and its heads."""
     attention, layer, head = run.answer_attention, _chosen_layer(), _chosen_head()
     assert attention is not None
     values = look(attention, word, layer, head, selection.chosen().weighted)
     st.caption(f"{escape_markdown(run.title)}, “{escape_markdown(word.text)}”")
-    alt = f"Where {run.title} looked for the word {word.text}"
+    alt = f"Attention of {run.title} for the word {word.text}"
     heats = heat_pictures(run, values, picture)
     if len(heats) == 1:
         st.html(_picture(heats[0].image, alt))
@@ -132,11 +133,11 @@ def _bar(shares: Masses) -> str:
 
 
 def _heads(attention: AnswerAttention, word: AnswerWord, layer: int | None) -> str:
-    """This run's own heads, those that look at the picture most first."""
+    """This run's own heads, in order of their attention to the picture."""
     ranked = heads_by_mass(attention, word, layer)
-    told = ", ".join(f"{head} ({mass:.0%})" for head, mass in ranked[:HEADS_NAMED])
-    more = f", and {len(ranked) - HEADS_NAMED} that look less" if len(ranked) > HEADS_NAMED else ""
-    return f'<p class="lens-heads">Heads by attention to the picture: {told}{more}</p>'
+    named = ", ".join(f"{head} ({mass:.0%})" for head, mass in ranked[:HEADS_NAMED])
+    more = f", and {len(ranked) - HEADS_NAMED} with less" if len(ranked) > HEADS_NAMED else ""
+    return f'<p class="lens-heads">Heads by attention to the picture: {named}{more}</p>'
 
 
 def _facts(full: Run, pruned: Run) -> str:

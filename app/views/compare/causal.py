@@ -17,12 +17,12 @@ from flowcut_lens.analysis.causal import Agreement, band, curve_area, rank_agree
 from flowcut_lens.analysis.figures.causal import causal_bars, removal_areas, removal_curves
 from flowcut_lens.app.components.choice import choose
 from flowcut_lens.app.components.formatting import signed
-from flowcut_lens.app.components.mask_thumbnails import on_small, small
 from flowcut_lens.app.components.plots import plot
-from flowcut_lens.app.components.study import StudySpec, follow
 from flowcut_lens.app.jobs.studies import Study
 from flowcut_lens.app.views.compare import methods
 from flowcut_lens.app.views.compare.context import Context
+from flowcut_lens.app.views.compare.mask_thumbnails import on_small, small
+from flowcut_lens.app.views.compare.study import StudySpec, follow
 from flowcut_lens.app.views.compare.truth import known_coverage
 
 if TYPE_CHECKING:
@@ -40,10 +40,10 @@ BLOCK_HELP = "Blocks are quicker, and find what neighbours hold between them"
 STEPS = 16
 TAKES = "With the embedded model less than a minute and a half for all 576 patches; the page can be left meanwhile."
 MAPS = (
-    ("Taken away alone", "how far the answer's log-prob falls without this patch", lambda one: one.logprob_drop),
+    ("Taken away alone", "the answer's log-prob drop without this patch", lambda one: one.logprob_drop),
     (
         "Shown alone",
-        "how much it rises with this patch alone, against none",
+        "how much it rises with this patch alone, against no image",
         lambda knocked: knocked.insertion - knocked.no_image,
     ),
 )
@@ -73,7 +73,7 @@ def show(context: Context) -> None:
 
 
 def rankings_of(context: Context, found: list[MethodResult]) -> dict[str, np.ndarray]:
-    """Every criterion's ranking of the patches, by its name; several draws of chance among them.
+    """Every criterion's ranking of the patches, by its name; several random draws among them.
 
     Where the truth is known, what is asked about ranks too: what a criterion would reach that knew it.
     """
@@ -90,7 +90,7 @@ def plan(context: Context, block: int, found: list[MethodResult]) -> StudySpec:
     def work(model: VisionLanguageModel, study: Study) -> Iterator[Any]:
         import flowcut
 
-        asked = (model, context.image, context.full.question, context.full.token_ids)
+        asked = (model, context.picture.open(), context.full.question, context.full.token_ids)
         for state in flowcut.knock_out(*asked, block=block, system=context.system):
             study.report("Taking patches away", 0.7 * state.done)
             yield state
@@ -148,18 +148,18 @@ def _trust(context: Context, knocked: KnockOut, trust: Trust) -> None:
 
 
 def _curves(context: Context, curves: dict[str, RemovalCurves], knocked: KnockOut) -> None:
-    """Deletion and insertion, chance as a band, and the areas of all."""
-    chance = [one for name, one in curves.items() if _is_chance(name)]
-    others = {name: one for name, one in curves.items() if not _is_chance(name)}
-    if not others or not chance:
+    """Deletion and insertion, random as a band, and the areas of all."""
+    draws = [one for name, one in curves.items() if _is_random(name)]
+    others = {name: one for name, one in curves.items() if not _is_random(name)}
+    if not others or not draws:
         return
     few = [name for name in others if name in _USUAL] or list(others)
     chosen = st.pills("Curves of", list(others), selection_mode="multi", default=few[: len(_USUAL)], key="curves-of")
-    facts = context.facts(f"rankings at budget {context.tokens}", f"random: {len(chance)} seeds")
-    removed = chance[0].removed
+    facts = context.facts(f"rankings at budget {context.tokens}", f"random: {len(draws)} seeds")
+    removed = draws[0].removed
     for kind in ("deletion", "insertion"):
         shown = {name: getattr(others[name], kind) for name in chosen}
-        random = band([getattr(one, kind) for one in chance])
+        random = band([getattr(one, kind) for one in draws])
         figure = removal_curves(removed, shown, facts, kind, random, knocked.full, knocked.no_image)
         plot(figure, removal_curves, f"curves-{kind}")
     deletion, insertion = _areas(curves, "deletion", knocked), _areas(curves, "insertion", knocked)
@@ -167,14 +167,14 @@ def _curves(context: Context, curves: dict[str, RemovalCurves], knocked: KnockOu
         {name: deletion[name] for name in others},
         {name: insertion[name] for name in others},
         facts,
-        [deletion[name] for name in curves if _is_chance(name)],
-        [insertion[name] for name in curves if _is_chance(name)],
+        [deletion[name] for name in curves if _is_random(name)],
+        [insertion[name] for name in curves if _is_random(name)],
     )
     plot(figure, removal_areas)
 
 
 def _areas(curves: dict[str, RemovalCurves], kind: str, knocked: KnockOut) -> dict[str, float]:
-    """The area under each curve, on the scale where the whole picture is 1 and none 0."""
+    """The area under each curve, on the scale where the full picture is 1 and no image 0."""
     return {
         name: curve_area(curve.removed, getattr(curve, kind), knocked.full, knocked.no_image)
         for name, curve in curves.items()
@@ -185,5 +185,5 @@ _USUAL = ("FlowCut, official", "FlowCut, paper", "CLS attention", "VisPruner", "
 """Curves that are drawn unless others are chosen."""
 
 
-def _is_chance(name: str) -> bool:
+def _is_random(name: str) -> bool:
     return name.startswith(METHODS["random"].label)

@@ -12,7 +12,7 @@ from flowcut.cut import CutConfig
 from flowcut.records.run import Run
 from flowcut.records.vision import FlowRecord
 from flowcut_lens.app.jobs.studies import study_key
-from flowcut_lens.app.media.comparison import Picture
+from flowcut_lens.app.media.chosen import ChosenPicture
 from flowcut_lens.app.state import session
 
 SEEDS = 5
@@ -30,7 +30,7 @@ class Context:
 
     model: str
     """Name to load the model by."""
-    picture: Picture
+    picture: ChosenPicture
     full: Run
     """The answer with all visual tokens: what every criterion is measured against."""
     cut: CutConfig

@@ -14,11 +14,11 @@ from flowcut.criteria import METHODS
 from flowcut.cut import VARIANTS, CutConfig
 from flowcut.records.run import Run
 from flowcut_lens.app.components.formatting import signed
-from flowcut_lens.app.components.mask_thumbnails import small_mask
-from flowcut_lens.app.components.study import StudySpec, follow
 from flowcut_lens.app.jobs.runtime import runtime
 from flowcut_lens.app.jobs.studies import Study
 from flowcut_lens.app.views.compare.context import SEEDS, Context
+from flowcut_lens.app.views.compare.mask_thumbnails import small_mask
+from flowcut_lens.app.views.compare.study import StudySpec, follow
 
 if TYPE_CHECKING:
     from flowcut.models.loading import VisionLanguageModel
@@ -28,7 +28,7 @@ KINDS = {
     "flowcut": "FlowCut",
     "peer": "Other criteria",
     "ablation": "FlowCut's own ablations",
-    "control": "Controls: chance, and what looks at nothing",
+    "control": "Controls: random, and criteria that use no evidence",
 }
 HOW_TO_READ = (
     "Bright patches are kept, faded ones cut. “Kept”: greedy decoding writes the full answer token for token. The "
@@ -46,7 +46,7 @@ class NotAllowed:
 
 
 def cuts_at(tokens: int, kinds: tuple[str, ...] = tuple(KINDS)) -> list[CutConfig]:
-    """Every cut that is compared at a budget: both variants, the layers that peers use, several draws of chance."""
+    """Every cut that is compared at a budget: both variants, the layers that peers use, several random draws."""
     return [cut for name, method in METHODS.items() if method.kind in kinds for cut in _settings(name, tokens)]
 
 
@@ -74,7 +74,7 @@ def plan(context: Context) -> StudySpec:
         for method, reason in refused.items():
             yield NotAllowed(method, reason)
         cuts = [cut for cut in cuts_at(context.tokens) if cut.method not in refused]
-        results = flowcut.compare_methods(model, context.image, context.full.question, context.full, cuts)
+        results = flowcut.compare_methods(model, context.picture.open(), context.full.question, context.full, cuts)
         for done, result in enumerate(results, 1):
             study.report(f"Asked under {done} of {len(cuts)} cuts", done / len(cuts))
             yield result
@@ -110,7 +110,7 @@ def _grid(context: Context, results: list[Any]) -> None:
         if of_kind:
             cards = "".join(_card(context, result, full) for result in one_draw(of_kind))
             st.html(f'<h3 class="lens-panel">{title}</h3><div class="lens-smalls">{cards}</div>')
-            _chance(of_kind, full)
+            _random_draws(of_kind, full)
     refused = [result for result in results if isinstance(result, NotAllowed)]
     if refused:
         lines = "".join(f"<li>{escape(METHODS[one.method].label)}: {escape(one.reason)}</li>" for one in refused)
@@ -132,7 +132,7 @@ class Choice:
 
 
 def choices(results: list[MethodResult], n_patches: int, ablations: bool = True) -> list[Choice]:
-    """The choices of the methods that keep patches of the picture's own grid; of chance, every draw."""
+    """The choices of the methods that keep patches of the picture's own grid; of the random control, every draw."""
     return [
         Choice(short_title(one.cut), one.cut, one.run.final_patch_ids, _ranking(one.run, n_patches))
         for one in results
@@ -147,11 +147,11 @@ def _ranking(run: Run, n_patches: int) -> np.ndarray:
 
 
 def one_draw(results: list[MethodResult]) -> list[MethodResult]:
-    """Of several draws of chance the first stands for all."""
+    """Of several random draws the first stands for all."""
     return [result for result in results if not result.cut.seed]
 
 
-def _chance(results: list[MethodResult], full: float) -> None:
+def _random_draws(results: list[MethodResult], full: float) -> None:
     draws = [result for result in results if result.cut.method == "random" and result.logprobs is not None]
     if len(draws) > 1:
         changes = [signed(total(result) - full, plus=True) for result in sorted(draws, key=total)]
@@ -166,9 +166,9 @@ def _card(context: Context, result: MethodResult, full: float) -> str:
     method = METHODS[result.cut.method]
     head = f"<h4>{escape(short_title(result.cut))}</h4>"
     if result.run is None:
-        told = escape(result.error or "no answer")
-        return f'<figure class="lens-small"><figcaption>{head}<p>{told}</p></figcaption></figure>'
-    words = f'<p class="answer" dir="auto">{escape(result.run.answer) or "(nothing)"}</p>'
+        reason = escape(result.error or "no answer")
+        return f'<figure class="lens-small"><figcaption>{head}<p>{reason}</p></figcaption></figure>'
+    words = f'<p class="answer" dir="auto">{escape(result.run.answer) or "(empty)"}</p>'
     source = f'<p class="source" title="{escape(method.source)}">{escape(method.source)}</p>'
     caption = f"<figcaption>{head}{words}<p>{_verdict(result, full)}</p>{source}</figcaption>"
     return f'<figure class="lens-small">{_picture(context, result.run)}{caption}</figure>'

@@ -12,9 +12,9 @@ from flowcut_lens.analysis.figures.proxy import READINGS, proxy_heads, proxy_lin
 from flowcut_lens.analysis.proxy import cls_proxy, sinks
 from flowcut_lens.app.components.choice import choose
 from flowcut_lens.app.components.plots import plot
-from flowcut_lens.app.components.study import StudySpec, follow
 from flowcut_lens.app.jobs.studies import Study
 from flowcut_lens.app.views.compare.context import Context
+from flowcut_lens.app.views.compare.study import StudySpec, follow
 
 if TYPE_CHECKING:
     from flowcut.models.loading import VisionLanguageModel
@@ -33,7 +33,7 @@ def plan(context: Context) -> StudySpec:
 
         study.report("Recording the attention matrices", 0.1)
         run = flowcut.ask(
-            model, context.image, context.full.question, max_new_tokens=1, matrices=True, system=context.system
+            model, context.picture.open(), context.full.question, max_new_tokens=1, matrices=True, system=context.system
         )
         assert run.record is not None  # recorded unless asked not to
         yield run.record

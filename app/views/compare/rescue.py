@@ -12,18 +12,18 @@ import streamlit as st
 
 from flowcut.cut import Cut
 from flowcut_lens.analysis.rescue import after_edits, equal_count_swap
-from flowcut_lens.app.components.answers import marked_answer
 from flowcut_lens.app.components.choice import choose
+from flowcut_lens.app.components.differences import marked_answer
 from flowcut_lens.app.components.formatting import signed
-from flowcut_lens.app.components.mask_thumbnails import on_small, small
 from flowcut_lens.app.components.painter import painter
-from flowcut_lens.app.components.study import StudySpec, begin, follow
 from flowcut_lens.app.components.table import table
 from flowcut_lens.app.components.thumbnails import data_url
 from flowcut_lens.app.jobs.runtime import runtime
 from flowcut_lens.app.jobs.studies import Study
 from flowcut_lens.app.views.compare import methods
 from flowcut_lens.app.views.compare.context import Context
+from flowcut_lens.app.views.compare.mask_thumbnails import on_small, small
+from flowcut_lens.app.views.compare.study import StudySpec, begin, follow
 
 if TYPE_CHECKING:
     from flowcut.models.loading import VisionLanguageModel
@@ -113,7 +113,7 @@ def plan(context: Context, kept: tuple[int, ...]) -> StudySpec:
         import flowcut
 
         cut = Cut("chosen", tokens=len(kept), patches=kept)
-        yield from flowcut.compare_methods(model, context.image, context.full.question, context.full, [cut])
+        yield from flowcut.compare_methods(model, context.picture.open(), context.full.question, context.full, [cut])
 
     return StudySpec(context.key("chosen", list(kept)), work, "Ask again with this mask", "")
 

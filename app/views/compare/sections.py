@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import streamlit as st
 
-from flowcut_lens.app.components import answers
+from flowcut_lens.app.components import heading as head
 from flowcut_lens.app.views.compare import causal, depth, methods, overlap, proxy, rescue, sweep, truth
 from flowcut_lens.app.views.compare.context import Context
 
@@ -35,7 +35,7 @@ SECTIONS = {
 
 def heading() -> None:
     """What the page is for, and the question and answer that are compared."""
-    answers.heading(
+    head.heading(
         "Is FlowCut right here, or is it one more heat map?",
         "The last question asked, under every criterion at the same budget, and a check by taking patches away.",
     )

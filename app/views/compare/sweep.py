@@ -14,13 +14,13 @@ from flowcut.cut import CutConfig
 from flowcut.records.studies import SmallestBudget, SweepPoint
 from flowcut_lens.analysis.causal import band, flip_point
 from flowcut_lens.analysis.figures.causal import budget_sweep
-from flowcut_lens.app.components.answers import escape_markdown
+from flowcut_lens.app.components.formatting import escape_markdown
 from flowcut_lens.app.components.plots import plot
-from flowcut_lens.app.components.study import StudySpec, follow
 from flowcut_lens.app.components.table import table
 from flowcut_lens.app.jobs.studies import Study
 from flowcut_lens.app.views.compare import methods
 from flowcut_lens.app.views.compare.context import Context
+from flowcut_lens.app.views.compare.study import StudySpec, follow
 
 if TYPE_CHECKING:
     from flowcut.models.loading import VisionLanguageModel
@@ -62,7 +62,7 @@ def plan(context: Context) -> StudySpec:
 
         refused = flowcut.refusals(model)
         cuts = [cut for cut in _swept(1) if cut.method not in refused]
-        asked = (model, context.image, context.full.question, context.full.token_ids)
+        asked = (model, context.picture.open(), context.full.question, context.full.token_ids)
         points = [replace(cut, tokens=tokens) for cut in cuts for tokens in grid]
         for done, point in enumerate(flowcut.sweep(*asked, points, system=context.system), 1):
             study.report(point.cut.title, 0.7 * done / len(points))
@@ -92,9 +92,9 @@ def _results(context: Context, results: list[Any]) -> None:
 
 def _figure(context: Context, by_method: dict[str, dict[int, SweepPoint]]) -> None:
     grid = budgets(context.full.visual_tokens)
-    is_chance = {name: next(iter(found.values())).cut.method == "random" for name, found in by_method.items()}
-    chance = [found for name, found in by_method.items() if is_chance[name] and len(found) == len(grid)]
-    others = {name: found for name, found in by_method.items() if not is_chance[name]}
+    is_random = {name: next(iter(found.values())).cut.method == "random" for name, found in by_method.items()}
+    draws = [found for name, found in by_method.items() if is_random[name] and len(found) == len(grid)]
+    others = {name: found for name, found in by_method.items() if not is_random[name]}
     if not others:
         return
     chosen = st.pills(
@@ -104,9 +104,9 @@ def _figure(context: Context, by_method: dict[str, dict[int, SweepPoint]]) -> No
         np.array(grid),
         {name: _along(grid, others[name], "logprob") for name in chosen},
         {name: _along(grid, others[name], "exact_match") == 1.0 for name in chosen},
-        context.facts(f"{context.full.visual_tokens} visual tokens in all", f"random: {len(chance)} seeds"),
-        band([_along(grid, found, "logprob") for found in chance]) if chance else None,
-        np.mean([_along(grid, found, "exact_match") for found in chance], axis=0) if chance else None,
+        context.facts(f"{context.full.visual_tokens} visual tokens in all", f"random: {len(draws)} seeds"),
+        band([_along(grid, found, "logprob") for found in draws]) if draws else None,
+        np.mean([_along(grid, found, "exact_match") for found in draws], axis=0) if draws else None,
         context.full.logprob,
     )
     plot(figure, budget_sweep)

@@ -20,8 +20,8 @@ from flowcut_lens.analysis.truth import (
     pointing_game,
     recall,
 )
-from flowcut_lens.app.components.answers import escape_markdown
 from flowcut_lens.app.components.choice import choose
+from flowcut_lens.app.components.formatting import escape_markdown
 from flowcut_lens.app.components.plots import plot
 from flowcut_lens.app.media import gallery
 from flowcut_lens.app.views.compare import methods
@@ -110,7 +110,7 @@ def _layers(context: Context, coverage: np.ndarray) -> None:
     facts = context.facts(
         f"budget {context.tokens} of {context.full.visual_tokens}", f"mean of {context.record.n_heads} heads",
         "official",
-        f"by chance: {context.tokens / context.full.visual_tokens:.0%}",
+        f"random: {context.tokens / context.full.visual_tokens:.0%}",
     )  # fmt: skip
     plot(layer_truth_map(layer_truth(context.record, coverage, context.tokens), facts), layer_truth_map)
 

@@ -9,14 +9,15 @@ from typing import Any
 
 import streamlit as st
 
-from flowcut_lens.app.components.answers import escape_markdown
-from flowcut_lens.app.jobs.runtime import EMBEDDED, runtime
+from flowcut_lens.app.components.formatting import escape_markdown
+from flowcut_lens.app.jobs.models import EMBEDDED
+from flowcut_lens.app.jobs.runtime import runtime
 from flowcut_lens.app.jobs.studies import Study, Work
 from flowcut_lens.app.jobs.visitors import visitor
 from flowcut_lens.app.views.compare.context import Context
 
-LOOK_EVERY = 0.7
-"""Seconds between two looks at a running study."""
+POLL_SECONDS = 0.7
+"""Between two updates of a running study."""
 DRAW_EVERY = 4.0
 """Seconds between two drawings of what a running study has found: drawing takes time from the study itself."""
 
@@ -77,7 +78,7 @@ def _ended(about: Context, plan: StudySpec, study: Study) -> None:
     _offer(about, plan, "Begin again")
 
 
-@st.fragment(run_every=LOOK_EVERY)
+@st.fragment(run_every=POLL_SECONDS)
 def _watch(study: Study, draw_at: float, drawn: int) -> None:
     """Runs again by itself, alone; the whole page runs when the study has ended, and now and then for its results."""
     if study.ended.is_set() or (time.monotonic() > draw_at and len(study.results) > drawn):

@@ -29,7 +29,7 @@ def on_small(geometry: Geometry, picture: Image) -> Geometry:
 
 
 def small_mask(about: Context, run: Run) -> str | None:
-    """What a run kept, as the URL of a small picture; None where its patches are not those of the whole picture's grid.
+    """What a run kept, as the URL of a small picture; None where its patches are not those of the full picture's grid.
 
     Runs of one-shot methods hold no record: their patches lie as those of the full run do.
     """
