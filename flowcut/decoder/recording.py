@@ -447,7 +447,7 @@ def _seal(cache: Any, layer: int) -> None:
 
 def _check_cut(cut: CutConfig | None, layer: int, n_layers: int) -> None:
     check_is_cut(cut)
-    if cut is not None and cut.method != "flowcut" and METHODS[cut.method].decoder is None:
+    if cut is not None and not cut.by_flowcut and METHODS[cut.method].decoder is None:
         others = ", ".join(name for name, method in METHODS.items() if method.decoder is not None)
         raise InvalidCut(f"The method {cut.method!r} has no stage in the language model: choose flowcut, {others}.")
     if cut is not None and METHODS[cut.method].decoder is not None and n_layers < 2:

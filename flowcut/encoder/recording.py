@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from flowcut.criteria import METHODS
+from flowcut.criteria.stages import ENCODER
 from flowcut.cut import CutConfig, check_is_cut
 from flowcut.encoder.locate import PackedEncoder, VisionEncoder, feature_layer_index, find_encoder
 from flowcut.encoder.passes import BatchPass, Call, EncoderPass, PackedPass, synchronise
@@ -145,7 +146,7 @@ class Recording:
             )
         if self._record is None:
             notes = (*self._notes(), *self.facts.get("notes", ()))
-            by_us = self.plan.cut is not None and self.plan.cut.method == "flowcut"
+            by_us = self.plan.cut is not None and self.plan.cut.by_flowcut
             differs = (*(self.encoder.differs if by_us else ()), *self.facts.get("differs_from_release", ()))
             facts = {**self.encoder.facts(), **self.facts, "notes": notes, "differs_from_release": differs}
             self._record = assemble(self._finished, facts)
@@ -306,7 +307,7 @@ class Recording:
 
 
 def _check_stage(cut: CutConfig | None) -> None:
-    if cut is not None and METHODS[cut.method].stage != "encoder":
+    if cut is not None and cut.stage is not ENCODER:
         raise InvalidCut(
             f"The method {cut.method!r} does not cut inside the vision encoder: give it to flowcut.ask or "
             "flowcut.prune, with the whole model."

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from flowcut.criteria.stages import Stage
 from flowcut.cut import CutConfig
 from flowcut.encoder.recording import Recording
 from flowcut.records.vision import Geometry
@@ -83,8 +84,8 @@ class Family(Protocol):
     """transformers' processor, where it cannot be loaded by itself without torchvision."""
     counts_by_picture: bool
     """Whether the number of a picture's tokens depends on its size."""
-    stages: tuple[str, ...]
-    """Stages at which methods other than FlowCut may cut: of `picture`, `encoder`, `projector`, `decoder`."""
+    stages: tuple[Stage, ...]
+    """Stages at which methods other than FlowCut may cut."""
     merges_patches: bool
     """Whether squares of patches become one token."""
     one_grid: bool

@@ -11,6 +11,7 @@ from jinja2 import TemplateError
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from flowcut.criteria.stages import STAGES, Stage
 from flowcut.cut import CutConfig
 from flowcut.encoder.recording import Recording
 from flowcut.errors import FlowCutError, InvalidQuestion
@@ -29,7 +30,7 @@ class Llava:
     language_layer: int | None = None
     processor_class: str | None = None
     counts_by_picture = False
-    stages: tuple[str, ...] = ("picture", "encoder", "projector", "decoder")
+    stages: tuple[Stage, ...] = tuple(STAGES.values())
     merges_patches = False
     one_grid = True
     frames = 0

@@ -21,6 +21,7 @@ from transformers import PreTrainedModel
 from transformers.image_processing_utils import select_best_resolution
 from transformers.models.llava_onevision.modeling_llava_onevision import image_size_to_num_patches
 
+from flowcut.criteria.stages import ENCODER, Stage
 from flowcut.cut import CutConfig, even_shares
 from flowcut.encoder.recording import Recording
 from flowcut.errors import FlowCutError
@@ -46,7 +47,7 @@ class LlavaOnevision(Llava):
     )
     processor_class: str | None = "LlavaOnevisionProcessor"
     counts_by_picture = True
-    stages: tuple[str, ...] = ("encoder",)
+    stages: tuple[Stage, ...] = (ENCODER,)
     one_grid = False
     frames = 8
     most_frames = 32

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from flowcut.criteria.stages import ENCODER, Stage
 from flowcut.cut import CutConfig
 from flowcut.encoder.recording import Recording
 from flowcut.errors import FlowCutError
@@ -35,7 +36,7 @@ class QwenVL(Llava):
     default_prompt = "<|im_start|>user\n{picture}{question}<|im_end|>\n<|im_start|>assistant\n"
     media: tuple[MediaKind, ...] = (PICTURES, VIDEOS)
     counts_by_picture = True
-    stages: tuple[str, ...] = ("encoder",)
+    stages: tuple[Stage, ...] = (ENCODER,)
     merges_patches = True
     frames = 8
     most_frames = 768

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from flowcut.criteria.stages import DECODER, ENCODER, Stage
 from flowcut.cut import CutConfig
 from flowcut.encoder.recording import Recording
 from flowcut.families.family import IMAGE, SEPARATOR, EncodedMedium, MediaKind
@@ -32,7 +33,7 @@ class VideoLlava(Llava):
     frames = 8
     most_frames = 8
     one_grid = False
-    stages: tuple[str, ...] = ("encoder", "decoder")
+    stages: tuple[Stage, ...] = (ENCODER, DECODER)
 
     def vision_tower(self, model: PreTrainedModel, kind: MediaKind = IMAGE) -> nn.Module:
         """The vision encoder for pictures, or that for frames."""

@@ -17,7 +17,8 @@ import torch
 from torch import Tensor, nn
 from transformers import BatchFeature, PreTrainedModel
 
-from flowcut.cut import CutConfig, check_is_cut
+from flowcut.criteria.stages import DECODER, PROJECTOR
+from flowcut.cut import CutConfig, check_is_cut, stage_of
 from flowcut.decoder.recording import LanguageRecording, record_language
 from flowcut.decoder.spans import Aim
 from flowcut.encoder.recording import record as record_encoder
@@ -35,7 +36,6 @@ from flowcut.generation.outside_encoder import (
     leading_separators,
     patches_of_first_row,
     ranking_of_first_row,
-    stage_of,
 )
 from flowcut.generation.prepared import Handover, PreparedFeatures, handover_of
 from flowcut.hooks.attention import joined
@@ -110,11 +110,11 @@ class Session:
         self.language: LanguageRecording | None = None
         """The cut inside the language model, for families and methods that have one."""
         layer_of_flowcut = self.family.language_layer
-        if cut is not None and cut.method == "flowcut" and layer_of_flowcut is not None:
+        if cut is not None and cut.by_flowcut and layer_of_flowcut is not None:
             self.language = record_language(
                 self.family.language_model(hf_model), None, cut, layer_of_flowcut, facts=dict(facts)
             )
-        elif stage_of(cut) == "decoder":
+        elif stage_of(cut) is DECODER:
             self.language = record_language(self.family.language_model(hf_model), None, cut, facts=dict(facts))
         for part in (*self.recordings.values(), self.language):
             if part is not None:
@@ -268,8 +268,8 @@ class Session:
                 self.model, self.recording, kind, self._scaled_down(given), self.encoder_cut
             )
         self._cut_behind_the_projector()
-        if stage_of(self.cut) == "decoder":
-            self._remark("The encoder was not cut: the method cuts inside the language model.")
+        if stage_of(self.cut) is DECODER:
+            self._remark(DECODER.remark)
         filled = torch.cat([_filled(count, medium) for count, medium in zip(counts, self.media, strict=True)])
         stays = ~is_placeholder
         stays[is_placeholder] = filled.to(stays.device)
@@ -299,7 +299,7 @@ class Session:
 
     def _cut_behind_the_projector(self) -> None:
         """Drop the tokens that a method of this stage does not keep."""
-        if self.cut is None or stage_of(self.cut) != "projector":
+        if self.cut is None or stage_of(self.cut) is not PROJECTOR:
             return
         synchronise(self.model.device)
         started = time.perf_counter()
@@ -310,7 +310,7 @@ class Session:
         if self._projected_ranking is None:
             self._remark(f"Nothing was cut: {self.cut.tokens} tokens were asked for, and no picture has more.")
         else:
-            self._remark("The encoder was not cut: the method chooses among the tokens behind the projector.")
+            self._remark(PROJECTOR.remark)
 
     def _handover(self, prepared: Mapping[str, Any]) -> Handover:
         """What the pass that reads a prompt is told of it; for a cut inside the language model where its tokens are."""

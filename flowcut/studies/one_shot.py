@@ -6,6 +6,7 @@ import numpy as np
 import torch
 
 from flowcut.criteria import METHODS, Evidence
+from flowcut.criteria.stages import ENCODER, PROJECTOR
 from flowcut.cut import CutConfig
 from flowcut.families.support import check_allowed
 from flowcut.generation.session import Session
@@ -30,7 +31,7 @@ class PatchChooser:
         method, model = METHODS[cut.method], self.scorer.model
         layers = model.family.feature_layer(model.model)
         one_layer = isinstance(layers, int) or len(layers) == 1
-        in_place = method.stage == "projector" or (method.stage == "encoder" and one_layer)
+        in_place = cut.stage is PROJECTOR or (cut.stage is ENCODER and one_layer)
         return in_place and method.rank is not None and method.joins is None and self.scorer.takes_patches
 
     def kept(self, cut: CutConfig) -> np.ndarray:
@@ -62,7 +63,7 @@ class PatchChooser:
     def _look(self, cut: CutConfig) -> Evidence:
         """What the method wants to know of this picture, gathered as it is in a real cut."""
         method = METHODS[cut.method]
-        if method.stage == "projector":
+        if cut.stage is PROJECTOR:
             features = self.scorer.start.patch_features().double().cpu().numpy()
             return Evidence(1, self.scorer.n_patches, features=features[None])
         key = method.needs, cut.layer

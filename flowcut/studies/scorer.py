@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 from transformers import LogitsProcessor
 
-from flowcut.cut import CutConfig, check_is_cut
+from flowcut.criteria.stages import DECODER
+from flowcut.cut import CutConfig, check_is_cut, stage_of
 from flowcut.decoder.recording import record_language
 from flowcut.errors import FlowCutError
 from flowcut.families.support import check_allowed
-from flowcut.generation.outside_encoder import stage_of
 from flowcut.generation.prompt import put_question
 from flowcut.generation.session import Session
 from flowcut.media.picture import open_picture
@@ -240,7 +240,7 @@ def score_cut_together(scorers: Sequence[AnswerScorer], cut: CutConfig | None) -
     check_is_cut(cut)
     first = scorers[0]
     with first.model.lock, torch.no_grad():
-        if stage_of(cut) == "decoder" and first.takes_patches:
+        if stage_of(cut) is DECODER and first.takes_patches:
             assert cut is not None
             return [scorer._read_and_cut(cut) for scorer in scorers]
         start = first._encoded() if cut is None else first._encode(cut)
