@@ -69,9 +69,8 @@ def record_language(
         FlowCutError: (a ValueError) the model, the layer, the cut or the spans cannot be used. Spans that lie outside
             the prompt are found when it comes.
     """
-    decoder = find_decoder(language_model)
-    _check_cut(cut, layer, len(decoder.layers))
-    recording = LanguageRecording(decoder, cut, layer, facts or {})
+    check_is_cut(cut)
+    recording = LanguageRecording.of(language_model, cut, layer, facts=facts)
     recording.aim(visual, instruction_end)
     return recording
 
@@ -105,6 +104,15 @@ class LanguageRecording:
         """The aim of the prompt that is recorded."""
         self.elsewhere = Elsewhere("language model")
         self._undo = ExitStack()
+
+    @classmethod
+    def of(
+        cls, language_model: nn.Module, cut: CutConfig | None, layer: int = 1, *, facts: dict[str, Any] | None = None
+    ) -> LanguageRecording:
+        """As `record_language`, before it is known where the visual tokens are."""
+        decoder = find_decoder(language_model)
+        _check_cut(cut, layer, len(decoder.layers))
+        return cls(decoder, cut, layer, facts or {})
 
     def aim(self, visual: Any, instruction_end: int | Sequence[int] | None = None) -> None:
         """Say where the visual tokens of the prompts to come are; None: nowhere, prompts pass untouched.
@@ -446,7 +454,6 @@ def _seal(cache: Any, layer: int) -> None:
 
 
 def _check_cut(cut: CutConfig | None, layer: int, n_layers: int) -> None:
-    check_is_cut(cut)
     if cut is not None and not cut.by_flowcut and METHODS[cut.method].decoder is None:
         others = ", ".join(name for name, method in METHODS.items() if method.decoder is not None)
         raise InvalidCut(f"The method {cut.method!r} has no stage in the language model: choose flowcut, {others}.")

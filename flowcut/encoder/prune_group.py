@@ -176,9 +176,22 @@ class PruneGroup:
 
     def token_ids(self) -> Tensor:
         """int64 [b, tokens], the merge groups alive by their place in reading order; patch ids, if not merged."""
-        side, first = self.plan.merge_side, self.kept_ids.gather(1, self._groups()[..., 0])
+        side, first = self.plan.merge_side, self.token_patches()[..., 0]
         row, column = first // self.grid_cols // side, first % self.grid_cols // side
         return row * (self.grid_cols // side) + column
+
+    def token_patches(self) -> Tensor:
+        """int64 [b, tokens, patches per token], the patches of each merge group kept."""
+        groups = self._groups()
+        return self.kept_ids.gather(1, groups.flatten(1)).view_as(groups)
+
+    def final_scores(self) -> Tensor | None:
+        """float32 [b, tokens], what the tokens kept were scored by; None where it was no evidence of the pictures."""
+        if self.cumulative is not None:
+            return self.cumulative.float()
+        if self.evidence and self.ranks is not None:
+            return self.ranks.gather(1, self.token_patches()[..., 0].cpu()).float()
+        return None
 
     def _groups(self) -> Tensor:
         """int64 [b, tokens, patches per token], which of the patches alive become one token."""

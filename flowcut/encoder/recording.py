@@ -8,6 +8,7 @@ from dataclasses import replace
 from types import TracebackType
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -64,20 +65,7 @@ def record(
     """
     check_is_cut(cut)
     _check_stage(cut)
-    encoder = find_encoder(vision_model)
-    n_layers = len(encoder.layers)
-    _check_evidence_layer(cut, n_layers)
-    plan = EncoderPlan(
-        cut=cut,
-        n_layers=n_layers,
-        n_heads=encoder.n_heads,
-        feature_layer=feature_layer_index(encoder.read_layer if feature_layer is None else feature_layer, n_layers),
-        flows=flows,
-        matrices=flows and matrices,
-        proxy=not encoder.has_cls,
-        merge_side=encoder.merge_side if isinstance(encoder, PackedEncoder) else 1,
-    )
-    return Recording(encoder, plan, facts or {})
+    return Recording.of(vision_model, cut, feature_layer, flows=flows, matrices=matrices, facts=facts)
 
 
 class Recording:
@@ -108,6 +96,33 @@ class Recording:
         """Not left yet, in whatever thread."""
         self.elsewhere = Elsewhere("vision encoder")
         self._undo = ExitStack()
+
+    @classmethod
+    def of(
+        cls,
+        vision_model: nn.Module,
+        cut: CutConfig | None,
+        feature_layer: int | list[int] | None = None,
+        *,
+        flows: bool = True,
+        matrices: bool = False,
+        facts: dict[str, Any] | None = None,
+    ) -> Recording:
+        """As `record`, for a cut that is known to be one of the encoder's."""
+        encoder = find_encoder(vision_model)
+        n_layers = len(encoder.layers)
+        _check_evidence_layer(cut, n_layers)
+        plan = EncoderPlan(
+            cut=cut,
+            n_layers=n_layers,
+            n_heads=encoder.n_heads,
+            feature_layer=feature_layer_index(encoder.read_layer if feature_layer is None else feature_layer, n_layers),
+            flows=flows,
+            matrices=flows and matrices,
+            proxy=not encoder.has_cls,
+            merge_side=encoder.merge_side if isinstance(encoder, PackedEncoder) else 1,
+        )
+        return cls(encoder, plan, facts or {})
 
     def __enter__(self) -> Recording:
         with ExitStack() as undo:  # undoes what was done so far, should one of the next lines fail
@@ -163,14 +178,50 @@ class Recording:
         return torch.cat([prune_group.kept_ids for prune_group in self._last])
 
     @property
-    def kept_by_row(self) -> list[Tensor]:
+    def kept(self) -> list[Tensor]:
         """Per row of the last pass int64 [T], the patches that it kept."""
         return [ids for prune_group in self._last for ids in prune_group.kept_ids]
 
     @property
-    def prune_groups(self) -> list[PruneGroup]:
-        """The last pass, picture by picture or tile by tile as they were cut."""
-        return self._finished
+    def kept_groups(self) -> list[Tensor]:
+        """Per row of the last pass int64 [tokens], its merge groups kept, in reading order; patches, if not merged."""
+        return [groups for prune_group in self._last for groups in prune_group.token_ids()]
+
+    @property
+    def token_patches(self) -> list[Tensor]:
+        """Per row of the last pass int64 [tokens, patches per token], the patches that each token kept is made of."""
+        return [patches for prune_group in self._last for patches in prune_group.token_patches()]
+
+    @property
+    def scores(self) -> list[Tensor | None]:
+        """Per row of the last pass float32 [tokens], what the tokens kept were scored by; None: by nothing."""
+        found: list[Tensor | None] = []
+        for prune_group in self._last:
+            scores = prune_group.final_scores()
+            found += [None] * len(prune_group.kept_ids) if scores is None else list(scores)
+        return found
+
+    @property
+    def was_cut(self) -> list[bool]:
+        """Per row of the last pass, whether it lost patches; not where its budget is no smaller than its tokens."""
+        return [bool(prune_group.steps) for prune_group in self._last for _ in prune_group.kept_ids]
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of patches of the record's first row."""
+        first = self._finished[0]
+        return first.pruned_at.shape[1] // first.grid_cols, first.grid_cols
+
+    @property
+    def ranking(self) -> np.ndarray | None:
+        """float64 [N], what the patches of the record's first row were ranked by; None where nothing was cut."""
+        ranking = self._finished[0].ranking
+        return None if ranking is None else ranking[0].cpu().numpy()
+
+    @property
+    def evidence(self) -> dict[str, np.ndarray]:
+        """float64 [B, N, ...], what the method asked to know of the record's first rows, cut as one."""
+        return {name: part.cpu().double().numpy() for name, part in self._finished[0].evidence.items()}
 
     def recut(self, cut: CutConfig | None, merge_side: int = 1) -> None:
         """Another cut for the passes to come: budgets of tiles depend on how many a picture has.

@@ -58,8 +58,3 @@ def cut_by_frame(
     else:
         with recording.budgets(shares * videos):
             yield
-
-
-def kept_tokens(recording: Recording) -> list[Tensor]:
-    """Of the last pass, per frame int64 [tokens], which of its tokens were kept; patches, where none are pooled."""
-    return [tokens for prune_group in recording.prune_groups for tokens in prune_group.token_ids()]

@@ -107,7 +107,7 @@ class LlavaOnevision(Llava):
         shares = [_tile_share(count if cut is None else cut.tokens, count, n_patches) for count in counts]
         with recording.budgets([share for share, count in zip(shares, tiles, strict=True) for _ in range(count)]):
             laid_out = self._laid_out(model, recording, given)
-        kept, score = kept_rows(recording.prune_groups, n_patches)
+        kept, score = kept_rows(recording, n_patches)
         layouts = self._layout(model, sizes, tiles, kept, kept if score is None else score)
         encoded, first = [], 0
         for place, (found, layout, count) in enumerate(zip(laid_out, layouts, counts, strict=True)):
@@ -131,7 +131,7 @@ class LlavaOnevision(Llava):
         in_tower = [_tile_share(share, per_frame, n_patches) for share in shares] * videos
         with recording.budgets(in_tower), output_on_whole_grids(self.projector(model), recording, n_patches):
             pooled = parts.model.get_video_features(pixel_values_videos=pixels, return_dict=True).pooler_output
-        kept, score = kept_rows(recording.prune_groups, n_patches)
+        kept, score = kept_rows(recording, n_patches)
         layouts = self._frame_layouts(model, kept, kept if score is None else score)
         encoded = []
         for video, tokens in enumerate(pooled):

@@ -21,7 +21,7 @@ from flowcut.cut import CutConfig
 from flowcut.encoder.recording import Recording
 from flowcut.errors import FlowCutError
 from flowcut.families.family import IMAGE, EncodedMedium, MediaKind
-from flowcut.families.grids import token_patches
+from flowcut.families.grids import token_sources
 from flowcut.families.llava import Llava, size_entry
 from flowcut.records.vision import Geometry
 
@@ -134,7 +134,7 @@ class QwenVL(Llava):
         features = parts.get_image_features if kind is PICTURES else parts.get_video_features
         pixels, grids = (given[name] for name in kind.inputs[:2])
         whole = features(pixels, grids, return_dict=True).pooler_output
-        rows = token_patches(recording.prune_groups)
+        rows = token_sources(recording)
         encoded, first = [], 0
         for tokens, places, slices in zip(whole, recording.kept_tokens, grids[:, 0].tolist(), strict=True):
             patches = torch.cat(rows[first : first + slices])

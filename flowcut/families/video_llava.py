@@ -13,7 +13,7 @@ from flowcut.criteria.stages import DECODER, ENCODER, Stage
 from flowcut.cut import CutConfig
 from flowcut.encoder.recording import Recording
 from flowcut.families.family import IMAGE, SEPARATOR, EncodedMedium, MediaKind
-from flowcut.families.frames import FRAMES_NOTE, VIDEOS, cut_by_frame, frames_of, kept_tokens
+from flowcut.families.frames import FRAMES_NOTE, VIDEOS, cut_by_frame, frames_of
 from flowcut.families.llava import Llava
 
 
@@ -61,7 +61,7 @@ class VideoLlava(Llava):
         videos, frames = frames_of(pixels)
         with cut_by_frame(recording, cut, videos, frames):
             features = parts.model.get_video_features(pixel_values_videos=pixels, return_dict=True).pooler_output
-        kept = kept_tokens(recording)
+        kept = recording.kept
         cls = cut is None or cut.tokens >= frames * self.n_patches(model)
         return [
             self._video(model, features[first : first + frames], kept[first : first + frames], first, cls)

@@ -72,11 +72,11 @@ class PatchChooser:
         return self._evidence[key]
 
     def _gather(self, cut: CutConfig) -> Evidence:
-        n_patches, found = self.scorer.n_patches, {}
+        n_patches = self.scorer.n_patches
+        found: dict[str, np.ndarray] = {}
         if METHODS[cut.method].needs:
             with self.scorer.model.lock, torch.no_grad():
                 with Session(self.scorer.model.model, cut, record=False) as session:
                     session.prepare(self.scorer.inputs)
-                (prune_group,) = session.recording.prune_groups
-            found = {name: part.cpu().double().numpy() for name, part in prune_group.evidence.items()}
+                found = session.recording.evidence
         return Evidence(1, n_patches, **found, grid_cols=self.scorer.grid_cols)
