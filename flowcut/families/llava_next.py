@@ -16,18 +16,20 @@ from flowcut.cut import CutConfig
 from flowcut.encoder.recording import Recording
 from flowcut.errors import FlowCutError, InvalidCut
 from flowcut.families.anyres import tile_geometries
+from flowcut.families.clip_llava import ClipLlava
 from flowcut.families.family import SEPARATOR, EncodedMedium, MediaKind
 from flowcut.families.grids import output_on_whole_grids
-from flowcut.families.llava import Llava
+from flowcut.families.published import PUBLISHED
 from flowcut.records.vision import Geometry
 
 
-class LlavaNext(Llava):
+class LlavaNext(ClipLlava):
     """The family of `LlavaNextForConditionalGeneration`."""
 
     name = "LLaVA-NeXT"
     model_class = "LlavaNextForConditionalGeneration"
     description = "LLaVA-NeXT (LlavaNextForConditionalGeneration with a CLIP vision tower)"
+    published = PUBLISHED["llava_next"]
     media: tuple[MediaKind, ...] = (MediaKind("image", ("pixel_values", "image_sizes")),)
     language_layer: int | None = 1
     stages: tuple[Stage, ...] = (ENCODER, DECODER)

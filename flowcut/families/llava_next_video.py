@@ -16,6 +16,7 @@ from flowcut.families.family import EncodedMedium, MediaKind
 from flowcut.families.frames import FRAMES_NOTE, VIDEOS, cut_by_frame, frames_of
 from flowcut.families.grids import input_on_whole_grids, token_sources
 from flowcut.families.llava_next import LlavaNext
+from flowcut.families.published import PUBLISHED
 
 
 class LlavaNextVideo(LlavaNext):
@@ -28,6 +29,7 @@ class LlavaNextVideo(LlavaNext):
     name = "LLaVA-NeXT-Video"
     model_class = "LlavaNextVideoForConditionalGeneration"
     description = "LLaVA-NeXT-Video (LlavaNextVideoForConditionalGeneration with a CLIP vision tower)"
+    published = PUBLISHED["llava_next_video"]
     media: tuple[MediaKind, ...] = (*LlavaNext.media, VIDEOS)
     processor_class: str | None = "LlavaNextVideoProcessor"
     frames = 8

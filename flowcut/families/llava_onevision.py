@@ -29,18 +29,20 @@ from flowcut.families.anyres import tile_geometries
 from flowcut.families.family import SEPARATOR, EncodedMedium, MediaKind
 from flowcut.families.frames import VIDEOS, frames_of
 from flowcut.families.grids import output_on_whole_grids
-from flowcut.families.llava import Llava
+from flowcut.families.llava_build import LlavaBuild
 from flowcut.families.pooled import KEPT, NEWLINE, best_tokens, kept_rows, mean_of_kept, source_patches_of
+from flowcut.families.published import PUBLISHED
 from flowcut.records.vision import Geometry
 
 
-class LlavaOnevision(Llava):
+class LlavaOnevision(LlavaBuild):
     """The family of `LlavaOnevisionForConditionalGeneration`."""
 
     name = "LLaVA-OneVision"
     model_class = "LlavaOnevisionForConditionalGeneration"
     towers: tuple[str, ...] = ("siglip_vision_model",)
     description = "LLaVA-OneVision (LlavaOnevisionForConditionalGeneration with a SigLIP vision tower)"
+    published = PUBLISHED["llava_onevision"]
     media: tuple[MediaKind, ...] = (
         MediaKind("image", ("pixel_values", "image_sizes", "batch_num_images")),
         VIDEOS,

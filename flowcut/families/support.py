@@ -11,8 +11,8 @@ from flowcut.criteria.stages import DECODER
 from flowcut.cut import CutConfig
 from flowcut.decoder.locate import find_decoder
 from flowcut.errors import FlowCutError, InvalidCut
-from flowcut.families import family_of
 from flowcut.families.family import Family
+from flowcut.families.registry import family_of
 
 
 def refusals(model: Any) -> dict[str, str]:

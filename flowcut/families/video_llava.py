@@ -12,17 +12,19 @@ from transformers import PreTrainedModel
 from flowcut.criteria.stages import DECODER, ENCODER, Stage
 from flowcut.cut import CutConfig
 from flowcut.encoder.recording import Recording
+from flowcut.families.clip_llava import ClipLlava
 from flowcut.families.family import IMAGE, SEPARATOR, EncodedMedium, MediaKind
 from flowcut.families.frames import FRAMES_NOTE, VIDEOS, cut_by_frame, frames_of
-from flowcut.families.llava import Llava
+from flowcut.families.published import PUBLISHED
 
 
-class VideoLlava(Llava):
+class VideoLlava(ClipLlava):
     """The family of `VideoLlavaForConditionalGeneration`."""
 
     name = "Video-LLaVA"
     model_class = "VideoLlavaForConditionalGeneration"
     description = "Video-LLaVA (VideoLlavaForConditionalGeneration with CLIP vision towers)"
+    published = PUBLISHED["video_llava"]
     # Its processor still gives pictures by their old name; asked not to, by the usual one.
     media: tuple[MediaKind, ...] = (
         MediaKind("image", ("pixel_values_images",), stacked=True),
