@@ -1,1 +1,3 @@
+from flowcut.encoder.statistics import *  # noqa: F403
 from flowcut.hooks.attention import *  # noqa: F403
+from flowcut.hooks.elsewhere import *  # noqa: F403

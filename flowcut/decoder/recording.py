@@ -32,7 +32,8 @@ from flowcut.decoder.spans import Aim, check_spans
 from flowcut.decoder.to_record import Setting, draft
 from flowcut.encoder.locate import model_facts
 from flowcut.errors import FlowCutError, InvalidCut
-from flowcut.hooks.attention import Attention, Elsewhere, is_watching, joined, watched_by, watching
+from flowcut.hooks.attention import Attention, is_watching, joined, watched_by, watching
+from flowcut.hooks.elsewhere import Elsewhere
 from flowcut.records.language import LanguageRecord
 
 

@@ -35,8 +35,8 @@ from flowcut.criteria.flowcut import (
     with_proxy,
 )
 from flowcut.cut import CutConfig
+from flowcut.encoder.statistics import column_mean, stream_statistics
 from flowcut.errors import FlowCutError, InvalidCut
-from flowcut.hooks.attention import column_mean, stream_statistics
 from flowcut.records.vision import PADDING_ID
 
 MIDDLE = 9 / 24

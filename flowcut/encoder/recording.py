@@ -20,7 +20,8 @@ from flowcut.encoder.passes import BatchPass, Call, EncoderPass, PackedPass, syn
 from flowcut.encoder.prune_group import EncoderPlan, PruneGroup
 from flowcut.encoder.to_record import assemble
 from flowcut.errors import FlowCutError, InvalidCut
-from flowcut.hooks.attention import Attention, Elsewhere, is_watching, watched, watching
+from flowcut.hooks.attention import Attention, is_watching, watched, watching
+from flowcut.hooks.elsewhere import Elsewhere
 from flowcut.records.vision import FlowRecord
 
 PROXY_NOTE = (

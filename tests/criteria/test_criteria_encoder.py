@@ -11,7 +11,7 @@ import torch
 import flowcut
 from flowcut.criteria import METHODS, Evidence
 from flowcut.criteria.encoder import visionzip_joins
-from flowcut.hooks.attention import column_mean
+from flowcut.encoder.statistics import column_mean
 from tests import tiny, tiny_qwen
 from tests.encoder.test_vision import run
 from tests.families.test_qwen_vl import asked
