@@ -178,7 +178,7 @@ class LanguageRecording:
         """The last prefill.
 
         Raises:
-            FlowCutError: no prompt with visual tokens went through the decoder in this thread.
+            FlowCutError: no prompt with visual tokens passed through the decoder in this thread.
         """
         if self._draft is None:
             raise FlowCutError(
@@ -354,14 +354,14 @@ class LanguageRecording:
             if current is None or segment is None:
                 return None
             hidden = args[0] if args else kwargs["hidden_states"]
-            if segment.positions is None:  # decoding: whatever position comes, less what went before it
+            if segment.positions is None:  # decoding: whatever position comes, less what was pruned before it
                 segment.positions = kwargs["position_ids"] - segment.kept_rows.moved[:, None]
             if segment.rotary is None:
                 segment.rotary = self.decoder.rotary(hidden, segment.positions)
             mask = segment.mask(self.decoder, index, hidden, current.mask, kwargs.get("past_key_values"))
             # The rotary embedding knows the positions; flash attention would take gaps for borders between prompts.
-            told = None if self._plan is not None and self._plan.keeps_positions else segment.positions
-            ours = {"position_ids": told, "position_embeddings": segment.rotary, "attention_mask": mask}
+            positions = None if self._plan is not None and self._plan.keeps_positions else segment.positions
+            ours = {"position_ids": positions, "position_embeddings": segment.rotary, "attention_mask": mask}
             return args, {**kwargs, **ours}
 
         return prepare

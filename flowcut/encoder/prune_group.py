@@ -62,7 +62,7 @@ class EncoderPlan:
 
     @property
     def patches_per_token(self) -> int:
-        """Patches that live and die together."""
+        """Patches that are kept or pruned together."""
         return self.merge_side**2
 
     @property
@@ -161,12 +161,12 @@ class PruneGroup:
 
     @property
     def n_kept(self) -> int:
-        """N, patches alive in each picture of the prune group."""
+        """N, patches kept in each picture of the prune group."""
         return int(self.kept_ids.shape[1])
 
     @property
     def tokens(self) -> int:
-        """Tokens of the language model that the patches alive would become; the patches themselves, if not merged."""
+        """Tokens of the language model that the patches kept would become; the patches themselves, if not merged."""
         return self.n_kept // self.plan.patches_per_token
 
     @property
@@ -175,7 +175,7 @@ class PruneGroup:
         return self.target is not None and self.tokens > self.target
 
     def token_ids(self) -> Tensor:
-        """int64 [b, tokens], the merge groups alive by their place in reading order; patch ids, if not merged."""
+        """int64 [b, tokens], the merge groups kept by their place in reading order; patch ids, if not merged."""
         side, first = self.plan.merge_side, self.token_patches()[..., 0]
         row, column = first // self.grid_cols // side, first % self.grid_cols // side
         return row * (self.grid_cols // side) + column
@@ -194,7 +194,7 @@ class PruneGroup:
         return None
 
     def _groups(self) -> Tensor:
-        """int64 [b, tokens, patches per token], which of the patches alive become one token."""
+        """int64 [b, tokens, patches per token], which of the patches kept become one token."""
         return group_positions(self.kept_ids, self.grid_cols, self.plan.merge_side)
 
     def score_layer(self, inputs: LayerInputs) -> None:
@@ -207,7 +207,7 @@ class PruneGroup:
         self.layers.append(draft)
 
     def observe(self, inputs: LayerInputs) -> None:
-        """Take from inside a layer, after `weigh`, what only the record needs."""
+        """Take from inside a layer, after `score_layer`, what only the record needs."""
         self.layers[-1].tensors.update(self._flow(inputs))
         self.values = inputs.value[:, :, 1:] if self.above_target else None
 
@@ -240,15 +240,15 @@ class PruneGroup:
     def ranking(self) -> Tensor | None:
         """float64 [b, N0], what the patches were ranked by, the highest kept longest; None where nothing was cut.
 
-        FlowCut's patches by when they went, then by their running score there, then by reading order; as places in this
-        order, 0 the lowest.
+        FlowCut's patches by when they were pruned, then by their running score there, then by reading order; as places
+        in this order, 0 the lowest.
         """
         if not self.steps:
             return None
         if self.plan.recipe is None:
             return self.ranks
         last = torch.zeros(self.pruned_at.shape, dtype=torch.float64)
-        for draft in self.layers:  # each layer writes over the one before: what stays is a patch's last running score
+        for draft in self.layers:  # each layer writes over the one before: what is left is a patch's last running score
             if "cumulative" in draft.tensors:
                 last.scatter_(1, draft.patch_ids.cpu(), draft.tensors["cumulative"].double().cpu())
         pruned_at = self.pruned_at.cpu()
@@ -256,7 +256,7 @@ class PruneGroup:
         return torch.from_numpy(by_removal(when.numpy(), last.numpy()))
 
     def cut_after(self, layer: int) -> Tensor | None:
-        """Cut after this layer, if it is time: int64 [b, N'], positions among the alive that stay; None: all stay."""
+        """Cut after this layer, if it is time: int64 [b, N'], positions among the kept that are kept on; None: all."""
         if not self.above_target:
             return None
         if self._stepwise:
@@ -271,10 +271,10 @@ class PruneGroup:
         draft = self.layers[-1]
         n_kept = draft.patch_ids
         found = nearest_kept(values, kept.to(values.device))
-        gone, nearest, cosine = (part.to(n_kept.device) for part in found)
+        pruned, nearest, cosine = (part.to(n_kept.device) for part in found)
         ids, cosines = torch.full_like(n_kept, PADDING_ID), cosine.new_full(n_kept.shape, torch.nan)
-        draft.tensors["nearest_kept_id"] = ids.scatter(1, gone, n_kept.gather(1, nearest))
-        draft.tensors["nearest_kept_cosine"] = cosines.scatter(1, gone, cosine)
+        draft.tensors["nearest_kept_id"] = ids.scatter(1, pruned, n_kept.gather(1, nearest))
+        draft.tensors["nearest_kept_cosine"] = cosines.scatter(1, pruned, cosine)
 
     @property
     def _stepwise(self) -> bool:
@@ -375,11 +375,11 @@ class PruneGroup:
         return torch.searchsorted(kept, joined.clamp_min(0)).where(joined >= 0, -1)
 
     def _note_pruned(self, layer: int, kept_tokens: Tensor) -> Tensor:
-        """Date the dead; the kept tokens' patches by their places among the alive, in spatial order."""
+        """Note when patches were pruned; the kept tokens' patches by their places before, in spatial order."""
         groups, chosen = self._groups(), kept_tokens.to(self.kept_ids.device)[..., None]
         kept = groups.gather(1, chosen.expand(-1, -1, groups.shape[-1])).flatten(1).sort(dim=1).values
         left = self.kept_ids.gather(1, kept)
-        stays = torch.zeros_like(self.pruned_at, dtype=torch.bool).scatter_(1, left, True)
-        self.pruned_at[~stays & (self.pruned_at < 0)] = layer
+        is_kept = torch.zeros_like(self.pruned_at, dtype=torch.bool).scatter_(1, left, True)
+        self.pruned_at[~is_kept & (self.pruned_at < 0)] = layer
         self.kept_ids = left
         return kept

@@ -154,7 +154,7 @@ class Recording:
         """The last pass through the encoder.
 
         Raises:
-            FlowCutError: nothing went through the encoder in this thread.
+            FlowCutError: nothing passed through the encoder in this thread.
         """
         if not self._finished:
             raise FlowCutError(
@@ -228,7 +228,7 @@ class Recording:
         """Another cut for the passes to come: budgets of tiles depend on how many a picture has.
 
         Args:
-            merge_side: side of the squares of patches that are pooled into one token, and so live and die together.
+            merge_side: side of the squares of patches that are pooled into one token, and so kept or pruned together.
         """
         self.plan = replace(self.plan, cut=cut, merge_side=merge_side)
 

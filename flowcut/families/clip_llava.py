@@ -30,7 +30,7 @@ class ClipLlava(LlavaBuild):
         return int(vision.image_size // vision.patch_size) ** 2
 
     def complete_processor(self, processor: Any, model: PreTrainedModel) -> None:
-        """Tell a processor what it needs to count placeholders; older checkpoints left it out of their files."""
+        """Say to a processor what it needs to count placeholders; older checkpoints left it out of their files."""
         processor.patch_size = model.config.vision_config.patch_size
         processor.vision_feature_select_strategy = model.config.vision_feature_select_strategy
         processor.num_additional_image_tokens = 1  # CLIP's CLS

@@ -42,7 +42,7 @@ def cut_by_frame(
     Where the budget divides evenly the frames are cut as a batch of pictures is, as released; else each apart.
 
     Args:
-        merge_side: side of the squares of patches that are pooled into one token, and live and die together.
+        merge_side: side of the squares of patches that are pooled into one token, and kept or pruned together.
 
     Raises:
         InvalidCut: there are more frames than tokens.

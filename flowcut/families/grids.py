@@ -1,4 +1,4 @@
-"""KeptRows back on whole grids, where stock code lays out or pools patches by their place."""
+"""Kept patches back on full grids, where stock code lays out or pools patches by their place."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from flowcut.encoder.recording import Recording
 
 @contextmanager
 def input_on_whole_grids(module: nn.Module, recording: Recording, n_patches: int) -> Iterator[None]:
-    """While inside, what enters `module` is a whole grid for each row of the pass just finished, the dead at zero."""
+    """While inside, what enters `module` is a full grid for each row of the last pass, pruned patches at zero."""
 
     def before(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
         return (on_whole_grids(args[0], recording.kept, n_patches), *args[1:])
@@ -25,7 +25,7 @@ def input_on_whole_grids(module: nn.Module, recording: Recording, n_patches: int
 
 @contextmanager
 def output_on_whole_grids(module: nn.Module, recording: Recording, n_patches: int) -> Iterator[None]:
-    """While inside, what leaves `module` is a whole grid for each row of the pass just finished, the dead at zero."""
+    """While inside, what leaves `module` is a full grid for each row of the last pass, pruned patches at zero."""
 
     def after(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
         return on_whole_grids(output, recording.kept, n_patches)

@@ -109,7 +109,7 @@ class LlavaNext(ClipLlava):
         cut: CutConfig | None,
         first_row: int,
     ) -> list[EncodedMedium]:
-        """One pass: survivors scattered on whole tiles, laid out by the stock code, and the live places read off."""
+        """One pass: kept patches scattered on full tiles, laid out by the stock code, and the kept places read off."""
         n_patches = self._tile_patches(model)
         parts: Any = model
         with output_on_whole_grids(self.projector(model), recording, n_patches):

@@ -2,11 +2,11 @@
 newline tokens.
 
 A pooled token is a bilinear mix of up to four patches. A budget counts what the language model reads: tokens made of
-patches, newline tokens aside. Where a share q of them is asked for, each tile keeps sqrt(q) of its patches in the
+patches, newline tokens aside. Where a share q of them is requested, each tile keeps sqrt(q) of its patches in the
 tower; of the tokens laid out from these, the T of highest score stay. There is no released code for this family.
 
-The stock layout code does all laying out: run on the features with the dead at zero it gives the tokens, run on numbers
-that say which patch is where it tells what each token is made of.
+The stock layout code does all laying out: run on the features with pruned patches at zero it gives the tokens, run on
+numbers that say which patch is where it says what each token is made of.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class LlavaOnevision(LlavaBuild):
     most_frames = 32
 
     def complete_processor(self, processor: Any, model: PreTrainedModel) -> None:
-        """Tell a processor what it needs to count placeholders."""
+        """Say to a processor what it needs to count placeholders."""
         processor.num_image_tokens = self._tile_patches(model)
         processor.vision_feature_select_strategy = model.config.vision_feature_select_strategy
         processor.vision_aspect_ratio = model.config.vision_aspect_ratio
@@ -175,7 +175,7 @@ class LlavaOnevision(LlavaBuild):
         )
 
     def _laid_out(self, model: PreTrainedModel, recording: Recording, given: Mapping[str, Any]) -> list[Tensor]:
-        """Per picture [n, width]: survivors on whole tiles, the dead at zero, laid out and pooled by the stock code."""
+        """Per picture [n, width]: kept patches on full tiles, pruned ones at zero, as the stock code lays them out."""
         parts = cast(Any, model)
         with output_on_whole_grids(self.projector(model), recording, self._tile_patches(model)):
             laid_out: list[Tensor] = parts.get_image_features(**given, return_dict=True).pooler_output
@@ -192,7 +192,7 @@ class LlavaOnevision(LlavaBuild):
         """Per picture float32 [n, 5], the numbers of `KEPT` ... `BASE` as the stock code packs and pools them.
 
         Args:
-            alive, score: float32 [tiles of all pictures, patches of a tile]; a dead patch's score does not count.
+            kept, score: float32 [tiles of all pictures, patches of a tile]; a pruned patch's score does not count.
         """
         side = self._side(model)
         numbers, first = [], 0

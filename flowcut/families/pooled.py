@@ -1,4 +1,4 @@
-"""Tokens that are pooled from several patches of which some were cut: which live, which are best, what each is made of.
+"""Tokens pooled from several patches, some of them pruned: which are kept, which best, what each is made of.
 
 A layout is float32 [n, 5], one line of numbers for each token, made by the very code that lays out and pools features:
 run on numbers that say which patch is where, it tells what each token is made of.
@@ -12,7 +12,7 @@ from torch import Tensor
 from flowcut.encoder.recording import Recording
 
 KEPT, SCORE, ROW, COLUMN, BASE = range(5)
-"""The numbers laid out beside the features: alive (1 or 0), score, place on the grid of all crops, of the base tile."""
+"""The numbers laid out beside the features: kept (1 or 0), score, place on the grid of all crops, of the base tile."""
 NEWLINE = -1.0
 NEGLIGIBLE = 1e-4
 """A patch with no more than this weight in a pooled token is no part of it."""
@@ -31,7 +31,7 @@ def kept_rows(recording: Recording, n_patches: int) -> tuple[Tensor, Tensor | No
 
 
 def best_tokens(layout: Tensor, tokens: int, scored: bool) -> Tensor:
-    """bool [n]: a picture's best live tokens, or evenly strided ones; a newline stays after a single tile only."""
+    """bool [n]: a picture's best kept tokens, or evenly strided ones; a newline is kept after a single tile only."""
     newline = layout[:, KEPT] == NEWLINE
     places = (layout[:, KEPT] > NEGLIGIBLE).nonzero()[:, 0]
     if scored:
@@ -46,7 +46,7 @@ def best_tokens(layout: Tensor, tokens: int, scored: bool) -> Tensor:
 
 
 def mean_of_kept(features: Tensor, layout: Tensor) -> Tensor:
-    """Pooled tokens as the mean of their live patches: the dead ones had been put in as zeros."""
+    """Pooled tokens as the mean of their kept patches: pruned ones had been put in as zeros."""
     kept = layout[:, KEPT].to(features.device)
     mixed = (kept > NEGLIGIBLE) & (kept < 1 - NEGLIGIBLE)
     return torch.where(mixed[:, None], features / kept.clamp_min(NEGLIGIBLE)[:, None].to(features.dtype), features)
