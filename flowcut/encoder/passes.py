@@ -16,8 +16,9 @@ import torch
 from torch import Tensor, nn
 
 from flowcut.cut import even_shares
+from flowcut.encoder.evidence import LayerInputs
 from flowcut.encoder.locate import PackedEncoder, VisionEncoder
-from flowcut.encoder.prune_group import EncoderPlan, LayerInputs, PruneGroup
+from flowcut.encoder.prune_group import EncoderPlan, PruneGroup
 from flowcut.hooks.attention import Attention
 
 Call = tuple[tuple[Any, ...], dict[str, Any]]

@@ -32,10 +32,10 @@ from flowcut.criteria.flowcut import (
     requested_count,
     ungroup,
     value_norm,
-    with_proxy,
 )
 from flowcut.cut import CutConfig
-from flowcut.encoder.statistics import column_mean, stream_statistics
+from flowcut.encoder.evidence import LayerInputs, evidence_of
+from flowcut.encoder.statistics import stream_statistics
 from flowcut.errors import FlowCutError, InvalidCut
 from flowcut.records.vision import PADDING_ID
 
@@ -89,27 +89,6 @@ class EncoderPlan:
     def last_look(self) -> int:
         """The deepest layer that a one-shot method wants to look into."""
         return max((layer for layer in range(self.n_layers) if self.looks(layer)), default=-1)
-
-
-@dataclass(frozen=True)
-class LayerInputs:
-    """One vision layer from the inside, for a prune group of b pictures: H heads, N+1 tokens, CLS first."""
-
-    layer: int
-    hidden: Tensor
-    """[b, N+1, width], the layer's input."""
-    query: Tensor
-    """[b, H, N+1, d]; key and value likewise."""
-    key: Tensor
-    value: Tensor
-    scaling: float
-    windows: Tensor | None = None
-    """int64 [b, N], the window within which each patch attends; None: one for all."""
-
-    def with_proxy(self) -> LayerInputs:
-        """The view of patches alone, N tokens on every axis, with a proxy as token 0; its key is never looked at."""
-        hidden, query, key, value = (with_proxy(part) for part in (self.hidden, self.query, self.key, self.value))
-        return replace(self, hidden=hidden, query=query, key=key, value=value)
 
 
 @dataclass(frozen=True)
@@ -215,21 +194,9 @@ class PruneGroup:
         """Keep what a one-shot method wants to know of this layer."""
         groups = self._groups()
         for name in self.plan.looks(inputs.layer):
-            found = self._look(name, inputs)
+            found = evidence_of(name, inputs, self.plan.proxy)
             # Single patches where each is a token of its own: then the group mean is the number itself.
             self.evidence[name] = group_mean(found, groups) if found.ndim == 2 else found
-
-    def _look(self, name: str, inputs: LayerInputs) -> Tensor:
-        """One of Evidence's fields, float32 [b, N, ...], patches alone."""
-        if name == "cls_attention":
-            row = cls_logits(inputs.query, inputs.key, inputs.scaling, self.plan.proxy).softmax(dim=-1)
-            return row.mean(dim=1)[:, 1:]
-        if name == "value_norm":
-            return value_norm(inputs.value)[:, 1:]
-        if name == "keys":
-            return inputs.key.float().mean(dim=1)[:, 1:]
-        received = column_mean(inputs.query, inputs.key, inputs.scaling, proxy=self.plan.proxy, windows=inputs.windows)
-        return received[:, 1:]
 
     def gather_features(self, hidden: Tensor) -> None:
         """Keep what the feature layer gives, [b, N, width], for a one-shot method that compares features."""
