@@ -8,8 +8,11 @@ from numbers import Integral
 from typing import Any
 
 from flowcut.criteria import known_method
+from flowcut.criteria.stages import Stage
 from flowcut.errors import InvalidCut
 
+FLOWCUT = "flowcut"
+"""The method's name in the registry."""
 VARIANTS = ("official", "paper")
 
 
@@ -21,7 +24,7 @@ class CutConfig:
         InvalidCut: (a ValueError) one sentence for each setting that cannot be carried out.
     """
 
-    method: str = "flowcut"
+    method: str = FLOWCUT
     """Name of the criterion, one of `flowcut.methods()`."""
     tokens: int = 64
     """T, patches to keep per image; CLS is not counted. At or above the number of patches, nothing is cut."""
@@ -80,6 +83,16 @@ class CutConfig:
         object.__setattr__(self, "patches", tuple(ids))
 
     @property
+    def stage(self) -> Stage:
+        """Where it cuts."""
+        return known_method(self.method).cuts_at
+
+    @property
+    def by_flowcut(self) -> bool:
+        """Whether FlowCut itself cuts, not an ablation of it and no other method."""
+        return self.method == FLOWCUT
+
+    @property
     def title(self) -> str:
         """The cut as a figure's legend names it, such as `FlowCut 64 (official)`."""
         method = known_method(self.method)
@@ -102,12 +115,17 @@ class CutConfig:
 
 def FlowCut(tokens: int = 64, variant: str = "official", per_image: bool = False) -> CutConfig:
     """FlowCut at T = `tokens` patches per image (arXiv 2505.19536), as released or as the paper's text has it."""
-    return CutConfig("flowcut", tokens, variant, per_image=per_image)
+    return CutConfig(FLOWCUT, tokens, variant, per_image=per_image)
 
 
 def Cut(method: str, tokens: int = 64, **settings: Any) -> CutConfig:
     """Any method by its name: `Cut("random", tokens=64, seed=3)`, `Cut("cls-attention", tokens=64, layer=-1)`."""
     return CutConfig(method, tokens, **settings)
+
+
+def stage_of(cut: CutConfig | None) -> Stage | None:
+    """Where a cut is made; None: nothing is cut."""
+    return None if cut is None else cut.stage
 
 
 def check_is_cut(cut: object) -> None:

@@ -9,6 +9,7 @@ import io
 from dataclasses import dataclass, field
 
 from flowcut.errors import InvalidPicture
+from flowcut.families.published import MODEL_TYPES
 from flowcut.media.video import Video, open_video
 from flowcut_lens.app.jobs.runtime import runtime
 
@@ -16,17 +17,6 @@ LEAST_FRAMES = 2
 """A video of one frame is a picture."""
 USUAL_FRAMES = 8
 """Taken of a video while the model in the box takes none, or is not known."""
-MODEL_TYPES = {
-    "llava-hf/llava-1.5-7b-hf": "llava",
-    "llava-hf/llava-v1.6-mistral-7b-hf": "llava_next",
-    "xtuner/llava-phi-3-mini-hf": "llava",
-    "Intel/llava-gemma-2b": "llava",
-    "LanguageBind/Video-LLaVA-7B-hf": "video_llava",
-    "llava-hf/LLaVA-NeXT-Video-7B-hf": "llava_next_video",
-    "llava-hf/llava-onevision-qwen2-0.5b-ov-hf": "llava_onevision",
-    "Qwen/Qwen2.5-VL-3B-Instruct": "qwen2_5_vl",
-}
-"""Of the published models that the page names: what they take is known before gigabytes of them are fetched."""
 
 
 @dataclass(frozen=True)

@@ -10,25 +10,15 @@ import streamlit as st
 
 from flowcut.criteria import METHODS
 from flowcut.cut import VARIANTS
+from flowcut.families.published import published_of
 from flowcut_lens.app.jobs.models import EMBEDDED
 from flowcut_lens.app.media import gallery
 from flowcut_lens.app.state import session
 
-PUBLISHED = (
-    "llava-hf/llava-1.5-7b-hf",
-    "llava-hf/llava-v1.6-mistral-7b-hf",
-    "Qwen/Qwen2.5-VL-3B-Instruct",
-    "xtuner/llava-phi-3-mini-hf",
-    "Intel/llava-gemma-2b",
-)
-"""Models that people will try on photographs: large to small."""
-FOR_VIDEOS = (
-    "LanguageBind/Video-LLaVA-7B-hf",
-    "llava-hf/LLaVA-NeXT-Video-7B-hf",
-    "Qwen/Qwen2.5-VL-3B-Instruct",
-    "llava-hf/llava-onevision-qwen2-0.5b-ov-hf",
-)
-"""Models that take videos: large to small."""
+PUBLISHED = published_of("llava", "llava_next", "qwen2_vl", "qwen2_5_vl")
+"""Models that people will try on photographs."""
+FOR_VIDEOS = published_of("video_llava", "llava_next_video", "qwen2_5_vl", "llava_onevision")
+"""Models that take videos."""
 
 MODEL_HELP = (
     "“embedded” comes with the program and knows drawn scenes only. Type a folder or a hub name to load another model "

@@ -1,4 +1,4 @@
-"""Controls: what any method must beat. They look at nothing."""
+"""Controls: what any method must beat. They need no evidence."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ PUBLISHED_DEPTH = 32
 
 
 def second_layer(n_layers: int) -> tuple[int, ...]:
-    """FastV and DART, K = 2: the layers from 2 on read the survivors, so the cut is after layer 1; not scaled."""
+    """FastV and DART, K = 2: the layers from 2 on read the kept tokens, so the cut is after layer 1; not scaled."""
     return (min(1, n_layers - 2),)
 
 

@@ -30,7 +30,7 @@ class Budget(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class Evidence:
-    """One vision encoder's run over a batch, all N patches still alive. What the method does not need is None."""
+    """One vision encoder's run over a batch, all N patches kept so far. What the method does not need is None."""
 
     batch: int
     """B, images."""
@@ -54,7 +54,7 @@ class Evidence:
 
 @dataclass(frozen=True, eq=False)
 class DecoderEvidence:
-    """One picture's visual tokens inside a decoder, the n of them that are still alive. Not needed: None."""
+    """One picture's visual tokens inside a decoder, the n of them that are still kept. Not needed: None."""
 
     n_visual: int
     """n."""
@@ -73,7 +73,7 @@ class DecoderEvidence:
 
 
 def needed(value: Any) -> np.ndarray:
-    """A part of the evidence that the method asked for."""
+    """A part of the evidence that the method needs."""
     assert isinstance(value, np.ndarray), "a method uses evidence that its registry line does not ask for"
     return value
 
@@ -92,14 +92,14 @@ def by_choice(order: np.ndarray, n: int) -> np.ndarray:
 
 
 def by_removal(when: np.ndarray, score: np.ndarray) -> np.ndarray:
-    """float64 [..., N], a ranking of what went bit by bit: by when it went, then by its last score, then reading order.
+    """float64 [..., N], a ranking of what was pruned in steps: by when, then by last score, then by reading order.
 
     Args:
-        when: [..., N], larger is later; what stays has the largest.
-        score: [..., N], the score when it went, or the last one.
+        when: [..., N], larger is later; what is kept has the largest.
+        score: [..., N], the score when it was pruned, or the last one.
 
     Returns:
-        Places in this order: 0 is the lowest, and went first.
+        Places in this order: 0 is the lowest, and was pruned first.
     """
     backwards = np.broadcast_to(-np.arange(when.shape[-1]), when.shape)  # of equal ones, the first is the higher
     order = np.lexsort((backwards, score, when), axis=-1)

@@ -66,9 +66,9 @@ def with_proxy(tokens: Tensor) -> Tensor:
 
 
 def group_positions(patch_ids: Tensor, grid_cols: int, side: int) -> Tensor:
-    """int64 [B, N / side^2, side^2]: where among the alive, [B, N], each square of patches lies, in reading order.
+    """int64 [B, N / side^2, side^2]: where among the kept, [B, N], each square of patches lies, in reading order.
 
-    Squares of `side` x `side` patches are whole: all of their patches are alive, or none.
+    Squares of `side` x `side` patches are whole: all of their patches are kept, or none.
     """
     row, column = patch_ids // grid_cols, patch_ids % grid_cols
     square = row // side * (grid_cols // side) + column // side
@@ -114,14 +114,14 @@ def entropy_ratio(shares: Tensor) -> Tensor:
 
 
 def nearest_kept(value: Tensor, kept: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Of each patch that goes, the patch that stays whose value vector, all heads joined, is most like its own.
+    """Of each pruned patch, the kept one whose value vector, all heads joined, is most like its own.
 
     Args:
         value: [B, H, N, d], of the patches alone.
-        kept: int64 [B, N'], places of those that stay; at least one.
+        kept: int64 [B, N'], places of those that are kept; at least one.
 
     Returns:
-        int64 [B, N - N'] places of those that go, ascending; int64 places of the nearest that stay; float32 cosines.
+        int64 [B, N - N'] places of the pruned, ascending; int64 places of the nearest kept; float32 cosines.
     """
     batch, _, count, _ = value.shape
     goes = torch.ones(batch, count, dtype=torch.bool, device=value.device).scatter_(1, kept, False)
@@ -152,7 +152,7 @@ def requested_count(entropy_ratio: float, n_kept: int, target: int, remaining: i
 
     Args:
         entropy_ratio: E = H(relation shares) / ln N in [0, 1]; flat attention (E = 1) requests none.
-        alive: N, patches alive at this layer's input.
+        n_kept: N, patches kept at this layer's input.
         target: T, patches to be left at the end.
         remaining: R > 0, layers left until the last prune.
     """
@@ -160,15 +160,15 @@ def requested_count(entropy_ratio: float, n_kept: int, target: int, remaining: i
 
 
 def equal_count(n_kept: int, target: int, remaining: int) -> float:
-    """Patches that go after a layer where the same number goes at every prune point, before rounding (an ablation).
+    """Patches pruned after a layer where the same number is at every prune point, before rounding (an ablation).
 
     Args:
-        alive, target, remaining: as for `asked_count`; prune points lie `remaining`, `remaining` - 2, ..., 0 layers
-            before the last one.
+        n_kept, target, remaining: as for `requested_count`; prune points lie `remaining`, `remaining` - 2, ..., 0
+            layers before the last one.
     """
     return (n_kept - target) / (remaining // 2 + 1)
 
 
 def kept_after(requested: float, n_kept: int, target: int) -> int:
-    """Patches left once `requested` (rounded half to even, as released) have gone; never below the target."""
+    """Patches left once `requested` (rounded half to even, as released) are pruned; never below the target."""
     return max(n_kept - round(requested), target)

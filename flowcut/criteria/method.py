@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import numpy as np
 
 from flowcut.criteria.evidence import Budget, DecoderEvidence, Evidence, highest
+from flowcut.criteria.stages import DECODER, PICTURE, STAGES, Stage
 from flowcut.errors import InvalidCut
 
 OneShot = Callable[[Evidence, Budget], np.ndarray]
@@ -76,21 +77,25 @@ class Method:
     takes_patches: bool = False
     """Whether somebody names the patches; such a method is no choice of a list of methods."""
 
+    @property
+    def cuts_at(self) -> Stage:
+        """The stage at which it cuts."""
+        return STAGES[self.stage]
+
     def check(self) -> None:
         """
         Raises:
             InvalidCut: it lacks what its stage needs, or asks for evidence that nobody gathers.
         """
-        if self.stage not in ("encoder", "projector", "decoder"):
+        if self.stage not in STAGES or self.cuts_at is PICTURE:
             raise InvalidCut(f"The stage is {self.stage!r}: choose encoder, projector or decoder.")
-        is_decoder = self.stage == "decoder"
+        is_decoder = self.cuts_at is DECODER
         if is_decoder != (self.decoder is not None) or is_decoder == (self.rank is not None):
             raise InvalidCut(
                 "A method of the decoder stage has decoder=DecoderPlan(layers, rank), one of another stage rank=, a "
                 "function of evidence and cut."
             )
-        known = DecoderEvidence if self.stage == "decoder" else Evidence
-        given = [field.name for field in fields(known) if field.default is None]
+        given = self.cuts_at.gathered()
         strange = [name for name in self.needs if name not in given]
         if strange:
             raise InvalidCut(f"needs holds {strange[0]!r}: the {self.stage} stage gathers {', '.join(given)}.")

@@ -1,11 +1,88 @@
-"""What criteria inside a language model look at, as pure tensor functions on one decoder layer's queries and keys."""
+"""What criteria inside a language model are given, from one decoder layer's queries, keys and values."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
 import torch
 from torch import Tensor
 
+from flowcut.criteria.decoder import raters
 from flowcut.criteria.flowcut import Criteria
+from flowcut.decoder.passes import DecoderPass
+from flowcut.decoder.segment import Span
+
+
+@dataclass(frozen=True)
+class LayerInputs:
+    """One decoder layer from the inside: H heads, in groups that share one of G keys and values."""
+
+    query: Tensor
+    """[B, H, L', d]."""
+    key: Tensor
+    """[B, G, L', d]; value likewise."""
+    value: Tensor
+    scaling: float
+    window: int | None = None
+    """How far back its attention reaches, in tokens; None: to the start."""
+
+
+def gather(needs: Sequence[str] | None, current: DecoderPass, span: Span, inputs: LayerInputs) -> None:
+    """Take from one layer what the method needs to know of one span; None: FlowCut's criteria."""
+    prompt, key = span.prompt, inputs.key
+    visual = current.columns(prompt, span.rows()).to(key.device)
+    if needs is None:
+        one, last = slice(prompt, prompt + 1), current.last[prompt]
+        heads_per_group = inputs.query.shape[1] // key.shape[1]
+        own = inputs.value[one, :, last].repeat_interleave(heads_per_group, dim=1)
+        there = key[one][:, :, visual], inputs.value[one][:, :, visual]
+        span.criteria = visual_criteria(inputs.query[one, :, last], own, *there, inputs.scaling)
+        return
+    if "visual_keys" in needs:
+        text = current.columns(prompt, current.text_after(span)).to(key.device)
+        for name, columns in (("visual_keys", visual), ("text_keys", text)):
+            span.evidence[name] = rows_of(key[prompt].transpose(0, 1).flatten(1), columns)
+    asking = {"last_attention": torch.tensor([current.last[prompt]]), "rater_attention": span.raters}
+    for name in needs:
+        rows = asking.get(name)
+        if rows is not None:
+            span.evidence[name] = rows_of(_attention_over(current, prompt, rows, inputs).mean(dim=0), visual)
+
+
+def _attention_over(current: DecoderPass, prompt: int, rows: Tensor, inputs: LayerInputs) -> Tensor:
+    """float32 [q, L'], head-mean attention of some rows of a prompt over the sequence as it is now."""
+    assert current.live is not None
+    query, key = inputs.query, inputs.key
+    columns = current.columns(prompt, rows).to(query.device)
+    live = current.segments[-1].kept_rows.live[prompt] if current.segments else current.live[prompt]
+    back = columns[:, None] - torch.arange(key.shape[2], device=query.device)
+    seen = (back >= 0) & live.to(query.device)
+    if inputs.window is not None:
+        seen &= back < inputs.window
+    return attention_rows(query[prompt][:, columns], key[prompt], inputs.scaling, seen)
+
+
+def find_raters(current: DecoderPass, embedded: Tensor) -> None:
+    """For SparseVLM, the text tokens that rate each picture, from what enters the decoder, [B, L, width]."""
+    for span in current.spans:
+        text, own = current.text_after(span), embedded[span.prompt]
+        span.raters = text[torch.from_numpy(raters(rows_of(own, span.rows()), rows_of(own, text)))]
+
+
+def take_states(current: DecoderPass, states: Tensor) -> None:
+    """Keep the hidden states of pictures and text, [B, L', width], for a method that compares them."""
+    for span in current.spans:
+        rows = {"visual_states": span.rows(), "text_states": current.text_after(span)}
+        for name, own in rows.items():
+            span.evidence[name] = rows_of(states[span.prompt], current.columns(span.prompt, own))
+
+
+def rows_of(tensor: Tensor, rows: Tensor) -> np.ndarray:
+    """float64, some rows of a tensor."""
+    found: np.ndarray = tensor.detach()[rows.to(tensor.device)].double().cpu().numpy()
+    return found
 
 
 def visual_criteria(query: Tensor, own_value: Tensor, key: Tensor, value: Tensor, scaling: float) -> Criteria:

@@ -1,4 +1,4 @@
-"""What is left of a batch of prompts after visual tokens went: rows, positions, masks. Pure tensor functions."""
+"""What is left of a batch of prompts after visual tokens were pruned: rows, positions, masks. Pure tensor functions."""
 
 from __future__ import annotations
 
@@ -74,19 +74,19 @@ def kept_rows_of(
 
     Args:
         spans: (prompt, start, length) of each picture's visual tokens.
-        kept: int64, per span, the visual ids that stay.
+        kept: int64, per span, the visual ids that are kept.
         live: bool [B, L], False where a prompt is padded.
         renumber: whether positions move up to close the gaps.
     """
-    gone = torch.zeros_like(live)
+    pruned = torch.zeros_like(live)
     for (prompt, start, length), ids in zip(spans, kept, strict=True):
-        gone[prompt, start : start + length] = True
-        gone[prompt, start + ids] = False
-    rows = [row.nonzero()[:, 0] for row in live & ~gone]
+        pruned[prompt, start : start + length] = True
+        pruned[prompt, start + ids] = False
+    rows = [row.nonzero()[:, 0] for row in live & ~pruned]
     longest = max(len(row) for row in rows)
     filled = torch.stack([nn.functional.pad(row, (longest - len(row), 0)) for row in rows])
     is_row = torch.arange(longest) >= torch.tensor([[longest - len(row)] for row in rows])
-    before = gone.cumsum(dim=1)
+    before = pruned.cumsum(dim=1)
     shift, removed = before.gather(1, filled).to(device), before[:, -1].to(device)
     moved = removed if renumber else torch.zeros_like(removed)
     shift = shift if renumber else torch.zeros_like(shift)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 from transformers.masking_utils import create_causal_mask, create_sliding_window_causal_mask
 
 from flowcut.errors import FlowCutError
+from flowcut.hooks.parts import model_type, parts_of
 
 SUPPORTED = {"llama": "Llama", "mistral": "Mistral", "qwen2": "Qwen2"}
 """Decoders with rotary positions and grouped keys, by transformers' model_type; these can be cut."""
@@ -20,6 +21,9 @@ READABLE = {
 """Decoders whose attention can be read. Those of Qwen-VL have positions in three axes, which no cut here renumbers, and
 Phi-3's one weight for query, key and value, which no cut here reads. Gemma 2 and 3 are left out: Gemma 2 caps its
 logits, which SDPA does not do."""
+
+DECODER_NAMES = ("", "language_model")
+"""Under which a causal or a composite model keeps its decoder; "" is the model itself."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,7 +71,7 @@ class LanguageDecoder:
     def mask(self, layer: int, hidden: Tensor, live: Tensor | None, cache: Any) -> Any:
         """The mask that transformers would make for this layer, sized to what the layer's own cache holds.
 
-        It is not told of positions: it would take gaps between them for the borders of several prompts in one row.
+        Positions are left out: it would take gaps between them for the borders of several prompts in one row.
 
         Args:
             hidden: [B, q, width], the layer's input.
@@ -90,23 +94,11 @@ def find_decoder(model: nn.Module, kinds: Mapping[str, str] = SUPPORTED) -> Lang
     Raises:
         FlowCutError: none is found, or only one of a kind that is not supported.
     """
-    for candidate in _candidates(model):
-        if hasattr(candidate, "layers") and _model_type(candidate) in kinds:
+    for candidate in parts_of(model, DECODER_NAMES):
+        if hasattr(candidate, "layers") and model_type(candidate) in kinds:
             parts = cast(Any, candidate)
             return LanguageDecoder(parts, list(parts.layers), int(parts.config.num_attention_heads))
     raise FlowCutError(
-        f"There is no supported language model in this {_model_type(model)!r} model: give a decoder of the kinds "
+        f"There is no supported language model in this {model_type(model)!r} model: give a decoder of the kinds "
         f"{', '.join(kinds.values())}, with its head or without."
     )
-
-
-def _candidates(model: nn.Module) -> Iterator[nn.Module]:
-    """The model itself, then the places where a causal or a composite model keeps its decoder."""
-    inner = getattr(model, "model", None)
-    for place in (model, inner, getattr(model, "language_model", None), getattr(inner, "language_model", None)):
-        if isinstance(place, nn.Module):
-            yield place
-
-
-def _model_type(model: nn.Module) -> str:
-    return str(getattr(getattr(model, "config", None), "model_type", type(model).__name__))

@@ -1,73 +1,16 @@
-"""One forward pass of a decoder on its way: which visual tokens are still there, and what its layers read."""
+"""One forward pass of a decoder on its way: which visual tokens are kept, and what its layers read."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from flowcut.criteria.evidence import by_removal
-from flowcut.criteria.flowcut import Criteria
-from flowcut.decoder.kept_rows import KeptRows
-from flowcut.decoder.spans import Aim
-
-
-@dataclass
-class Segment:
-    """What the layers after one cut read, up to the next one."""
-
-    after: int
-    """The layer after which it was cut."""
-    kept_rows: KeptRows
-    positions: Tensor | None = None
-    """int64 [B, q], after the cut."""
-    rotary: tuple[Tensor, Tensor] | None = None
-    masks: dict[bool, Any] = field(default_factory=dict)
-    """By whether the layer's attention reaches back a window only."""
-
-
-@dataclass
-class Span:
-    """One picture's visual tokens in one prompt of a prefill."""
-
-    prompt: int
-    start: int
-    length: int
-    """N."""
-    kept: np.ndarray
-    """int64 [n], visual ids that are still there."""
-    pruned_at: np.ndarray
-    """int64 [N], the layer after which each went; -1: it is still there."""
-    rank: np.ndarray
-    """float64 [N], what each was ranked by when it was last looked at."""
-    criteria: Criteria | None = None
-    """FlowCut's scores."""
-    evidence: dict[str, np.ndarray] = field(default_factory=dict)
-    """What another method looks at in the layer at hand, by the names of DecoderEvidence's fields."""
-    raters: Tensor | None = None
-    """int64, rows of the text tokens that rate (SparseVLM)."""
-
-    @classmethod
-    def whole(cls, prompt: int, start: int, length: int) -> Span:
-        """With all its visual tokens there."""
-        return cls(prompt, start, length, np.arange(length), np.full(length, -1), np.full(length, np.nan))
-
-    @property
-    def place(self) -> tuple[int, int, int]:
-        """Prompt, start and length."""
-        return self.prompt, self.start, self.length
-
-    def rows(self) -> Tensor:
-        """int64 [n], rows of the uncut sequence of the visual tokens that are still there."""
-        return torch.from_numpy(self.start + self.kept)
-
-    def ranking(self) -> np.ndarray:
-        """float64 [N], as LanguageRecord.ranking says."""
-        when = np.where(self.pruned_at < 0, np.iinfo(np.int64).max, self.pruned_at)
-        return self.rank if len(np.unique(when)) <= 2 else by_removal(when, self.rank)
+from flowcut.decoder.segment import Segment, Span
+from flowcut.decoder.spans import Aim, check_spans
+from flowcut.errors import FlowCutError
 
 
 @dataclass
@@ -90,14 +33,29 @@ class DecoderPass:
     aim: Aim | None = None
     """Of a prefill."""
     ahead: bool = False
-    """Whether a layer's attention is being run ahead of it."""
+    """Whether a lookahead runs: the attention of a layer before that layer itself."""
+
+    @classmethod
+    def of_prompts(cls, aim: Aim, batch: int, length: int, mask: Tensor | None) -> DecoderPass:
+        """A prefill about to begin.
+
+        Raises:
+            FlowCutError: the spans do not fit the prompts that came.
+        """
+        spans = aim.spans_of(batch)
+        live = torch.ones(batch, length, dtype=torch.bool) if mask is None else mask.bool().cpu()
+        ends = aim.ends(batch, live)
+        for prompt, (own, kept, end) in enumerate(zip(spans, live.numpy(), ends, strict=True)):
+            check_spans(own, prompt, kept, end)
+        flat = [Span.whole(prompt, start, span) for prompt, own in enumerate(spans) for start, span in own]
+        return cls(mask, prefill=True, spans=flat, last=[end - 1 for end in ends], live=live, aim=aim)
 
     def segment_at(self, layer: int) -> Segment | None:
         """What a layer reads; None: everything."""
         return next((segment for segment in reversed(self.segments) if segment.after < layer), None)
 
     def columns(self, prompt: int, rows: Tensor) -> Tensor:
-        """int64, where rows of a prompt that are still there lie in the sequence as it is now."""
+        """int64, where rows of a prompt that are still kept lie in the sequence as it is now."""
         return self.segments[-1].kept_rows.columns(prompt, rows) if self.segments else rows
 
     def text_after(self, span: Span) -> Tensor:
@@ -109,3 +67,17 @@ class DecoderPass:
             if other.prompt == span.prompt:
                 is_text[other.start : other.start + other.length] = False
         return is_text.nonzero()[:, 0]
+
+
+def padding_mask(mask: Any) -> Tensor | None:
+    """The mask as it was given to the decoder, which must be one of padding, [B, keys], or none.
+
+    Raises:
+        FlowCutError: it is of another shape.
+    """
+    if mask is not None and (not isinstance(mask, Tensor) or mask.ndim != 2):
+        raise FlowCutError(
+            "The language model was given a ready-made attention mask: give the padding mask [batch, length], and "
+            "leave the cache at its default (a static cache comes with ready-made masks)."
+        )
+    return mask

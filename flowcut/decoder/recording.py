@@ -1,9 +1,9 @@
 """Recording and pruning inside a language model, for the length of a `with`; afterwards the model is as it was.
 
-After one decoder layer, or several, visual tokens go: those that the last instruction token has least use for (FlowCut;
-paper, LLaVA-NeXT), or those that another method ranks lowest. The layers up to it keep their full cache; those after it
-run on shorter sequences, with positions and masks to match, in the prefill and in every decoding step that uses its
-cache.
+After one decoder layer, or several, visual tokens are pruned: those that FlowCut scores lowest for the last instruction
+token (paper, LLaVA-NeXT), or those that another method ranks lowest. The layers up to it keep their full cache; those
+after it run on shorter sequences, with positions and masks to match, in the prefill and in every decoding step that
+uses its cache.
 """
 
 from __future__ import annotations
@@ -22,17 +22,19 @@ import torch
 from torch import Tensor, nn
 
 from flowcut.criteria import METHODS, DecoderEvidence, DecoderPlan, highest
-from flowcut.criteria.decoder import raters, step_tokens
+from flowcut.criteria.decoder import step_tokens
 from flowcut.cut import CutConfig, check_is_cut
-from flowcut.decoder.evidence import attention_rows, visual_criteria
+from flowcut.decoder.evidence import LayerInputs, find_raters, gather, take_states
 from flowcut.decoder.kept_rows import KeptRows, kept_rows_of
 from flowcut.decoder.locate import LanguageDecoder, find_decoder
-from flowcut.decoder.passes import DecoderPass, Segment, Span
-from flowcut.decoder.spans import Aim, check_spans
+from flowcut.decoder.passes import DecoderPass, padding_mask
+from flowcut.decoder.segment import Segment, Span
+from flowcut.decoder.spans import Aim
 from flowcut.decoder.to_record import Setting, draft
 from flowcut.encoder.locate import model_facts
 from flowcut.errors import FlowCutError, InvalidCut
-from flowcut.hooks.attention import Attention, Elsewhere, is_watching, joined, watched_by, watching
+from flowcut.hooks.attention import Attention, is_watching, joined, watched_by, watching
+from flowcut.hooks.elsewhere import Elsewhere
 from flowcut.records.language import LanguageRecord
 
 
@@ -59,7 +61,7 @@ def record_language(
             a list with one for each picture; counted in the sequence, padding included.
         cut: `flowcut.FlowCut(tokens=T)`, or another method of the decoder stage, keeps T visual tokens of each span;
             None records only.
-        layer: FlowCut's decoder layer (from 0), inside which scores are taken and after which tokens go; other methods
+        layer: FlowCut's decoder layer (from 0), inside which scores are taken and after which it prunes; other methods
             have their own.
         instruction_end: one past the last instruction token, whose query and value score; None: the sequence's last
             token that is not padding. An int, or one for each prompt.
@@ -69,9 +71,8 @@ def record_language(
         FlowCutError: (a ValueError) the model, the layer, the cut or the spans cannot be used. Spans that lie outside
             the prompt are found when it comes.
     """
-    decoder = find_decoder(language_model)
-    _check_cut(cut, layer, len(decoder.layers))
-    recording = LanguageRecording(decoder, cut, layer, facts or {})
+    check_is_cut(cut)
+    recording = LanguageRecording.of(language_model, cut, layer, facts=facts)
     recording.aim(visual, instruction_end)
     return recording
 
@@ -90,7 +91,7 @@ class LanguageRecording:
         self._plan: DecoderPlan | None = None if cut is None else METHODS[cut.method].decoder
         self._needs = () if cut is None else METHODS[cut.method].needs
         self.layers = (layer,) if self._plan is None else self._plan.layers(len(decoder.layers))
-        """The layers (from 0) after which tokens go."""
+        """The layers (from 0) after which tokens are pruned."""
         self._setting = Setting(decoder, cut, self._plan, self.layers)
         ahead = 1 if self._plan is not None and self._plan.looks_ahead else 0
         self._looked_at = {decoder.attention(layer + ahead) for layer in self.layers}
@@ -105,6 +106,15 @@ class LanguageRecording:
         """The aim of the prompt that is recorded."""
         self.elsewhere = Elsewhere("language model")
         self._undo = ExitStack()
+
+    @classmethod
+    def of(
+        cls, language_model: nn.Module, cut: CutConfig | None, layer: int = 1, *, facts: dict[str, Any] | None = None
+    ) -> LanguageRecording:
+        """As `record_language`, before it is known where the visual tokens are."""
+        decoder = find_decoder(language_model)
+        _check_cut(cut, layer, len(decoder.layers))
+        return cls(decoder, cut, layer, facts or {})
 
     def aim(self, visual: Any, instruction_end: int | Sequence[int] | None = None) -> None:
         """Say where the visual tokens of the prompts to come are; None: nowhere, prompts pass untouched.
@@ -168,7 +178,7 @@ class LanguageRecording:
         """The last prefill.
 
         Raises:
-            FlowCutError: no prompt with visual tokens went through the decoder in this thread.
+            FlowCutError: no prompt with visual tokens passed through the decoder in this thread.
         """
         if self._draft is None:
             raise FlowCutError(
@@ -193,25 +203,26 @@ class LanguageRecording:
         return None if segment is None else segment.kept_rows.rows
 
     def watches(self, module: nn.Module) -> bool:
-        """Whether this is the attention module of a layer that is looked into."""
+        """Whether this is the attention module of a layer that is shown to it."""
         return module in self._looked_at
 
     def attend(
         self, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, scaling: float, attention: Attention
     ) -> Tensor:
-        """The model's own attention; in a prefill, its queries, keys and values are looked at for each span.
+        """The model's own attention; in a prefill, each span takes its evidence from queries, keys and values.
 
-        Of an attention that is run ahead only these are wanted, and its output is zeros.
+        Of a lookahead only these are wanted, and its output is zeros.
         """
         current = self._pass
         ahead = current is not None and current.ahead
         looks_now = self._plan is None or self._plan.looks_ahead == ahead
         if current is not None and current.prefill and looks_now:
-            window = self._window(module)
+            inputs = LayerInputs(query, key, value, scaling, self._window(module))
+            needs = None if self._plan is None else self._needs
             with torch.no_grad():
                 for span in current.spans:
                     if self.cut is None or len(span.kept) > self.cut.tokens:
-                        self._look(current, span, query, key, value, scaling, window)
+                        gather(needs, current, span, inputs)
         return query.new_zeros(query.shape).transpose(1, 2) if ahead else attention(query, key, value)
 
     def _window(self, module: nn.Module) -> int | None:
@@ -220,59 +231,8 @@ class LanguageRecording:
         config: Any = self.decoder.model.config
         return int(config.sliding_window) if self.decoder.slides(layer) else None
 
-    def _look(
-        self,
-        current: DecoderPass,
-        span: Span,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        scaling: float,
-        window: int | None,
-    ) -> None:
-        """Take from one layer what the method needs to know of one span; [B, H or G, L', d] in."""
-        prompt = span.prompt
-        visual = current.columns(prompt, span.rows()).to(query.device)
-        if self._plan is None:
-            one, last = slice(prompt, prompt + 1), current.last[prompt]
-            own = value[one, :, last].repeat_interleave(query.shape[1] // value.shape[1], dim=1)
-            there = key[one][:, :, visual], value[one][:, :, visual]
-            span.criteria = visual_criteria(query[one, :, last], own, *there, scaling)
-            return
-        text = current.text_after(span)
-        if "visual_keys" in self._needs:
-            keys = {"visual_keys": visual, "text_keys": current.columns(prompt, text).to(query.device)}
-            for name, columns in keys.items():
-                span.evidence[name] = _rows_of(key[prompt].transpose(0, 1).flatten(1), columns)
-        asking = {"last_attention": torch.tensor([current.last[prompt]]), "rater_attention": span.raters}
-        for name in self._needs:
-            rows = asking.get(name)
-            if rows is not None:
-                seen = self._attention_over(current, prompt, rows, query, key, scaling, window)
-                span.evidence[name] = _rows_of(seen.mean(dim=0), visual)
-
-    def _attention_over(
-        self,
-        current: DecoderPass,
-        prompt: int,
-        rows: Tensor,
-        query: Tensor,
-        key: Tensor,
-        scaling: float,
-        window: int | None,
-    ) -> Tensor:
-        """float32 [q, L'], head-mean attention of some rows of a prompt over the sequence as it is now."""
-        assert current.live is not None
-        columns = current.columns(prompt, rows).to(query.device)
-        live = current.segments[-1].kept_rows.live[prompt] if current.segments else current.live[prompt]
-        back = columns[:, None] - torch.arange(key.shape[2], device=query.device)
-        seen = (back >= 0) & live.to(query.device)
-        if window is not None:
-            seen &= back < window
-        return attention_rows(query[prompt][:, columns], key[prompt], scaling, seen)
-
     def _on_decoder_input(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """What enters the decoder: a whole prompt, or more tokens for a cache that a prompt of ours filled."""
+        """What enters the decoder: a full prompt, or more tokens for a cache that a prompt of ours filled."""
         self._pass = None
         self.elsewhere.note(is_watching(self), self.decoder.attention(self.layers[0]))
         if not is_watching(self):
@@ -286,38 +246,26 @@ class LanguageRecording:
         if cache is None or cache.get_seq_length() == 0:
             aim = getattr(self._thread, "aim", self._aim)
             if aim is not None:
-                self._pass = self._prompt(aim, batch, length, _padding_mask(mask))
-                self._find_raters(self._pass, given)
+                self._pass = DecoderPass.of_prompts(aim, batch, length, padding_mask(mask))
+                self._check_text(self._pass)
+                if "rater_attention" in self._needs:
+                    find_raters(self._pass, self._embedded(given))
         elif cache in self._cut_of:
             segments = [Segment(layer, kept_rows.for_batch(batch)) for layer, kept_rows in self._cut_of[cache]]
-            self._pass = DecoderPass(_padding_mask(mask), prefill=False, segments=segments)
+            self._pass = DecoderPass(padding_mask(mask), prefill=False, segments=segments)
 
-    def _prompt(self, aim: Aim, batch: int, length: int, mask: Tensor | None) -> DecoderPass:
-        """A prefill about to begin; its spans are held against the prompts that came."""
-        spans, live = aim.spans_of(batch), _live_rows(mask, batch, length)
-        ends = aim.ends(batch, live)
-        for prompt, (own, kept, end) in enumerate(zip(spans, live.numpy(), ends, strict=True)):
-            check_spans(own, prompt, kept, end)
-        flat = [Span.whole(prompt, start, span) for prompt, own in enumerate(spans) for start, span in own]
-        current = DecoderPass(mask, prefill=True, spans=flat, last=[end - 1 for end in ends], live=live, aim=aim)
-        if self._plan is not None and not all(len(current.text_after(span)) for span in flat):
+    def _check_text(self, current: DecoderPass) -> None:
+        if self._plan is not None and not all(len(current.text_after(span)) for span in current.spans):
             raise FlowCutError("There is no text after the visual tokens, and the method asks what it attends to.")
-        return current
 
-    def _find_raters(self, current: DecoderPass, given: Mapping[str, Any]) -> None:
-        """For SparseVLM, the text tokens that rate each picture, from what enters the decoder."""
-        if "rater_attention" not in self._needs:
-            return
+    def _embedded(self, given: Mapping[str, Any]) -> Tensor:
+        """[B, L, width], the prompts as the first layer reads them."""
         embedded = given.get("inputs_embeds")
-        if embedded is None:
-            embedded = self.decoder.model.get_input_embeddings()(given["input_ids"])
-        for span in current.spans:
-            text = current.text_after(span)
-            found = raters(_rows_of(embedded[span.prompt], span.rows()), _rows_of(embedded[span.prompt], text))
-            span.raters = text[torch.from_numpy(found)]
+        found: Tensor = self.decoder.model.get_input_embeddings()(given["input_ids"]) if embedded is None else embedded
+        return found
 
     def _leaving(self, step: int) -> Callable[..., Any]:
-        """After a layer: its output, [B, L', width], without the visual tokens that go here; None if all stay."""
+        """After a layer: its output, [B, L', width], without the visual tokens pruned here; None if all are kept."""
 
         def cut(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
             current = self._pass
@@ -332,7 +280,7 @@ class LanguageRecording:
         return cut
 
     def _cut_after(self, step: int, current: DecoderPass, hidden: Tensor, kwargs: Mapping[str, Any]) -> Tensor | None:
-        """A prefill's sequence after one of the layers, without what goes there; None if all stay."""
+        """A prefill's sequence after one of the layers, without what is pruned there; None if all are kept."""
         assert current.live is not None
         if current.origin is None:
             current.origin = kwargs["position_ids"].expand(len(hidden), -1)
@@ -356,7 +304,7 @@ class LanguageRecording:
         return hidden.gather(1, here[..., None].expand(-1, -1, hidden.shape[-1]))
 
     def _choose(self, step: int, current: DecoderPass, hidden: Tensor, kwargs: Mapping[str, Any]) -> bool:
-        """Let each span lose what goes at this step; whether any lost something."""
+        """Prune each span at this step; whether any lost something."""
         if self.cut is None:
             return False
         budgets = [step_tokens(span.length, self.cut.tokens, step, len(self.layers)) for span in current.spans]
@@ -364,17 +312,17 @@ class LanguageRecording:
         if losing and self._plan is not None and self._plan.looks_ahead:
             self._run_ahead(current, self.layers[step] + 1, hidden, kwargs)
         if losing and "visual_states" in self._needs:
-            self._take_states(current, self.decoder.final_norm(hidden))
+            take_states(current, self.decoder.final_norm(hidden))
         for span, left in losing:
             ranking = self._rank(span, step)
             span.rank[span.kept] = ranking
-            stays = highest(ranking, left)
-            span.pruned_at[np.delete(span.kept, stays)] = self.layers[step]
-            span.kept = span.kept[stays]
+            places = highest(ranking, left)
+            span.pruned_at[np.delete(span.kept, places)] = self.layers[step]
+            span.kept = span.kept[places]
         return bool(losing)
 
     def _rank(self, span: Span, step: int) -> np.ndarray:
-        """float64 [n], the ranking of one span's visual tokens that are still there."""
+        """float64 [n], the ranking of one span's visual tokens that are still kept."""
         assert self.cut is not None
         if self._plan is None:
             assert span.criteria is not None
@@ -389,7 +337,7 @@ class LanguageRecording:
         return ranking
 
     def _run_ahead(self, current: DecoderPass, layer: int, hidden: Tensor, kwargs: Mapping[str, Any]) -> None:
-        """Look at the attention of the layer behind the cut, as if nothing went."""
+        """A lookahead: the attention of the layer after the cut, as if nothing was pruned."""
         current.ahead = True
         try:
             with torch.no_grad(), watched_by(self):
@@ -397,15 +345,8 @@ class LanguageRecording:
         finally:
             current.ahead = False
 
-    def _take_states(self, current: DecoderPass, states: Tensor) -> None:
-        """Keep the hidden states of pictures and text, for a method that compares them; [B, L', width]."""
-        for span in current.spans:
-            rows = {"visual_states": span.rows(), "text_states": current.text_after(span)}
-            for name, own in rows.items():
-                span.evidence[name] = _rows_of(states[span.prompt], current.columns(span.prompt, own))
-
     def _entering(self, index: int) -> Callable[..., Any]:
-        """Before a layer after the cut: its positions, rotary embedding and mask, for the sequence that is left."""
+        """Before a layer after the cut: its positions, rotary embedding and mask, for the tokens kept."""
 
         def prepare(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
             current = self._pass
@@ -413,26 +354,17 @@ class LanguageRecording:
             if current is None or segment is None:
                 return None
             hidden = args[0] if args else kwargs["hidden_states"]
-            if segment.positions is None:  # decoding: whatever position comes, less what went before it
+            if segment.positions is None:  # decoding: whatever position comes, less what was pruned before it
                 segment.positions = kwargs["position_ids"] - segment.kept_rows.moved[:, None]
             if segment.rotary is None:
                 segment.rotary = self.decoder.rotary(hidden, segment.positions)
-            mask = self._mask(current.mask, segment, index, hidden, kwargs.get("past_key_values"))
+            mask = segment.mask(self.decoder, index, hidden, current.mask, kwargs.get("past_key_values"))
             # The rotary embedding knows the positions; flash attention would take gaps for borders between prompts.
-            told = None if self._plan is not None and self._plan.keeps_positions else segment.positions
-            ours = {"position_ids": told, "position_embeddings": segment.rotary, "attention_mask": mask}
+            positions = None if self._plan is not None and self._plan.keeps_positions else segment.positions
+            ours = {"position_ids": positions, "position_embeddings": segment.rotary, "attention_mask": mask}
             return args, {**kwargs, **ours}
 
         return prepare
-
-    def _mask(self, padding: Tensor | None, segment: Segment, index: int, hidden: Tensor, cache: Any) -> Any:
-        kept_rows, slides = segment.kept_rows, self.decoder.slides(index)
-        if slides not in segment.masks:
-            cached = 0 if cache is None else cache.get_seq_length(index)
-            grown = cached + hidden.shape[1] - kept_rows.rows.shape[1]  # tokens since the prompt
-            live = kept_rows.mask(padding, kept_rows.prompt_length + grown)
-            segment.masks[slides] = self.decoder.mask(index, hidden, live, cache)
-        return segment.masks[slides]
 
 
 def _seal(cache: Any, layer: int) -> None:
@@ -446,8 +378,7 @@ def _seal(cache: Any, layer: int) -> None:
 
 
 def _check_cut(cut: CutConfig | None, layer: int, n_layers: int) -> None:
-    check_is_cut(cut)
-    if cut is not None and cut.method != "flowcut" and METHODS[cut.method].decoder is None:
+    if cut is not None and not cut.by_flowcut and METHODS[cut.method].decoder is None:
         others = ", ".join(name for name, method in METHODS.items() if method.decoder is not None)
         raise InvalidCut(f"The method {cut.method!r} has no stage in the language model: choose flowcut, {others}.")
     if cut is not None and METHODS[cut.method].decoder is not None and n_layers < 2:
@@ -456,23 +387,3 @@ def _check_cut(cut: CutConfig | None, layer: int, n_layers: int) -> None:
         raise InvalidCut(
             f"layer is {layer!r} and the language model has {n_layers} layers: choose 0 to {n_layers - 1}."
         )
-
-
-def _rows_of(tensor: Tensor, rows: Tensor) -> np.ndarray:
-    """float64, some rows of a tensor."""
-    found: np.ndarray = tensor.detach()[rows.to(tensor.device)].double().cpu().numpy()
-    return found
-
-
-def _padding_mask(mask: Any) -> Tensor | None:
-    if mask is not None and (not isinstance(mask, Tensor) or mask.ndim != 2):
-        raise FlowCutError(
-            "The language model was given a ready-made attention mask: give the padding mask [batch, length], and "
-            "leave the cache at its default (a static cache comes with ready-made masks)."
-        )
-    return mask
-
-
-def _live_rows(mask: Tensor | None, batch: int, length: int) -> Tensor:
-    """bool [B, L] on the CPU, False where a prompt is padded."""
-    return torch.ones(batch, length, dtype=torch.bool) if mask is None else mask.bool().cpu()

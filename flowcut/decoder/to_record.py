@@ -16,7 +16,8 @@ from flowcut.criteria.flowcut import Criteria
 from flowcut.cut import CutConfig
 from flowcut.decoder.kept_rows import KeptRows
 from flowcut.decoder.locate import LanguageDecoder
-from flowcut.decoder.passes import DecoderPass, Span
+from flowcut.decoder.passes import DecoderPass
+from flowcut.decoder.segment import Span
 from flowcut.records.vision import PADDING_ID
 
 
@@ -29,7 +30,7 @@ class Setting:
     plan: DecoderPlan | None
     """How another method than FlowCut cuts."""
     layers: tuple[int, ...]
-    """The layers after which tokens go."""
+    """The layers after which tokens are pruned."""
 
 
 def draft(setting: Setting, current: DecoderPass, kept_rows: KeptRows, times: int, layer: int) -> dict[str, Any]:
@@ -38,7 +39,7 @@ def draft(setting: Setting, current: DecoderPass, kept_rows: KeptRows, times: in
     Args:
         setting: of the recording.
         current: the prefill, its spans as the cut left them.
-        survivors: what is left of its prompts.
+        kept_rows: what is kept of its prompts.
         times: how often each prompt stands in the batch, as it does for beams; the first of each is recorded.
         layer: after which it was.
     """
@@ -59,14 +60,14 @@ def draft(setting: Setting, current: DecoderPass, kept_rows: KeptRows, times: in
         "n_layers": len(setting.decoder.layers),
         "cut": setting.cut,
         **score_fields([span.criteria for span in spans], kept),
-        **_fates(spans),
+        **_pruned_when(spans),
         "notes": _notes(setting, current.spans),
         "differs_from_release": _differences(setting, current, len(current.origin) // times, kept_rows),
     }
 
 
-def _fates(spans: list[Span]) -> dict[str, np.ndarray | None]:
-    """When each visual token went, and what it was ranked by; None where none went."""
+def _pruned_when(spans: list[Span]) -> dict[str, np.ndarray | None]:
+    """When each visual token was pruned, and what it was ranked by; None where none was."""
     if all((span.pruned_at < 0).all() for span in spans):
         return {"ranking": None, "pruned_at_layer": None}
     rankings = [torch.from_numpy(span.ranking()).float() for span in spans]

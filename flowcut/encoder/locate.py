@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, cast
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from flowcut.errors import FlowCutError, InvalidCut
+from flowcut.hooks.parts import model_type, parts_of
 
 SUPPORTED = {
     "clip_vision_model": "CLIP vision towers (CLIPVisionModel)",
@@ -21,6 +21,8 @@ SUPPORTED = {
     "qwen2_5_vl_vision": "the encoder of Qwen2.5-VL",
 }
 """Encoders by transformers' model_type."""
+ENCODER_NAMES = ("", "vision_tower", "vision_model", "visual")
+"""Under which a composite model keeps its vision tower; "" is the model itself."""
 QWEN_DIFFERS = (
     "The released Qwen code scores attention times value norm alone; this run adds the value similarity to the mean "
     "value, as for encoders with a CLS token.",
@@ -28,7 +30,7 @@ QWEN_DIFFERS = (
     "whole merge groups, scored by the mean of their patches.",
     "The released Qwen code leaves the borders of attention (cu_seqlens) as they were before the cut; this run moves "
     "them, so that each picture and window attends within itself.",
-    "The released Qwen code gives the survivors the first positions of the picture; this run leaves each its own.",
+    "The released Qwen code gives the patches kept the first positions of the picture; this run leaves each its own.",
 )
 LIBRARIES = ("torch", "transformers", "numpy", "flowcut-lens")
 
@@ -94,13 +96,13 @@ def find_encoder(model: nn.Module) -> VisionEncoder:
     Raises:
         FlowCutError: none is found, or only one of a kind that is not supported.
     """
-    candidates = list(_candidates(model))
+    candidates = list(parts_of(model, ENCODER_NAMES))
     for candidate in candidates:
-        if _model_type(candidate) in SUPPORTED and hasattr(candidate, "encoder"):
+        if model_type(candidate) in SUPPORTED and hasattr(candidate, "encoder"):
             return _row_encoder(candidate)
-        if _model_type(candidate) in SUPPORTED and hasattr(candidate, "merger"):
+        if model_type(candidate) in SUPPORTED and hasattr(candidate, "merger"):
             return _packed_encoder(candidate)
-    kinds = [_model_type(candidate) for candidate in candidates] or [type(model).__name__]
+    kinds = [model_type(candidate) for candidate in candidates] or [type(model).__name__]
     supported = ", ".join(SUPPORTED.values())
     raise FlowCutError(f"No supported vision encoder in {' / '.join(kinds)}: flowcut reads {supported}.")
 
@@ -153,23 +155,6 @@ def library_versions() -> dict[str, str]:
         except PackageNotFoundError:
             continue  # a checkout that is not installed has no version of its own
     return found
-
-
-def _candidates(model: nn.Module) -> Iterator[nn.Module]:
-    """The model itself, then the places where a composite model keeps its vision tower."""
-    places = (model, getattr(model, "model", None))
-    for place in places:
-        for name in ("", "vision_tower", "vision_model", "visual"):
-            part = getattr(place, name, None) if name else place
-            if isinstance(part, nn.Module):
-                yield part
-                inner = getattr(part, "vision_model", None)
-                if isinstance(inner, nn.Module):
-                    yield inner
-
-
-def _model_type(model: nn.Module) -> str:
-    return str(getattr(getattr(model, "config", None), "model_type", type(model).__name__))
 
 
 MIN_SCORED_LAYERS = 1

@@ -16,8 +16,9 @@ import torch
 from torch import Tensor, nn
 
 from flowcut.cut import even_shares
+from flowcut.encoder.evidence import LayerInputs
 from flowcut.encoder.locate import PackedEncoder, VisionEncoder
-from flowcut.encoder.prune_group import EncoderPlan, LayerInputs, PruneGroup
+from flowcut.encoder.prune_group import EncoderPlan, PruneGroup
 from flowcut.hooks.attention import Attention
 
 Call = tuple[tuple[Any, ...], dict[str, Any]]
@@ -72,10 +73,10 @@ class EncoderPass(ABC):
 
     @abstractmethod
     def cut_after(self, layer: int, hidden: Tensor) -> Tensor | None:
-        """The layer's output without the patches that go here; None if all stay."""
+        """The layer's output without the patches pruned here; None if all are kept."""
 
     def _advance(self, layer: int) -> tuple[list[int], list[Tensor | None]]:
-        """Let each prune group cut: patches alive before, and positions among them that stay (None: all)."""
+        """Let each prune group cut: patches kept before, and positions among them that are kept on (None: all)."""
         before = [prune_group.n_kept for prune_group in self.prune_groups]
         with self.clock("scoring"):
             kept = [prune_group.cut_after(layer) for prune_group in self.prune_groups]
@@ -153,7 +154,7 @@ class BatchPass(EncoderPass):
             self.attended_pairs.append(sum(sizes))
 
     def cut_after(self, layer: int, hidden: Tensor) -> Tensor | None:
-        """The layer's output, [B, N+1, width], without the patches that go here; None if all stay."""
+        """The layer's output, [B, N+1, width], without the patches pruned here; None if all are kept."""
         with torch.no_grad():
             if layer == self.plan.feature_layer:
                 with self.clock("scoring"):
@@ -190,7 +191,7 @@ class BatchPass(EncoderPass):
         """
         if kept is None:
             return hidden[:, : n_kept + self.cls]
-        tokens = nn.functional.pad(kept.to(hidden.device) + self.cls, (self.cls, 0))  # CLS, token 0, always stays
+        tokens = nn.functional.pad(kept.to(hidden.device) + self.cls, (self.cls, 0))  # CLS, token 0, is always kept
         rows = hidden.gather(1, tokens[..., None].expand(-1, -1, hidden.shape[-1]))
         if joins is None:
             return rows
@@ -240,7 +241,7 @@ class PackedPass(EncoderPass):
         return len(self.kept_rows) == self.n_rows
 
     def entering(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call | None:
-        """Rotary positions and the borders of windows are those of all rows: hand on those of the rows alive."""
+        """Rotary positions and the borders of windows are those of all rows: hand on those of the rows kept."""
         self.hidden, self._seen = args[0].detach(), []
         self.borders = kwargs["cu_seqlens"]
         if not self.whole:
@@ -284,7 +285,7 @@ class PackedPass(EncoderPass):
             )
 
     def cut_after(self, layer: int, hidden: Tensor) -> Tensor | None:
-        """The layer's output, [rows, width], without the rows that go here; None if all stay."""
+        """The layer's output, [rows, width], without the rows pruned here; None if all are kept."""
         with torch.no_grad():
             before, kept = self._advance(layer)
         if self._unchanged(before):
@@ -298,7 +299,7 @@ class PackedPass(EncoderPass):
         return hidden[rows]
 
     def on_full_grid(self, tokens: Tensor) -> Tensor | None:
-        """The merged tokens, [tokens alive, width], put at their places among all, zeros between; None if all are here.
+        """The merged tokens, [tokens kept, width], put at their places among all, zeros between; None if all are here.
 
         The stock code after the merger puts tokens back from windows into reading order and counts those of each
         picture: it expects them all.

@@ -32,11 +32,11 @@ from flowcut.criteria.flowcut import (
     requested_count,
     ungroup,
     value_norm,
-    with_proxy,
 )
 from flowcut.cut import CutConfig
+from flowcut.encoder.evidence import LayerInputs, evidence_of
+from flowcut.encoder.statistics import stream_statistics
 from flowcut.errors import FlowCutError, InvalidCut
-from flowcut.hooks.attention import column_mean, stream_statistics
 from flowcut.records.vision import PADDING_ID
 
 MIDDLE = 9 / 24
@@ -62,7 +62,7 @@ class EncoderPlan:
 
     @property
     def patches_per_token(self) -> int:
-        """Patches that live and die together."""
+        """Patches that are kept or pruned together."""
         return self.merge_side**2
 
     @property
@@ -89,27 +89,6 @@ class EncoderPlan:
     def last_look(self) -> int:
         """The deepest layer that a one-shot method wants to look into."""
         return max((layer for layer in range(self.n_layers) if self.looks(layer)), default=-1)
-
-
-@dataclass(frozen=True)
-class LayerInputs:
-    """One vision layer from the inside, for a prune group of b pictures: H heads, N+1 tokens, CLS first."""
-
-    layer: int
-    hidden: Tensor
-    """[b, N+1, width], the layer's input."""
-    query: Tensor
-    """[b, H, N+1, d]; key and value likewise."""
-    key: Tensor
-    value: Tensor
-    scaling: float
-    windows: Tensor | None = None
-    """int64 [b, N], the window within which each patch attends; None: one for all."""
-
-    def with_proxy(self) -> LayerInputs:
-        """The view of patches alone, N tokens on every axis, with a proxy as token 0; its key is never looked at."""
-        hidden, query, key, value = (with_proxy(part) for part in (self.hidden, self.query, self.key, self.value))
-        return replace(self, hidden=hidden, query=query, key=key, value=value)
 
 
 @dataclass(frozen=True)
@@ -161,12 +140,12 @@ class PruneGroup:
 
     @property
     def n_kept(self) -> int:
-        """N, patches alive in each picture of the prune group."""
+        """N, patches kept in each picture of the prune group."""
         return int(self.kept_ids.shape[1])
 
     @property
     def tokens(self) -> int:
-        """Tokens of the language model that the patches alive would become; the patches themselves, if not merged."""
+        """Tokens of the language model that the patches kept would become; the patches themselves, if not merged."""
         return self.n_kept // self.plan.patches_per_token
 
     @property
@@ -175,13 +154,26 @@ class PruneGroup:
         return self.target is not None and self.tokens > self.target
 
     def token_ids(self) -> Tensor:
-        """int64 [b, tokens], the merge groups alive by their place in reading order; patch ids, if not merged."""
-        side, first = self.plan.merge_side, self.kept_ids.gather(1, self._groups()[..., 0])
+        """int64 [b, tokens], the merge groups kept by their place in reading order; patch ids, if not merged."""
+        side, first = self.plan.merge_side, self.token_patches()[..., 0]
         row, column = first // self.grid_cols // side, first % self.grid_cols // side
         return row * (self.grid_cols // side) + column
 
+    def token_patches(self) -> Tensor:
+        """int64 [b, tokens, patches per token], the patches of each merge group kept."""
+        groups = self._groups()
+        return self.kept_ids.gather(1, groups.flatten(1)).view_as(groups)
+
+    def final_scores(self) -> Tensor | None:
+        """float32 [b, tokens], what the tokens kept were scored by; None where it was no evidence of the pictures."""
+        if self.cumulative is not None:
+            return self.cumulative.float()
+        if self.evidence and self.ranks is not None:
+            return self.ranks.gather(1, self.token_patches()[..., 0].cpu()).float()
+        return None
+
     def _groups(self) -> Tensor:
-        """int64 [b, tokens, patches per token], which of the patches alive become one token."""
+        """int64 [b, tokens, patches per token], which of the patches kept become one token."""
         return group_positions(self.kept_ids, self.grid_cols, self.plan.merge_side)
 
     def score_layer(self, inputs: LayerInputs) -> None:
@@ -194,7 +186,7 @@ class PruneGroup:
         self.layers.append(draft)
 
     def observe(self, inputs: LayerInputs) -> None:
-        """Take from inside a layer, after `weigh`, what only the record needs."""
+        """Take from inside a layer, after `score_layer`, what only the record needs."""
         self.layers[-1].tensors.update(self._flow(inputs))
         self.values = inputs.value[:, :, 1:] if self.above_target else None
 
@@ -202,21 +194,9 @@ class PruneGroup:
         """Keep what a one-shot method wants to know of this layer."""
         groups = self._groups()
         for name in self.plan.looks(inputs.layer):
-            found = self._look(name, inputs)
+            found = evidence_of(name, inputs, self.plan.proxy)
             # Single patches where each is a token of its own: then the group mean is the number itself.
             self.evidence[name] = group_mean(found, groups) if found.ndim == 2 else found
-
-    def _look(self, name: str, inputs: LayerInputs) -> Tensor:
-        """One of Evidence's fields, float32 [b, N, ...], patches alone."""
-        if name == "cls_attention":
-            row = cls_logits(inputs.query, inputs.key, inputs.scaling, self.plan.proxy).softmax(dim=-1)
-            return row.mean(dim=1)[:, 1:]
-        if name == "value_norm":
-            return value_norm(inputs.value)[:, 1:]
-        if name == "keys":
-            return inputs.key.float().mean(dim=1)[:, 1:]
-        received = column_mean(inputs.query, inputs.key, inputs.scaling, proxy=self.plan.proxy, windows=inputs.windows)
-        return received[:, 1:]
 
     def gather_features(self, hidden: Tensor) -> None:
         """Keep what the feature layer gives, [b, N, width], for a one-shot method that compares features."""
@@ -227,15 +207,15 @@ class PruneGroup:
     def ranking(self) -> Tensor | None:
         """float64 [b, N0], what the patches were ranked by, the highest kept longest; None where nothing was cut.
 
-        FlowCut's patches by when they went, then by their running score there, then by reading order; as places in this
-        order, 0 the lowest.
+        FlowCut's patches by when they were pruned, then by their running score there, then by reading order; as places
+        in this order, 0 the lowest.
         """
         if not self.steps:
             return None
         if self.plan.recipe is None:
             return self.ranks
         last = torch.zeros(self.pruned_at.shape, dtype=torch.float64)
-        for draft in self.layers:  # each layer writes over the one before: what stays is a patch's last running score
+        for draft in self.layers:  # each layer writes over the one before: what is left is a patch's last running score
             if "cumulative" in draft.tensors:
                 last.scatter_(1, draft.patch_ids.cpu(), draft.tensors["cumulative"].double().cpu())
         pruned_at = self.pruned_at.cpu()
@@ -243,7 +223,7 @@ class PruneGroup:
         return torch.from_numpy(by_removal(when.numpy(), last.numpy()))
 
     def cut_after(self, layer: int) -> Tensor | None:
-        """Cut after this layer, if it is time: int64 [b, N'], positions among the alive that stay; None: all stay."""
+        """Cut after this layer, if it is time: int64 [b, N'], positions among the kept that are kept on; None: all."""
         if not self.above_target:
             return None
         if self._stepwise:
@@ -258,10 +238,10 @@ class PruneGroup:
         draft = self.layers[-1]
         n_kept = draft.patch_ids
         found = nearest_kept(values, kept.to(values.device))
-        gone, nearest, cosine = (part.to(n_kept.device) for part in found)
+        pruned, nearest, cosine = (part.to(n_kept.device) for part in found)
         ids, cosines = torch.full_like(n_kept, PADDING_ID), cosine.new_full(n_kept.shape, torch.nan)
-        draft.tensors["nearest_kept_id"] = ids.scatter(1, gone, n_kept.gather(1, nearest))
-        draft.tensors["nearest_kept_cosine"] = cosines.scatter(1, gone, cosine)
+        draft.tensors["nearest_kept_id"] = ids.scatter(1, pruned, n_kept.gather(1, nearest))
+        draft.tensors["nearest_kept_cosine"] = cosines.scatter(1, pruned, cosine)
 
     @property
     def _stepwise(self) -> bool:
@@ -362,11 +342,11 @@ class PruneGroup:
         return torch.searchsorted(kept, joined.clamp_min(0)).where(joined >= 0, -1)
 
     def _note_pruned(self, layer: int, kept_tokens: Tensor) -> Tensor:
-        """Date the dead; the kept tokens' patches by their places among the alive, in spatial order."""
+        """Note when patches were pruned; the kept tokens' patches by their places before, in spatial order."""
         groups, chosen = self._groups(), kept_tokens.to(self.kept_ids.device)[..., None]
         kept = groups.gather(1, chosen.expand(-1, -1, groups.shape[-1])).flatten(1).sort(dim=1).values
         left = self.kept_ids.gather(1, kept)
-        stays = torch.zeros_like(self.pruned_at, dtype=torch.bool).scatter_(1, left, True)
-        self.pruned_at[~stays & (self.pruned_at < 0)] = layer
+        is_kept = torch.zeros_like(self.pruned_at, dtype=torch.bool).scatter_(1, left, True)
+        self.pruned_at[~is_kept & (self.pruned_at < 0)] = layer
         self.kept_ids = left
         return kept

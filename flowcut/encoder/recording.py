@@ -8,17 +8,20 @@ from dataclasses import replace
 from types import TracebackType
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from flowcut.criteria import METHODS
+from flowcut.criteria.stages import ENCODER
 from flowcut.cut import CutConfig, check_is_cut
 from flowcut.encoder.locate import PackedEncoder, VisionEncoder, feature_layer_index, find_encoder
 from flowcut.encoder.passes import BatchPass, Call, EncoderPass, PackedPass, synchronise
 from flowcut.encoder.prune_group import EncoderPlan, PruneGroup
 from flowcut.encoder.to_record import assemble
 from flowcut.errors import FlowCutError, InvalidCut
-from flowcut.hooks.attention import Attention, Elsewhere, is_watching, watched, watching
+from flowcut.hooks.attention import Attention, is_watching, watched, watching
+from flowcut.hooks.elsewhere import Elsewhere
 from flowcut.records.vision import FlowRecord
 
 PROXY_NOTE = (
@@ -63,20 +66,7 @@ def record(
     """
     check_is_cut(cut)
     _check_stage(cut)
-    encoder = find_encoder(vision_model)
-    n_layers = len(encoder.layers)
-    _check_evidence_layer(cut, n_layers)
-    plan = EncoderPlan(
-        cut=cut,
-        n_layers=n_layers,
-        n_heads=encoder.n_heads,
-        feature_layer=feature_layer_index(encoder.read_layer if feature_layer is None else feature_layer, n_layers),
-        flows=flows,
-        matrices=flows and matrices,
-        proxy=not encoder.has_cls,
-        merge_side=encoder.merge_side if isinstance(encoder, PackedEncoder) else 1,
-    )
-    return Recording(encoder, plan, facts or {})
+    return Recording.of(vision_model, cut, feature_layer, flows=flows, matrices=matrices, facts=facts)
 
 
 class Recording:
@@ -108,6 +98,33 @@ class Recording:
         self.elsewhere = Elsewhere("vision encoder")
         self._undo = ExitStack()
 
+    @classmethod
+    def of(
+        cls,
+        vision_model: nn.Module,
+        cut: CutConfig | None,
+        feature_layer: int | list[int] | None = None,
+        *,
+        flows: bool = True,
+        matrices: bool = False,
+        facts: dict[str, Any] | None = None,
+    ) -> Recording:
+        """As `record`, for a cut that is known to be one of the encoder's."""
+        encoder = find_encoder(vision_model)
+        n_layers = len(encoder.layers)
+        _check_evidence_layer(cut, n_layers)
+        plan = EncoderPlan(
+            cut=cut,
+            n_layers=n_layers,
+            n_heads=encoder.n_heads,
+            feature_layer=feature_layer_index(encoder.read_layer if feature_layer is None else feature_layer, n_layers),
+            flows=flows,
+            matrices=flows and matrices,
+            proxy=not encoder.has_cls,
+            merge_side=encoder.merge_side if isinstance(encoder, PackedEncoder) else 1,
+        )
+        return cls(encoder, plan, facts or {})
+
     def __enter__(self) -> Recording:
         with ExitStack() as undo:  # undoes what was done so far, should one of the next lines fail
             if watched(next(iter(self._layer_of))):
@@ -137,7 +154,7 @@ class Recording:
         """The last pass through the encoder.
 
         Raises:
-            FlowCutError: nothing went through the encoder in this thread.
+            FlowCutError: nothing passed through the encoder in this thread.
         """
         if not self._finished:
             raise FlowCutError(
@@ -145,7 +162,7 @@ class Recording:
             )
         if self._record is None:
             notes = (*self._notes(), *self.facts.get("notes", ()))
-            by_us = self.plan.cut is not None and self.plan.cut.method == "flowcut"
+            by_us = self.plan.cut is not None and self.plan.cut.by_flowcut
             differs = (*(self.encoder.differs if by_us else ()), *self.facts.get("differs_from_release", ()))
             facts = {**self.encoder.facts(), **self.facts, "notes": notes, "differs_from_release": differs}
             self._record = assemble(self._finished, facts)
@@ -162,20 +179,56 @@ class Recording:
         return torch.cat([prune_group.kept_ids for prune_group in self._last])
 
     @property
-    def kept_by_row(self) -> list[Tensor]:
+    def kept(self) -> list[Tensor]:
         """Per row of the last pass int64 [T], the patches that it kept."""
         return [ids for prune_group in self._last for ids in prune_group.kept_ids]
 
     @property
-    def prune_groups(self) -> list[PruneGroup]:
-        """The last pass, picture by picture or tile by tile as they were cut."""
-        return self._finished
+    def kept_groups(self) -> list[Tensor]:
+        """Per row of the last pass int64 [tokens], its merge groups kept, in reading order; patches, if not merged."""
+        return [groups for prune_group in self._last for groups in prune_group.token_ids()]
+
+    @property
+    def token_patches(self) -> list[Tensor]:
+        """Per row of the last pass int64 [tokens, patches per token], the patches that each token kept is made of."""
+        return [patches for prune_group in self._last for patches in prune_group.token_patches()]
+
+    @property
+    def scores(self) -> list[Tensor | None]:
+        """Per row of the last pass float32 [tokens], what the tokens kept were scored by; None: by nothing."""
+        found: list[Tensor | None] = []
+        for prune_group in self._last:
+            scores = prune_group.final_scores()
+            found += [None] * len(prune_group.kept_ids) if scores is None else list(scores)
+        return found
+
+    @property
+    def was_cut(self) -> list[bool]:
+        """Per row of the last pass, whether it lost patches; not where its budget is no smaller than its tokens."""
+        return [bool(prune_group.steps) for prune_group in self._last for _ in prune_group.kept_ids]
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of patches of the record's first row."""
+        first = self._finished[0]
+        return first.pruned_at.shape[1] // first.grid_cols, first.grid_cols
+
+    @property
+    def ranking(self) -> np.ndarray | None:
+        """float64 [N], what the patches of the record's first row were ranked by; None where nothing was cut."""
+        ranking = self._finished[0].ranking
+        return None if ranking is None else ranking[0].cpu().numpy()
+
+    @property
+    def evidence(self) -> dict[str, np.ndarray]:
+        """float64 [B, N, ...], what the method asked to know of the record's first rows, cut as one."""
+        return {name: part.cpu().double().numpy() for name, part in self._finished[0].evidence.items()}
 
     def recut(self, cut: CutConfig | None, merge_side: int = 1) -> None:
         """Another cut for the passes to come: budgets of tiles depend on how many a picture has.
 
         Args:
-            merge_side: side of the squares of patches that are pooled into one token, and so live and die together.
+            merge_side: side of the squares of patches that are pooled into one token, and so kept or pruned together.
         """
         self.plan = replace(self.plan, cut=cut, merge_side=merge_side)
 
@@ -306,7 +359,7 @@ class Recording:
 
 
 def _check_stage(cut: CutConfig | None) -> None:
-    if cut is not None and METHODS[cut.method].stage != "encoder":
+    if cut is not None and cut.stage is not ENCODER:
         raise InvalidCut(
             f"The method {cut.method!r} does not cut inside the vision encoder: give it to flowcut.ask or "
             "flowcut.prune, with the whole model."

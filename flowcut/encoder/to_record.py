@@ -89,7 +89,7 @@ def _step_at(group: PruneGroup, layer: int) -> StepDraft:
         if step.layer == layer:
             return step
     nothing = np.full(len(group.kept_ids), np.nan)
-    # Only a prune group at its target has no step where another has one; what is alive now was alive then.
+    # Only a prune group at its target has no step where another has one; what it keeps now it kept then.
     return StepDraft(layer, group.n_kept, group.n_kept, False, nothing, nothing)
 
 

@@ -1,4 +1,4 @@
-"""What a model family must tell of itself. An adapter is one class with these names; nothing else asks which it is.
+"""What a model family says of itself: one class, derived from `Family`; nothing else asks which family it is.
 
 A *medium* is a picture or a video of a prompt. The tower sees it as rows (tiles, frames, slices of a video), which are
 the rows of a record; the language model reads it as a run of tokens, one at each of its placeholders.
@@ -6,14 +6,16 @@ the rows of a record; the language model reads it as a run of tokens, one at eac
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from flowcut.criteria.stages import ENCODER, Stage
 from flowcut.cut import CutConfig
 from flowcut.encoder.recording import Recording
 from flowcut.records.vision import Geometry
@@ -67,79 +69,83 @@ class EncodedMedium:
         return int((self.shares.sum(dim=-1) == 0).sum())
 
 
-class Family(Protocol):
-    """One kind of vision-language model on its stock transformers class."""
+class Family(ABC):
+    """One kind of vision-language model on its stock transformers class. What most families share is a default."""
 
     name: str
+    model_class: str
+    """transformers' class of the model."""
     description: str
     """For the list of what is supported."""
     towers: tuple[str, ...]
     """transformers' model_type of the vision towers that are supported."""
-    media: tuple[MediaKind, ...]
+    published: tuple[str, ...] = ()
+    """Ids on the hub that people can try."""
+    media: tuple[MediaKind, ...] = (IMAGE,)
     """The kinds of media that it reads."""
-    language_layer: int | None
+    language_layer: int | None = None
     """The decoder layer after which FlowCut prunes once more; None: it does not."""
-    processor_class: str | None
+    processor_class: str | None = None
     """transformers' processor, where it cannot be loaded by itself without torchvision."""
-    counts_by_picture: bool
+    counts_by_picture: bool = False
     """Whether the number of a picture's tokens depends on its size."""
-    stages: tuple[str, ...]
-    """Stages at which methods other than FlowCut may cut: of `picture`, `encoder`, `projector`, `decoder`."""
-    merges_patches: bool
+    stages: tuple[Stage, ...] = (ENCODER,)
+    """Stages at which methods other than FlowCut may cut."""
+    merges_patches: bool = False
     """Whether squares of patches become one token."""
-    one_grid: bool
+    one_grid: bool = True
     """Whether a picture is one grid of patches, not several tiles or frames."""
-    frames: int
+    frames: int = 0
     """Frames that are taken of a video unless others are asked for; 0: it takes no videos."""
-    most_frames: int
+    most_frames: int = 0
     """Frames of a video that it takes at most."""
 
+    @abstractmethod
     def vision_tower(self, model: PreTrainedModel, kind: MediaKind = IMAGE) -> nn.Module:
         """The vision encoder inside the model, for this kind of media."""
-        ...
 
+    @abstractmethod
     def projector(self, model: PreTrainedModel) -> nn.Module:
         """What turns patch features into the language model's tokens."""
-        ...
 
+    @abstractmethod
     def language_model(self, model: PreTrainedModel) -> nn.Module:
         """The decoder, without its head."""
-        ...
 
+    @abstractmethod
     def feature_layer(self, model: PreTrainedModel) -> int | list[int]:
         """The hidden state (or states) that the projector reads, as in `hidden_states[...]`."""
-        ...
 
+    @abstractmethod
     def placeholder_id(self, model: PreTrainedModel, kind: MediaKind = IMAGE) -> int:
         """The id in `input_ids` of the placeholder of this kind of media."""
-        ...
 
+    @abstractmethod
     def n_patches(self, model: PreTrainedModel) -> int:
         """Patches that a picture has at most, before any cut, over all its tiles."""
-        ...
 
-    def complete_processor(self, processor: Any, model: PreTrainedModel) -> None:
-        """Tell a processor what it needs to count placeholders; older checkpoints left it out of their files."""
-        ...
+    def complete_processor(self, processor: Any, model: PreTrainedModel) -> None:  # noqa: B027
+        """Say to a processor what it needs to count placeholders; nothing where its files say it."""
 
+    @abstractmethod
     def prompt(self, processor: Any, question: str, system: str | None, kind: MediaKind = IMAGE) -> str:
         """The prompt for one medium and a question, as the processor takes it."""
-        ...
 
+    @abstractmethod
     def geometries(self, model: PreTrainedModel, image_processor: Any, size: tuple[int, int]) -> tuple[Geometry, ...]:
         """How one picture of (width, height) lies on the encoder's inputs: one for each row of its record."""
-        ...
 
+    @abstractmethod
     def frame_geometries(
         self, model: PreTrainedModel, video_processor: Any, size: tuple[int, int], frames: int
     ) -> tuple[Geometry, ...]:
         """How a video of so many frames of (width, height) lies on the encoder's inputs: one for each row."""
-        ...
 
+    @abstractmethod
     def placeholders(self, model: PreTrainedModel, kind: MediaKind, given: Mapping[str, Any]) -> list[int]:
         """How many placeholders the processor wrote for each medium; `given` are the `inputs` of its kind."""
-        ...
 
+    @abstractmethod
     def encode(
         self,
         model: PreTrainedModel,
@@ -149,18 +155,17 @@ class Family(Protocol):
         cut: CutConfig | None,
     ) -> list[EncodedMedium]:
         """Every medium through tower and projector, cut inside `recording`, which is in force."""
-        ...
 
     def positions(self, model: PreTrainedModel, inputs: Mapping[str, Any]) -> Tensor | None:
         """int64 [axes, batch, length], positions of an uncut prompt in space and time; None: tokens count themselves.
 
-        KeptRows keep theirs; the place among the tokens left goes on top of them, as generation expects it.
+        Kept tokens keep theirs; the place among the tokens kept goes on top of them, as generation expects it.
         """
-        ...
+        return None
 
     def notes(self, cut: CutConfig | None) -> tuple[str, ...]:
         """What a reader of a record must know of this family under this cut, one sentence each."""
-        ...
+        return ()
 
 
 def is_visual(family: Family, model: PreTrainedModel, input_ids: Tensor) -> Tensor:

@@ -42,7 +42,7 @@ def cut_by_frame(
     Where the budget divides evenly the frames are cut as a batch of pictures is, as released; else each apart.
 
     Args:
-        merge_side: side of the squares of patches that are pooled into one token, and live and die together.
+        merge_side: side of the squares of patches that are pooled into one token, and kept or pruned together.
 
     Raises:
         InvalidCut: there are more frames than tokens.
@@ -58,8 +58,3 @@ def cut_by_frame(
     else:
         with recording.budgets(shares * videos):
             yield
-
-
-def kept_tokens(recording: Recording) -> list[Tensor]:
-    """Of the last pass, per frame int64 [tokens], which of its tokens were kept; patches, where none are pooled."""
-    return [tokens for prune_group in recording.prune_groups for tokens in prune_group.token_ids()]

@@ -1,4 +1,4 @@
-"""KeptRows back on whole grids, where stock code lays out or pools patches by their place."""
+"""Kept patches back on full grids, where stock code lays out or pools patches by their place."""
 
 from __future__ import annotations
 
@@ -9,17 +9,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from flowcut.criteria.flowcut import group_positions
-from flowcut.encoder.prune_group import PruneGroup
 from flowcut.encoder.recording import Recording
 
 
 @contextmanager
 def input_on_whole_grids(module: nn.Module, recording: Recording, n_patches: int) -> Iterator[None]:
-    """While inside, what enters `module` is a whole grid for each row of the pass just finished, the dead at zero."""
+    """While inside, what enters `module` is a full grid for each row of the last pass, pruned patches at zero."""
 
     def before(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
-        return (on_whole_grids(args[0], recording.kept_by_row, n_patches), *args[1:])
+        return (on_whole_grids(args[0], recording.kept, n_patches), *args[1:])
 
     with _removed_after(module.register_forward_pre_hook(before)):
         yield
@@ -27,10 +25,10 @@ def input_on_whole_grids(module: nn.Module, recording: Recording, n_patches: int
 
 @contextmanager
 def output_on_whole_grids(module: nn.Module, recording: Recording, n_patches: int) -> Iterator[None]:
-    """While inside, what leaves `module` is a whole grid for each row of the pass just finished, the dead at zero."""
+    """While inside, what leaves `module` is a full grid for each row of the last pass, pruned patches at zero."""
 
     def after(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
-        return on_whole_grids(output, recording.kept_by_row, n_patches)
+        return on_whole_grids(output, recording.kept, n_patches)
 
     with _removed_after(module.register_forward_hook(after)):
         yield
@@ -46,15 +44,10 @@ def on_whole_grids(features: Tensor, kept: Sequence[Tensor], n_patches: int) -> 
     return whole
 
 
-def token_patches(prune_groups: Sequence[PruneGroup]) -> list[Tensor]:
-    """Per row of the record int64 [tokens, patches per token, 2]: the row, and the patches of each token kept."""
-    found: list[Tensor] = []
-    for prune_group in prune_groups:
-        groups = group_positions(prune_group.kept_ids, prune_group.grid_cols, prune_group.plan.merge_side)
-        for ids, own in zip(prune_group.kept_ids, groups, strict=True):
-            patches = ids[own]
-            found.append(torch.stack([torch.full_like(patches, len(found)), patches], dim=-1))
-    return found
+def token_sources(recording: Recording) -> list[Tensor]:
+    """Per row of the pass just finished int64 [tokens, patches per token, 2]: the row, and each token's patches."""
+    patches = enumerate(recording.token_patches)
+    return [torch.stack([torch.full_like(own, row), own], dim=-1) for row, own in patches]
 
 
 @contextmanager

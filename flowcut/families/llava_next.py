@@ -11,25 +11,28 @@ from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.models.llava_next.modeling_llava_next import image_size_to_num_patches
 
+from flowcut.criteria.stages import DECODER, ENCODER, Stage
 from flowcut.cut import CutConfig
 from flowcut.encoder.recording import Recording
 from flowcut.errors import FlowCutError, InvalidCut
 from flowcut.families.anyres import tile_geometries
+from flowcut.families.clip_llava import ClipLlava
 from flowcut.families.family import SEPARATOR, EncodedMedium, MediaKind
 from flowcut.families.grids import output_on_whole_grids
-from flowcut.families.llava import Llava
+from flowcut.families.published import PUBLISHED
 from flowcut.records.vision import Geometry
 
 
-class LlavaNext(Llava):
+class LlavaNext(ClipLlava):
     """The family of `LlavaNextForConditionalGeneration`."""
 
     name = "LLaVA-NeXT"
     model_class = "LlavaNextForConditionalGeneration"
     description = "LLaVA-NeXT (LlavaNextForConditionalGeneration with a CLIP vision tower)"
+    published = PUBLISHED["llava_next"]
     media: tuple[MediaKind, ...] = (MediaKind("image", ("pixel_values", "image_sizes")),)
     language_layer: int | None = 1
-    stages: tuple[str, ...] = ("encoder", "decoder")
+    stages: tuple[Stage, ...] = (ENCODER, DECODER)
     one_grid = False
 
     def n_patches(self, model: PreTrainedModel) -> int:
@@ -55,7 +58,7 @@ class LlavaNext(Llava):
         sizes = torch.as_tensor(given["image_sizes"])
         tiles = _tiles(model, sizes)
         pixels = _tile_pixels(given["pixel_values"], tiles)
-        as_released = cut is None or (cut.variant == "official" and cut.method == "flowcut" and not cut.per_image)
+        as_released = cut is None or (cut.variant == "official" and cut.by_flowcut and not cut.per_image)
         coupled = as_released or _cuts_nothing(cut, max(tiles), self._tile_patches(model))
         everything = list(range(len(tiles)))
         groups = [everything] if coupled else [[index] for index in everything]
@@ -76,7 +79,7 @@ class LlavaNext(Llava):
         """How a budget is shared out between the stages."""
         if cut is None:
             return ()
-        if cut.method != "flowcut":
+        if not cut.by_flowcut:
             return ("The budget is shared evenly by a picture's tiles; padding and newline tokens take no part in it.",)
         share = "half the budget" if cut.variant == "official" else "an even share of twice the budget"
         newlines = "newline tokens are left out" if cut.variant == "official" else "newline tokens stay"
@@ -106,7 +109,7 @@ class LlavaNext(Llava):
         cut: CutConfig | None,
         first_row: int,
     ) -> list[EncodedMedium]:
-        """One pass: survivors scattered on whole tiles, laid out by the stock code, and the live places read off."""
+        """One pass: kept patches scattered on full tiles, laid out by the stock code, and the kept places read off."""
         n_patches = self._tile_patches(model)
         parts: Any = model
         with output_on_whole_grids(self.projector(model), recording, n_patches):
@@ -152,7 +155,7 @@ def _tile_cut(cut: CutConfig | None, tiles: int) -> CutConfig | None:
     """What each tile of a picture keeps in the tower."""
     if cut is None:
         return None
-    if cut.method != "flowcut":
+    if not cut.by_flowcut:
         each, least = cut.tokens // tiles, tiles
     elif cut.variant == "official":
         each, least = cut.tokens // 2, 2
@@ -175,4 +178,4 @@ def _keeps_separators(cut: CutConfig | None, tiles: int, n_patches: int) -> bool
     """Newline tokens go with a cut as released and with the controls; a budget that cuts nothing leaves them."""
     if cut is None or tiles == 1 or _cuts_nothing(cut, tiles, n_patches):
         return True
-    return cut.method == "flowcut" and cut.variant == "paper"
+    return cut.by_flowcut and cut.variant == "paper"

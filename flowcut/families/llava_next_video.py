@@ -13,9 +13,10 @@ from flowcut.cut import CutConfig
 from flowcut.encoder.recording import Recording
 from flowcut.errors import FlowCutError
 from flowcut.families.family import EncodedMedium, MediaKind
-from flowcut.families.frames import FRAMES_NOTE, VIDEOS, cut_by_frame, frames_of, kept_tokens
-from flowcut.families.grids import input_on_whole_grids, token_patches
+from flowcut.families.frames import FRAMES_NOTE, VIDEOS, cut_by_frame, frames_of
+from flowcut.families.grids import input_on_whole_grids, token_sources
 from flowcut.families.llava_next import LlavaNext
+from flowcut.families.published import PUBLISHED
 
 
 class LlavaNextVideo(LlavaNext):
@@ -28,6 +29,7 @@ class LlavaNextVideo(LlavaNext):
     name = "LLaVA-NeXT-Video"
     model_class = "LlavaNextVideoForConditionalGeneration"
     description = "LLaVA-NeXT-Video (LlavaNextVideoForConditionalGeneration with a CLIP vision tower)"
+    published = PUBLISHED["llava_next_video"]
     media: tuple[MediaKind, ...] = (*LlavaNext.media, VIDEOS)
     processor_class: str | None = "LlavaNextVideoProcessor"
     frames = 8
@@ -57,7 +59,7 @@ class LlavaNextVideo(LlavaNext):
         whole = input_on_whole_grids(self._part(model, "vision_resampler"), recording, self._tile_patches(model))
         with cut_by_frame(recording, cut, videos, frames, self._stride(model)), whole:
             features = parts.get_video_features(pixel_values_videos=pixels, return_dict=True).pooler_output
-        encoded, kept, patches = [], kept_tokens(recording), token_patches(recording.prune_groups)
+        encoded, kept, patches = [], recording.kept_groups, token_sources(recording)
         for video, first in enumerate(range(0, videos * frames, frames)):
             ids = kept[first : first + frames]
             places = torch.cat([frame * squares + tokens for frame, tokens in enumerate(ids)])

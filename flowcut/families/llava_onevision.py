@@ -2,11 +2,11 @@
 newline tokens.
 
 A pooled token is a bilinear mix of up to four patches. A budget counts what the language model reads: tokens made of
-patches, newline tokens aside. Where a share q of them is asked for, each tile keeps sqrt(q) of its patches in the
+patches, newline tokens aside. Where a share q of them is requested, each tile keeps sqrt(q) of its patches in the
 tower; of the tokens laid out from these, the T of highest score stay. There is no released code for this family.
 
-The stock layout code does all laying out: run on the features with the dead at zero it gives the tokens, run on numbers
-that say which patch is where it tells what each token is made of.
+The stock layout code does all laying out: run on the features with pruned patches at zero it gives the tokens, run on
+numbers that say which patch is where it says what each token is made of.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from transformers import PreTrainedModel
 from transformers.image_processing_utils import select_best_resolution
 from transformers.models.llava_onevision.modeling_llava_onevision import image_size_to_num_patches
 
+from flowcut.criteria.stages import ENCODER, Stage
 from flowcut.cut import CutConfig, even_shares
 from flowcut.encoder.recording import Recording
 from flowcut.errors import FlowCutError
@@ -28,31 +29,33 @@ from flowcut.families.anyres import tile_geometries
 from flowcut.families.family import SEPARATOR, EncodedMedium, MediaKind
 from flowcut.families.frames import VIDEOS, frames_of
 from flowcut.families.grids import output_on_whole_grids
-from flowcut.families.llava import Llava
+from flowcut.families.llava_build import LlavaBuild
 from flowcut.families.pooled import KEPT, NEWLINE, best_tokens, kept_rows, mean_of_kept, source_patches_of
+from flowcut.families.published import PUBLISHED
 from flowcut.records.vision import Geometry
 
 
-class LlavaOnevision(Llava):
+class LlavaOnevision(LlavaBuild):
     """The family of `LlavaOnevisionForConditionalGeneration`."""
 
     name = "LLaVA-OneVision"
     model_class = "LlavaOnevisionForConditionalGeneration"
     towers: tuple[str, ...] = ("siglip_vision_model",)
     description = "LLaVA-OneVision (LlavaOnevisionForConditionalGeneration with a SigLIP vision tower)"
+    published = PUBLISHED["llava_onevision"]
     media: tuple[MediaKind, ...] = (
         MediaKind("image", ("pixel_values", "image_sizes", "batch_num_images")),
         VIDEOS,
     )
     processor_class: str | None = "LlavaOnevisionProcessor"
     counts_by_picture = True
-    stages: tuple[str, ...] = ("encoder",)
+    stages: tuple[Stage, ...] = (ENCODER,)
     one_grid = False
     frames = 8
     most_frames = 32
 
     def complete_processor(self, processor: Any, model: PreTrainedModel) -> None:
-        """Tell a processor what it needs to count placeholders."""
+        """Say to a processor what it needs to count placeholders."""
         processor.num_image_tokens = self._tile_patches(model)
         processor.vision_feature_select_strategy = model.config.vision_feature_select_strategy
         processor.vision_aspect_ratio = model.config.vision_aspect_ratio
@@ -106,7 +109,7 @@ class LlavaOnevision(Llava):
         shares = [_tile_share(count if cut is None else cut.tokens, count, n_patches) for count in counts]
         with recording.budgets([share for share, count in zip(shares, tiles, strict=True) for _ in range(count)]):
             laid_out = self._laid_out(model, recording, given)
-        kept, score = kept_rows(recording.prune_groups, n_patches)
+        kept, score = kept_rows(recording, n_patches)
         layouts = self._layout(model, sizes, tiles, kept, kept if score is None else score)
         encoded, first = [], 0
         for place, (found, layout, count) in enumerate(zip(laid_out, layouts, counts, strict=True)):
@@ -130,7 +133,7 @@ class LlavaOnevision(Llava):
         in_tower = [_tile_share(share, per_frame, n_patches) for share in shares] * videos
         with recording.budgets(in_tower), output_on_whole_grids(self.projector(model), recording, n_patches):
             pooled = parts.model.get_video_features(pixel_values_videos=pixels, return_dict=True).pooler_output
-        kept, score = kept_rows(recording.prune_groups, n_patches)
+        kept, score = kept_rows(recording, n_patches)
         layouts = self._frame_layouts(model, kept, kept if score is None else score)
         encoded = []
         for video, tokens in enumerate(pooled):
@@ -172,7 +175,7 @@ class LlavaOnevision(Llava):
         )
 
     def _laid_out(self, model: PreTrainedModel, recording: Recording, given: Mapping[str, Any]) -> list[Tensor]:
-        """Per picture [n, width]: survivors on whole tiles, the dead at zero, laid out and pooled by the stock code."""
+        """Per picture [n, width]: kept patches on full tiles, pruned ones at zero, as the stock code lays them out."""
         parts = cast(Any, model)
         with output_on_whole_grids(self.projector(model), recording, self._tile_patches(model)):
             laid_out: list[Tensor] = parts.get_image_features(**given, return_dict=True).pooler_output
@@ -189,7 +192,7 @@ class LlavaOnevision(Llava):
         """Per picture float32 [n, 5], the numbers of `KEPT` ... `BASE` as the stock code packs and pools them.
 
         Args:
-            alive, score: float32 [tiles of all pictures, patches of a tile]; a dead patch's score does not count.
+            kept, score: float32 [tiles of all pictures, patches of a tile]; a pruned patch's score does not count.
         """
         side = self._side(model)
         numbers, first = [], 0

@@ -1,4 +1,4 @@
-"""Tokens that are pooled from several patches of which some were cut: which live, which are best, what each is made of.
+"""Tokens pooled from several patches, some of them pruned: which are kept, which best, what each is made of.
 
 A layout is float32 [n, 5], one line of numbers for each token, made by the very code that lays out and pools features:
 run on numbers that say which patch is where, it tells what each token is made of.
@@ -10,33 +10,29 @@ import torch
 from torch import Tensor
 
 from flowcut._moved import names_from
-from flowcut.encoder.prune_group import PruneGroup
+from flowcut.encoder.recording import Recording
 
 KEPT, SCORE, ROW, COLUMN, BASE = range(5)
-"""The numbers laid out beside the features: alive (1 or 0), score, place on the grid of all crops, of the base tile."""
+"""The numbers laid out beside the features: kept (1 or 0), score, place on the grid of all crops, of the base tile."""
 NEWLINE = -1.0
 NEGLIGIBLE = 1e-4
 """A patch with no more than this weight in a pooled token is no part of it."""
 
 
-def kept_rows(prune_groups: list[PruneGroup], n_patches: int) -> tuple[Tensor, Tensor | None]:
-    """float32 [tiles, patches]: 1 where alive, and the tower's last score; None where the method has none."""
-    kept, score = (torch.zeros(len(prune_groups), n_patches) for _ in range(2))
-    scored = True
-    for row, prune_group in enumerate(prune_groups):
-        ids = prune_group.kept_ids[0].cpu()
-        kept[row, ids] = 1.0
-        if prune_group.cumulative is not None:
-            score[row, ids] = prune_group.cumulative[0].float().cpu()
-        elif prune_group.evidence and prune_group.ranks is not None:
-            score[row, ids] = prune_group.ranks[0].float()[ids]
-        else:
-            scored = scored and not prune_group.steps  # a tile that was left whole needs no score
-    return kept, score if scored else None
+def kept_rows(recording: Recording, n_patches: int) -> tuple[Tensor, Tensor | None]:
+    """float32 [tiles, patches]: 1 where kept, and the tower's last score; None where the method has none."""
+    kept, score = (torch.zeros(len(recording.kept), n_patches) for _ in range(2))
+    for row, (ids, own) in enumerate(zip(recording.kept, recording.scores, strict=True)):
+        kept[row, ids.cpu()] = 1.0
+        if own is not None:
+            score[row, ids.cpu()] = own.cpu()
+    # A tile that was left uncut needs no score.
+    pairs = zip(recording.scores, recording.was_cut, strict=True)
+    return kept, score if all(own is not None or not was_cut for own, was_cut in pairs) else None
 
 
 def best_tokens(layout: Tensor, tokens: int, scored: bool) -> Tensor:
-    """bool [n]: a picture's best live tokens, or evenly strided ones; a newline stays after a single tile only."""
+    """bool [n]: a picture's best kept tokens, or evenly strided ones; a newline is kept after a single tile only."""
     newline = layout[:, KEPT] == NEWLINE
     places = (layout[:, KEPT] > NEGLIGIBLE).nonzero()[:, 0]
     if scored:
@@ -51,7 +47,7 @@ def best_tokens(layout: Tensor, tokens: int, scored: bool) -> Tensor:
 
 
 def mean_of_kept(features: Tensor, layout: Tensor) -> Tensor:
-    """Pooled tokens as the mean of their live patches: the dead ones had been put in as zeros."""
+    """Pooled tokens as the mean of their kept patches: pruned ones had been put in as zeros."""
     kept = layout[:, KEPT].to(features.device)
     mixed = (kept > NEGLIGIBLE) & (kept < 1 - NEGLIGIBLE)
     return torch.where(mixed[:, None], features / kept.clamp_min(NEGLIGIBLE)[:, None].to(features.dtype), features)

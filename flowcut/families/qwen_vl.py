@@ -1,7 +1,7 @@
 """Qwen2-VL and Qwen2.5-VL: pictures of any shape in one sequence of patches, merged by squares into tokens.
 
 The encoder has no CLS token: a proxy stands in. Squares of 2 x 2 patches (merge groups) are kept or cut whole, and a
-budget counts squares, which is what the language model reads. KeptRows keep the positions (time, row, column) that
+budget counts squares, which is what the language model reads. Kept squares keep the positions (time, row, column) that
 they have in the whole picture.
 """
 
@@ -16,12 +16,14 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from flowcut.criteria.stages import ENCODER, Stage
 from flowcut.cut import CutConfig
 from flowcut.encoder.recording import Recording
 from flowcut.errors import FlowCutError
 from flowcut.families.family import IMAGE, EncodedMedium, MediaKind
-from flowcut.families.grids import token_patches
-from flowcut.families.llava import Llava, size_entry
+from flowcut.families.grids import token_sources
+from flowcut.families.llava_build import LlavaBuild, size_entry
+from flowcut.families.published import PUBLISHED
 from flowcut.records.vision import Geometry
 
 # Of each kind the patches, then the slices in time, rows and columns of each medium.
@@ -29,23 +31,24 @@ PICTURES = MediaKind("image", ("pixel_values", "image_grid_thw"))
 VIDEOS = MediaKind("video", ("pixel_values_videos", "video_grid_thw", "second_per_grid_ts"))
 
 
-class QwenVL(Llava):
+class QwenVL(LlavaBuild):
     """The families of `Qwen2VLForConditionalGeneration` and `Qwen2_5_VLForConditionalGeneration`."""
 
     default_prompt = "<|im_start|>user\n{picture}{question}<|im_end|>\n<|im_start|>assistant\n"
     media: tuple[MediaKind, ...] = (PICTURES, VIDEOS)
     counts_by_picture = True
-    stages: tuple[str, ...] = ("encoder",)
+    stages: tuple[Stage, ...] = (ENCODER,)
     merges_patches = True
     frames = 8
     most_frames = 768
 
-    def __init__(self, name: str, model_class: str, tower: str, processor_class: str) -> None:
+    def __init__(self, model_type: str, name: str, model_class: str, processor_class: str) -> None:
         self.name = name
         self.model_class = model_class
-        self.towers = (tower,)
+        self.towers = (f"{model_type}_vision",)
         self.processor_class = processor_class
         self.description = f"{name} ({model_class})"
+        self.published = PUBLISHED[model_type]
 
     def vision_tower(self, model: PreTrainedModel, kind: MediaKind = IMAGE) -> nn.Module:
         """The vision encoder inside the model, the same for all media."""
@@ -62,9 +65,6 @@ class QwenVL(Llava):
     def n_patches(self, model: PreTrainedModel) -> int:
         """The most tokens that a picture could be: it has as many as its size asks for, and the prompt must fit."""
         return int(model.config.text_config.max_position_embeddings)
-
-    def complete_processor(self, processor: Any, model: PreTrainedModel) -> None:
-        """It knows all it needs."""
 
     def place_text(self, processor: Any, kind: MediaKind) -> str:
         """A medium's place in a prompt."""
@@ -133,7 +133,7 @@ class QwenVL(Llava):
         features = parts.get_image_features if kind is PICTURES else parts.get_video_features
         pixels, grids = (given[name] for name in kind.inputs[:2])
         whole = features(pixels, grids, return_dict=True).pooler_output
-        rows = token_patches(recording.prune_groups)
+        rows = token_sources(recording)
         encoded, first = [], 0
         for tokens, places, slices in zip(whole, recording.kept_tokens, grids[:, 0].tolist(), strict=True):
             patches = torch.cat(rows[first : first + slices])

@@ -7,19 +7,12 @@ from typing import Any
 from transformers import PreTrainedModel
 
 from flowcut.criteria import METHODS
+from flowcut.criteria.stages import DECODER
 from flowcut.cut import CutConfig
 from flowcut.decoder.locate import find_decoder
 from flowcut.errors import FlowCutError, InvalidCut
-from flowcut.families import family_of
 from flowcut.families.family import Family
-
-PLACES = {
-    "picture": "the picture before the encoder",
-    "encoder": "in the vision encoder",
-    "projector": "behind the projector",
-    "decoder": "in the language model",
-}
-"""Stages in words."""
+from flowcut.families.registry import family_of
 
 
 def refusals(model: Any) -> dict[str, str]:
@@ -55,10 +48,9 @@ def _reason(name: str, hf_model: PreTrainedModel, family: Family) -> str | None:
             f"{label} needs CLIP's text tower to say which patches the question is about, and {family.name} models "
             "hold none: choose another method."
         )
-    if method.stage not in family.stages:
-        where = PLACES[method.stage]
-        return f"{label} cuts {where}, and that is not built for {family.name}: choose another method."
-    if method.stage == "decoder":
+    if method.cuts_at not in family.stages:
+        return f"{label} cuts {method.cuts_at.place}, and that is not built for {family.name}: choose another method."
+    if method.cuts_at is DECODER:
         return _decoder_reason(label, hf_model, family)
     if _compares_patches(name) and family.merges_patches:
         return f"{label} compares single patches, and {family.name} cuts squares of them: choose another method."

@@ -9,19 +9,22 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from flowcut.criteria.stages import DECODER, ENCODER, Stage
 from flowcut.cut import CutConfig
 from flowcut.encoder.recording import Recording
+from flowcut.families.clip_llava import ClipLlava
 from flowcut.families.family import IMAGE, SEPARATOR, EncodedMedium, MediaKind
-from flowcut.families.frames import FRAMES_NOTE, VIDEOS, cut_by_frame, frames_of, kept_tokens
-from flowcut.families.llava import Llava
+from flowcut.families.frames import FRAMES_NOTE, VIDEOS, cut_by_frame, frames_of
+from flowcut.families.published import PUBLISHED
 
 
-class VideoLlava(Llava):
+class VideoLlava(ClipLlava):
     """The family of `VideoLlavaForConditionalGeneration`."""
 
     name = "Video-LLaVA"
     model_class = "VideoLlavaForConditionalGeneration"
     description = "Video-LLaVA (VideoLlavaForConditionalGeneration with CLIP vision towers)"
+    published = PUBLISHED["video_llava"]
     # Its processor still gives pictures by their old name; asked not to, by the usual one.
     media: tuple[MediaKind, ...] = (
         MediaKind("image", ("pixel_values_images",), stacked=True),
@@ -32,7 +35,7 @@ class VideoLlava(Llava):
     frames = 8
     most_frames = 8
     one_grid = False
-    stages: tuple[str, ...] = ("encoder", "decoder")
+    stages: tuple[Stage, ...] = (ENCODER, DECODER)
 
     def vision_tower(self, model: PreTrainedModel, kind: MediaKind = IMAGE) -> nn.Module:
         """The vision encoder for pictures, or that for frames."""
@@ -60,7 +63,7 @@ class VideoLlava(Llava):
         videos, frames = frames_of(pixels)
         with cut_by_frame(recording, cut, videos, frames):
             features = parts.model.get_video_features(pixel_values_videos=pixels, return_dict=True).pooler_output
-        kept = kept_tokens(recording)
+        kept = recording.kept
         cls = cut is None or cut.tokens >= frames * self.n_patches(model)
         return [
             self._video(model, features[first : first + frames], kept[first : first + frames], first, cls)

@@ -13,20 +13,16 @@ from torch import Tensor, nn
 from flowcut.criteria import METHODS, Evidence
 from flowcut.criteria.controls import coarse_grid
 from flowcut.criteria.evidence import by_removal
-from flowcut.cut import CutConfig
+from flowcut.criteria.stages import ENCODER, PICTURE
+from flowcut.cut import CutConfig, stage_of
 from flowcut.errors import InvalidCut
 from flowcut.families.family import SEPARATOR, EncodedMedium
 from flowcut.records.vision import PADDING_ID, Geometry
 
 
-def stage_of(cut: CutConfig | None) -> str | None:
-    """Where a cut is made; None: nothing is cut."""
-    return None if cut is None else METHODS[cut.method].stage
-
-
 def in_the_encoder(cut: CutConfig | None) -> CutConfig | None:
-    """The cut as the vision encoder is told of it: those of other stages leave it whole."""
-    return cut if stage_of(cut) == "encoder" else None
+    """The cut if it is made in the vision encoder; else None."""
+    return cut if stage_of(cut) is ENCODER else None
 
 
 @dataclass(frozen=True)
@@ -78,7 +74,7 @@ def coarser(cut: CutConfig | None, pictures: Mapping[str, Any], patch: int) -> C
     Raises:
         InvalidCut: it is a video, or the pictures come in another way.
     """
-    if cut is None or stage_of(cut) != "picture":
+    if cut is None or stage_of(cut) is not PICTURE:
         return None
     if "pixel_values" not in pictures:
         raise InvalidCut(f"The method {cut.method!r} scales single pictures down: choose another one for a video.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 import threading
 import time
 import weakref
@@ -17,11 +18,11 @@ import torch
 from torch import Tensor, nn
 from transformers import BatchFeature, PreTrainedModel
 
-from flowcut.cut import CutConfig, check_is_cut
-from flowcut.decoder.recording import LanguageRecording, record_language
+from flowcut.criteria.stages import DECODER, PROJECTOR
+from flowcut.cut import CutConfig, check_is_cut, stage_of
+from flowcut.decoder.recording import LanguageRecording
 from flowcut.decoder.spans import Aim
-from flowcut.encoder.recording import record as record_encoder
-from flowcut.encoder.recording import synchronise
+from flowcut.encoder.recording import Recording, synchronise
 from flowcut.errors import FlowCutError
 from flowcut.families import family_of
 from flowcut.families.family import EncodedMedium, MediaKind, is_visual
@@ -35,7 +36,6 @@ from flowcut.generation.outside_encoder import (
     leading_separators,
     patches_of_first_row,
     ranking_of_first_row,
-    stage_of,
 )
 from flowcut.generation.prepared import Handover, PreparedFeatures, handover_of
 from flowcut.hooks.attention import joined
@@ -68,6 +68,12 @@ def prune(hf_model: PreTrainedModel, cut: CutConfig | None = None, *, record: bo
     Raises:
         FlowCutError: (a ValueError) the model is of a family that is not supported, or the cut cannot be done.
     """
+    if not isinstance(hf_model, PreTrainedModel):
+        raise FlowCutError(
+            f"hf_model is a {type(hf_model).__name__}: give a transformers model (of what flowcut.load returned, its "
+            ".model)."
+        )
+    check_is_cut(cut)
     return Session(hf_model, cut, record)
 
 
@@ -80,12 +86,6 @@ class Session:
     """
 
     def __init__(self, hf_model: PreTrainedModel, cut: CutConfig | None, record: bool, matrices: bool = False) -> None:
-        if not isinstance(hf_model, PreTrainedModel):
-            raise FlowCutError(
-                f"hf_model is a {type(hf_model).__name__}: give a transformers model (of what flowcut.load returned, "
-                "its .model)."
-            )
-        check_is_cut(cut)
         self.model = hf_model
         self.cut = cut
         self.family = family_of(hf_model.config)
@@ -100,7 +100,7 @@ class Session:
         layer = self.family.feature_layer(hf_model)
         towers = {kind.name: self.family.vision_tower(hf_model, kind) for kind in self.family.media}
         of_tower = {
-            tower: record_encoder(tower, self.encoder_cut, layer, flows=record, matrices=matrices, facts=dict(facts))
+            tower: Recording.of(tower, self.encoder_cut, layer, flows=record, matrices=matrices, facts=dict(facts))
             for tower in towers.values()
         }
         self.recordings = {name: of_tower[tower] for name, tower in towers.items()}
@@ -110,12 +110,11 @@ class Session:
         self.language: LanguageRecording | None = None
         """The cut inside the language model, for families and methods that have one."""
         layer_of_flowcut = self.family.language_layer
-        if cut is not None and cut.method == "flowcut" and layer_of_flowcut is not None:
-            self.language = record_language(
-                self.family.language_model(hf_model), None, cut, layer_of_flowcut, facts=dict(facts)
-            )
-        elif stage_of(cut) == "decoder":
-            self.language = record_language(self.family.language_model(hf_model), None, cut, facts=dict(facts))
+        if cut is not None and cut.by_flowcut and layer_of_flowcut is not None:
+            decoder = self.family.language_model(hf_model)
+            self.language = LanguageRecording.of(decoder, cut, layer_of_flowcut, facts=dict(facts))
+        elif stage_of(cut) is DECODER:
+            self.language = LanguageRecording.of(self.family.language_model(hf_model), cut, facts=dict(facts))
         for part in (*self.recordings.values(), self.language):
             if part is not None:
                 part.elsewhere.matters = False  # what is prepared here is cut in every thread
@@ -193,15 +192,14 @@ class Session:
     @property
     def ranking(self) -> np.ndarray | None:
         """float32 [N], as `Run.ranking` says, of what was prepared last."""
+        n_patches = math.prod(self.recording.grid)
         if self._projected_ranking is not None:
-            n_patches = self.recording.prune_groups[0].pruned_at.shape[1]  # those of the first row come first
-            return self._projected_ranking[:n_patches].astype(np.float32)
-        ranking = self.recording.prune_groups[0].ranking
-        in_encoder = None if ranking is None else ranking[0].cpu().numpy()
+            return self._projected_ranking[:n_patches].astype(np.float32)  # those of the first row come first
+        in_encoder = self.recording.ranking
         told = self._told()
         if told is None or told.ranking is None or told.sources is None:
             return ranking_of_first_row(in_encoder, None, np.empty((0, 2)), 0)
-        n_tokens, n_patches = told.spans[0, 1], self.recording.prune_groups[0].pruned_at.shape[1]
+        n_tokens = told.spans[0, 1]
         return ranking_of_first_row(in_encoder, told.ranking[0, :n_tokens], told.sources[0, :n_tokens], n_patches)
 
     def describe(self, **facts: Any) -> None:
@@ -268,8 +266,8 @@ class Session:
                 self.model, self.recording, kind, self._scaled_down(given), self.encoder_cut
             )
         self._cut_behind_the_projector()
-        if stage_of(self.cut) == "decoder":
-            self._remark("The encoder was not cut: the method cuts inside the language model.")
+        if stage_of(self.cut) is DECODER:
+            self._remark(DECODER.remark)
         filled = torch.cat([_filled(count, medium) for count, medium in zip(counts, self.media, strict=True)])
         stays = ~is_placeholder
         stays[is_placeholder] = filled.to(stays.device)
@@ -299,7 +297,7 @@ class Session:
 
     def _cut_behind_the_projector(self) -> None:
         """Drop the tokens that a method of this stage does not keep."""
-        if self.cut is None or stage_of(self.cut) != "projector":
+        if self.cut is None or stage_of(self.cut) is not PROJECTOR:
             return
         synchronise(self.model.device)
         started = time.perf_counter()
@@ -310,7 +308,7 @@ class Session:
         if self._projected_ranking is None:
             self._remark(f"Nothing was cut: {self.cut.tokens} tokens were asked for, and no picture has more.")
         else:
-            self._remark("The encoder was not cut: the method chooses among the tokens behind the projector.")
+            self._remark(PROJECTOR.remark)
 
     def _handover(self, prepared: Mapping[str, Any]) -> Handover:
         """What the pass that reads a prompt is told of it; for a cut inside the language model where its tokens are."""

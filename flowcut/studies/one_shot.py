@@ -6,6 +6,7 @@ import numpy as np
 import torch
 
 from flowcut.criteria import METHODS, Evidence
+from flowcut.criteria.stages import ENCODER, PROJECTOR
 from flowcut.cut import CutConfig
 from flowcut.families.support import check_allowed
 from flowcut.generation.session import Session
@@ -30,7 +31,7 @@ class PatchChooser:
         method, model = METHODS[cut.method], self.scorer.model
         layers = model.family.feature_layer(model.model)
         one_layer = isinstance(layers, int) or len(layers) == 1
-        in_place = method.stage == "projector" or (method.stage == "encoder" and one_layer)
+        in_place = cut.stage is PROJECTOR or (cut.stage is ENCODER and one_layer)
         return in_place and method.rank is not None and method.joins is None and self.scorer.takes_patches
 
     def kept(self, cut: CutConfig) -> np.ndarray:
@@ -62,7 +63,7 @@ class PatchChooser:
     def _look(self, cut: CutConfig) -> Evidence:
         """What the method wants to know of this picture, gathered as it is in a real cut."""
         method = METHODS[cut.method]
-        if method.stage == "projector":
+        if cut.stage is PROJECTOR:
             features = self.scorer.start.patch_features().double().cpu().numpy()
             return Evidence(1, self.scorer.n_patches, features=features[None])
         key = method.needs, cut.layer
@@ -71,11 +72,11 @@ class PatchChooser:
         return self._evidence[key]
 
     def _gather(self, cut: CutConfig) -> Evidence:
-        n_patches, found = self.scorer.n_patches, {}
+        n_patches = self.scorer.n_patches
+        found: dict[str, np.ndarray] = {}
         if METHODS[cut.method].needs:
             with self.scorer.model.lock, torch.no_grad():
                 with Session(self.scorer.model.model, cut, record=False) as session:
                     session.prepare(self.scorer.inputs)
-                (prune_group,) = session.recording.prune_groups
-            found = {name: part.cpu().double().numpy() for name, part in prune_group.evidence.items()}
+                found = session.recording.evidence
         return Evidence(1, n_patches, **found, grid_cols=self.scorer.grid_cols)

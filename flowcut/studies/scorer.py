@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 from transformers import LogitsProcessor
 
-from flowcut.cut import CutConfig, check_is_cut
-from flowcut.decoder.recording import record_language
+from flowcut.criteria.stages import DECODER
+from flowcut.cut import CutConfig, check_is_cut, stage_of
+from flowcut.decoder.recording import LanguageRecording
 from flowcut.errors import FlowCutError
 from flowcut.families.support import check_allowed
-from flowcut.generation.outside_encoder import stage_of
 from flowcut.generation.prompt import put_question
 from flowcut.generation.session import Session
 from flowcut.media.picture import open_picture
@@ -126,6 +126,7 @@ class AnswerScorer:
         Raises:
             FlowCutError: this model cannot do the cut.
         """
+        check_is_cut(cut)
         return score_cut_together([self], cut)[0]
 
     def _beginning(self) -> Tensor:
@@ -156,7 +157,7 @@ class AnswerScorer:
         embeds[visual[:end]] = picture.features.to(embeds.dtype)
         patch_of_row = torch.full((end,), -1)
         patch_of_row[visual[:end].cpu()] = picture.sources[:, 1].cpu()
-        return PromptStart(hf_model, embeds, patch_of_row, session.recording.prune_groups[0].grid_cols, session.ranking)
+        return PromptStart(hf_model, embeds, patch_of_row, session.recording.grid[1], session.ranking)
 
     def _encoded(self) -> PromptStart | None:
         """The whole picture, encoded once; None where `_encode` says so."""
@@ -181,7 +182,9 @@ class AnswerScorer:
         patches = (self.start.patch_of_row >= 0).nonzero()[:, 0]
         prompt = torch.cat([self.start.embeds, self._embedded(self._ending())])[None]
         decoder, span = self.model.family.language_model(hf_model), (int(patches[0]), len(patches))
-        with record_language(decoder, span, cut) as recording:
+        recording = LanguageRecording.of(decoder, cut)
+        recording.aim(span)
+        with recording:
             read = hf_model(inputs_embeds=prompt, use_cache=True, logits_to_keep=1)
             logits = [read.logits]
             if len(self.answer_ids) > 1:
@@ -237,10 +240,9 @@ def score_together(scorers: Sequence[AnswerScorer], kept: Sequence[Any]) -> list
 
 def score_cut_together(scorers: Sequence[AnswerScorer], cut: CutConfig | None) -> list[AnswerScores]:
     """One cut under several questions about one picture, which is encoded and read once where the cut allows it."""
-    check_is_cut(cut)
     first = scorers[0]
     with first.model.lock, torch.no_grad():
-        if stage_of(cut) == "decoder" and first.takes_patches:
+        if stage_of(cut) is DECODER and first.takes_patches:
             assert cut is not None
             return [scorer._read_and_cut(cut) for scorer in scorers]
         start = first._encoded() if cut is None else first._encode(cut)

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from streamlit.testing.v1 import AppTest
 
+from flowcut.families.published import MODEL_TYPES
 from flowcut.media.video import open_video
 from flowcut_lens.app.jobs import runtime
 from flowcut_lens.app.media import videos
@@ -250,7 +251,7 @@ def test_limits_are_known_before_a_model_is_loaded(folders: dict[str, str], tmp_
     assert videos.limits("embedded") == videos.Limits("LLaVA-1.5", 0, 0)
     for unknown in (str(tmp_path), "no/such-model", "a/b/c", "", "x" * 3000, "\0"):
         assert videos.limits(unknown) is None
-    assert set(controls.FOR_VIDEOS) <= set(videos.MODEL_TYPES)
+    assert set(controls.FOR_VIDEOS) <= set(MODEL_TYPES)
 
 
 def test_a_list_of_files_is_not_opened_for_a_visitor(page: AppTest, tmp_path: Path) -> None:

@@ -8,6 +8,8 @@ import pytest
 
 import flowcut
 from flowcut.criteria import METHODS, Evidence
+from flowcut.criteria.stages import DECODER, ENCODER, PROJECTOR, STAGES, Stage
+from flowcut.cut import stage_of
 
 
 def kept(name: str, evidence: Evidence, **settings: Any) -> list[list[int]]:
@@ -17,7 +19,7 @@ def kept(name: str, evidence: Evidence, **settings: Any) -> list[list[int]]:
 def test_every_method_has_a_name_a_source_a_stage_and_a_kind() -> None:
     assert list(flowcut.methods()) == list(METHODS)
     assert all(source for source in flowcut.methods().values())
-    assert {method.stage for method in METHODS.values()} <= {"picture", "encoder", "projector", "decoder"}
+    assert {method.cuts_at for method in METHODS.values()} == set(STAGES.values())
     assert {method.kind for method in METHODS.values()} == {"control", "flowcut", "ablation", "peer"}
 
 
@@ -76,3 +78,12 @@ def test_settings_without_patches_say_nothing_of_them() -> None:
     assert "patches" not in flowcut.FlowCut(tokens=4).as_dict()
     cut = flowcut.Cut("chosen", tokens=2, patches=(4, 1))
     assert flowcut.CutConfig(**json.loads(json.dumps(cut.as_dict()))) == cut
+
+
+@pytest.mark.parametrize(("name", "stage"), [("flowcut", ENCODER), ("divprune", PROJECTOR), ("dart", DECODER)])
+def test_a_cut_knows_its_stage(name: str, stage: Stage) -> None:
+    cut = flowcut.Cut(name, tokens=9)
+    assert stage_of(cut) is cut.stage is stage
+    assert cut.by_flowcut == (name == "flowcut")
+    assert set(METHODS[name].needs) <= set(stage.gathered())
+    assert stage_of(None) is None

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import numpy as np
 import pytest
 from PIL import Image
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 import flowcut
+from flowcut.families import FAMILIES
+from flowcut.families.family import Family
 from flowcut.families.llava import Llava
+from flowcut.families.published import MODEL_TYPES, PUBLISHED
 from flowcut.records.mask_picture import HEAT, heat_picture, mask_picture, patch_at_each_pixel
 from tests import tiny
 
@@ -112,3 +118,21 @@ def test_the_heat_picture_is_hottest_where_the_value_is_highest() -> None:
     assert (cut > cold).all()
     nothing = np.asarray(heat_picture(image, geometry, np.array([0]), np.array([0.0]), peak=0.0))
     assert (nothing[5, 5] == cold).all()
+
+
+def test_published_ids_are_those_of_the_readme_family_by_family() -> None:
+    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    lines = [line.split("|") for line in readme.splitlines() if line.startswith("|") and "/" in line]
+    named = [re.findall(r"`([\w.-]+/[\w.-]+)`", line[2]) for line in lines]
+    assert sorted(name for names in named for name in names) == sorted(MODEL_TYPES)
+    for model_type, family in FAMILIES.items():
+        assert family.published == PUBLISHED[model_type]
+        assert any(set(family.published) <= set(names) for names in named), family.name
+
+
+def test_a_family_that_lacks_a_part_cannot_be_made() -> None:
+    class Unfinished(Family):
+        name = "Unfinished"
+
+    with pytest.raises(TypeError, match="encode"):
+        Unfinished()  # type: ignore[abstract]

@@ -8,7 +8,7 @@ import torch
 from transformers import CLIPVisionConfig, CLIPVisionModel
 
 import flowcut
-from flowcut.hooks.attention import QUERY_BLOCK
+from flowcut.encoder.statistics import QUERY_BLOCK
 from flowcut.records.vision import LayerFlow
 from tests import tiny
 

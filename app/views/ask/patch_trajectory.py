@@ -11,6 +11,7 @@ from math import isnan
 import streamlit as st
 
 from flowcut.criteria import METHODS
+from flowcut.criteria.stages import DECODER, PROJECTOR
 from flowcut.records.run import Run
 from flowcut.records.vision import FlowRecord
 from flowcut_lens.analysis.trajectory import LayerTrace, NearestKept, nearest_kept_patch, trace_patch
@@ -104,8 +105,7 @@ def _outside_the_encoder(run: Run, patch_id: int) -> str:
     """What a method that cuts behind the encoder did to a patch."""
     assert run.cut is not None
     method = METHODS[run.cut.method]
-    where = "behind the projector" if method.stage == "projector" else "inside the language model"
-    left = f"left the encoder, like every patch. {escape(method.label)} cuts {where}"
+    left = f"left the encoder, like every patch. {escape(method.label)} cuts {method.cuts_at.place}"
     if run.final_patch_ids is None:
         return f"{left}."
     return f"{left}: there it was {'kept' if patch_id in run.final_patch_ids else 'pruned'}."
@@ -116,7 +116,7 @@ def _verdict(run: Run, trajectory: tuple[LayerTrace, ...], patch_id: int) -> str
     last = trajectory[-1]
     if run.cut is None:
         return "was not pruned: this is the run with all tokens."
-    if METHODS[run.cut.method].stage in ("projector", "decoder"):
+    if run.cut.stage in (PROJECTOR, DECODER):
         return _outside_the_encoder(run, patch_id)
     if run.record is not None and not run.record.steps:
         return "was kept: nothing had to be pruned."

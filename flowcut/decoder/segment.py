@@ -1,0 +1,88 @@
+"""The state of a forward pass between two cuts: what the layers read, and each picture's visual tokens."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from flowcut.criteria.evidence import by_removal
+from flowcut.criteria.flowcut import Criteria
+from flowcut.decoder.kept_rows import KeptRows
+from flowcut.decoder.locate import LanguageDecoder
+
+
+@dataclass
+class Segment:
+    """What the layers after one cut read, up to the next one."""
+
+    after: int
+    """The layer after which it was cut."""
+    kept_rows: KeptRows
+    positions: Tensor | None = None
+    """int64 [B, q], after the cut."""
+    rotary: tuple[Tensor, Tensor] | None = None
+    masks: dict[bool, Any] = field(default_factory=dict)
+    """By whether the layer's attention reaches back a window only."""
+
+    def mask(self, decoder: LanguageDecoder, layer: int, hidden: Tensor, padding: Tensor | None, cache: Any) -> Any:
+        """The mask of one of its layers; made once for all layers that reach back alike.
+
+        Args:
+            decoder: the decoder that the layer belongs to.
+            layer: its place in the decoder.
+            hidden: [B, q, width], its input.
+            padding: [B, keys], the padding mask of the decoder input.
+            cache: the decoder's, if it has one.
+        """
+        slides = decoder.slides(layer)
+        if slides not in self.masks:
+            cached = 0 if cache is None else cache.get_seq_length(layer)
+            grown = cached + hidden.shape[1] - self.kept_rows.rows.shape[1]  # tokens since the prompt
+            live = self.kept_rows.mask(padding, self.kept_rows.prompt_length + grown)
+            self.masks[slides] = decoder.mask(layer, hidden, live, cache)
+        return self.masks[slides]
+
+
+@dataclass
+class Span:
+    """One picture's visual tokens in one prompt of a prefill."""
+
+    prompt: int
+    start: int
+    length: int
+    """N."""
+    kept: np.ndarray
+    """int64 [n], visual ids still kept."""
+    pruned_at: np.ndarray
+    """int64 [N], the layer after which each was pruned; -1: it is kept."""
+    rank: np.ndarray
+    """float64 [N], what each was ranked by last."""
+    criteria: Criteria | None = None
+    """FlowCut's scores."""
+    evidence: dict[str, np.ndarray] = field(default_factory=dict)
+    """What another method needs of the layer at hand, by the names of DecoderEvidence's fields."""
+    raters: Tensor | None = None
+    """int64, rows of the text tokens that rate (SparseVLM)."""
+
+    @classmethod
+    def whole(cls, prompt: int, start: int, length: int) -> Span:
+        """With all its visual tokens kept."""
+        return cls(prompt, start, length, np.arange(length), np.full(length, -1), np.full(length, np.nan))
+
+    @property
+    def place(self) -> tuple[int, int, int]:
+        """Prompt, start and length."""
+        return self.prompt, self.start, self.length
+
+    def rows(self) -> Tensor:
+        """int64 [n], rows of the uncut sequence of the visual tokens still kept."""
+        return torch.from_numpy(self.start + self.kept)
+
+    def ranking(self) -> np.ndarray:
+        """float64 [N], as LanguageRecord.ranking says."""
+        when = np.where(self.pruned_at < 0, np.iinfo(np.int64).max, self.pruned_at)
+        return self.rank if len(np.unique(when)) <= 2 else by_removal(when, self.rank)

@@ -1,0 +1,21 @@
+"""Published models by the family they belong to: ids on the hub that people can try. Needs no torch."""
+
+from __future__ import annotations
+
+PUBLISHED: dict[str, tuple[str, ...]] = {
+    "llava": ("llava-hf/llava-1.5-7b-hf", "xtuner/llava-phi-3-mini-hf", "Intel/llava-gemma-2b"),
+    "llava_next": ("llava-hf/llava-v1.6-mistral-7b-hf", "llava-hf/llava-v1.6-vicuna-7b-hf"),
+    "qwen2_vl": ("Qwen/Qwen2-VL-2B-Instruct",),
+    "qwen2_5_vl": ("Qwen/Qwen2.5-VL-3B-Instruct",),
+    "video_llava": ("LanguageBind/Video-LLaVA-7B-hf",),
+    "llava_next_video": ("llava-hf/LLaVA-NeXT-Video-7B-hf",),
+    "llava_onevision": ("llava-hf/llava-onevision-qwen2-0.5b-ov-hf",),
+}
+"""By transformers' model_type, as `flowcut.families.FAMILIES`; each family has its own ids as `published`."""
+MODEL_TYPES: dict[str, str] = {name: model_type for model_type, names in PUBLISHED.items() for name in names}
+"""The family of each: what a model takes is known before gigabytes of it are fetched."""
+
+
+def published_of(*model_types: str) -> tuple[str, ...]:
+    """The published models of these families, in this order."""
+    return tuple(name for model_type in model_types for name in PUBLISHED[model_type])
