@@ -19,6 +19,7 @@ from flowcut.cut import VARIANTS, CutConfig
 from flowcut.errors import FlowCutError
 from flowcut.records.store import write_run
 from flowcut_lens.cli import studies
+from flowcut_lens.cli.progress import Progress
 
 if TYPE_CHECKING:
     from flowcut.generation.medium import Medium
@@ -74,6 +75,7 @@ def _parser() -> argparse.ArgumentParser:
     ask.add_argument("--device", help="cpu, cuda or mps (default: the best there is)")
     ask.add_argument("--out", type=Path, metavar="DIR", help="keep run, record, picture and mask there")
     ask.add_argument("--json", action="store_true", help="write all facts of the run to stdout, not only the answer")
+    ask.add_argument("--quiet", action="store_true", help="show no progress on stderr")
     studies.add_commands(commands)
     app = commands.add_parser("app", help="serve the app and print its address, to be opened in a browser")
     app.set_defaults(run=_app)
@@ -89,6 +91,19 @@ def _ask(wanted: argparse.Namespace) -> int:
     from flowcut.media.video import is_video
 
     early = None if is_video(wanted.image) else open_picture(wanted.image)  # before torch and the model
+    with Progress(wanted.quiet) as progress:
+        run, picture = _answer(wanted, early or wanted.image, cut, progress)
+    for note in run.notes:
+        print(f"flowcut: {note}", file=sys.stderr)
+    if wanted.out is not None:
+        _keep(run, picture, wanted.out)
+    print(json.dumps(_facts(run), ensure_ascii=False, indent=1) if wanted.json else run.answer)
+    return 0
+
+
+def _answer(wanted: argparse.Namespace, source: Any, cut: CutConfig | None, progress: Progress) -> tuple[Run, Medium]:
+    """The answer, and the picture or video as it was opened."""
+    progress.report(None, "Loading PyTorch")
     from flowcut.models.quiet import quiet_libraries
 
     quiet_libraries()
@@ -96,8 +111,8 @@ def _ask(wanted: argparse.Namespace) -> int:
     from flowcut.generation.medium import open_medium
     from flowcut.models.loading import load
 
-    model = load(wanted.model, device=wanted.device)
-    picture = open_medium(model, early or wanted.image, wanted.frames)
+    model = load(wanted.model, device=wanted.device, progress=progress.report)
+    picture = open_medium(model, source, wanted.frames)
     run = ask(
         model,
         picture,
@@ -108,13 +123,9 @@ def _ask(wanted: argparse.Namespace) -> int:
         temperature=wanted.temperature,
         system=wanted.system,
         seed=wanted.seed if wanted.sample else None,
+        on_progress=progress.report_stage,
     )
-    for note in run.notes:
-        print(f"flowcut: {note}", file=sys.stderr)
-    if wanted.out is not None:
-        _keep(run, picture, wanted.out)
-    print(json.dumps(_facts(run), ensure_ascii=False, indent=1) if wanted.json else run.answer)
-    return 0
+    return run, picture
 
 
 def _cut(wanted: argparse.Namespace) -> CutConfig | None:

@@ -1,10 +1,12 @@
-"""`flowcut compare` and `flowcut causal`: every method beside the whole picture, and what the answer truly needs."""
+"""`flowcut compare` and `flowcut causal`: every method beside the full picture, and what the answer truly needs."""
 
 from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from textwrap import shorten
 from typing import TYPE_CHECKING, Any
@@ -13,11 +15,13 @@ import numpy as np
 
 from flowcut.criteria import METHODS
 from flowcut.cut import CutConfig
-from flowcut.errors import FlowCutError, InvalidCut
+from flowcut.errors import FlowCutError
+from flowcut_lens.cli.progress import Progress
 
 if TYPE_CHECKING:
     from flowcut.media.picture import Picture
     from flowcut.models.loading import VisionLanguageModel
+    from flowcut.records.run import Run
     from flowcut.records.studies import KnockOut, MethodResult
 
 WIDEST = 56
@@ -27,10 +31,10 @@ STRONGEST = 10
 
 
 def add_commands(commands: Any) -> None:
-    """Tell the command line's parser of the two commands."""
-    compare = commands.add_parser("compare", help="one question under every method, beside the whole picture")
+    """Add the two commands to the command line's parser."""
+    compare = commands.add_parser("compare", help="one question under every method, beside the full picture")
     compare.set_defaults(run=_compare)
-    causal = commands.add_parser("causal", help="what the answer loses without each part of the picture")
+    causal = commands.add_parser("causal", help="what the answer loses without each block of patches")
     causal.set_defaults(run=_causal)
     for command in (compare, causal):
         command.add_argument("image", metavar="PICTURE", help="a picture's path")
@@ -42,19 +46,21 @@ def add_commands(commands: Any) -> None:
         command.add_argument("--system", help="a system prompt, if the model takes one")
         command.add_argument("--device", help="cpu, cuda or mps (default: the best there is)")
         command.add_argument("--json", action="store_true", help="write all numbers to stdout, as JSON")
+        command.add_argument("--quiet", action="store_true", help="show no progress on stderr")
     causal.add_argument("--block", type=int, default=2, help="side of the blocks taken away, in patches (default 2)")
     causal.add_argument("--out", type=Path, metavar="FILE", help="keep the arrays there, as safetensors")
 
 
 def _compare(wanted: argparse.Namespace) -> int:
-    model, picture, cuts = _begin(wanted)
-    from flowcut.generation.ask import ask
-    from flowcut.studies import compare_methods
+    with _begun(wanted) as begun:
+        full, results = begun.answer(wanted), []
+        from flowcut.studies import compare_methods
 
-    settings = {"max_new_tokens": wanted.max_new_tokens, "system": wanted.system}
-    full = ask(model, picture, wanted.question, record=False, **settings)
-    results = list(compare_methods(model, picture, wanted.question, full, cuts))
-    refused = _refused(model)
+        compared = compare_methods(begun.model, begun.picture, wanted.question, full, begun.cuts)
+        for done, cut in enumerate(begun.cuts):
+            begun.progress.report(done / len(begun.cuts), f"Comparing: {METHODS[cut.method].label}")
+            results.append(next(compared))
+    refused = _refused(begun.model)
     if wanted.json:
         facts = {
             "answer": full.answer,
@@ -74,17 +80,12 @@ def _compare(wanted: argparse.Namespace) -> int:
 def _causal(wanted: argparse.Namespace) -> int:
     if wanted.block < 1:
         raise FlowCutError(f"--block is {wanted.block}: it must be at least 1.")
-    model, picture, cuts = _begin(wanted)
-    from flowcut.generation.ask import ask
-    from flowcut.studies import knock_out, rank_patches
+    with _begun(wanted) as begun:
+        run = begun.answer(wanted)
+        study = _knocked_out(wanted, begun, run.token_ids)
+        rankings = _rankings(wanted, begun)
     from flowcut.studies.rank_agreement import spearman
 
-    question, system = wanted.question, wanted.system
-    run = ask(model, picture, question, max_new_tokens=wanted.max_new_tokens, system=system, record=False)
-    ids = run.token_ids
-    *_, study = knock_out(model, picture, question, ids, wanted.block, system=system)
-    ranked = list(rank_patches(model, picture, question, cuts, system=system))
-    rankings = {one.cut.method: one.ranking for one in ranked if one.ranking is not None}
     agreement = {
         name: spearman(ranking, study.block_of_patch, study.logprob_drop) for name, ranking in rankings.items()
     }
@@ -93,7 +94,7 @@ def _causal(wanted: argparse.Namespace) -> int:
     if wanted.json:
         print(json.dumps(_causal_facts(run.answer, study, agreement), ensure_ascii=False, indent=1))
         return 0
-    print(f"{run.answer}\nln p {study.full:.4f} with the whole picture, {study.no_image:.4f} with none of it")
+    print(f"{run.answer}\nln p {study.full:.4f} with the full picture, {study.no_image:.4f} with no image")
     print(_strongest(study))
     strongest_first = sorted(agreement.items(), key=lambda pair: -np.nan_to_num(pair[1], nan=-2))
     rows = [(METHODS[name].label, f"{value:+.3f}", METHODS[name].source) for name, value in strongest_first]
@@ -101,27 +102,65 @@ def _causal(wanted: argparse.Namespace) -> int:
     return 0
 
 
-def _begin(wanted: argparse.Namespace) -> tuple[VisionLanguageModel, Picture, list[CutConfig]]:
-    """The model, the picture, and a cut of every method that the model allows."""
-    CutConfig("random", wanted.tokens, seed=wanted.seed)  # a wrong setting is told before torch is loaded
+@dataclass(frozen=True)
+class _Begun:
+    """What both commands work with."""
+
+    model: VisionLanguageModel
+    picture: Picture
+    cuts: list[CutConfig]
+    """One of every method that the model allows."""
+    progress: Progress
+
+    def answer(self, wanted: argparse.Namespace) -> Run:
+        """The answer to the full picture."""
+        from flowcut.generation.ask import ask
+
+        settings = {"max_new_tokens": wanted.max_new_tokens, "system": wanted.system}
+        on_progress = self.progress.report_stage
+        return ask(self.model, self.picture, wanted.question, record=False, on_progress=on_progress, **settings)
+
+
+@contextmanager
+def _begun(wanted: argparse.Namespace) -> Iterator[_Begun]:
+    CutConfig("random", wanted.tokens, seed=wanted.seed)  # a wrong setting is refused before torch is loaded
     from flowcut.media.picture import open_picture
 
     picture = open_picture(wanted.image)
-    from flowcut.models.quiet import quiet_libraries
+    with Progress(wanted.quiet) as progress:
+        progress.report(None, "Loading PyTorch")
+        from flowcut.models.quiet import quiet_libraries
 
-    quiet_libraries()
-    from flowcut.models.loading import load
+        quiet_libraries()
+        from flowcut.families.support import allowed_cuts, check_budget
+        from flowcut.models.loading import load
 
-    model = load(wanted.model, device=wanted.device)
-    if wanted.tokens > model.n_patches:
-        raise InvalidCut(
-            f"tokens is {wanted.tokens}, and {model.id} sees a picture as {model.n_patches} patches: "
-            f"choose 1 to {model.n_patches}."
-        )
-    refused = _refused(model)
-    names = [name for name, method in METHODS.items() if name not in refused and not method.takes_patches]
-    seeds = {name: wanted.seed if METHODS[name].takes_seed else None for name in names}
-    return model, picture, [CutConfig(name, wanted.tokens, seed=seeds[name]) for name in names]
+        model = load(wanted.model, device=wanted.device, progress=progress.report)
+        check_budget(model, wanted.tokens)
+        yield _Begun(model, picture, allowed_cuts(model, wanted.tokens, [wanted.seed]), progress)
+
+
+def _knocked_out(wanted: argparse.Namespace, begun: _Begun, answer_ids: Sequence[int]) -> KnockOut:
+    from flowcut.studies import knock_out
+
+    arguments = (begun.model, begun.picture, wanted.question, answer_ids, wanted.block)
+    for study in knock_out(*arguments, system=wanted.system):
+        begun.progress.report(study.done, "Taking blocks away")
+    return study
+
+
+def _rankings(wanted: argparse.Namespace, begun: _Begun) -> dict[str, np.ndarray]:
+    """Method name -> float32 [N], what it ranks the patches by, of the methods that rank them."""
+    from flowcut.studies import rank_patches
+
+    ranked = rank_patches(begun.model, begun.picture, wanted.question, begun.cuts, system=wanted.system)
+    rankings = {}
+    for done, cut in enumerate(begun.cuts):
+        begun.progress.report(done / len(begun.cuts), f"Ranking patches: {METHODS[cut.method].label}")
+        ranking = next(ranked).ranking
+        if ranking is not None:
+            rankings[cut.method] = ranking
+    return rankings
 
 
 def _refused(model: VisionLanguageModel) -> dict[str, str]:
@@ -154,7 +193,7 @@ def _facts(result: MethodResult) -> dict[str, Any]:
 
 
 def _strongest(study: KnockOut) -> str:
-    """The blocks without which the answer falls most, by their place on the grid of blocks."""
+    """The blocks without which the answer's log-prob drops most, by their place on the grid of blocks."""
     across = -(-study.grid_cols // study.block)
     order = np.argsort(-study.logprob_drop, kind="stable")[:STRONGEST]
     rows = [(f"row {one // across + 1}, column {one % across + 1}", f"{study.logprob_drop[one]:+.4f}") for one in order]

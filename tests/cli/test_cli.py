@@ -100,7 +100,7 @@ def test_bad_options_are_one_sentence_and_status_2(
     model: str, picture: str, options: list[str], capsys: pytest.CaptureFixture
 ) -> None:
     chosen = options if "--model" in options else ["--model", model, *options]
-    assert flow("ask", picture, "What?", *chosen) == 2
+    assert flow("ask", picture, "What?", "--quiet", *chosen) == 2
     said = capsys.readouterr()
     assert said.out == ""
     assert said.err.startswith("flowcut")
@@ -109,7 +109,7 @@ def test_bad_options_are_one_sentence_and_status_2(
 
 @pytest.mark.parametrize("question", ["", "   ", "a" * 20_000])
 def test_bad_questions(model: str, picture: str, question: str, capsys: pytest.CaptureFixture) -> None:
-    assert flow("ask", picture, question, "--model", model, "--tokens", "9") == 2
+    assert flow("ask", picture, question, "--model", model, "--tokens", "9", "--quiet") == 2
     assert capsys.readouterr().err.count("\n") == 1
 
 
@@ -126,18 +126,8 @@ def test_no_command_at_all(capsys: pytest.CaptureFixture) -> None:
 
 
 def test_as_a_program(model: str, picture: str) -> None:
-    command = [
-        sys.executable,
-        "-m",
-        "flowcut_lens.cli.main",
-        "ask",
-        picture,
-        "What?",
-        "--model",
-        model,
-        "--tokens",
-        "9",
-    ]
+    program = [sys.executable, "-m", "flowcut_lens.cli.main", "ask", picture, "What?"]
+    command = [*program, "--model", model, "--tokens", "9", "--quiet"]
     done = subprocess.run([*command, "--max-new-tokens", "3"], capture_output=True, timeout=120)
     assert done.returncode == 0
     assert done.stdout.endswith(b"\n")
