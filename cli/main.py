@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from flowcut.criteria import METHODS
 from flowcut.cut import VARIANTS, CutConfig
 from flowcut.errors import FlowCutError
+from flowcut.generation.settings import Generation
 from flowcut.records.store import write_run
 from flowcut_lens.cli import studies
 from flowcut_lens.cli.progress import Progress
@@ -85,14 +86,14 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _ask(wanted: argparse.Namespace) -> int:
-    cut = _cut(wanted)  # before torch is loaded: a wrong setting is told at once
+    cut, settings = _cut(wanted), _generation(wanted)  # before torch is loaded: a wrong setting is refused at once
     _check_folder(wanted.out)
     from flowcut.media.picture import open_picture
     from flowcut.media.video import is_video
 
     early = None if is_video(wanted.image) else open_picture(wanted.image)  # before torch and the model
     with Progress(wanted.quiet) as progress:
-        run, picture = _answer(wanted, early or wanted.image, cut, progress)
+        run, picture = _answer(wanted, early or wanted.image, cut, settings, progress)
     for note in run.notes:
         print(f"flowcut: {note}", file=sys.stderr)
     if wanted.out is not None:
@@ -101,7 +102,9 @@ def _ask(wanted: argparse.Namespace) -> int:
     return 0
 
 
-def _answer(wanted: argparse.Namespace, source: Any, cut: CutConfig | None, progress: Progress) -> tuple[Run, Medium]:
+def _answer(
+    wanted: argparse.Namespace, source: Any, cut: CutConfig | None, settings: Generation, progress: Progress
+) -> tuple[Run, Medium]:
     """The answer, and the picture or video as it was opened."""
     progress.report(None, "Loading PyTorch")
     from flowcut.models.quiet import quiet_libraries
@@ -113,19 +116,13 @@ def _answer(wanted: argparse.Namespace, source: Any, cut: CutConfig | None, prog
 
     model = load(wanted.model, device=wanted.device, progress=progress.report)
     picture = open_medium(model, source, wanted.frames)
-    run = ask(
-        model,
-        picture,
-        wanted.question,
-        cut,
-        max_new_tokens=wanted.max_new_tokens,
-        do_sample=wanted.sample,
-        temperature=wanted.temperature,
-        system=wanted.system,
-        seed=wanted.seed if wanted.sample else None,
-        on_progress=progress.report_stage,
-    )
+    run = ask(model, picture, wanted.question, cut, settings=settings, on_progress=progress.report_stage)
     return run, picture
+
+
+def _generation(wanted: argparse.Namespace) -> Generation:
+    sampling = {"temperature": wanted.temperature, "seed": wanted.seed if wanted.sample else None}
+    return Generation(wanted.max_new_tokens, wanted.sample, system=wanted.system, **sampling)
 
 
 def _cut(wanted: argparse.Namespace) -> CutConfig | None:

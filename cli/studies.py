@@ -16,6 +16,7 @@ import numpy as np
 from flowcut.criteria import METHODS
 from flowcut.cut import CutConfig
 from flowcut.errors import FlowCutError
+from flowcut.generation.settings import Generation
 from flowcut_lens.cli.progress import Progress
 
 if TYPE_CHECKING:
@@ -110,19 +111,20 @@ class _Begun:
     picture: Picture
     cuts: list[CutConfig]
     """One of every method that the model allows."""
+    settings: Generation
     progress: Progress
 
     def answer(self, wanted: argparse.Namespace) -> Run:
         """The answer to the full picture."""
         from flowcut.generation.ask import ask
 
-        settings = {"max_new_tokens": wanted.max_new_tokens, "system": wanted.system}
-        on_progress = self.progress.report_stage
-        return ask(self.model, self.picture, wanted.question, record=False, on_progress=on_progress, **settings)
+        settings, on_progress = self.settings, self.progress.report_stage
+        return ask(self.model, self.picture, wanted.question, settings=settings, record=False, on_progress=on_progress)
 
 
 @contextmanager
 def _begun(wanted: argparse.Namespace) -> Iterator[_Begun]:
+    settings = Generation(wanted.max_new_tokens, system=wanted.system)
     CutConfig("random", wanted.tokens, seed=wanted.seed)  # a wrong setting is refused before torch is loaded
     from flowcut.media.picture import open_picture
 
@@ -137,7 +139,7 @@ def _begun(wanted: argparse.Namespace) -> Iterator[_Begun]:
 
         model = load(wanted.model, device=wanted.device, progress=progress.report)
         check_budget(model, wanted.tokens)
-        yield _Begun(model, picture, allowed_cuts(model, wanted.tokens, [wanted.seed]), progress)
+        yield _Begun(model, picture, allowed_cuts(model, wanted.tokens, [wanted.seed]), settings, progress)
 
 
 def _knocked_out(wanted: argparse.Namespace, begun: _Begun, answer_ids: Sequence[int]) -> KnockOut:

@@ -19,12 +19,14 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import streamlit as st
 from PIL import Image
 
 from flowcut.cut import CutConfig
+from flowcut.generation.settings import Generation
+from flowcut.media.picture import Picture, open_picture
 from flowcut.media.video import Video
 from flowcut.records.run import Run
 from flowcut_lens.app.jobs.recent import Recent
@@ -58,26 +60,6 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Generation:
-    """How the answer is written; the settings of transformers' `generate`."""
-
-    max_new_tokens: int = 128
-    do_sample: bool = False
-    temperature: float = 1.0
-    """Used when sampling only."""
-    seed: int = 0
-    """Seed of the sampling; used when sampling only."""
-    system: str | None = None
-
-    def as_arguments(self) -> dict[str, Any]:
-        """Keyword arguments of `flowcut.ask`; settings of sampling are left out when there is none."""
-        arguments = asdict(self)
-        if not self.do_sample:
-            del arguments["temperature"], arguments["seed"]
-        return arguments
-
-
-@dataclass(frozen=True)
 class Order:
     """One question to be answered three times."""
 
@@ -88,16 +70,19 @@ class Order:
     question: str
     cut: CutConfig
     control: CutConfig
-    generation: Generation = Generation()
+    generation: Generation = field(default_factory=Generation)
 
-    @property
-    def medium(self) -> Image.Image | Video:
-        """What the model is asked about, decoded."""
-        return self.image.image if isinstance(self.image, Upload) else self.image
+    def opened(self) -> Picture | Video:
+        """What the model is asked about, decoded; to be shared by all answers, since it keeps its hash."""
+        return self.image if isinstance(self.image, Video) else open_picture(_pixels(self.image))
 
     def cut_of(self, arm: str) -> CutConfig | None:
         """What is pruned in this arm; None: nothing."""
         return {"full": None, "cut": self.cut, "control": self.control}[arm]
+
+
+def _pixels(image: Image.Image | Upload) -> Image.Image:
+    return image.image if isinstance(image, Upload) else image
 
 
 @dataclass
@@ -289,35 +274,36 @@ class Runtime:
     def _answer(self, job: Job) -> None:
         # Another visitor's model may have taken this one's place while the job waited.
         model = self.models.load(job.order.model, lambda fraction, text: job.report(text, fraction))
+        medium = job.order.opened()
         for arm in ARMS:
             if job.unwanted:
                 return
-            job.arms[arm].run = self._run(job, arm, model)
+            job.arms[arm].run = self._run(job, arm, model, medium)
 
-    def _run(self, job: Job, arm: str, model: VisionLanguageModel) -> Run:
-        key = run_key(job.order, arm, model.revision)
+    def _run(self, job: Job, arm: str, model: VisionLanguageModel, medium: Picture | Video) -> Run:
+        key = run_key(job.order, arm, model.revision, medium)
         run = self._runs.get(key)
         if run is None:
-            run = self._ask(job, arm, model)
+            run = self._ask(job, arm, model, medium)
             if not run.stopped:
                 self._runs.put(key, run)
         job.arms[arm].text = run.answer
         return run
 
-    def _ask(self, job: Job, arm: str, model: VisionLanguageModel) -> Run:
+    def _ask(self, job: Job, arm: str, model: VisionLanguageModel, medium: Picture | Video) -> Run:
         import flowcut
 
         order, shown = job.order, job.arms[arm]
         return flowcut.ask(
             model,
-            order.medium,
+            medium,
             order.question,
             cut=order.cut_of(arm),
+            settings=order.generation,
             on_text=partial(setattr, shown, "text"),
             on_progress=lambda stage, fraction: job.report(f"{ARM_WORDS[arm]}: {stage}", fraction),
             stop=lambda: job.unwanted or self._closing.is_set(),
             answer_attention=shows_answer_attention(model, order),
-            **order.generation.as_arguments(),
         )
 
 
@@ -341,21 +327,23 @@ def warm_up_run(model: VisionLanguageModel) -> None:
     flowcut.ask(model, blank, "Warm?", cut=flowcut.FlowCut(tokens=16), max_new_tokens=2)
 
 
-def run_key(order: Order, arm: str, revision: str | None) -> str:
-    """Hash of all that a run depends on: model and its revision, pixels, question, cut and generation settings."""
-    cut, medium = order.cut_of(arm), order.medium
+def run_key(order: Order, arm: str, revision: str | None, medium: Picture | Video) -> str:
+    """Hash of all that a run depends on: model and its revision, pixels, question, cut and generation settings.
+
+    Args:
+        medium: what `order.opened()` returned.
+    """
+    cut = order.cut_of(arm)
     settings = [
         order.model,
         revision,
-        medium.size,
+        medium.hash,
         medium.frames_a_second if isinstance(medium, Video) else None,  # some models place frames by it
         order.question,
         cut.as_dict() if cut else None,
-        order.generation.as_arguments(),
+        asdict(order.generation),
     ]
-    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
-    digest.update(medium.hash.encode() if isinstance(medium, Video) else medium.convert("RGB").tobytes())
-    return digest.hexdigest()
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
 
 
 def explain(error: Exception) -> str:

@@ -14,7 +14,8 @@ import streamlit as st
 from flowcut.criteria import METHODS
 from flowcut.cut import CutConfig
 from flowcut.errors import FlowCutError
-from flowcut_lens.app.jobs.runtime import EMBEDDED, Generation, Job, Order, runtime
+from flowcut.generation.settings import Generation
+from flowcut_lens.app.jobs.runtime import EMBEDDED, Job, Order, runtime
 from flowcut_lens.app.jobs.visitors import visitor
 from flowcut_lens.app.media import gallery
 from flowcut_lens.app.media.comparison import Comparison, Picture
@@ -215,13 +216,8 @@ def _order() -> Order:
         FlowCutError: one sentence about a setting that cannot be carried out.
     """
     state = st.session_state
-    generation = Generation(
-        max_new_tokens=state.max_new_tokens,
-        do_sample=state.do_sample,
-        temperature=state.temperature,
-        seed=state.sampling_seed,
-        system=state.system.strip() or None,
-    )
+    sampling = {"temperature": state.temperature, "seed": state.sampling_seed} if state.do_sample else {}
+    generation = Generation(state.max_new_tokens, state.do_sample, system=state.system.strip() or None, **sampling)
     if picture().video is not None:
         check_frames(state.model, len(picture().frames))
     return Order(state.model, picture().medium, state.question, chosen_cut(), control_cut(), generation)
