@@ -13,7 +13,7 @@ from PIL import Image
 
 import flowcut
 from flowcut.records import store
-from flowcut_lens.cli import main
+from flowcut_lens.cli import app, main
 from tests import tiny
 
 
@@ -146,7 +146,7 @@ def test_a_wrong_setting_is_told_without_loading_torch() -> None:
 
 
 def test_the_app_needs_its_parts(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
-    monkeypatch.setattr(main, "find_spec", lambda name: None)
+    monkeypatch.setattr(app, "find_spec", lambda name: None)
     assert flow("app") == 2
     assert "pip install" in capsys.readouterr().err
 
@@ -154,8 +154,8 @@ def test_the_app_needs_its_parts(monkeypatch: pytest.MonkeyPatch, capsys: pytest
 def test_the_app_is_handed_to_streamlit(monkeypatch: pytest.MonkeyPatch) -> None:
     """With every setting that lies beside the page, of which the command line outweighs whatever else is set."""
     called: list[list[str]] = []
-    monkeypatch.setattr(main.sys, "argv", [])
-    monkeypatch.setattr(main.runpy, "run_module", lambda name, **options: called.append([name, *main.sys.argv]))
+    monkeypatch.setattr(app.sys, "argv", [])
+    monkeypatch.setattr(app.runpy, "run_module", lambda name, **options: called.append([name, *app.sys.argv]))
     assert flow("app", "--port", "9000") == 0
     (told,) = called
     assert told[:3] == ["streamlit", "streamlit", "run"]
