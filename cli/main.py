@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from flowcut.errors import FlowCutError
-from flowcut_lens.cli import app, ask, studies
+from flowcut_lens.cli import app, ask, causal, compare
 
 BAD_INPUT = 2
 INTERRUPTED = 130
@@ -37,9 +37,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="flowcut", description="Ask a vision-language model, and prune its visual tokens.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=_Parser)
-    ask.add_command(commands)
-    studies.add_commands(commands)
-    app.add_command(commands)
+    for command in (ask, compare, causal, app):
+        command.add_command(commands)
     return parser
 
 
