@@ -34,6 +34,7 @@ from scipy.stats import spearmanr
 import flowcut
 from benchmarks.causal_tables import ALL_SCENES, write_tables
 from flowcut.criteria import METHODS
+from flowcut.families.support import allowed_cuts
 from flowcut.models.loading import VisionLanguageModel
 from flowcut.records.vision import Geometry
 from flowcut.studies.one_shot import PatchChooser
@@ -119,10 +120,10 @@ def _model() -> VisionLanguageModel:
 
 def all_cuts(model: VisionLanguageModel) -> dict[str, list[flowcut.CutConfig]]:
     """By name, what stands for a criterion: itself, or the random draw with several seeds; at the ranking's budget."""
-    refused = flowcut.refusals(model)
-    names = [name for name, method in METHODS.items() if name not in refused and not method.takes_patches]
-    seeded = {name: SEEDS if METHODS[name].takes_seed else [None] for name in names}
-    return {name: [flowcut.CutConfig(name, RANKED_AT, seed=seed) for seed in seeds] for name, seeds in seeded.items()}
+    cuts: dict[str, list[flowcut.CutConfig]] = {}
+    for cut in allowed_cuts(model, RANKED_AT, SEEDS):
+        cuts.setdefault(cut.method, []).append(cut)
+    return cuts
 
 
 def measure_scene(

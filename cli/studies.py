@@ -1,199 +1,82 @@
-"""`flowcut compare` and `flowcut causal`: every method beside the whole picture, and what the answer truly needs."""
+"""What `flowcut compare` and `flowcut causal` share: options, model, picture, cuts and tables."""
 
 from __future__ import annotations
 
 import argparse
-import json
-from collections.abc import Iterable, Sequence
-from pathlib import Path
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from textwrap import shorten
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import numpy as np
-
-from flowcut.criteria import METHODS
 from flowcut.cut import CutConfig
-from flowcut.errors import FlowCutError, InvalidCut
+from flowcut.generation.settings import Generation
+from flowcut_lens.cli.progress import Progress
 
 if TYPE_CHECKING:
     from flowcut.media.picture import Picture
     from flowcut.models.loading import VisionLanguageModel
-    from flowcut.records.studies import KnockOut, MethodResult
+    from flowcut.records.run import Run
 
 WIDEST = 56
 """Characters of a column."""
-STRONGEST = 10
-"""Blocks that `causal` names."""
 
 
-def add_commands(commands: Any) -> None:
-    """Tell the command line's parser of the two commands."""
-    compare = commands.add_parser("compare", help="one question under every method, beside the whole picture")
-    compare.set_defaults(run=_compare)
-    causal = commands.add_parser("causal", help="what the answer loses without each part of the picture")
-    causal.set_defaults(run=_causal)
-    for command in (compare, causal):
-        command.add_argument("image", metavar="PICTURE", help="a picture's path")
-        command.add_argument("question", metavar="QUESTION")
-        command.add_argument("--model", default="embedded", help="embedded (default), a folder, or a hub id")
-        command.add_argument("--tokens", type=int, default=64, help="visual tokens that each method keeps (default 64)")
-        command.add_argument("--seed", type=int, default=0, help="seed of the random method (default 0)")
-        command.add_argument("--max-new-tokens", type=int, default=128, help="longest answer, in tokens (default 128)")
-        command.add_argument("--system", help="a system prompt, if the model takes one")
-        command.add_argument("--device", help="cpu, cuda or mps (default: the best there is)")
-        command.add_argument("--json", action="store_true", help="write all numbers to stdout, as JSON")
-    causal.add_argument("--block", type=int, default=2, help="side of the blocks taken away, in patches (default 2)")
-    causal.add_argument("--out", type=Path, metavar="FILE", help="keep the arrays there, as safetensors")
+def add_options(command: argparse.ArgumentParser) -> None:
+    """Add the options of both commands."""
+    command.add_argument("image", metavar="PICTURE", help="a picture's path")
+    command.add_argument("question", metavar="QUESTION")
+    command.add_argument("--model", default="embedded", help="embedded (default), a folder, or a hub id")
+    command.add_argument("--tokens", type=int, default=64, help="visual tokens that each method keeps (default 64)")
+    command.add_argument("--seed", type=int, default=0, help="seed of the random method (default 0)")
+    command.add_argument("--max-new-tokens", type=int, default=128, help="longest answer, in tokens (default 128)")
+    command.add_argument("--system", help="a system prompt, if the model takes one")
+    command.add_argument("--device", help="cpu, cuda or mps (default: the best there is)")
+    command.add_argument("--json", action="store_true", help="write all numbers to stdout, as JSON")
+    command.add_argument("--quiet", action="store_true", help="show no progress on stderr")
 
 
-def _compare(wanted: argparse.Namespace) -> int:
-    model, picture, cuts = _begin(wanted)
-    from flowcut.generation.ask import ask
-    from flowcut.studies import compare_methods
+@dataclass(frozen=True)
+class Begun:
+    """What both commands work with."""
 
-    settings = {"max_new_tokens": wanted.max_new_tokens, "system": wanted.system}
-    full = ask(model, picture, wanted.question, record=False, **settings)
-    results = list(compare_methods(model, picture, wanted.question, full, cuts))
-    refused = _refused(model)
-    if wanted.json:
-        facts = {
-            "answer": full.answer,
-            "logprob": full.logprob,
-            "methods": [_facts(one) for one in results],
-            "refused": refused,
-        }
-        print(json.dumps(facts, ensure_ascii=False, indent=1))
-        return 0
-    rows = [("All tokens", full.answer, "", f"{full.logprob:.4f}", ""), *(_row(result) for result in results)]
-    print(_table(("method", "answer", "kept?", "ln p of the full answer", "source"), rows))
-    for name, reason in refused.items():
-        print(f"{METHODS[name].label}: {reason}")
-    return 0
+    model: VisionLanguageModel
+    picture: Picture
+    cuts: list[CutConfig]
+    """One of every method that the model allows."""
+    settings: Generation
+    progress: Progress
+
+    def answer(self, wanted: argparse.Namespace) -> Run:
+        """The answer to the full picture."""
+        from flowcut.generation.ask import ask
+
+        settings, on_progress = self.settings, self.progress.report_stage
+        return ask(self.model, self.picture, wanted.question, settings=settings, record=False, on_progress=on_progress)
 
 
-def _causal(wanted: argparse.Namespace) -> int:
-    if wanted.block < 1:
-        raise FlowCutError(f"--block is {wanted.block}: it must be at least 1.")
-    model, picture, cuts = _begin(wanted)
-    from flowcut.generation.ask import ask
-    from flowcut.studies import knock_out, rank_patches
-    from flowcut_lens.analysis.agreement import row_spearman
-    from flowcut_lens.analysis.causal import block_mean
-
-    question, system = wanted.question, wanted.system
-    run = ask(model, picture, question, max_new_tokens=wanted.max_new_tokens, system=system, record=False)
-    ids = run.token_ids
-    *_, study = knock_out(model, picture, question, ids, wanted.block, system=system)
-    ranked = list(rank_patches(model, picture, question, cuts, system=system))
-    rankings = {one.cut.method: one.ranking for one in ranked if one.ranking is not None}
-    agreement = {
-        name: float(row_spearman(block_mean(ranking, study.block_of_patch), study.logprob_drop))
-        for name, ranking in rankings.items()
-    }
-    if wanted.out is not None:
-        _keep(study, rankings, wanted.out)
-    if wanted.json:
-        print(json.dumps(_causal_facts(run.answer, study, agreement), ensure_ascii=False, indent=1))
-        return 0
-    print(f"{run.answer}\nln p {study.full:.4f} with the whole picture, {study.no_image:.4f} with none of it")
-    print(_strongest(study))
-    strongest_first = sorted(agreement.items(), key=lambda pair: -np.nan_to_num(pair[1], nan=-2))
-    rows = [(METHODS[name].label, f"{value:+.3f}", METHODS[name].source) for name, value in strongest_first]
-    print(_table(("ranking", "Spearman with the drop", "source"), rows))
-    return 0
-
-
-def _begin(wanted: argparse.Namespace) -> tuple[VisionLanguageModel, Picture, list[CutConfig]]:
-    """The model, the picture, and a cut of every method that the model allows."""
-    CutConfig("random", wanted.tokens, seed=wanted.seed)  # a wrong setting is told before torch is loaded
+@contextmanager
+def begun(wanted: argparse.Namespace) -> Iterator[Begun]:
+    """Load and open what is asked for; its progress is shown until the context ends."""
+    settings = Generation(wanted.max_new_tokens, system=wanted.system)
+    CutConfig("random", wanted.tokens, seed=wanted.seed)  # a wrong setting is refused before torch is loaded
     from flowcut.media.picture import open_picture
 
     picture = open_picture(wanted.image)
-    from flowcut.models.quiet import quiet_libraries
+    with Progress(wanted.quiet) as progress:
+        progress.report(None, "Loading PyTorch")
+        from flowcut.models.quiet import quiet_libraries
 
-    quiet_libraries()
-    from flowcut.models.loading import load
+        quiet_libraries()
+        from flowcut.families.support import allowed_cuts, check_budget
+        from flowcut.models.loading import load
 
-    model = load(wanted.model, device=wanted.device)
-    if wanted.tokens > model.n_patches:
-        raise InvalidCut(
-            f"tokens is {wanted.tokens}, and {model.id} sees a picture as {model.n_patches} patches: "
-            f"choose 1 to {model.n_patches}."
-        )
-    refused = _refused(model)
-    names = [name for name, method in METHODS.items() if name not in refused and not method.takes_patches]
-    seeds = {name: wanted.seed if METHODS[name].takes_seed else None for name in names}
-    return model, picture, [CutConfig(name, wanted.tokens, seed=seeds[name]) for name in names]
+        model = load(wanted.model, device=wanted.device, progress=progress.report)
+        check_budget(model, wanted.tokens)
+        yield Begun(model, picture, allowed_cuts(model, wanted.tokens, [wanted.seed]), settings, progress)
 
 
-def _refused(model: VisionLanguageModel) -> dict[str, str]:
-    from flowcut.families.support import refusals
-
-    return refusals(model)
-
-
-def _row(result: MethodResult) -> tuple[str, ...]:
-    method = METHODS[result.cut.method]
-    if result.run is None:
-        return (method.label, result.error or "", "", "", method.source)
-    total = "" if result.logprobs is None else f"{result.logprobs.sum(dtype=np.float64):.4f}"
-    return (method.label, result.run.answer, "kept" if result.exact_match else "changed", total, method.source)
-
-
-def _facts(result: MethodResult) -> dict[str, Any]:
-    method, run = METHODS[result.cut.method], result.run
-    kept = None if run is None or run.final_patch_ids is None else run.final_patch_ids.tolist()
-    return {
-        "method": result.cut.method,
-        "title": result.cut.title,
-        "source": method.source,
-        "answer": None if run is None else run.answer,
-        "exact_match": result.exact_match,
-        "logprobs": None if result.logprobs is None else [float(one) for one in result.logprobs],
-        "kept_patch_ids": kept,
-        "error": result.error,
-    }
-
-
-def _strongest(study: KnockOut) -> str:
-    """The blocks with the largest log-prob drops, by their place on the grid of blocks."""
-    across = -(-study.grid_cols // study.block)
-    order = np.argsort(-study.logprob_drop, kind="stable")[:STRONGEST]
-    rows = [(f"row {one // across + 1}, column {one % across + 1}", f"{study.logprob_drop[one]:+.4f}") for one in order]
-    size = f"{study.block} x {study.block} patches" if study.block > 1 else "patch"
-    return _table((f"block ({size})", "drop of ln p without it"), rows)
-
-
-def _causal_facts(answer: str, study: KnockOut, agreement: dict[str, float]) -> dict[str, Any]:
-    return {
-        "answer": answer,
-        "full": study.full,
-        "no_image": study.no_image,
-        "block": study.block,
-        "logprob_drop": study.logprob_drop.tolist(),
-        "insertion": study.insertion.tolist(),
-        "spearman": {name: None if np.isnan(value) else value for name, value in agreement.items()},
-    }
-
-
-def _keep(study: KnockOut, rankings: dict[str, np.ndarray], file: Path) -> None:
-    """The arrays of the study, and each ranking by its method's name."""
-    from safetensors.numpy import save_file
-
-    arrays = {
-        "block_of_patch": study.block_of_patch,
-        "without": study.without,
-        "insertion": study.insertion,
-        "logprob_drop": study.logprob_drop,
-    }
-    named = {f"ranking.{name}": np.ascontiguousarray(ranking) for name, ranking in rankings.items()}
-    try:
-        save_file({**arrays, **named}, file, {"full": repr(study.full), "no_image": repr(study.no_image)})
-    except Exception as error:  # safetensors has a kind of its own for files that cannot be written
-        raise FlowCutError(f"The arrays cannot be written to {file}: give another --out.") from error
-
-
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """Columns of equal width, two spaces apart; what is too wide for its column is cut short, but for the last one."""
     cells = [[*(shorten(cell, WIDEST, placeholder=" ...") for cell in row[:-1]), row[-1]] for row in (head, *rows)]
     widths = [max(len(row[column]) for row in cells) for column in range(len(head))]

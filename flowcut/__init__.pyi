@@ -23,6 +23,7 @@ from .errors import ModelNotLoaded as ModelNotLoaded
 from .families.support import refusals as refusals
 from .generation.ask import ask as ask
 from .generation.session import prune as prune
+from .generation.settings import Generation as Generation
 from .media.picture import Picture as Picture
 from .media.picture import open_picture as open_picture
 from .media.video import Video as Video

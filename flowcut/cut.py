@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
-from numbers import Integral
 from typing import Any
 
-from flowcut.criteria import known_method
+from flowcut.checks import whole_number
+from flowcut.criteria import METHODS, known_method
 from flowcut.criteria.stages import Stage
 from flowcut.errors import InvalidCut
 
@@ -41,7 +41,7 @@ class CutConfig:
     """`chosen` only: the T patches to keep, ascending; where squares of patches become one token, these squares."""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "tokens", _whole_number("tokens", self.tokens, least=1))
+        object.__setattr__(self, "tokens", whole_number("tokens", self.tokens, least=1, error=InvalidCut))
         method = known_method(self.method)
         if self.variant not in VARIANTS:
             raise InvalidCut(f"The variant is {self.variant!r}: choose one of {', '.join(VARIANTS)}.")
@@ -58,13 +58,13 @@ class CutConfig:
             return
         if not takes_layer:
             raise InvalidCut(f"The method {self.method!r} takes no layer: leave layer out.")
-        object.__setattr__(self, "layer", _whole_number("layer", self.layer))
+        object.__setattr__(self, "layer", whole_number("layer", self.layer, error=InvalidCut))
 
     def _check_seed(self, takes_seed: bool) -> None:
         if not takes_seed and self.seed is not None:
             raise InvalidCut(f"The method {self.method!r} draws nothing at random: leave seed out.")
         if takes_seed:
-            seed = 0 if self.seed is None else _whole_number("seed", self.seed, least=0)
+            seed = 0 if self.seed is None else whole_number("seed", self.seed, least=0, error=InvalidCut)
             object.__setattr__(self, "seed", seed)
 
     def _check_patches(self, takes_patches: bool) -> None:
@@ -74,7 +74,7 @@ class CutConfig:
             return
         if not isinstance(self.patches, Iterable) or isinstance(self.patches, str):
             raise InvalidCut(f"patches is {self.patches!r}: give the ids of the patches to keep, such as (3, 17).")
-        ids = sorted(_whole_number("a patch", patch, least=0) for patch in self.patches)
+        ids = sorted(whole_number("a patch", patch, least=0, error=InvalidCut) for patch in self.patches)
         if len(set(ids)) < len(ids) or len(ids) != self.tokens:
             raise InvalidCut(
                 f"patches holds {len(ids)} ids, {len(set(ids))} of them different, and tokens is {self.tokens}: "
@@ -128,6 +128,23 @@ def stage_of(cut: CutConfig | None) -> Stage | None:
     return None if cut is None else cut.stage
 
 
+def all_cuts(tokens: int, seeds: Iterable[int] = (0,), every_setting: bool = False) -> list[CutConfig]:
+    """A cut of every method at a budget, in the order of the registry; one whose patches somebody names is left out.
+
+    Args:
+        seeds: a method that draws at random comes once for each.
+        every_setting: FlowCut comes in both variants, and a method that takes a layer also at the last one.
+    """
+    drawn, found = list(seeds), []
+    for name, method in METHODS.items():
+        seeded = [{"seed": seed} for seed in drawn] if method.takes_seed else [{}]
+        variants = [{"variant": variant} for variant in VARIANTS] if method.kind == "flowcut" else [{}]
+        layers = [{}, {"layer": -1}] if method.takes_layer else [{}]
+        settings: list[dict[str, Any]] = seeded + (variants[1:] + layers[1:] if every_setting else [])
+        found += [] if method.takes_patches else [CutConfig(name, tokens, **one) for one in settings]
+    return found
+
+
 def check_is_cut(cut: object) -> None:
     """Refuse what is given as a cut and is none.
 
@@ -136,13 +153,6 @@ def check_is_cut(cut: object) -> None:
     """
     if cut is not None and not isinstance(cut, CutConfig):
         raise InvalidCut(f"cut is a {type(cut).__name__}: give flowcut.FlowCut(tokens=64), flowcut.Cut(...) or None.")
-
-
-def _whole_number(name: str, value: Any, least: int | None = None) -> int:
-    wanted = "a whole number" + ("" if least is None else f" of at least {least}")
-    if isinstance(value, bool) or not isinstance(value, Integral) or (least is not None and value < least):
-        raise InvalidCut(f"{name} is {value!r}: it must be {wanted}.")
-    return int(value)
 
 
 def even_shares(tokens: int, parts: int, noun: str) -> list[int]:

@@ -6,9 +6,10 @@ import hashlib
 import json
 import threading
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from flowcut.cut import CutConfig
+from flowcut.generation.settings import Generation
 from flowcut.media.picture import Picture
 from flowcut.media.video import Video
 from flowcut.records.run import Run
@@ -24,26 +25,6 @@ ARM_WORDS = {"full": "All tokens", "cut": "Pruned", "control": "Random"}
 
 
 @dataclass(frozen=True)
-class Generation:
-    """How the answer is written; the settings of transformers' `generate`."""
-
-    max_new_tokens: int = 128
-    do_sample: bool = False
-    temperature: float = 1.0
-    """Used when sampling only."""
-    seed: int = 0
-    """Seed of the sampling; used when sampling only."""
-    system: str | None = None
-
-    def as_arguments(self) -> dict[str, Any]:
-        """Keyword arguments of `flowcut.ask`; settings of sampling are left out when there is none."""
-        arguments = asdict(self)
-        if not self.do_sample:
-            del arguments["temperature"], arguments["seed"]
-        return arguments
-
-
-@dataclass(frozen=True)
 class Order:
     """One question to be answered three times."""
 
@@ -54,7 +35,7 @@ class Order:
     question: str
     cut: CutConfig
     control: CutConfig
-    generation: Generation = Generation()
+    generation: Generation = field(default_factory=Generation)
 
     def open(self) -> Picture | Video:
         """What the model is asked about; of an upload decoded now."""
@@ -128,6 +109,6 @@ def run_key(order: Order, arm: str, revision: str | None) -> str:
         source.frames_a_second if isinstance(source, Video) else None,  # some models place frames by it
         order.question,
         cut.as_dict() if cut else None,
-        order.generation.as_arguments(),
+        asdict(order.generation),
     ]
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()

@@ -181,11 +181,11 @@ class Runtime:
             opened,
             order.question,
             cut=order.cut_of(arm),
+            settings=order.generation,
             on_text=partial(setattr, shown, "text"),
             on_progress=lambda stage, fraction: job.report(f"{ARM_WORDS[arm]}: {stage}", fraction),
             stop=lambda: job.unwanted or self._closing.is_set(),
             answer_attention=records_answer_attention(model, order),
-            **order.generation.as_arguments(),
         )
 
 

@@ -14,8 +14,9 @@ import streamlit as st
 from flowcut.criteria import METHODS
 from flowcut.cut import CutConfig
 from flowcut.errors import FlowCutError
+from flowcut.generation.settings import Generation
 from flowcut_lens.app.jobs.models import EMBEDDED
-from flowcut_lens.app.jobs.orders import Generation, Job, Order
+from flowcut_lens.app.jobs.orders import Job, Order
 from flowcut_lens.app.jobs.runtime import runtime
 from flowcut_lens.app.jobs.visitors import visitor
 from flowcut_lens.app.media import gallery
@@ -219,13 +220,8 @@ def _order() -> Order:
         FlowCutError: one sentence about a setting that cannot be carried out.
     """
     state = st.session_state
-    generation = Generation(
-        max_new_tokens=state.max_new_tokens,
-        do_sample=state.do_sample,
-        temperature=state.temperature,
-        seed=state.sampling_seed,
-        system=state.system.strip() or None,
-    )
+    sampling = {"temperature": state.temperature, "seed": state.sampling_seed} if state.do_sample else {}
+    generation = Generation(state.max_new_tokens, state.do_sample, system=state.system.strip() or None, **sampling)
     if picture().video is not None:
         check_frames(state.model, len(picture().frames))
     return Order(state.model, picture().source, state.question, chosen_cut(), control_cut(), generation)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from numbers import Integral
 from typing import Any
 
 import numpy as np
 from torch import Tensor
 
+from flowcut.checks import is_whole
 from flowcut.errors import FlowCutError
 
 Spans = list[list[tuple[int, int]]]
@@ -62,7 +62,7 @@ class Aim:
 def read_spans(visual: Any) -> tuple[Spans, bool]:
     """Spans per prompt, and whether they are one for all prompts."""
     entries = visual.tolist() if isinstance(visual, Tensor | np.ndarray) else list(visual)
-    if len(entries) == 2 and all(_is_whole(entry) for entry in entries):
+    if len(entries) == 2 and all(is_whole(entry) for entry in entries):
         return [[(int(entries[0]), int(entries[1]))]], True
     if not entries:
         raise FlowCutError("visual holds no spans: give (start, length), or one for each prompt.")
@@ -71,7 +71,7 @@ def read_spans(visual: Any) -> tuple[Spans, bool]:
 
 def _read_prompt(entry: Any) -> list[tuple[int, int]]:
     pairs = [] if isinstance(entry, str) or not isinstance(entry, Sequence) else list(entry)
-    if len(pairs) == 2 and all(_is_whole(part) for part in pairs):
+    if len(pairs) == 2 and all(is_whole(part) for part in pairs):
         pairs = [pairs]
     elif not isinstance(entry, Sequence) or not all(_is_pair(pair) for pair in pairs):
         raise FlowCutError(f"visual holds {entry!r}: give a (start, length) of whole numbers for each span.")
@@ -79,11 +79,7 @@ def _read_prompt(entry: Any) -> list[tuple[int, int]]:
 
 
 def _is_pair(pair: Any) -> bool:
-    return isinstance(pair, Sequence) and len(pair) == 2 and all(_is_whole(part) for part in pair)
-
-
-def _is_whole(value: Any) -> bool:
-    return isinstance(value, Integral) and not isinstance(value, bool)
+    return isinstance(pair, Sequence) and len(pair) == 2 and all(is_whole(part) for part in pair)
 
 
 def check_spans(spans: list[tuple[int, int]], prompt: int, live: np.ndarray, end: int) -> None:

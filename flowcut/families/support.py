@@ -1,18 +1,22 @@
-"""Which methods a model does not allow, and why: one sentence each."""
+"""Which cuts a model allows, and why it does not allow the others: one sentence each."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
 
 from transformers import PreTrainedModel
 
 from flowcut.criteria import METHODS
 from flowcut.criteria.stages import DECODER
-from flowcut.cut import CutConfig
+from flowcut.cut import CutConfig, all_cuts
 from flowcut.decoder.locate import find_decoder
 from flowcut.errors import FlowCutError, InvalidCut
 from flowcut.families.family import Family
 from flowcut.families.registry import family_of
+
+if TYPE_CHECKING:
+    from flowcut.models.loading import VisionLanguageModel
 
 
 def refusals(model: Any) -> dict[str, str]:
@@ -28,6 +32,29 @@ def refusals(model: Any) -> dict[str, str]:
     family = family_of(hf_model.config)
     reasons = {name: _reason(name, hf_model, family) for name in METHODS}
     return {name: reason for name, reason in reasons.items() if reason is not None}
+
+
+def allowed_cuts(model: Any, tokens: int, seeds: Iterable[int] = (0,), every_setting: bool = False) -> list[CutConfig]:
+    """A cut of every method that this model allows at a budget; see `flowcut.cut.all_cuts` for the other arguments.
+
+    Args:
+        model: as for `refusals`, which has a sentence for every method that is not here.
+    """
+    refused = refusals(model)
+    return [cut for cut in all_cuts(tokens, seeds, every_setting) if cut.method not in refused]
+
+
+def check_budget(model: VisionLanguageModel, tokens: int) -> None:
+    """Refuse a budget of more tokens than the model sees a picture as.
+
+    Raises:
+        InvalidCut: the sentence says how many there are.
+    """
+    if tokens > model.n_patches:
+        raise InvalidCut(
+            f"tokens is {tokens}, and {model.id} sees a picture as {model.n_patches} patches: "
+            f"choose 1 to {model.n_patches}."
+        )
 
 
 def check_allowed(cut: CutConfig | None, hf_model: PreTrainedModel, family: Family) -> None:

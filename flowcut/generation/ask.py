@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import Any, TypeVar
+from typing import Any, TypeVar, Unpack
 
 import torch
 from torch import nn
@@ -20,11 +19,13 @@ from flowcut.decoder.answer_recording import AnswerRecording
 from flowcut.encoder.recording import synchronise
 from flowcut.errors import FlowCutError, InvalidCut
 from flowcut.families.family import EncodedMedium, is_visual
-from flowcut.generation.flops import count_flops
+from flowcut.families.support import check_budget
+from flowcut.generation.flops import ModelParts, TokenCounts, count_flops
 from flowcut.generation.medium import Medium, geometries, open_medium
 from flowcut.generation.observer import Listener
 from flowcut.generation.prompt import put_question
 from flowcut.generation.session import Session
+from flowcut.generation.settings import Generation, GenerationOptions
 from flowcut.media.picture import Picture
 from flowcut.media.video import is_video
 from flowcut.models.loading import VisionLanguageModel
@@ -41,33 +42,21 @@ _sampling_lock = threading.Lock()  # torch.multinomial draws from one generator 
 
 
 @dataclass(frozen=True)
-class Settings:
-    """How to generate, as transformers names it; None leaves the model's own setting."""
+class _Callbacks:
+    """Who hears of the answer while it is made, and who may stop it."""
 
-    max_new_tokens: int = 128
-    do_sample: bool = False
-    temperature: float | None = None
-    top_p: float | None = None
-    system: str | None = None
-    seed: int | None = None
+    on_text: OnText | None
+    report: OnProgress
+    stop: Callable[[], bool]
 
-    def __post_init__(self) -> None:
-        if not _is_whole(self.max_new_tokens) or self.max_new_tokens < 1:
-            raise FlowCutError(f"max_new_tokens is {self.max_new_tokens!r}: it must be a whole number of at least 1.")
-        if self.temperature is not None and not 0 < _number(self.temperature) < math.inf:
-            raise FlowCutError(f"temperature is {self.temperature!r}: it must be a number above 0.")
-        if self.top_p is not None and not 0 < _number(self.top_p) <= 1:
-            raise FlowCutError(f"top_p is {self.top_p!r}: it must be a number above 0 and at most 1.")
-        if self.seed is not None and not (_is_whole(self.seed) and 0 <= self.seed < 2**63):
-            raise FlowCutError(f"seed is {self.seed!r}: it must be a whole number from 0.")
 
-    def for_generate(self) -> dict[str, Any]:
-        """The keyword arguments of `generate`; one beam, since tokens are listened to one by one."""
-        wanted: dict[str, Any] = {"max_new_tokens": self.max_new_tokens, "do_sample": self.do_sample, "num_beams": 1}
-        if self.do_sample:
-            chosen = {"temperature": self.temperature, "top_p": self.top_p}
-            wanted.update({name: value for name, value in chosen.items() if value is not None})
-        return wanted
+@dataclass(frozen=True)
+class _Recorded:
+    """What is kept beside the answer."""
+
+    flow: bool
+    answer_attention: bool
+    matrices: bool
 
 
 def ask(
@@ -76,12 +65,7 @@ def ask(
     question: str,
     cut: CutConfig | None = None,
     *,
-    max_new_tokens: int = 128,
-    do_sample: bool = False,
-    temperature: float | None = None,
-    top_p: float | None = None,
-    system: str | None = None,
-    seed: int | None = None,
+    settings: Generation | None = None,
     on_text: OnText | None = None,
     on_progress: OnProgress | None = None,
     stop: Stop | None = None,
@@ -89,6 +73,7 @@ def ask(
     answer_attention: bool = False,
     matrices: bool = False,
     frames: int | None = None,
+    **generation: Unpack[GenerationOptions],
 ) -> Run:
     """Ask a question about a picture or a video; with `cut=None`, token for token what the stock `generate` answers.
 
@@ -97,26 +82,24 @@ def ask(
         image: path, bytes, PIL image, array or Picture (see `flowcut.open_picture`); or a video: a file, a sequence of
             pictures, an array with one axis more, or a Video (see `flowcut.open_video`).
         cut: which visual tokens to keep; None keeps all.
-        max_new_tokens: tokens of the answer at most; this and the next three as in transformers' `generate`.
-        do_sample: whether tokens are drawn at random; else the likeliest is taken.
-        temperature: of the draw.
-        top_p: of the draw.
-        system: a system prompt, if the model's template has a place for one.
-        seed: set before sampling, and the process's own random state put back after; None leaves it alone.
+        settings: how to generate (see `flowcut.Generation`); None: greedy, at most 128 tokens.
         on_text: called with the answer so far after each token.
         on_progress: called with a stage (picture, vision, prefill, decode) and how much of it is done, 0 to 1.
-        stop: an event, or a function that says True; looked at before the language model starts and after each token.
+        stop: an event, or a function that returns True; asked before the language model starts and after each token.
         record: False prunes only, and pays for nothing else; the run's record is then None.
-        answer_attention: True also records where each answer token looked (`Run.answer_attention`; its size is there).
+        answer_attention: True also records what each answer token attended to (`Run.answer_attention` has its size).
         matrices: True also records each layer's head-mean attention matrix (CLIP-L at 336 px: 16 MB).
         frames: how many frames to take of a video file; None: as many as the model is used to.
+        generation: single settings by their names (max_new_tokens, do_sample, temperature, top_p, system, seed); they
+            outweigh those of `settings`.
 
     Raises:
         FlowCutError: (a ValueError) one sentence: picture, question, cut or settings cannot be used.
     """
-    settings = Settings(max_new_tokens, do_sample, temperature, top_p, system, seed)
+    chosen = replace(settings or Generation(), **generation)
     _check_cut(model, cut, is_video(image))
-    work = _Work(model, cut, settings, on_text, on_progress, _stop_function(stop), record, answer_attention, matrices)
+    callbacks = _Callbacks(on_text, on_progress or (lambda stage, fraction: None), _stop_function(stop))
+    work = _Work(model, cut, chosen, callbacks, _Recorded(record, answer_attention, matrices))
     picture, preprocess = _timed(lambda: open_medium(model, image, frames))
     with model.lock:
         return work.run(picture, question, preprocess)
@@ -129,39 +112,34 @@ class _Work:
         self,
         model: VisionLanguageModel,
         cut: CutConfig | None,
-        settings: Settings,
-        on_text: OnText | None,
-        on_progress: OnProgress | None,
-        stop: Callable[[], bool],
-        record: bool,
-        answer_attention: bool,
-        matrices: bool,
+        settings: Generation,
+        callbacks: _Callbacks,
+        recorded: _Recorded,
     ) -> None:
         self.model = model
         self.cut = cut
         self.settings = settings
-        self.tell = on_progress or (lambda stage, fraction: None)
-        self.stop = stop
-        self.record = record
-        self.answer_attention = answer_attention
-        self.matrices = matrices
-        self.looks: AnswerRecording | None = None
-        self.listener = Listener(model.processor.tokenizer, settings.max_new_tokens, on_text, self.tell, stop)
+        self.report = callbacks.report
+        self.stop = callbacks.stop
+        self.recorded = recorded
+        self.attended: AnswerRecording | None = None
+        tokenizer, longest = model.processor.tokenizer, settings.max_new_tokens
+        self.listener = Listener(tokenizer, longest, callbacks.on_text, callbacks.report, callbacks.stop)
 
     def run(self, picture: Medium, question: str, opening_seconds: float) -> Run:
         """All stages, in order; a run stopped before its first token has an empty answer."""
         hf_model, family = self.model.model, self.model.family
-        self.tell("picture", 0.0)
+        self.report("picture", 0.0)
         (prompt, inputs, notes), preparing_seconds = _timed(lambda: self._inputs(picture, question))
-        watched = Session(hf_model, self.cut, self.record, self.matrices)
+        watched = Session(hf_model, self.cut, self.recorded.flow, self.recorded.matrices)
         with watched as session, _peak_memory(hf_model.device) as peak:
-            self.tell("vision", 0.0)
+            self.report("vision", 0.0)
             prepared, vision = self._see(session, inputs)
             prefill_hook = family.language_model(hf_model)
             listening_started = time.perf_counter()
             if not self.stop():
-                self.tell("prefill", 0.0)
-                with self.listener.listening(hf_model, prefill_hook), self._looking(session, prepared):
+                self.report("prefill", 0.0)
+                with self.listener.listening(hf_model, prefill_hook), self._recording_attention(session, prepared):
                     self._generate(prepared)
             synchronise(hf_model.device)
             ended = time.perf_counter()
@@ -211,24 +189,24 @@ class _Work:
         spent = {**session.recording.seconds, "projector": sum(projector)}
         return prepared, {"vision": whole - sum(spent.values()), **spent}
 
-    def _looking(self, session: Session, prepared: BatchFeature) -> AbstractContextManager[Any]:
-        """Records where the answer's tokens look, where that was asked for."""
-        if not self.answer_attention:
+    def _recording_attention(self, session: Session, prepared: BatchFeature) -> AbstractContextManager[Any]:
+        """Records what the answer's tokens attend to, where that was asked for."""
+        if not self.recorded.answer_attention:
             return nullcontext()
         hf_model, family = self.model.model, self.model.family
         input_ids = prepared["input_ids"][0]
         visual_rows = is_visual(family, hf_model, input_ids).nonzero()[:, 0]
-        self.looks = AnswerRecording(family.language_model(hf_model), visual_rows, len(input_ids), session.language)
-        return self.looks
+        self.attended = AnswerRecording(family.language_model(hf_model), visual_rows, len(input_ids), session.language)
+        return self.attended
 
-    def _looks_of(self, media: Sequence[EncodedMedium]) -> AnswerAttention | None:
-        """Where the answer's tokens looked, and what patches the visual tokens are made of."""
-        if self.looks is None:
+    def _attention_of(self, media: Sequence[EncodedMedium]) -> AnswerAttention | None:
+        """What the answer's tokens attended to, and the source patches of the visual tokens."""
+        if self.attended is None:
             return None
         source_patches, shares = (
             torch.cat([getattr(one, name).cpu() for one in media]) for name in ("source_patches", "shares")
         )
-        return replace(self.looks.attention, source_patches=source_patches.numpy(), shares=shares.float().numpy())
+        return replace(self.attended.attention, source_patches=source_patches.numpy(), shares=shares.float().numpy())
 
     def _generate(self, prepared: BatchFeature) -> None:
         options = {**self.settings.for_generate(), "stopping_criteria": [self.listener]}
@@ -250,9 +228,9 @@ class _Work:
 
     def _times(self, preprocess: float, vision: dict[str, float], started: float, ended: float) -> Times:
         first = min(self.listener.first_token_at or ended, ended)
-        looking = {"prefill": 0.0, "decode": 0.0} if self.looks is None else self.looks.seconds
-        spent = {**vision, "recording": vision["recording"] + sum(looking.values())}
-        prefill, decode = first - started - looking["prefill"], ended - first - looking["decode"]
+        attending = {"prefill": 0.0, "decode": 0.0} if self.attended is None else self.attended.seconds
+        spent = {**vision, "recording": vision["recording"] + sum(attending.values())}
+        prefill, decode = first - started - attending["prefill"], ended - first - attending["decode"]
         return Times(preprocess=preprocess, **spent, prefill=prefill, decode=decode)
 
     def _result(
@@ -292,16 +270,16 @@ class _Work:
             family=model.family.name,
             dtype=model.dtype,
             device=model.device,
-            generation={**self.settings.for_generate(), "seed": self.settings.seed, "system": self.settings.system},
+            generation=self.settings.facts(),
             stopped=listener.stopped or not listener.heard,
-            record=record if self.record else None,
+            record=record if self.recorded.flow else None,
             created=datetime.now(UTC).isoformat(timespec="seconds"),
             notes=(*picture.notes, *notes),
             tower_tokens=int((record.kept_patch_ids != PADDING_ID).sum()) // record.patches_per_token,
             separator_tokens=session.separator_tokens,
             layer_tokens=listener.layer_tokens,
-            language_record=session.language_record if self.record else None,
-            answer_attention=self._looks_of(session.media) if listener.heard else None,
+            language_record=session.language_record if self.recorded.flow else None,
+            answer_attention=self._attention_of(session.media) if listener.heard else None,
             final_patch_ids=session.final_patch_ids,
             ranking=session.ranking,
         )
@@ -310,39 +288,24 @@ class _Work:
         self, session: Session, visual_tokens: int, layer_tokens: tuple[int, ...], attended_pairs: tuple[int, ...]
     ) -> Flops:
         hf_model, family, encoder = self.model.model, self.model.family, session.recording.encoder
-        return count_flops(
+        model = ModelParts(
             encoder.layers,
             encoder.patch_embedding,
             family.projector(hf_model),
             family.language_model(hf_model),
             hf_model.get_output_embeddings(),
             hf_model.config,
-            session.record,
-            visual_tokens,
-            layer_tokens,
-            answer_tokens=len(self.listener.tokens()),
-            attended_pairs=attended_pairs,
         )
+        counted = TokenCounts(visual_tokens, layer_tokens, len(self.listener.tokens()), attended_pairs)
+        return count_flops(model, session.record, counted)
 
 
 def _check_cut(model: VisionLanguageModel, cut: CutConfig | None, video: bool) -> None:
     if not isinstance(model, VisionLanguageModel):
         raise FlowCutError(f"model is a {type(model).__name__}: give what flowcut.load returned.")
     check_is_cut(cut)
-    if cut is not None and not video and cut.tokens > model.n_patches:
-        raise InvalidCut(
-            f"tokens is {cut.tokens}, and {model.id} sees a picture as {model.n_patches} patches: "
-            f"choose 1 to {model.n_patches}."
-        )
-
-
-def _is_whole(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _number(value: Any) -> float:
-    """The value where it is a number, else NaN, which no comparison lets through."""
-    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else math.nan
+    if cut is not None and not video:
+        check_budget(model, cut.tokens)
 
 
 def _stop_function(stop: Stop | None) -> Callable[[], bool]:

@@ -7,6 +7,7 @@ attention (causal in the decoder: half the square). Left out, being small: norms
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
@@ -15,41 +16,49 @@ from flowcut.records.run import Flops
 from flowcut.records.vision import PADDING_ID, FlowRecord
 
 
-def count_flops(
-    encoder_layers: list[nn.Module],
-    patch_embedding: nn.Module,
-    projector: nn.Module,
-    language_model: nn.Module,
-    head: nn.Module,
-    config: Any,
-    record: FlowRecord,
-    visual_tokens: int,
-    layer_tokens: Sequence[int],
-    answer_tokens: int,
-    attended_pairs: Sequence[int],
-) -> Flops:
-    """One run's operations, by stage.
+@dataclass(frozen=True, eq=False)
+class ModelParts:
+    """The layers of a model whose operations are counted."""
 
-    Args:
-        config: the whole model's configuration.
-        record: what the encoder did with the picture; its steps suffice.
-        visual_tokens: in the language model's input.
-        layer_tokens: tokens of the prompt, visual ones included, that each decoder layer read.
-        answer_tokens: tokens generated; the first of them is prefill's.
-        attended_pairs: pairs of query and key in each vision layer, over all its windows.
-    """
-    text = config.text_config
+    encoder_layers: list[nn.Module]
+    patch_embedding: Any
+    projector: nn.Module
+    language_model: nn.Module
+    head: nn.Module
+    """From hidden states to the vocabulary."""
+    config: Any
+    """The full model's configuration."""
+
+
+@dataclass(frozen=True)
+class TokenCounts:
+    """How many tokens each part of the model saw in one run."""
+
+    visual_tokens: int
+    """In the language model's input."""
+    layer_tokens: Sequence[int]
+    """Tokens of the prompt, visual ones included, that each decoder layer read."""
+    answer_tokens: int
+    """Tokens generated; the first of them is prefill's."""
+    attended_pairs: Sequence[int]
+    """Pairs of query and key in each vision layer, over all its windows."""
+
+
+def count_flops(model: ModelParts, record: FlowRecord, counted: TokenCounts) -> Flops:
+    """One run's operations, by stage; of the record, what the encoder did with the picture, its steps suffice."""
+    text = model.config.text_config
     width = text.num_attention_heads * (getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads)
-    per_layer = linear_flops(language_model) / text.num_hidden_layers
-    per_key, to_words = 4.0 * width, linear_flops(head)
-    steps = range(1, answer_tokens)  # each attends to the prompt, the answer so far and itself
-    left = int((record.kept_patch_ids != PADDING_ID).sum())
-    projected = max(visual_tokens, left // record.patches_per_token)
+    per_layer = linear_flops(model.language_model) / text.num_hidden_layers
+    per_key, to_words = 4.0 * width, linear_flops(model.head)
+    prompt, steps = counted.layer_tokens, range(1, counted.answer_tokens)
+    kept = int((record.kept_patch_ids != PADDING_ID).sum())
+    projected = max(counted.visual_tokens, kept // record.patches_per_token)
     return Flops(
-        vision=_vision(encoder_layers, patch_embedding, _encoder_width(config.vision_config), record, attended_pairs),
-        projector=projected * linear_flops(projector),
-        prefill=sum(n * per_layer + per_key * n * (n + 1) / 2 for n in layer_tokens) + to_words,
-        decode=sum(per_layer + per_key * (n + step) for step in steps for n in layer_tokens) + to_words * len(steps),
+        vision=_vision(model, record, counted.attended_pairs),
+        projector=projected * linear_flops(model.projector),
+        prefill=sum(n * per_layer + per_key * n * (n + 1) / 2 for n in prompt) + to_words,
+        # each token of the answer attends to the prompt, the answer so far and itself
+        decode=sum(per_layer + per_key * (n + step) for step in steps for n in prompt) + to_words * len(steps),
     )
 
 
@@ -80,10 +89,9 @@ def _encoder_width(vision_config: Any) -> int:
     return int(getattr(vision_config, "embed_dim", vision_config.hidden_size))
 
 
-def _vision(
-    layers: list[nn.Module], patch_embedding: Any, width: int, record: FlowRecord, attended_pairs: Sequence[int]
-) -> float:
-    embedding: float = 2.0 * patch_embedding.weight.numel() * _patches(record)
+def _vision(model: ModelParts, record: FlowRecord, attended_pairs: Sequence[int]) -> float:
+    layers, width = model.encoder_layers, _encoder_width(model.config.vision_config)
+    embedding: float = 2.0 * model.patch_embedding.weight.numel() * _patches(record)
     encoder = sum(
         tokens * linear_flops(layer) + 4.0 * width * pairs
         for layer, tokens, pairs in zip(layers, tokens_by_layer(record), attended_pairs, strict=True)

@@ -9,6 +9,7 @@ import struct
 import warnings
 import zlib
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,7 @@ DAMAGED = (
 
 @dataclass(frozen=True, eq=False)
 class Picture:
-    """A picture as it is shown and asked about."""
+    """A picture as it is shown and asked about; its pixels are not to be changed, since its hash is taken once."""
 
     image: Image.Image
     """Upright, mode RGB, in its original size."""
@@ -47,11 +48,13 @@ class Picture:
         """Width and height in pixels."""
         return self.image.size
 
-    @property
+    @cached_property
     def hash(self) -> str:
-        """SHA-256 of size and pixels: the same picture in another file format has the same hash."""
+        """SHA-256 of size and pixels, taken once: the same picture in another file format has the same hash."""
         width, height = self.size
-        return hashlib.sha256(f"{width}x{height}".encode() + self.image.tobytes()).hexdigest()
+        digest = hashlib.sha256(f"{width}x{height}".encode())
+        digest.update(self.image.tobytes())
+        return digest.hexdigest()
 
 
 def open_picture(source: Any) -> Picture:

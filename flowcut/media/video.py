@@ -7,6 +7,7 @@ import io
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -51,9 +52,9 @@ class Video:
         """The frame that stands for it where one picture is shown: the first."""
         return self.frames[0]
 
-    @property
+    @cached_property
     def hash(self) -> str:
-        """SHA-256 of size, number and pixels of the frames."""
+        """SHA-256 of size, number and pixels of the frames, taken once."""
         width, height = self.size
         digest = hashlib.sha256(f"{width}x{height}x{len(self.frames)}".encode())
         for frame in self.frames:

@@ -21,6 +21,7 @@ import torch
 from huggingface_hub import HfApi, hf_hub_download, snapshot_download, try_to_load_from_cache
 from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, HFValidationError, RepositoryNotFoundError
 from safetensors import SafetensorError, safe_open
+from tqdm.std import tqdm
 from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageTextToText, AutoProcessor, PreTrainedModel
 
 from flowcut.errors import ModelNotLoaded
@@ -100,29 +101,34 @@ def load(
         name: `embedded`, a folder with a transformers checkpoint, or a hub id such as `llava-hf/llava-1.5-7b-hf`.
         device: None takes CUDA, else Apple's MPS, else the CPU.
         dtype: None takes bfloat16 or float16 on a GPU, float32 on a CPU (bfloat16 where memory is short).
-        progress: told what is being done, and how far it is.
+        progress: called with what is being done and how far it is; None: nobody is, but of a download the Hugging
+            Face hub's own bar is on stderr.
 
     Raises:
         ModelNotLoaded: (a ValueError) one sentence: not found, no network, not supported, not complete.
     """
-    tell = progress or (lambda fraction, text: None)
+    report = progress or _report_to_nobody
     chosen_device = _device(device)
-    folder, revision = _folder(str(name), tell)
+    folder, revision = _folder(str(name), report)
     config = _config(folder, str(name))
     family = family_of(config)
     weights = _weight_files(folder, str(name))
     parameters = _needed_parameters(config, weights, str(name))
     chosen_dtype = _dtype(dtype, chosen_device, parameters)
     _check_memory(str(name), parameters, chosen_dtype, chosen_device)
-    tell(None, "Reading the processor")
+    report(None, "Reading the processor")
     processor = _processor(folder, str(name), family)
-    tell(None, f"Reading {_gigabytes(weights)} of weights")
+    report(None, f"Reading {_gigabytes(weights)} of weights")
     model = _model(folder, str(name), chosen_dtype)
-    tell(0.9, f"Moving the model to {chosen_device}")
+    report(0.9, f"Moving the model to {chosen_device}")
     model = _moved(model, chosen_device)
     family.complete_processor(processor, model)
-    tell(1.0, "Ready")
+    report(1.0, "Ready")
     return VisionLanguageModel(model, processor, family, str(name), revision or _weights_hash(weights))
+
+
+def _report_to_nobody(fraction: float | None, text: str) -> None:
+    """What is called where no `progress` was given."""
 
 
 def known_family(name: str) -> Family | None:
@@ -165,7 +171,7 @@ def embedded_folder() -> Path:
     )
 
 
-def _folder(name: str, tell: Progress) -> tuple[Path, str | None]:
+def _folder(name: str, report: Progress) -> tuple[Path, str | None]:
     """The local folder of a model, fetched first if need be, and the hub's commit."""
     if name == EMBEDDED:
         return embedded_folder(), None
@@ -175,19 +181,20 @@ def _folder(name: str, tell: Progress) -> tuple[Path, str | None]:
         return Path(name), None
     if not name.strip() or Path(name).exists() or name.startswith((".", "/", "~")) or name.count("/") > 1:
         raise ModelNotLoaded(f"There is no model folder at {name!r}: give a folder, a hub id, or '{EMBEDDED}'.")
-    folder = _download(name, tell)
+    folder = _download(name, report)
     return folder, folder.name
 
 
-def _download(name: str, tell: Progress) -> Path:
+def _download(name: str, report: Progress) -> Path:
     """Fetch a checkpoint into the hub's cache; its kind is checked before its weights are fetched."""
     try:
-        tell(None, f"Looking for {name} on the Hugging Face hub")
+        report(None, f"Looking for {name} on the Hugging Face hub")
         if not _hub_answers(name):
             return Path(snapshot_download(name, allow_patterns=WANTED_FILES, local_files_only=True))
-        config_file = Path(hf_hub_download(name, "config.json"))
+        bar = _reporting_bar(report)
+        config_file = Path(hf_hub_download(name, "config.json", tqdm_class=bar))
         family_of(_config(config_file.parent, name))
-        return Path(snapshot_download(name, allow_patterns=WANTED_FILES, tqdm_class=_telling_bar(tell)))
+        return Path(snapshot_download(name, allow_patterns=WANTED_FILES, tqdm_class=bar))
     except GatedRepoError as error:
         raise ModelNotLoaded(
             f"{name} is a gated model: accept its terms on huggingface.co, then log in with 'hf auth login'."
@@ -217,20 +224,21 @@ def _hub_answers(name: str) -> bool:
     return True
 
 
-def _telling_bar(tell: Progress) -> type:
-    """A progress bar for the hub's client that draws nothing and tells instead."""
-    from tqdm.std import tqdm
+def _reporting_bar(report: Progress) -> type[tqdm] | None:
+    """A progress bar for the hub's client that draws nothing and reports instead; None, the hub's own, for nobody."""
+    if report is _report_to_nobody:
+        return None
 
-    class TellingBar(tqdm):  # type: ignore[misc]  # tqdm has no types
+    class ReportingBar(tqdm):  # type: ignore[misc]  # tqdm has no types
         def __init__(self, *args: Any, **options: Any) -> None:
             super().__init__(*args, **{**options, "file": io.StringIO(), "mininterval": 0.1})
 
         def display(self, *args: Any, **options: Any) -> None:
             if self.unit == "B" and self.total:
                 done, total = self.n / 1e9, self.total / 1e9
-                tell(min(done / total, 1.0), f"Downloading {done:.1f} of {total:.1f} GB")
+                report(min(done / total, 1.0), f"Downloading {done:.1f} of {total:.1f} GB")
 
-    return TellingBar
+    return ReportingBar
 
 
 def _config(folder: Path, name: str) -> Any:

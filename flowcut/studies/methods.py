@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -11,6 +12,7 @@ import numpy as np
 from flowcut.criteria import METHODS
 from flowcut.cut import CutConfig
 from flowcut.generation.ask import ask
+from flowcut.generation.settings import Generation
 from flowcut.models.loading import VisionLanguageModel
 from flowcut.records.run import Run
 from flowcut.records.studies import (
@@ -22,7 +24,7 @@ from flowcut.studies.scorer import AnswerScorer
 from flowcut.studies.steps import attempt, score_at
 
 NO_ANSWER = 0
-"""A token id that stands where only the picture is looked at."""
+"""A token id that stands where only the picture matters."""
 
 
 def compare_methods(
@@ -38,18 +40,18 @@ def compare_methods(
     """
     scorer = AnswerScorer(model, image, question, full.token_ids, full.generation.get("system"))
     chooser = PatchChooser(scorer)
-    settings = {name: value for name, value in full.generation.items() if name != "num_beams"}
+    settings = Generation.from_facts(full.generation)
     if full.stopped:
-        settings["max_new_tokens"] = len(full.tokens)
+        settings = replace(settings, max_new_tokens=len(full.tokens))
     for cut in cuts:
         yield _compare_one(scorer, chooser, question, full, cut, settings)
 
 
 def _compare_one(
-    scorer: AnswerScorer, chooser: PatchChooser, question: str, full: Run, cut: CutConfig, settings: dict[str, Any]
+    scorer: AnswerScorer, chooser: PatchChooser, question: str, full: Run, cut: CutConfig, settings: Generation
 ) -> MethodResult:
     recorded = METHODS[cut.method].recipe is not None
-    run, failed = attempt(lambda: ask(scorer.model, scorer.picture, question, cut, record=recorded, **settings))
+    run, failed = attempt(lambda: ask(scorer.model, scorer.picture, question, cut, settings=settings, record=recorded))
     if run is None:
         return MethodResult(cut, None, None, False, failed)
     if run.token_ids == full.token_ids:  # then the run itself has measured them

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from flowcut.checks import whole_number
 from flowcut.errors import FlowCutError
 from flowcut.models.loading import VisionLanguageModel
 from flowcut.records.studies import (
@@ -34,8 +35,7 @@ def knock_out(
     Raises:
         FlowCutError: this model's visual tokens are not its patches, or a block is not of 1 patch or more.
     """
-    if isinstance(block, bool) or not isinstance(block, int) or block < 1:
-        raise FlowCutError(f"block is {block!r}: it must be a whole number of patches, at least 1.")
+    block = whole_number("block", block, least=1)
     scorer = AnswerScorer(model, image, question, answer_ids, system)
     blocks = block_of_patch(scorer.n_patches // scorer.grid_cols, scorer.grid_cols, block)
     ids, count = np.arange(scorer.n_patches), int(blocks.max()) + 1
@@ -81,9 +81,8 @@ def deletion_insertion(
     Raises:
         FlowCutError: a ranking does not have one number for each patch, or there is not one step at least.
     """
+    steps = whole_number("steps", steps, least=1)
     scorer = AnswerScorer(model, image, question, answer_ids, system)
-    if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
-        raise FlowCutError(f"steps is {steps!r}: it must be a whole number of at least 1.")
     orders = {name: highest_first(name, ranking, scorer.n_patches) for name, ranking in rankings.items()}
     counts = np.unique(np.round(np.linspace(0, scorer.n_patches, steps + 1)).astype(int))
     known = KnownScores(scorer)

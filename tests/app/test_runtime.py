@@ -14,11 +14,12 @@ import pytest
 
 from flowcut import Cut, FlowCut
 from flowcut.errors import InvalidPicture
+from flowcut.generation.settings import Generation
 from flowcut.media.picture import Picture
 from flowcut.media.video import Video
 from flowcut_lens.app.jobs.explain import explain
 from flowcut_lens.app.jobs.models import EMBEDDED
-from flowcut_lens.app.jobs.orders import ARMS, Generation, Job, Order, run_key
+from flowcut_lens.app.jobs.orders import ARMS, Job, Order, run_key
 from flowcut_lens.app.jobs.runtime import Runtime
 from flowcut_lens.scenes import draw
 
@@ -36,6 +37,10 @@ def order(question: str = "What colour is the star?", seed: int = 3, tokens: int
     settings: dict[str, Any] = {"model": EMBEDDED, "generation": Generation(max_new_tokens=12), **changes}
     cuts = FlowCut(tokens=tokens), Cut("random", tokens=tokens, seed=0)
     return Order(source=Picture(draw(seed).image), question=question, cut=cuts[0], control=cuts[1], **settings)
+
+
+def key_of(asked: Order, arm: str, revision: str | None) -> str:
+    return run_key(asked, arm, revision)
 
 
 def ended(job: Job) -> Job:
@@ -65,16 +70,16 @@ def test_equal_content_is_answered_once(runtime: Runtime) -> None:
 
 def test_every_part_of_the_content_counts() -> None:
     keys = [
-        run_key(order(), "full", "a"),
-        run_key(order(), "cut", "a"),
-        run_key(order(), "full", "b"),
-        run_key(order(seed=4), "full", "a"),
-        run_key(order("Is there a star?"), "full", "a"),
-        run_key(order(generation=Generation(max_new_tokens=13)), "full", "a"),
-        run_key(order(model="other"), "full", "a"),
+        key_of(order(), "full", "a"),
+        key_of(order(), "cut", "a"),
+        key_of(order(), "full", "b"),
+        key_of(order(seed=4), "full", "a"),
+        key_of(order("Is there a star?"), "full", "a"),
+        key_of(order(generation=Generation(max_new_tokens=13)), "full", "a"),
+        key_of(order(model="other"), "full", "a"),
     ]
     assert len(set(keys)) == len(keys)
-    assert run_key(order(tokens=7), "full", "a") == keys[0]
+    assert key_of(order(tokens=7), "full", "a") == keys[0]
 
 
 def test_every_frame_and_its_time_count() -> None:

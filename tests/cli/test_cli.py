@@ -13,7 +13,7 @@ from PIL import Image
 
 import flowcut
 from flowcut.records import store
-from flowcut_lens.cli import main
+from flowcut_lens.cli import app, main
 from tests import tiny
 
 
@@ -100,7 +100,7 @@ def test_bad_options_are_one_sentence_and_status_2(
     model: str, picture: str, options: list[str], capsys: pytest.CaptureFixture
 ) -> None:
     chosen = options if "--model" in options else ["--model", model, *options]
-    assert flow("ask", picture, "What?", *chosen) == 2
+    assert flow("ask", picture, "What?", "--quiet", *chosen) == 2
     said = capsys.readouterr()
     assert said.out == ""
     assert said.err.startswith("flowcut")
@@ -109,7 +109,7 @@ def test_bad_options_are_one_sentence_and_status_2(
 
 @pytest.mark.parametrize("question", ["", "   ", "a" * 20_000])
 def test_bad_questions(model: str, picture: str, question: str, capsys: pytest.CaptureFixture) -> None:
-    assert flow("ask", picture, question, "--model", model, "--tokens", "9") == 2
+    assert flow("ask", picture, question, "--model", model, "--tokens", "9", "--quiet") == 2
     assert capsys.readouterr().err.count("\n") == 1
 
 
@@ -126,18 +126,8 @@ def test_no_command_at_all(capsys: pytest.CaptureFixture) -> None:
 
 
 def test_as_a_program(model: str, picture: str) -> None:
-    command = [
-        sys.executable,
-        "-m",
-        "flowcut_lens.cli.main",
-        "ask",
-        picture,
-        "What?",
-        "--model",
-        model,
-        "--tokens",
-        "9",
-    ]
+    program = [sys.executable, "-m", "flowcut_lens.cli.main", "ask", picture, "What?"]
+    command = [*program, "--model", model, "--tokens", "9", "--quiet"]
     done = subprocess.run([*command, "--max-new-tokens", "3"], capture_output=True, timeout=120)
     assert done.returncode == 0
     assert done.stdout.endswith(b"\n")
@@ -156,7 +146,7 @@ def test_a_wrong_setting_is_told_without_loading_torch() -> None:
 
 
 def test_the_app_needs_its_parts(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
-    monkeypatch.setattr(main, "find_spec", lambda name: None)
+    monkeypatch.setattr(app, "find_spec", lambda name: None)
     assert flow("app") == 2
     assert "pip install" in capsys.readouterr().err
 
@@ -164,8 +154,8 @@ def test_the_app_needs_its_parts(monkeypatch: pytest.MonkeyPatch, capsys: pytest
 def test_the_app_is_handed_to_streamlit(monkeypatch: pytest.MonkeyPatch) -> None:
     """With every setting that lies beside the page, of which the command line outweighs whatever else is set."""
     called: list[list[str]] = []
-    monkeypatch.setattr(main.sys, "argv", [])
-    monkeypatch.setattr(main.runpy, "run_module", lambda name, **options: called.append([name, *main.sys.argv]))
+    monkeypatch.setattr(app.sys, "argv", [])
+    monkeypatch.setattr(app.runpy, "run_module", lambda name, **options: called.append([name, *app.sys.argv]))
     assert flow("app", "--port", "9000") == 0
     (told,) = called
     assert told[:3] == ["streamlit", "streamlit", "run"]

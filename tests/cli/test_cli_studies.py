@@ -87,7 +87,7 @@ def test_what_the_answer_loses(model: str, picture: str, tmp_path: Path, capsys:
 )
 def test_bad_options(model: str, picture: str, command: str, options: list[str], capsys: pytest.CaptureFixture) -> None:
     chosen = options if "--model" in options else ["--model", model, *options]
-    assert flow(command, picture, "What?", *chosen) == 2
+    assert flow(command, picture, "What?", "--quiet", *chosen) == 2
     said = capsys.readouterr()
     assert said.out == ""
     assert said.err.count("\n") == 1
@@ -95,6 +95,6 @@ def test_bad_options(model: str, picture: str, command: str, options: list[str],
 
 def test_bad_blocks_and_places(model: str, picture: str, capsys: pytest.CaptureFixture) -> None:
     assert flow("causal", picture, "What?", "--model", model, "--block", "0") == 2
-    options = ["--model", model, "--tokens", "9", "--max-new-tokens", "1", "--block", "8"]
+    options = ["--quiet", "--model", model, "--tokens", "9", "--max-new-tokens", "1", "--block", "8"]
     assert flow("causal", picture, "What?", *options, "--out", "/no/such/folder/x") == 2
     assert capsys.readouterr().err.count("\n") == 2

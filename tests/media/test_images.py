@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import struct
 import zlib
@@ -242,3 +243,13 @@ def test_other_decoders_are_not_let_near_it() -> None:
 def test_a_path_that_no_file_system_takes() -> None:
     with pytest.raises(flowcut.InvalidPicture, match="there is no such file"):
         open_picture("x" * 5000)
+
+
+def test_a_picture_is_hashed_once_and_opened_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    picture = open_picture(np.zeros((20, 30, 3), np.uint8))
+    taken: list[int] = []
+    pixels = Image.Image.tobytes
+    monkeypatch.setattr(Image.Image, "tobytes", lambda image: taken.append(1) or pixels(image))
+    assert open_picture(picture) is picture
+    assert picture.hash == open_picture(picture).hash == hashlib.sha256(b"30x20" + bytes(20 * 30 * 3)).hexdigest()
+    assert len(taken) == 1

@@ -186,16 +186,41 @@ def test_no_network(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     refused("llava-hf/llava-1.5-7b-hf-not-downloaded", "check the network")
 
 
-def test_downloads_tell_how_far_they_are(capfd: pytest.CaptureFixture) -> None:
-    told: list[tuple[float | None, str]] = []
-    bar_class = loading._telling_bar(lambda fraction, text: told.append((fraction, text)))
+def test_downloads_report_how_far_they_are(capfd: pytest.CaptureFixture) -> None:
+    reports: list[tuple[float | None, str]] = []
+    bar_class = loading._reporting_bar(lambda fraction, text: reports.append((fraction, text)))
+    assert bar_class is not None
     with bar_class(desc="Downloading", total=4_000_000_000, unit="B", unit_scale=True) as bar:
         bar.update(1_000_000_000)
         bar.refresh()
     with bar_class(desc="Files", total=3) as files:
         files.update(1)
-    assert (0.25, "Downloading 1.0 of 4.0 GB") in told
+    assert (0.25, "Downloading 1.0 of 4.0 GB") in reports
     assert "".join(capfd.readouterr()) == ""
+
+
+def test_every_file_of_a_download_is_reported_or_left_to_the_hubs_own_bar(
+    monkeypatch: pytest.MonkeyPatch, whole: Path
+) -> None:
+    bars: list[type | None] = []
+
+    def download(name: str, *_: object, tqdm_class: type | None, **__: object) -> str:
+        bars.append(tqdm_class)
+        if tqdm_class is not None:
+            with tqdm_class(total=2_000_000_000, unit="B") as bar:
+                bar.update(1_000_000_000)
+                bar.refresh()
+        return str(whole)
+
+    monkeypatch.setattr(huggingface_hub.HfApi, "model_info", lambda *_, **__: None)
+    monkeypatch.setattr(loading, "snapshot_download", download)
+    monkeypatch.setattr(loading, "hf_hub_download", lambda *names, **more: f"{download(*names, **more)}/config.json")
+    reports: list[tuple[float | None, str]] = []
+    flowcut.load("someone/a-model", progress=lambda fraction, text: reports.append((fraction, text)))
+    assert reports.count((0.5, "Downloading 1.0 of 2.0 GB")) >= 2
+    assert reports[-1] == (1.0, "Ready")
+    flowcut.load("someone/a-model")
+    assert [bar is None for bar in bars] == [False, False, True, True]
 
 
 def test_no_such_model_on_the_hub() -> None:

@@ -11,7 +11,7 @@ import numpy as np
 import streamlit as st
 
 from flowcut.criteria import METHODS
-from flowcut.cut import VARIANTS, CutConfig
+from flowcut.cut import CutConfig, all_cuts
 from flowcut.records.run import Run
 from flowcut_lens.app.components.formatting import signed
 from flowcut_lens.app.jobs.runtime import runtime
@@ -46,22 +46,9 @@ class NotAllowed:
 
 
 def cuts_at(tokens: int, kinds: tuple[str, ...] = tuple(KINDS)) -> list[CutConfig]:
-    """Every cut that is compared at a budget: both variants, the layers that peers use, several random draws."""
-    return [cut for name, method in METHODS.items() if method.kind in kinds for cut in _settings(name, tokens)]
-
-
-def _settings(name: str, tokens: int) -> list[CutConfig]:
-    method = METHODS[name]
-    if method.takes_patches:
-        return []
-    if method.has_variants:
-        variants = VARIANTS if method.kind == "flowcut" else VARIANTS[:1]
-        return [CutConfig(name, tokens, variant) for variant in variants]
-    if method.takes_seed:
-        return [CutConfig(name, tokens, seed=seed) for seed in range(SEEDS)]
-    if method.takes_layer:
-        return [CutConfig(name, tokens, layer=layer) for layer in (None, -1)]
-    return [CutConfig(name, tokens)]
+    """Every cut that is compared at a budget: both variants, the layers that peers use, several draws of chance."""
+    cuts = all_cuts(tokens, range(SEEDS), every_setting=True)
+    return [cut for cut in cuts if METHODS[cut.method].kind in kinds]
 
 
 def plan(context: Context) -> StudySpec:
@@ -69,11 +56,11 @@ def plan(context: Context) -> StudySpec:
 
     def work(model: VisionLanguageModel, study: Study) -> Iterator[Any]:
         import flowcut
+        from flowcut.families.support import allowed_cuts
 
-        refused = flowcut.refusals(model)
-        for method, reason in refused.items():
+        for method, reason in flowcut.refusals(model).items():
             yield NotAllowed(method, reason)
-        cuts = [cut for cut in cuts_at(context.tokens) if cut.method not in refused]
+        cuts = allowed_cuts(model, context.tokens, range(SEEDS), every_setting=True)
         results = flowcut.compare_methods(model, context.picture.open(), context.full.question, context.full, cuts)
         for done, result in enumerate(results, 1):
             study.report(f"Asked under {done} of {len(cuts)} cuts", done / len(cuts))
