@@ -1,3 +1,5 @@
 from flowcut._moved import names_from
 
-__getattr__ = names_from(__name__, "flowcut.generation.ask")
+__getattr__ = names_from(
+    __name__, "flowcut.generation.ask", "flowcut.generation.settings", renamed={"Settings": "Generation"}
+)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from transformers import PreTrainedModel
 
@@ -14,9 +14,6 @@ from flowcut.decoder.locate import find_decoder
 from flowcut.errors import FlowCutError, InvalidCut
 from flowcut.families.family import Family
 from flowcut.families.registry import family_of
-
-if TYPE_CHECKING:
-    from flowcut.models.loading import VisionLanguageModel
 
 
 def refusals(model: Any) -> dict[str, str]:
@@ -44,7 +41,7 @@ def allowed_cuts(model: Any, tokens: int, seeds: Iterable[int] = (0,), every_set
     return [cut for cut in all_cuts(tokens, seeds, every_setting) if cut.method not in refused]
 
 
-def check_budget(model: VisionLanguageModel, tokens: int) -> None:
+def check_budget(model: Any, tokens: int) -> None:
     """Refuse a budget of more tokens than the model sees a picture as.
 
     Raises:
