@@ -6,7 +6,6 @@ that makes an answer ten to twenty times slower. OpenMP reads its environment on
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import MutableMapping
 from pathlib import Path
@@ -35,10 +34,13 @@ def share_processors(environment: MutableMapping[str, str] = os.environ) -> None
 
 
 def allowed_processors() -> int:
-    """How many processors this process may keep busy, at least 1: those it is bound to, and its quota, rounded up."""
+    """How many processors this process may keep busy, at least 1: those it is bound to, and its quota.
+
+    A quota is rounded down: one thread more than it pays for stops all of them for a part of each period.
+    """
     bound = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     quota = cpu_quota()
-    return bound if quota is None else max(1, min(bound, math.ceil(quota)))
+    return bound if quota is None else max(1, min(bound, int(quota)))
 
 
 def cpu_quota(root: Path = CGROUPS, own: Path = OWN_CGROUP) -> float | None:

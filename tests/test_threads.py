@@ -50,7 +50,7 @@ def test_the_smallest_quota_on_the_way_down_counts(tmp_path: Path) -> None:
     assert cpu_quota(root, written(tmp_path, own="0::/slice/service\n") / "own") == 1
 
 
-@pytest.mark.parametrize(("quota", "allowed"), [(None, 4), (0.3, 1), (1.5, 2), (3.0, 3), (64.0, 4)])
+@pytest.mark.parametrize(("quota", "allowed"), [(None, 4), (0.3, 1), (1.5, 1), (3.0, 3), (64.0, 4)])
 def test_no_more_threads_than_the_process_may_run(
     monkeypatch: pytest.MonkeyPatch, quota: float | None, allowed: int
 ) -> None:
