@@ -140,7 +140,9 @@ def _facts(run: Run) -> dict[str, Any]:
     rows = _as_read(run.record, run).kept_patch_ids.tolist() if run.record is not None else None
     kept = rows[0] if rows is not None and len(rows) == 1 else rows  # several rows: one list for each tile
     cuts = [{"layer": s.layer, "before": s.kept_before, "after": s.kept_after, "clamped": s.clamped} for s in steps]
-    return {"id": run.id, "title": run.title, **run.facts(), "kept_patch_ids": kept, "steps": cuts}
+    differs = () if run.cut is None else METHODS[run.cut.method].differs
+    facts = {"id": run.id, "title": run.title, **run.facts(), "kept_patch_ids": kept, "steps": cuts}
+    return {**facts, "differs_from_release": differs}
 
 
 def _as_read(record: FlowRecord, run: Run) -> FlowRecord:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from flowcut.criteria import METHODS
-from flowcut_lens.cli.studies import add_options, begun, table
+from flowcut_lens.cli.studies import add_options, begun, print_differences, table
 
 if TYPE_CHECKING:
     from flowcut.models.loading import VisionLanguageModel
@@ -46,6 +46,7 @@ def _compare(wanted: argparse.Namespace) -> int:
     print(table(("method", "answer", "kept?", "ln p of the full answer", "source"), rows))
     for name, reason in refused.items():
         print(f"{METHODS[name].label}: {reason}")
+    print_differences(result.cut.method for result in results)
     return 0
 
 
@@ -70,6 +71,7 @@ def _facts(result: MethodResult) -> dict[str, Any]:
         "method": result.cut.method,
         "title": result.cut.title,
         "source": method.source,
+        "differs": method.differs,
         "answer": None if run is None else run.answer,
         "exact_match": result.exact_match,
         "logprobs": None if result.logprobs is None else [float(one) for one in result.logprobs],

@@ -1,4 +1,4 @@
-"""The command line: `flowcut ask PICTURE "QUESTION"`, `flowcut compare`, `flowcut causal` and `flowcut app`."""
+"""The command line: `flowcut ask PICTURE "QUESTION"`, `compare`, `causal`, `methods` and `app`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from typing import NoReturn
 
 from flowcut.errors import FlowCutError
 from flowcut.threads import share_processors
-from flowcut_lens.cli import app, ask, causal, compare
+from flowcut_lens.cli import app, ask, causal, compare, methods
+from flowcut_lens.cli.plugin import load_plugin
 
 BAD_INPUT = 2
 INTERRUPTED = 130
@@ -27,6 +28,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     share_processors()
     wanted = _parser().parse_args(arguments)
     try:
+        if wanted.plugin is not None:
+            load_plugin(wanted.plugin)
         return int(wanted.run(wanted))
     except FlowCutError as error:
         print(f"flowcut: {error}", file=sys.stderr)
@@ -39,8 +42,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="flowcut", description="Ask a vision-language model, and prune its visual tokens.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=_Parser)
-    for command in (ask, compare, causal, app):
+    for command in (ask, compare, causal, methods, app):
         command.add_command(commands)
+    for added in commands.choices.values():
+        added.add_argument("--plugin", metavar="FILE", help="a Python file that registers methods of your own")
     return parser
 
 

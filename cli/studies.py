@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from textwrap import shorten
 from typing import TYPE_CHECKING
 
+from flowcut.criteria import METHODS
 from flowcut.cut import CutConfig
 from flowcut.generation.settings import Generation
 from flowcut_lens.cli.progress import Progress
@@ -74,6 +75,13 @@ def begun(wanted: argparse.Namespace) -> Iterator[Begun]:
         model = load(wanted.model, device=wanted.device, progress=progress.report)
         check_budget(model, wanted.tokens)
         yield Begun(model, picture, allowed_cuts(model, wanted.tokens, [wanted.seed]), settings, progress)
+
+
+def print_differences(names: Iterable[str]) -> None:
+    """Print what these methods do in another way than their released code, a line each."""
+    for name in names:
+        for sentence in METHODS[name].differs:
+            print(f"{METHODS[name].label}: {sentence}")
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

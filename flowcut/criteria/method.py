@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -15,6 +16,7 @@ OneShot = Callable[[Evidence, Budget], np.ndarray]
 """Evidence and cut in; float64 [B, N] ranking out, the T highest stay."""
 Joins = Callable[[Evidence, Budget, np.ndarray], np.ndarray]
 """Evidence, cut and ranking in; int64 [B, N] out, the kept patch that each cut one is merged into, -1: into none."""
+KINDS = ("control", "flowcut", "ablation", "peer")
 
 
 @dataclass(frozen=True)
@@ -41,8 +43,20 @@ class DecoderPlan:
     """Whether it looks at the attention of the layer behind the cut, run ahead on all tokens, not the one before it."""
     keeps_positions: bool = False
     """Whether survivors keep their positions, as released; else positions are renumbered without gaps."""
-    differs: tuple[str, ...] = ()
-    """What is done in another way than in the method's released code, one sentence each."""
+
+    def cut_after(self, n_layers: int) -> tuple[int, ...]:
+        """The layers (from 0) of a language model with so many after which tokens go, ascending.
+
+        Raises:
+            InvalidCut: the method's own function named layers that there are not, or no cut comes before the last.
+        """
+        found = tuple(self.layers(n_layers))
+        if not found or found != tuple(sorted(set(found))) or not 0 <= found[0] <= found[-1] <= n_layers - 2:
+            raise InvalidCut(
+                f"layers({n_layers}) gave {found}: give the layers after which tokens go, ascending, each once, "
+                f"from 0 to {n_layers - 2}."
+            )
+        return found
 
 
 @dataclass(frozen=True)
@@ -67,6 +81,9 @@ class Method:
     """Methods of the decoder stage: where and by what they cut."""
     joins: Joins | None = None
     """Methods that merge what they cut: into which of the kept."""
+    differs: tuple[str, ...] = ()
+    """What is done in another way than in the method's released code, one sentence each; records, the command line and
+    the Compare page say so."""
     ranks: bool = True
     """Whether the ranking says more than which patches stay."""
     has_variants: bool = False
@@ -85,22 +102,63 @@ class Method:
     def check(self) -> None:
         """
         Raises:
-            InvalidCut: it lacks what its stage needs, or asks for evidence that nobody gathers.
+            InvalidCut: it lacks what its stage needs, asks for evidence that nobody gathers, or says what it is in
+                another form than pages and tables can show.
         """
+        for name in ("label", "source"):
+            text = getattr(self, name)
+            if not isinstance(text, str) or not text.strip() or "\n" in text:
+                raise InvalidCut(f"{name} is {text!r}: give one line of text.")
+        if not isinstance(self.differs, tuple) or not all(isinstance(sentence, str) for sentence in self.differs):
+            raise InvalidCut(
+                f"differs is {self.differs!r}: give a tuple of sentences, such as ('Nothing is merged.',)."
+            )
+        if self.kind not in KINDS:
+            raise InvalidCut(f"The kind is {self.kind!r}: choose one of {', '.join(KINDS)}.")
+        self._check_stage()
+
+    def _check_stage(self) -> None:
         if self.stage not in STAGES or self.cuts_at is PICTURE:
             raise InvalidCut(f"The stage is {self.stage!r}: choose encoder, projector or decoder.")
         is_decoder = self.cuts_at is DECODER
-        if is_decoder != (self.decoder is not None) or is_decoder == (self.rank is not None):
+        ranks = callable(self.decoder.rank if is_decoder and self.decoder is not None else self.rank)
+        if not ranks or is_decoder != (self.decoder is not None) or is_decoder == (self.rank is not None):
             raise InvalidCut(
                 "A method of the decoder stage has decoder=DecoderPlan(layers, rank), one of another stage rank=, a "
                 "function of evidence and cut."
             )
         given = self.cuts_at.gathered()
+        if isinstance(self.needs, str):
+            raise InvalidCut(f"needs is {self.needs!r}: give a tuple, such as ({self.needs!r},).")
         strange = [name for name in self.needs if name not in given]
         if strange:
             raise InvalidCut(f"needs holds {strange[0]!r}: the {self.stage} stage gathers {', '.join(given)}.")
 
+    def ranking(self, evidence: Evidence | DecoderEvidence, cut: Budget) -> np.ndarray:
+        """float64, what the method ranks these patches by: [B, N], or [n] inside the language model.
+
+        Raises:
+            InvalidCut: its function gave something else, or values that are not numbers.
+        """
+        if isinstance(evidence, DecoderEvidence):
+            assert self.decoder is not None
+            return self._checked(self.decoder.rank(evidence, cut), (evidence.n_visual,))
+        assert self.rank is not None
+        return self._checked(self.rank(evidence, cut), (evidence.batch, evidence.n_patches))
+
+    def _checked(self, ranking: Any, shape: tuple[int, ...]) -> np.ndarray:
+        found = np.asarray(ranking)
+        if found.shape != shape or found.dtype.kind not in "biuf":
+            got = f"{found.dtype} of shape {list(found.shape)}"
+            raise InvalidCut(f"{self.label} ranked with {got}: its function must give float64 of shape {list(shape)}.")
+        found = found.astype(np.float64, copy=False)
+        if np.isnan(found).any():
+            raise InvalidCut(
+                f"{self.label} ranked with values that are not numbers: check its function and what the model is "
+                "given, or load the model in float32 or bfloat16."
+            )
+        return found
+
     def select(self, evidence: Evidence, cut: Budget) -> np.ndarray:
         """int64 [B, T], the patches that stay, ascending, with T < N; of equal ranks, the first in reading order."""
-        assert self.rank is not None
-        return highest(self.rank(evidence, cut), cut.tokens)
+        return highest(self.ranking(evidence, cut), cut.tokens)

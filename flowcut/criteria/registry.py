@@ -114,21 +114,24 @@ METHODS: dict[str, Method] = {
         "DART, arXiv 2502.11494 (EMNLP 2025), Method: the tokens least like a few pivots, after layer 1 (K = 2)",
         stage="decoder",
         needs=("visual_keys", "text_keys", "visual_states", "text_states"),
-        decoder=DecoderPlan(second_layer, dart, keeps_positions=True, differs=DART_DIFFERS),
+        decoder=DecoderPlan(second_layer, dart, keeps_positions=True),
+        differs=DART_DIFFERS,
     ),
     "pyramiddrop": Method(
         "PyramidDrop",
         "PyramidDrop, arXiv 2410.17247 (CVPR 2025), Method: before 1/4, 1/2 and 3/4 of the decoder's layers",
         stage="decoder",
         needs=("last_attention",),
-        decoder=DecoderPlan(pyramid_layers, last_token_attention, looks_ahead=True, differs=STEPS_DIFFER),
+        decoder=DecoderPlan(pyramid_layers, last_token_attention, looks_ahead=True),
+        differs=STEPS_DIFFER,
     ),
     "sparsevlm": Method(
         "SparseVLM",
         "SparseVLM, arXiv 2410.04417 (ICML 2025), Method: text raters, after layers 2, 6, 15 of 32; without recycling",
         stage="decoder",
         needs=("rater_attention",),
-        decoder=DecoderPlan(sparse_layers, rater_attention, differs=SPARSE_DIFFERS),
+        decoder=DecoderPlan(sparse_layers, rater_attention),
+        differs=SPARSE_DIFFERS,
     ),
     "downsample": Method(
         "Downsample",
@@ -170,7 +173,9 @@ def known_method(name: str) -> Method:
         InvalidCut: (a ValueError) there is none.
     """
     if name not in METHODS:
-        raise InvalidCut(f"The method is {name!r}: choose one of {', '.join(METHODS)}.")
+        raise InvalidCut(
+            f"The method is {name!r}: choose one of {', '.join(METHODS)}, or register it with flowcut.register_method."
+        )
     return METHODS[name]
 
 
@@ -202,7 +207,10 @@ def register_method(name: str, method: Method) -> None:
         raise InvalidCut(f"{name!r} is a method of flowcut already: choose another name.")
     if not isinstance(method, Method):
         raise InvalidCut(f"{name!r} is registered as a {type(method).__name__}: give a flowcut.Method.")
-    method.check()
+    try:
+        method.check()
+    except InvalidCut as error:
+        raise InvalidCut(f"{name!r} cannot be registered. {error}") from error
     METHODS[name] = method
 
 

@@ -90,7 +90,7 @@ class LanguageRecording:
         self.facts = facts
         self._plan: DecoderPlan | None = None if cut is None else METHODS[cut.method].decoder
         self._needs = () if cut is None else METHODS[cut.method].needs
-        self.layers = (layer,) if self._plan is None else self._plan.layers(len(decoder.layers))
+        self.layers = (layer,) if self._plan is None else self._plan.cut_after(len(decoder.layers))
         """The layers (from 0) after which tokens are pruned."""
         self._setting = Setting(decoder, cut, self._plan, self.layers)
         ahead = 1 if self._plan is not None and self._plan.looks_ahead else 0
@@ -328,7 +328,8 @@ class LanguageRecording:
             assert span.criteria is not None
             ranking = span.criteria.score[0].cpu().double().numpy()
         else:
-            ranking = self._plan.rank(DecoderEvidence(len(span.kept), **span.evidence), self.cut)
+            evidence = DecoderEvidence(len(span.kept), **span.evidence)
+            ranking = METHODS[self.cut.method].ranking(evidence, self.cut)
         if not np.isfinite(ranking).all():
             raise FlowCutError(
                 f"The scores of decoder layer {self.layers[step]} are not numbers: check what the model is given, or "

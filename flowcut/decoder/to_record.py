@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from flowcut.criteria import DecoderPlan
+from flowcut.criteria import METHODS, DecoderPlan
 from flowcut.criteria.decoder import step_tokens
 from flowcut.criteria.flowcut import Criteria
 from flowcut.cut import CutConfig
@@ -110,7 +110,8 @@ def _differences(setting: Setting, current: DecoderPass, prompts: int, kept_rows
     if not bool(kept_rows.removed.any()):
         return ()
     if setting.plan is not None:
-        return setting.plan.differs
+        assert setting.cut is not None
+        return METHODS[setting.cut.method].differs
     said = []
     if prompts > 1:
         said.append("The released code cannot decode a batch after this cut; here each prompt has its own shift.")

@@ -320,7 +320,6 @@ class PruneGroup:
         cut, method, size = self.plan.cut, self.plan.method, self.plan.patches_per_token
         assert cut is not None
         assert method is not None
-        assert method.rank is not None
         assert self.target is not None
         if size > 1 and {"keys", "features"} & set(method.needs):
             raise InvalidCut(f"{method.label} compares single patches, and squares of them are cut here.")
@@ -328,7 +327,7 @@ class PruneGroup:
         found = {name: tensor.cpu().double().numpy() for name, tensor in self.evidence.items()}
         evidence = Evidence(batch, before, **found, grid_cols=self.grid_cols // self.plan.merge_side)
         cut = replace(cut, tokens=self.target)
-        ranking = method.rank(evidence, cut)
+        ranking = method.ranking(evidence, cut)
         kept = torch.from_numpy(highest_ranked(ranking, self.target)).to(device)
         if method.joins is not None:
             self.joins = self._places(torch.from_numpy(method.joins(evidence, cut, ranking)).to(device), kept)

@@ -162,8 +162,7 @@ class Recording:
             )
         if self._record is None:
             notes = (*self._notes(), *self.facts.get("notes", ()))
-            by_us = self.plan.cut is not None and self.plan.cut.by_flowcut
-            differs = (*(self.encoder.differs if by_us else ()), *self.facts.get("differs_from_release", ()))
+            differs = (*self._differs(), *self.facts.get("differs_from_release", ()))
             facts = {**self.encoder.facts(), **self.facts, "notes": notes, "differs_from_release": differs}
             self._record = assemble(self._finished, facts)
         return self._record
@@ -254,6 +253,15 @@ class Recording:
         """Add to the record what only the caller knows: geometry, notes, model_id."""
         self.facts.update(facts)
         self._record = None
+
+    def _differs(self) -> tuple[str, ...]:
+        """Where the cut in force is made in another way than in the released code of its method."""
+        cut = self.plan.cut
+        if cut is None:
+            return ()
+        was_cut = any(group.steps for group in self._finished)
+        by_encoder = self.encoder.differs if cut.by_flowcut else ()
+        return (*by_encoder, *(METHODS[cut.method].differs if was_cut else ()))
 
     def _notes(self) -> tuple[str, ...]:
         cut = self.plan.cut

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from flowcut.criteria import METHODS, Evidence
+from flowcut.criteria import METHODS, Evidence, highest
 from flowcut.criteria.controls import coarse_grid
 from flowcut.criteria.evidence import by_removal
 from flowcut.criteria.stages import ENCODER, PICTURE
@@ -90,15 +90,14 @@ def behind_the_projector(medium: EncodedMedium, cut: CutConfig) -> tuple[Encoded
     Tokens that are no patch, such as a CLS token, are no candidates and stay.
     """
     method = METHODS[cut.method]
-    assert method.rank is not None
     is_patch = medium.sources[:, 0] != SEPARATOR
     places = is_patch.nonzero()[:, 0]
     if len(places) <= cut.tokens:
         return medium, None
     evidence = Evidence(1, len(places), features=medium.features[places].detach().double().cpu().numpy()[None])
-    ranking = method.rank(evidence, cut)
+    ranking = method.ranking(evidence, cut)
     stays = ~is_patch
-    stays[places[torch.from_numpy(method.select(evidence, cut)[0]).to(places.device)]] = True
+    stays[places[torch.from_numpy(highest(ranking, cut.tokens)[0]).to(places.device)]] = True
     kept = (part[stays] for part in (medium.features, medium.places, medium.source_patches, medium.shares))
     return EncodedMedium(*kept), ranking[0]
 

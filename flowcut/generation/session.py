@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from transformers import BatchFeature, PreTrainedModel
 
+from flowcut.criteria import METHODS
 from flowcut.criteria.stages import DECODER, PROJECTOR
 from flowcut.cut import CutConfig, check_is_cut, stage_of
 from flowcut.decoder.recording import LanguageRecording
@@ -309,6 +310,8 @@ class Session:
             self._remark(f"Nothing was cut: {self.cut.tokens} tokens were asked for, and no picture has more.")
         else:
             self._remark(PROJECTOR.remark)
+        was_cut = self._projected_ranking is not None
+        self.recording.describe(differs_from_release=METHODS[self.cut.method].differs if was_cut else ())
 
     def _handover(self, prepared: Mapping[str, Any]) -> Handover:
         """What the pass that reads a prompt is told of it; for a cut inside the language model where its tokens are."""

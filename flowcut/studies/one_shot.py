@@ -54,10 +54,9 @@ class PatchChooser:
         """
         check_allowed(cut, self.scorer.model.model, self.scorer.model.family)
         method = METHODS[cut.method]
-        assert method.rank is not None
         if not method.ranks or cut.tokens >= self.scorer.n_patches:
             return None
-        ranking: np.ndarray = method.rank(self._look(cut), cut)[0].astype(np.float32)
+        ranking: np.ndarray = method.ranking(self._look(cut), cut)[0].astype(np.float32)
         return ranking
 
     def _look(self, cut: CutConfig) -> Evidence:

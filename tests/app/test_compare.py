@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from flowcut.criteria import METHODS
+import flowcut
+from flowcut.criteria import METHODS, forget_method
 from flowcut.records.studies import KnockOut, RemovalCurves, SmallestBudget, SweepPoint
 from flowcut_lens.app.components.formatting import signed
 from flowcut_lens.app.jobs.runtime import runtime
@@ -101,6 +102,28 @@ def test_all_methods_are_asked_and_shown(compared: AppTest) -> None:
     assert "cdpruner" in refused or "cdpruner" not in METHODS
     for name in asked:
         assert escape(METHODS[name].label) in text(compared)
+
+
+def test_a_method_of_ones_own_is_asked_and_shown(page: AppTest) -> None:
+    """With where it comes from and what it differs in; also in the sidebar's choice of methods."""
+    own = flowcut.Method(
+        "Last <first>", "mine: the last patches", differs=("It looks at nothing.",),
+        rank=lambda evidence, cut: np.arange(evidence.n_patches)[None],
+    )  # fmt: skip
+    flowcut.register_method("last-first", own)
+    try:
+        go(page, "methods")
+        results = methods.answered(study(methods.plan(context_of(page))).results)
+        (result,) = [result for result in results if result.cut.method == "last-first"]
+        assert result.run is not None
+        assert result.run.final_patch_ids is not None
+        assert result.run.final_patch_ids[0] == 576 - result.cut.tokens
+        page.run()
+        for said in (own.label, own.source, own.differs[0]):
+            assert escape(said) in text(page)
+        assert own.label in page.selectbox("method").options
+    finally:
+        forget_method("last-first")
 
 
 def test_the_answers_are_measured_against_the_full_one(compared: AppTest) -> None:

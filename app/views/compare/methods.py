@@ -67,7 +67,8 @@ def plan(context: Context) -> StudySpec:
             yield result
 
     takes = f"{len(cuts_at(context.tokens))} answers; with the embedded model some ten seconds."
-    return StudySpec(context.key("methods", context.tokens), work, "Compare all methods", takes, by_itself=True)
+    key = context.key("methods", context.tokens, *METHODS)
+    return StudySpec(key, work, "Compare all methods", takes, by_itself=True)
 
 
 def show(context: Context) -> None:
@@ -157,6 +158,9 @@ def _card(context: Context, result: MethodResult, full: float) -> str:
         return f'<figure class="lens-small"><figcaption>{head}<p>{reason}</p></figcaption></figure>'
     words = f'<p class="answer" dir="auto">{escape(result.run.answer) or "(empty)"}</p>'
     source = f'<p class="source" title="{escape(method.source)}">{escape(method.source)}</p>'
+    if method.differs:
+        sentences = "".join(f"<p>{escape(sentence)}</p>" for sentence in method.differs)
+        source += f'<details class="source"><summary>differs from its release</summary>{sentences}</details>'
     caption = f"<figcaption>{head}{words}<p>{_verdict(result, full)}</p>{source}</figcaption>"
     return f'<figure class="lens-small">{_picture(context, result.run)}{caption}</figure>'
 

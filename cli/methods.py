@@ -1,0 +1,30 @@
+"""`flowcut methods`: every method, its source and stage, and what is done in another way than released."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from typing import Any
+
+from flowcut.criteria import METHODS
+from flowcut_lens.cli.studies import print_differences, table
+
+
+def add_command(commands: Any) -> None:
+    """Add the command to the command line's parser."""
+    methods = commands.add_parser("methods", help="every method, where it comes from, and what it does otherwise")
+    methods.set_defaults(run=_methods)
+    methods.add_argument("--json", action="store_true", help="write all facts to stdout, as JSON")
+
+
+def _methods(wanted: argparse.Namespace) -> int:
+    if wanted.json:
+        facts = {
+            name: {"label": one.label, "source": one.source, "stage": one.stage, "differs": one.differs}
+            for name, one in METHODS.items()
+        }
+        print(json.dumps(facts, ensure_ascii=False, indent=1))
+        return 0
+    print(table(("method", "stage", "source"), [(name, one.stage, one.source) for name, one in METHODS.items()]))
+    print_differences(METHODS)
+    return 0
