@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from flowcut.cut import CutConfig
+from flowcut.records.display import one_line
 from flowcut.records.tensor_file import read_file, renamed, write_file
 from flowcut.records.vision import PADDING_ID
 
@@ -82,6 +83,8 @@ class LanguageRecord:
     """What a reader must know, one sentence each."""
     differs_from_release: tuple[str, ...] = ()
     """Where this run did something else than the released FlowCut code would have, and why, one sentence each."""
+
+    __repr__ = one_line
 
     def kept(self, span: int) -> np.ndarray:
         """int64, the kept visual ids of one span, without padding."""

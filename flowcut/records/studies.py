@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from flowcut.cut import CutConfig
+from flowcut.records.display import one_line
 from flowcut.records.run import Run
 
 
@@ -21,6 +22,8 @@ class AnswerScores:
     then writes this answer."""
     ranking: np.ndarray | None = None
     """float32 [N], of a whole cut: what it ranked the patches by, as `Run.ranking` says; None where there is none."""
+
+    __repr__ = one_line
 
     @property
     def total(self) -> np.ndarray:
@@ -42,6 +45,8 @@ class MethodResult:
     error: str | None = None
     """One sentence on why a part is missing."""
 
+    __repr__ = one_line
+
 
 @dataclass(frozen=True, eq=False)
 class PatchRanking:
@@ -52,6 +57,8 @@ class PatchRanking:
     """float32 [N], as `Run.ranking`: higher is kept longer; None where the method ranks nothing, or failed."""
     error: str | None = None
     """One sentence on why it failed."""
+
+    __repr__ = one_line
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,6 +86,8 @@ class KnockOut:
     grid_cols: int
     """Patches in a row of the grid."""
 
+    __repr__ = one_line
+
     @property
     def logprob_drop(self) -> np.ndarray:
         """float64 [P], whole - without: positive where the answer needs the block."""
@@ -98,6 +107,8 @@ class RemovalCurves:
     insertion: np.ndarray
     """float64 [F], ln p of the answer with that share alone, the highest-ranked there first."""
 
+    __repr__ = one_line
+
 
 @dataclass(frozen=True)
 class SweepPoint:
@@ -110,6 +121,8 @@ class SweepPoint:
     """Whether greedy decoding under the cut writes this very answer."""
     error: str | None = None
     """One sentence on why it failed."""
+
+    __repr__ = one_line
 
 
 @dataclass(frozen=True)
@@ -126,3 +139,5 @@ class SmallestBudget:
     """Whether every larger budget that was tried keeps it too; False: more tokens changed the answer again."""
     done: bool
     """Whether the search has come to its end."""
+
+    __repr__ = one_line
