@@ -9,7 +9,8 @@ transformers. `help(flowcut.ask)` says more on a name. The public names:
     refusals             Which methods a model does not allow, and why.
     open_picture         Open a picture from a path, bytes, a PIL image or an array.
     open_video           Open a video from a path, bytes, pictures or an array.
-    Picture, Video       What was opened, as it is shown and asked about.
+    Picture              A picture as it is shown and asked about.
+    Video                A video as it is shown and asked about.
 
     FlowCut              A cut by FlowCut, as released or as the paper has it.
     Cut                  A cut by any method, by its name.
@@ -38,7 +39,8 @@ transformers. `help(flowcut.ask)` says more on a name. The public names:
     Geometry             From patches to pixels of the original picture.
     LanguageRecord       What a cut inside a language model did.
     AnswerAttention      Where each token of an answer looked.
-    save_run, load_run   Keep a run in a folder; read it back.
+    save_run             Keep a run in a folder.
+    load_run             Read a run's folder.
 
     compare_methods      The same question under several cuts.
     rank_patches         What each method ranks the patches by.
@@ -47,12 +49,20 @@ transformers. `help(flowcut.ask)` says more on a name. The public names:
     knock_out            The answer without each block of patches, and with it alone.
     deletion_insertion   The answer with a ranking's highest patches removed, and alone.
     AnswerScorer         One answer, scored under any choice of patches.
-    AnswerScores, MethodResult, PatchRanking, SweepPoint, SmallestBudget, KnockOut, RemovalCurves
-                         What the studies give.
+    AnswerScores         How probable an answer is under several choices of patches.
+    MethodResult         One method's part of `compare_methods`.
+    PatchRanking         One method's part of `rank_patches`.
+    SweepPoint           One cut's part of `sweep`.
+    SmallestBudget       What `smallest_budget` finds.
+    KnockOut             What `knock_out` finds.
+    RemovalCurves        One ranking's part of `deletion_insertion`.
 
     FlowCutError         What every error below is: something given to flowcut cannot be used.
-    InvalidCut, InvalidPicture, InvalidQuestion, InvalidRecord, ModelNotLoaded
-                         What it was.
+    InvalidCut           A cut that cannot be carried out.
+    InvalidPicture       A picture or video that cannot be opened or used.
+    InvalidQuestion      A question that cannot be put to a model.
+    InvalidRecord        A record or run file that is damaged or not one of ours.
+    ModelNotLoaded       A model that is not supported, not complete, or cannot be reached.
 """
 
 import lazy_loader

@@ -147,12 +147,13 @@ class Run:
         return html_table(self._shown_facts(), record.shown_masks(kept))
 
     def _shown_facts(self) -> dict[str, str]:
+        prompt = f"{self.visual_tokens} visual of {self.prompt_tokens} in the prompt"
         stages = {f.name: getattr(self.times, f.name) for f in fields(self.times)}
         return {
             "Question": self.question,
             "Answer": f"{self.answer} (stopped)" if self.stopped else self.answer,
             "Cut": self.title,
-            "Tokens": f"{self.visual_tokens} visual of {self.prompt_tokens} in the prompt; {len(self.tokens)} in the answer",
+            "Tokens": f"{prompt}; {len(self.tokens)} in the answer",
             "Times": f"{self.times.total:.2f} s ({', '.join(f'{name} {time:.2f}' for name, time in stages.items())})",
             "Model": f"{self.model_id}, {self.family}, {self.dtype}, {self.device}",
             "Notes": "\n".join(self.notes),
