@@ -86,7 +86,7 @@ def html_table(rows: Mapping[str, str], pictures: str = "") -> str:
         for name, text in rows.items()
         if text
     ]
-    table = f'<table style="border-collapse:collapse">{"".join(lines)}</table>'
+    table = f'<table style="flex:1;min-width:20em;border-collapse:collapse">{"".join(lines)}</table>'
     return f'<div style="display:flex;flex-wrap:wrap;gap:1em;align-items:flex-start">{pictures}{table}</div>'
 
 

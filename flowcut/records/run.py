@@ -148,13 +148,16 @@ class Run:
 
     def _shown_facts(self) -> dict[str, str]:
         prompt = f"{self.visual_tokens} visual of {self.prompt_tokens} in the prompt"
-        stages = {f.name: getattr(self.times, f.name) for f in fields(self.times)}
+        stages = ", ".join(
+            f"{f.name} {getattr(self.times, f.name):.2f}" for f in fields(self.times) if f.name != "recording"
+        )
+        recording = f"; recording {self.times.recording:.2f} s, not counted" if self.times.recording else ""
         return {
             "Question": self.question,
             "Answer": f"{self.answer} (stopped)" if self.stopped else self.answer,
             "Cut": self.title,
             "Tokens": f"{prompt}; {len(self.tokens)} in the answer",
-            "Times": f"{self.times.total:.2f} s ({', '.join(f'{name} {time:.2f}' for name, time in stages.items())})",
+            "Times": f"{self.times.total:.2f} s ({stages}){recording}",
             "Model": f"{self.model_id}, {self.family}, {self.dtype}, {self.device}",
             "Notes": "\n".join(self.notes),
         }

@@ -139,7 +139,13 @@ def test_a_run_shows_question_answer_mask_tokens_and_times() -> None:
     one = made()
     page = shown(one)
     assert one.record is not None
-    for text in (one.question, one.answer, "9 visual of 20 in the prompt; 1 in the answer", "2.10 s", "vision 0.20"):
+    for text in (
+        one.question,
+        one.answer,
+        "9 visual of 20 in the prompt; 1 in the answer",
+        "2.10 s (preprocess 0.10",
+        "recording 0.70 s, not",
+    ):
         assert text in page.text
     np.testing.assert_array_equal(page.picture(), greys(one.record.kept_patch_ids[0]))
     assert "picture: 9 of 64 patches kept" in page.text
