@@ -38,7 +38,7 @@ transformers. `help(flowcut.ask)` says more on a name. The public names:
     PruneStep            One prune point that was reached.
     Geometry             From patches to pixels of the original picture.
     LanguageRecord       What a cut inside a language model did.
-    AnswerAttention      Where each token of an answer looked.
+    AnswerAttention      What each token of an answer attended to.
     save_run             Keep a run in a folder.
     load_run             Read a run's folder.
 

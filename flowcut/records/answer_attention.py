@@ -1,4 +1,4 @@
-"""AnswerAttention: where each token of an answer looked, by decoder layer and head, and its file. No torch."""
+"""AnswerAttention: what each token of an answer attended to, by decoder layer and head, and its file. No torch."""
 
 from __future__ import annotations
 

@@ -49,7 +49,7 @@ class Times:
     decode: float
     """The remaining answer tokens."""
     recording: float = 0.0
-    """Recording the flow inside the encoder: what looking costs, with or without a cut."""
+    """Recording the flow inside the encoder: its cost, with or without a cut."""
 
     __repr__ = one_line
 
@@ -124,15 +124,15 @@ class Run:
     language_record: LanguageRecord | None = None
     """What the cut inside the language model did, for families and cuts that have one."""
     answer_attention: AnswerAttention | None = None
-    """Where each answer token looked; only where it was asked for."""
+    """What each answer token attended to; only where it was requested."""
     final_patch_ids: np.ndarray | None = None
     """int64 [T], patches (of the record's first row) that the language model's last layer reads, ascending, wherever
     the cut was made. None: the method has a grid of its own (`downsample`), the decoder that cuts did not run, or the
     run was kept before this was."""
     ranking: np.ndarray | None = None
     """float32 [N], what the method ranked these patches by, the highest kept longest. FlowCut: by the layer after
-    which they went, then by running score. Methods that choose one by one: the first chosen is highest, and those
-    never chosen tie at the lowest. None: nothing was cut, or the method ranks nothing (`stride`, `downsample`,
+    which they were pruned, then by running score. Methods that choose one by one: the first chosen is highest, and
+    those never chosen tie at the lowest. None: nothing was cut, or the method ranks nothing (`stride`, `downsample`,
     `chosen`)."""
 
     def __repr__(self) -> str:

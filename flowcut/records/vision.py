@@ -1,7 +1,7 @@
 """FlowRecord: what one pass through a vision encoder showed, and its file. Needs numpy and safetensors, no torch.
 
 Index spaces: *patch ids* count from 0 on the patch grid in reading order, CLS not counted; -1 in an id array is CLS.
-The *token axis* (length N+1) has CLS first, then the N patches alive, in spatial order. Where a batch was cut per
+The *token axis* (length N+1) has CLS first, then the N patches kept so far, in spatial order. Where a batch was cut per
 image, rows may be of unequal length: shorter ones are padded at the end with id -2 and NaN; `FlowRecord.image(b)`
 gives one image alone, without padding.
 
@@ -10,7 +10,7 @@ patches of the query (after rotary embedding) and of the value. It is token 0 an
 that nothing can attend to it: its own entry in `cls_row`, all of `cls_column`, its `received_mass` and `similarity` are
 0, and nobody is its destination (id -2). Its query is our own and not the model's, so that `received_mass`,
 `row_entropy`, `attention_distance` and the destinations are those of the N patches' queries. Where a layer attends
-within windows, patches do so in the record too; the proxy always looks at the whole picture.
+within windows, patches do so in the record too; the proxy always attends to the full picture.
 """
 
 from __future__ import annotations
@@ -52,14 +52,14 @@ LAYER_KEY = "layer.{layer:03d}.{field}"
 
 @dataclass(frozen=True, eq=False)
 class PruneStep:
-    """One prune point that was reached, also where nothing went."""
+    """One prune point that was reached, also where nothing was pruned."""
 
     layer: int
-    """Vision layer (from 0) after which patches went."""
+    """Vision layer (from 0) after which patches were pruned."""
     kept_before: int
-    """Patches alive before, CLS not counted; where images are cut apart: the most of any image."""
+    """Patches kept before it, CLS not counted; where images are cut apart: the most of any image."""
     kept_after: int
-    """Patches alive after; where images are cut apart: the most of any image."""
+    """Patches kept after it; where images are cut apart: the most of any image."""
     requested: int | None
     """Patches (or groups of `patches_per_token`) that entropy requested to remove, rounded; the largest of the batch,
     as released. None where clamped."""
@@ -84,7 +84,7 @@ class LayerFlow:
     layer: int
     """Vision layer, from 0."""
     patch_ids: np.ndarray
-    """int64 [B, N], the patches alive at the layer's input."""
+    """int64 [B, N], the patches kept up to the layer's input."""
     cls_row: np.ndarray
     """float32 [B, H, N+1], attention that CLS pays to each token: what the relay gathers. Sums to 1."""
     cls_column: np.ndarray
@@ -125,15 +125,15 @@ class LayerFlow:
     cutoff: np.ndarray | None = None
     """float32 [B], C of the weakest patch that was kept, where this layer was a prune point."""
     margin: np.ndarray | None = None
-    """float32 [B, N], C - cutoff: negative for what went, by how much it lost."""
+    """float32 [B, N], C - cutoff: negative for pruned patches, by how far they were below it."""
     step: PruneStep | None = None
     """The prune point after this layer, where there is one."""
     nearest_kept_id: np.ndarray | None = None
-    """int64 [B, N], for each patch that went after this layer the keep-alive twin: of the patches that stayed, the one
-    whose value vector in this layer (all heads joined) has the highest cosine with its own; -2 for patches that stayed.
-    None where the layer is no prune point, and in records made before twins were kept."""
+    """int64 [B, N], for each patch pruned after this layer the nearest kept patch: of those kept, the one whose value
+    vector in this layer (all heads joined) has the highest cosine with its own; -2 for kept patches. None where the
+    layer is no prune point, and in records made before this was recorded."""
     nearest_kept_cosine: np.ndarray | None = None
-    """float32 [B, N], that cosine; NaN for patches that stayed."""
+    """float32 [B, N], that cosine; NaN for kept patches."""
     head_mean: np.ndarray | None = None
     """float16 [B, N+1, N+1], head-mean attention of each query (second axis) to each token; only on request."""
     received_by_head: np.ndarray | None = None
@@ -154,7 +154,7 @@ class FlowRecord:
     kept_patch_ids: np.ndarray
     """int64 [B, T * patches_per_token], patches that left the encoder, in spatial order."""
     pruned_at_layer: np.ndarray
-    """int64 [B, N0], the layer after which each patch of the grid went; -1: kept."""
+    """int64 [B, N0], the layer after which each patch of the grid was pruned; -1: kept."""
     n_patches: int
     """N0, patches that entered the encoder; of pictures of unequal size, those of the largest."""
     n_layers: int
@@ -162,7 +162,7 @@ class FlowRecord:
     feature_layer: int
     """The layer (from 0) whose output the model reads; LLaVA: n_layers - 2."""
     cut: CutConfig | None
-    """What was asked for; None: recorded only."""
+    """The cut as given; None: recorded only."""
     model_id: str | None = None
     revision: str | None = None
     family: str | None = None

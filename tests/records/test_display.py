@@ -226,5 +226,5 @@ def test_no_torch_is_needed(tmp_path: Path) -> None:
         "import sys; sys.modules['torch'] = None; from flowcut import FlowRecord; "
         f"record = FlowRecord.load({str(path)!r}); print(len(record._repr_html_()), repr(record))"
     )
-    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert told.stdout.startswith(f"{len(rec._repr_html_())} FlowRecord(")
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith(f"{len(rec._repr_html_())} FlowRecord(")
