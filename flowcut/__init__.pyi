@@ -31,6 +31,7 @@ from .media.video import open_video as open_video
 from .models.loading import VisionLanguageModel as VisionLanguageModel
 from .models.loading import load as load
 from .records.answer_attention import AnswerAttention as AnswerAttention
+from .records.geometry import Geometry as Geometry
 from .records.language import LanguageRecord as LanguageRecord
 from .records.run import AnswerToken as AnswerToken
 from .records.run import Flops as Flops
@@ -46,7 +47,6 @@ from .records.studies import RemovalCurves as RemovalCurves
 from .records.studies import SmallestBudget as SmallestBudget
 from .records.studies import SweepPoint as SweepPoint
 from .records.vision import FlowRecord as FlowRecord
-from .records.vision import Geometry as Geometry
 from .records.vision import LayerFlow as LayerFlow
 from .records.vision import PruneStep as PruneStep
 from .studies import compare_methods as compare_methods

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pydoc
 import re
 from pathlib import Path
 
@@ -39,6 +40,11 @@ def test_registers_are_where_it_is_said(name: str) -> None:
 
 def test_every_public_name_is_in_the_reference() -> None:
     pages = "\n".join(page.read_text(encoding="utf-8") for page in (ROOT / "docs" / "reference").glob("*.md"))
-    assert sorted(re.findall(r"^::: flowcut\.(\w+)$", pages, re.MULTILINE)) == sorted(
-        name for name in flowcut.__all__ if name != "__version__"
-    )
+    assert sorted(re.findall(r"^::: flowcut\.(\w+)$", pages, re.MULTILINE)) == sorted(dir(flowcut))
+
+
+def test_help_is_a_few_screens_that_name_everything_public() -> None:
+    text = pydoc.render_doc(flowcut, renderer=pydoc.plaintext)
+    assert len(text.splitlines()) < 150
+    described = re.findall(r"^ {8}(\w+) +\S.*\.$", text, re.MULTILINE)
+    assert sorted(described) == sorted(dir(flowcut))

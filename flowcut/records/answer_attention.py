@@ -1,4 +1,4 @@
-"""AnswerAttention: where each token of an answer looked, by decoder layer and head, and its file. No torch."""
+"""AnswerAttention: what each token of an answer attended to, by decoder layer and head, and its file. No torch."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from flowcut.records.display import one_line
 from flowcut.records.tensor_file import read_file, renamed, write_file
 
 FORMAT = "flowcut-answer-attention"
@@ -45,6 +46,8 @@ class AnswerAttention:
     largest first; -1: no source, and all -1: a separator. None where only the decoder is known."""
     shares: np.ndarray | None = None
     """float32 [V, P], the share of each source patch; they sum to 1, or to 0 for a separator."""
+
+    __repr__ = one_line
 
     @property
     def first_is_visual(self) -> bool:

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from flowcut.cut import CutConfig
+from flowcut.records.display import one_line
 from flowcut.records.tensor_file import read_file, renamed, write_file
 from flowcut.records.vision import PADDING_ID
 
@@ -30,27 +31,27 @@ class LanguageRecord:
     """One prefill of B prompts of L positions with S visual spans, cut after one decoder layer to L' positions."""
 
     kept_visual_ids: np.ndarray
-    """int64 [S, T], indices inside the visual span that go on after the (last) layer, ascending."""
+    """int64 [S, T], indices inside the visual span that are kept after the (last) layer, ascending."""
     span_prompt: np.ndarray
     """int64 [S], the prompt (row of the batch) that each span is in."""
     spans: np.ndarray
     """int64 [S, 2], start of each span in its prompt, and its length N."""
     rows_after: np.ndarray
-    """int64 [B, L'], rows of the uncut sequence that go on after the layer; padding does not."""
+    """int64 [B, L'], rows of the uncut sequence that are kept after the layer; padding is not."""
     positions_before: np.ndarray
     """int64 [B, L], position ids at the layers up to and with the pruning layer."""
     positions_after: np.ndarray
-    """int64 [B, L'], position ids at the layers after it: renumbered without gaps, but for methods whose survivors keep
-    theirs."""
+    """int64 [B, L'], position ids at the layers after it: renumbered without gaps, but for methods whose kept tokens
+    have the ones they had."""
     layer: int
-    """Decoder layer (from 0) after which visual tokens went, of several the last; each layer keeps the cache of all
-    tokens that it read."""
+    """Decoder layer (from 0) after which visual tokens were pruned, of several the last; each layer keeps the cache of
+    all tokens that it read."""
     n_layers: int
     cut: CutConfig | None
-    """What was asked for; None: recorded only."""
+    """The cut as given; None: recorded only."""
     relation: np.ndarray | None = None
     """float32 [S, N], rel: head-mean attention of the last instruction token over the span alone; sums to 1. None, as
-    the next five, where nothing had to go and so nothing was scored."""
+    the next five, where nothing was to be pruned and so nothing was scored."""
     semantic: np.ndarray | None = None
     """float32 [S, N], sem: head-mean share of value similarity (v . v / sqrt(d)) to that token; sums to 1."""
     value_norm: np.ndarray | None = None
@@ -60,13 +61,13 @@ class LanguageRecord:
     cutoff: np.ndarray | None = None
     """float32 [S], score of the weakest visual token that was kept; NaN for a span that lost none."""
     margin: np.ndarray | None = None
-    """float32 [S, N], score - cutoff: negative for what went, by how much it lost."""
+    """float32 [S, N], score - cutoff: negative for pruned tokens, by how far they were below it."""
     ranking: np.ndarray | None = None
     """float32 [S, N], what the method ranked the visual tokens by, the highest kept longest; NaN for a span that lost
-    none. Where tokens went after several layers: places in the order of removal, by score among those that went
+    none. Where tokens were pruned after several layers: places in the order of removal, by score among those pruned
     together."""
     pruned_at_layer: np.ndarray | None = None
-    """int64 [S, N], the decoder layer after which each visual token went; -1: it stayed."""
+    """int64 [S, N], the decoder layer after which each visual token was pruned; -1: kept."""
     sources: np.ndarray | None = None
     """int64 [S, N, 2], row of the vision record (tile or frame) and patch that each visual token comes from; (-1, -1)
     is a separator such as a newline token. None where only the decoder is known."""
@@ -82,6 +83,8 @@ class LanguageRecord:
     """What a reader must know, one sentence each."""
     differs_from_release: tuple[str, ...] = ()
     """Where this run did something else than the released FlowCut code would have, and why, one sentence each."""
+
+    __repr__ = one_line
 
     def kept(self, span: int) -> np.ndarray:
         """int64, the kept visual ids of one span, without padding."""

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 import numpy as np
 
 from flowcut.cut import CutConfig
 from flowcut.records.answer_attention import AnswerAttention
+from flowcut.records.display import html_table, one_line
 from flowcut.records.language import LanguageRecord
 from flowcut.records.vision import FlowRecord
 
@@ -30,6 +31,8 @@ class AnswerToken:
     runners_up: tuple[RunnerUp, ...]
     """The five most probable other tokens, most probable first."""
 
+    __repr__ = one_line
+
 
 @dataclass(frozen=True)
 class Times:
@@ -46,7 +49,9 @@ class Times:
     decode: float
     """The remaining answer tokens."""
     recording: float = 0.0
-    """Recording the flow inside the encoder: what looking costs, with or without a cut."""
+    """Recording the flow inside the encoder: its cost, with or without a cut."""
+
+    __repr__ = one_line
 
     @property
     def total(self) -> float:
@@ -62,6 +67,8 @@ class Flops:
     projector: float
     prefill: float
     decode: float
+
+    __repr__ = one_line
 
     @property
     def total(self) -> float:
@@ -117,16 +124,43 @@ class Run:
     language_record: LanguageRecord | None = None
     """What the cut inside the language model did, for families and cuts that have one."""
     answer_attention: AnswerAttention | None = None
-    """Where each answer token looked; only where it was asked for."""
+    """What each answer token attended to; only where it was requested."""
     final_patch_ids: np.ndarray | None = None
     """int64 [T], patches (of the record's first row) that the language model's last layer reads, ascending, wherever
     the cut was made. None: the method has a grid of its own (`downsample`), the decoder that cuts did not run, or the
     run was kept before this was."""
     ranking: np.ndarray | None = None
     """float32 [N], what the method ranked these patches by, the highest kept longest. FlowCut: by the layer after
-    which they went, then by running score. Methods that choose one by one: the first chosen is highest, and those
-    never chosen tie at the lowest. None: nothing was cut, or the method ranks nothing (`stride`, `downsample`,
+    which they were pruned, then by running score. Methods that choose one by one: the first chosen is highest, and
+    those never chosen tie at the lowest. None: nothing was cut, or the method ranks nothing (`stride`, `downsample`,
     `chosen`)."""
+
+    def __repr__(self) -> str:
+        return one_line(self, ("question", "answer", "cut", "visual_tokens", "tokens", "model_id"))
+
+    def _repr_html_(self) -> str:
+        """For notebooks: question, answer, tokens and times, beside the mask where the run holds its record."""
+        record = self.record
+        if record is None:
+            return html_table(self._shown_facts())
+        kept = self.final_patch_ids if record.batch == 1 else None
+        return html_table(self._shown_facts(), record.shown_masks(kept))
+
+    def _shown_facts(self) -> dict[str, str]:
+        prompt = f"{self.visual_tokens} visual of {self.prompt_tokens} in the prompt"
+        stages = ", ".join(
+            f"{f.name} {getattr(self.times, f.name):.2f}" for f in fields(self.times) if f.name != "recording"
+        )
+        recording = f"; recording {self.times.recording:.2f} s, not counted" if self.times.recording else ""
+        return {
+            "Question": self.question,
+            "Answer": f"{self.answer} (stopped)" if self.stopped else self.answer,
+            "Cut": self.title,
+            "Tokens": f"{prompt}; {len(self.tokens)} in the answer",
+            "Times": f"{self.times.total:.2f} s ({stages}){recording}",
+            "Model": f"{self.model_id}, {self.family}, {self.dtype}, {self.device}",
+            "Notes": "\n".join(self.notes),
+        }
 
     @property
     def title(self) -> str:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from flowcut.cut import CutConfig
+from flowcut.records.display import one_line
 from flowcut.records.run import Run
 
 
@@ -20,7 +21,9 @@ class AnswerScores:
     """bool [K], whether the likeliest token is the answer's own at every place, the end token included: greedy decoding
     then writes this answer."""
     ranking: np.ndarray | None = None
-    """float32 [N], of a whole cut: what it ranked the patches by, as `Run.ranking` says; None where there is none."""
+    """float32 [N], of a CutConfig: what it ranked the patches by, as `Run.ranking` says; None where there is none."""
+
+    __repr__ = one_line
 
     @property
     def total(self) -> np.ndarray:
@@ -30,7 +33,7 @@ class AnswerScores:
 
 @dataclass(frozen=True, eq=False)
 class MethodResult:
-    """One pruning method beside the whole picture."""
+    """One pruning method beside the full picture."""
 
     cut: CutConfig
     run: Run | None
@@ -38,9 +41,11 @@ class MethodResult:
     logprobs: np.ndarray | None
     """float32 [A], ln p of each token of the FULL answer under this cut; None where it could not be measured."""
     exact_match: bool
-    """Whether the method's answer is, token for token, that of the whole picture."""
+    """Whether the method's answer is, token for token, that of the full picture."""
     error: str | None = None
     """One sentence on why a part is missing."""
+
+    __repr__ = one_line
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,13 +58,15 @@ class PatchRanking:
     error: str | None = None
     """One sentence on why it failed."""
 
+    __repr__ = one_line
+
 
 @dataclass(frozen=True, eq=False)
 class KnockOut:
     """How probable the answer is without each block of patches, and with nothing but it; P blocks, N patches.
 
-    A fall says what the answer's probability loses when the language model is not given these tokens. Every token left
-    was made by a vision encoder that saw the whole picture.
+    A log-prob drop says what the answer's probability loses when the language model is not given these tokens.
+    Every token left was made by a vision encoder that saw the full picture.
     """
 
     block: int
@@ -67,7 +74,7 @@ class KnockOut:
     block_of_patch: np.ndarray
     """int64 [N], the block of each patch; blocks in reading order."""
     without: np.ndarray
-    """float64 [P], ln p of the answer with the whole picture but this block; NaN: not yet measured."""
+    """float64 [P], ln p of the answer with the full picture but this block; NaN: not yet measured."""
     insertion: np.ndarray
     """float64 [P], ln p of the answer with this block alone; NaN: not yet measured."""
     full: float
@@ -79,9 +86,11 @@ class KnockOut:
     grid_cols: int
     """Patches in a row of the grid."""
 
+    __repr__ = one_line
+
     @property
     def logprob_drop(self) -> np.ndarray:
-        """float64 [P], whole - without: positive where the answer needs the block."""
+        """float64 [P], full - without: positive where the answer needs the block."""
         return np.asarray(self.full - self.without)
 
 
@@ -94,9 +103,11 @@ class RemovalCurves:
     removed: np.ndarray
     """float64 [F], share of the patches, 0 to 1."""
     deletion: np.ndarray
-    """float64 [F], ln p of the answer without that share, the highest-ranked gone first."""
+    """float64 [F], ln p of the answer without that share, the highest-ranked removed first."""
     insertion: np.ndarray
     """float64 [F], ln p of the answer with that share alone, the highest-ranked there first."""
+
+    __repr__ = one_line
 
 
 @dataclass(frozen=True)
@@ -110,6 +121,8 @@ class SweepPoint:
     """Whether greedy decoding under the cut writes this very answer."""
     error: str | None = None
     """One sentence on why it failed."""
+
+    __repr__ = one_line
 
 
 @dataclass(frozen=True)
@@ -126,3 +139,5 @@ class SmallestBudget:
     """Whether every larger budget that was tried keeps it too; False: more tokens changed the answer again."""
     done: bool
     """Whether the search has come to its end."""
+
+    __repr__ = one_line

@@ -1,7 +1,7 @@
 """FlowRecord: what one pass through a vision encoder showed, and its file. Needs numpy and safetensors, no torch.
 
 Index spaces: *patch ids* count from 0 on the patch grid in reading order, CLS not counted; -1 in an id array is CLS.
-The *token axis* (length N+1) has CLS first, then the N patches alive, in spatial order. Where a batch was cut per
+The *token axis* (length N+1) has CLS first, then the N patches kept so far, in spatial order. Where a batch was cut per
 image, rows may be of unequal length: shorter ones are padded at the end with id -2 and NaN; `FlowRecord.image(b)`
 gives one image alone, without padding.
 
@@ -10,7 +10,7 @@ patches of the query (after rotary embedding) and of the value. It is token 0 an
 that nothing can attend to it: its own entry in `cls_row`, all of `cls_column`, its `received_mass` and `similarity` are
 0, and nobody is its destination (id -2). Its query is our own and not the model's, so that `received_mass`,
 `row_entropy`, `attention_distance` and the destinations are those of the N patches' queries. Where a layer attends
-within windows, patches do so in the record too; the proxy always looks at the whole picture.
+within windows, patches do so in the record too; the proxy always attends to the full picture.
 """
 
 from __future__ import annotations
@@ -25,6 +25,8 @@ import numpy as np
 from flowcut.cut import CutConfig
 from flowcut.ids import CLS_ID as CLS_ID
 from flowcut.ids import PADDING_ID as PADDING_ID
+from flowcut.records.display import html_masks, html_table, kept_grid, one_line
+from flowcut.records.geometry import Geometry as Geometry
 from flowcut.records.tensor_file import json_numbers, read_file, renamed, write_file
 
 FORMAT = "flowcut-record"
@@ -50,14 +52,14 @@ LAYER_KEY = "layer.{layer:03d}.{field}"
 
 @dataclass(frozen=True, eq=False)
 class PruneStep:
-    """One prune point that was reached, also where nothing went."""
+    """One prune point that was reached, also where nothing was pruned."""
 
     layer: int
-    """Vision layer (from 0) after which patches went."""
+    """Vision layer (from 0) after which patches were pruned."""
     kept_before: int
-    """Patches alive before, CLS not counted; where images are cut apart: the most of any image."""
+    """Patches kept before it, CLS not counted; where images are cut apart: the most of any image."""
     kept_after: int
-    """Patches alive after; where images are cut apart: the most of any image."""
+    """Patches kept after it; where images are cut apart: the most of any image."""
     requested: int | None
     """Patches (or groups of `patches_per_token`) that entropy requested to remove, rounded; the largest of the batch,
     as released. None where clamped."""
@@ -72,6 +74,8 @@ class PruneStep:
     kept_after_per_image: np.ndarray
     """int64 [B]."""
 
+    __repr__ = one_line
+
 
 @dataclass(frozen=True, eq=False)
 class LayerFlow:
@@ -80,7 +84,7 @@ class LayerFlow:
     layer: int
     """Vision layer, from 0."""
     patch_ids: np.ndarray
-    """int64 [B, N], the patches alive at the layer's input."""
+    """int64 [B, N], the patches kept up to the layer's input."""
     cls_row: np.ndarray
     """float32 [B, H, N+1], attention that CLS pays to each token: what the relay gathers. Sums to 1."""
     cls_column: np.ndarray
@@ -121,77 +125,22 @@ class LayerFlow:
     cutoff: np.ndarray | None = None
     """float32 [B], C of the weakest patch that was kept, where this layer was a prune point."""
     margin: np.ndarray | None = None
-    """float32 [B, N], C - cutoff: negative for what went, by how much it lost."""
+    """float32 [B, N], C - cutoff: negative for pruned patches, by how far they were below it."""
     step: PruneStep | None = None
     """The prune point after this layer, where there is one."""
     nearest_kept_id: np.ndarray | None = None
-    """int64 [B, N], for each patch that went after this layer the keep-alive twin: of the patches that stayed, the one
-    whose value vector in this layer (all heads joined) has the highest cosine with its own; -2 for patches that stayed.
-    None where the layer is no prune point, and in records made before twins were kept."""
+    """int64 [B, N], for each patch pruned after this layer the nearest kept patch: of those kept, the one whose value
+    vector in this layer (all heads joined) has the highest cosine with its own; -2 for kept patches. None where the
+    layer is no prune point, and in records made before this was recorded."""
     nearest_kept_cosine: np.ndarray | None = None
-    """float32 [B, N], that cosine; NaN for patches that stayed."""
+    """float32 [B, N], that cosine; NaN for kept patches."""
     head_mean: np.ndarray | None = None
     """float16 [B, N+1, N+1], head-mean attention of each query (second axis) to each token; only on request."""
     received_by_head: np.ndarray | None = None
     """float16 [B, H, N+1], `received_mass` of each head; its mean over heads is `received_mass`. None in records that
     were written before it was taken."""
 
-
-@dataclass(frozen=True)
-class Geometry:
-    """From a patch id to pixels of the ORIGINAL picture (EXIF orientation applied), through resize, crop and pad."""
-
-    original_width: int
-    original_height: int
-    resized_width: float
-    """Whole pixels, but where the picture was scaled down to a coarser grid (`downsample`); so the next three."""
-    resized_height: float
-    crop_left: float
-    """Left edge of the encoder's input in the resized picture, px; negative: that much padding."""
-    crop_top: float
-    """Top edge, likewise."""
-    input_width: int
-    """Width of the encoder's input, px."""
-    input_height: int
-    patch: int
-    """Side of a patch, px of the encoder's input."""
-    grid_rows: int
-    grid_cols: int
-    view: str = "picture"
-    """What the encoder saw of it, in words: `picture`, or a tile's or frame's name."""
-    picture: int = 0
-    """Which picture of the prompt, from 0."""
-
-    def box(self, patch_id: int) -> tuple[float, float, float, float]:
-        """Left, top, right, bottom of a patch in original pixels; outside the picture where it shows padding.
-
-        Raises:
-            IndexError: no such patch on the grid.
-        """
-        if not 0 <= patch_id < self.grid_rows * self.grid_cols:
-            raise IndexError(f"Patch {patch_id} is not on the {self.grid_cols} x {self.grid_rows} grid.")
-        left, top, right, bottom = self.boxes()[patch_id].tolist()
-        return left, top, right, bottom
-
-    def boxes(self) -> np.ndarray:
-        """float64 [grid_rows * grid_cols, 4], every patch's left, top, right, bottom in original pixels."""
-        row, column = np.divmod(np.arange(self.grid_rows * self.grid_cols), self.grid_cols)
-        left_top = np.stack([column, row], axis=1) * self.patch
-        return self._to_original(np.concatenate([left_top, left_top + self.patch], axis=1))
-
-    def seen_box(self) -> tuple[float, float, float, float]:
-        """The part of the original picture that the model saw: left, top, right, bottom in original pixels."""
-        side = np.array([[0, 0, self.grid_cols * self.patch, self.grid_rows * self.patch]])
-        left, top, right, bottom = self._to_original(side)[0].tolist()
-        width, height = self.original_width, self.original_height
-        return max(left, 0.0), max(top, 0.0), min(right, float(width)), min(bottom, float(height))
-
-    def _to_original(self, boxes: np.ndarray) -> np.ndarray:
-        scale_x = self.original_width / self.resized_width
-        scale_y = self.original_height / self.resized_height
-        moved = boxes + np.array([self.crop_left, self.crop_top] * 2)
-        scaled: np.ndarray = moved * np.array([scale_x, scale_y] * 2)
-        return scaled
+    __repr__ = one_line
 
 
 @dataclass(frozen=True, eq=False)
@@ -205,7 +154,7 @@ class FlowRecord:
     kept_patch_ids: np.ndarray
     """int64 [B, T * patches_per_token], patches that left the encoder, in spatial order."""
     pruned_at_layer: np.ndarray
-    """int64 [B, N0], the layer after which each patch of the grid went; -1: kept."""
+    """int64 [B, N0], the layer after which each patch of the grid was pruned; -1: kept."""
     n_patches: int
     """N0, patches that entered the encoder; of pictures of unequal size, those of the largest."""
     n_layers: int
@@ -213,7 +162,7 @@ class FlowRecord:
     feature_layer: int
     """The layer (from 0) whose output the model reads; LLaVA: n_layers - 2."""
     cut: CutConfig | None
-    """What was asked for; None: recorded only."""
+    """The cut as given; None: recorded only."""
     model_id: str | None = None
     revision: str | None = None
     family: str | None = None
@@ -232,6 +181,42 @@ class FlowRecord:
     """Patches that are kept or cut together and become one token of the language model; the budget counts these."""
     geometries: tuple[Geometry, ...] = ()
     """From patches to the original picture, one for each of the B rows; empty where the picture is not known."""
+
+    __repr__ = one_line
+
+    def _repr_html_(self) -> str:
+        """For notebooks: the masks, one for each picture, tile or frame, beside what was done."""
+        return html_table(self.shown_facts(), self.shown_masks())
+
+    def shown_facts(self) -> dict[str, str]:
+        """What a notebook says of this record, by name; empty text where there is nothing to say."""
+        removed = "; ".join(f"after layer {s.layer}: {s.kept_before} to {s.kept_after}" for s in self.steps)
+        kept = " + ".join(str(count) for count in (self.kept_patch_ids >= 0).sum(axis=1))
+        return {
+            "Cut": "none, recorded only" if self.cut is None else self.cut.title,
+            "Patches": f"{kept} kept, of {self.n_patches}" + (" in each view" if self.batch > 1 else ""),
+            "Prune points": removed,
+            "Layers recorded": f"{len(self.layers)} of {self.n_layers}, {self.n_heads} heads each",
+            "Model": ", ".join(text for text in (self.model_id, self.family, self.dtype, self.device) if text),
+            "Notes": "\n".join((*self.notes, *self.differs_from_release)),
+        }
+
+    def shown_masks(self, kept_patch_ids: np.ndarray | None = None) -> str:
+        """HTML of the masks, empty where the grid is not known.
+
+        Args:
+            kept_patch_ids: int64 [T], patches to show as kept in a record of one picture; None: the record's own.
+        """
+        shown = self.kept_patch_ids if kept_patch_ids is None else kept_patch_ids[None]
+        masks = []
+        for row, ids in enumerate(shown):
+            geometry = self.geometries[row] if self.geometries else None
+            grid = None if geometry is None else (geometry.grid_rows, geometry.grid_cols)
+            n_patches = int((self.pruned_at_layer[row] != PADDING_ID).sum())
+            kept = kept_grid(ids, grid, n_patches)
+            if kept is not None:
+                masks.append(("picture" if geometry is None else geometry.view, kept))
+        return html_masks(masks)
 
     @property
     def geometry(self) -> Geometry | None:
