@@ -26,12 +26,12 @@ def add_command(commands: Any) -> None:
 
 
 def _app(wanted: argparse.Namespace) -> int:
-    page = find_spec("flowcut_lens.app.main") if find_spec("flowcut_lens.app") else None
-    if page is None or page.origin is None or find_spec("streamlit") is None:
+    page = Path(__file__).resolve().parents[1] / "app" / "main.py"  # by place: a name could be somebody else's
+    if not page.is_file() or find_spec("streamlit") is None:
         raise FlowCutError("The app is not installed here: run pip install 'flowcut-lens[app]', or make demo.")
     _check_address(wanted.host, wanted.port)
-    settings = {**_settings(Path(page.origin)), "server.address": wanted.host, "server.port": str(wanted.port)}
-    sys.argv = ["streamlit", "run", page.origin, *(f"--{name}={value}" for name, value in settings.items())]
+    settings = {**_settings(page), "server.address": wanted.host, "server.port": str(wanted.port)}
+    sys.argv = ["streamlit", "run", str(page), *(f"--{name}={value}" for name, value in settings.items())]
     runpy.run_module("streamlit", run_name="__main__", alter_sys=True)  # this process: a signal to it ends the server
     return 0
 

@@ -5,6 +5,7 @@ transformers. `help(flowcut.ask)` says more on a name. The public names:
 
     load                 Load a model and its processor.
     ask                  Ask a question about a picture or a video, with or without a cut.
+    Generation           How an answer is generated: sampling, length, system prompt.
     VisionLanguageModel  A model ready to be asked.
     refusals             Which methods a model does not allow, and why.
     open_picture         Open a picture from a path, bytes, a PIL image or an array.

@@ -19,7 +19,7 @@ NAMED = {
 }
 REGISTERS = {
     "flowcut/criteria/registry.py": "METHODS",
-    "flowcut/families/__init__.py": "FAMILIES",
+    "flowcut/families/registry.py": "FAMILIES",
     "app/sidebar/controls.py": "PUBLISHED",
     "app/views/compare/sections.py": "SECTIONS",
     "tests/browser/test_started.py": "SECTIONS",

@@ -1,16 +1,20 @@
 """However and wherever it is started, the app is the same: this machine only, nothing sent anywhere, no tools on show.
 
-Every page and section is opened, and the first question asked.
+Every page and section is opened, and the first question asked. The folder where it is started holds folders of the
+user's that are called like ours, each of which leaves a mark when it is imported.
 """
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
 import time
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from playwright.sync_api import Browser, expect
@@ -25,14 +29,49 @@ SECTIONS = (
     "Methods", "Agreement", "CLS as a proxy", "Flow by depth", "Causal check", "Ground truth", "Rescue and drop",
     "Budget sweep",
 )  # fmt: skip
+FOLDERS = ("analysis", "app", "cli", "scenes")
+"""Those above the library: packages `flowcut_lens.*` once installed."""
+MARK = "imported"
+THEIRS = f"from pathlib import Path\n\nPath(__file__).with_name({MARK!r}).touch()\nOWNER = 'user'\n"
+"""The `__init__.py` of a user's own folder."""
+SCRIPT = """
+from pathlib import Path
+
+import flowcut
+from PIL import Image
+
+assert all(getattr(flowcut, name) is not None for name in flowcut.__all__)
+cut = flowcut.FlowCut(tokens=64)
+run = flowcut.ask(flowcut.load("embedded"), Image.new("RGB", (336, 336)), "Is there a ring?", cut=cut)
+assert run.answer
+assert list(Path.cwd().rglob("imported")) == [], "flowcut imported a folder of the user's"
+
+import app
+
+assert app.OWNER == "user"
+"""
 TORCH = next(
     row.split(" := ")[1] for row in (ROOT / "Makefile").read_text().splitlines() if row.startswith("TORCH := ")
 )
 
 
-def run(*command: str | Path) -> None:
-    done = subprocess.run([str(part) for part in command], capture_output=True, text=True)
+def run(*command: str | Path, **options: Any) -> None:
+    done = subprocess.run([str(part) for part in command], capture_output=True, text=True, **options)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
+
+
+def own_folders(folder: Path) -> Path:
+    """The folder, with packages of the user's in it that are called like ours, and a main.py in each."""
+    for name in FOLDERS:
+        (folder / name).mkdir()
+        for file in ("__init__.py", "main.py"):
+            (folder / name / file).write_text(THEIRS)
+    return folder
+
+
+def imported(folder: Path) -> list[str]:
+    """Which of the user's own packages have been imported."""
+    return sorted(mark.parent.name for mark in folder.rglob(MARK))
 
 
 @pytest.fixture(scope="module")
@@ -67,20 +106,22 @@ def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module", params=["checkout", "script", "wheel"])
 def elsewhere(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    """The app, started in an empty folder: by the checkout's command, as a script, and from the wheel."""
-    port, folder, log = free_port(), tmp_path_factory.mktemp("empty"), tmp_path_factory.mktemp("log") / "log.txt"
+    """The app, started in a user's folder: by the checkout's command, as a script, and from the wheel."""
+    port, folder = free_port(), own_folders(tmp_path_factory.mktemp("theirs"))
+    home, log = tmp_path_factory.mktemp("home"), tmp_path_factory.mktemp("log") / "log.txt"
     if request.param == "script":
         command = [sys.executable, "-m", "streamlit", "run", str(ROOT / "app" / "main.py"), "--server.port", str(port)]
     else:
         flowcut = FLOWCUT if request.param == "checkout" else request.getfixturevalue("installed") / "flowcut"
         command = [str(flowcut), "app", "--port", str(port)]
-    # As on a stranger's machine: no settings of theirs, and nothing of this checkout on the path.
-    with serving(command, folder, log, port, HOME=str(folder), PYTHONPATH="") as served:
+    # As on a stranger's machine: no settings of theirs, and on the path their folder instead of this checkout.
+    with serving(command, folder, log, port, HOME=str(home), PYTHONPATH=str(folder)) as served:
         yield served
-        assert [path.name for path in folder.iterdir() if path.name not in (".cache", ".streamlit")] == []
+    assert imported(folder) == []
+    assert sorted(path.name for path in folder.iterdir()) == sorted(FOLDERS)  # nothing has been written there either
 
 
-def test_started_in_an_empty_folder(elsewhere: Served, browser: Browser) -> None:
+def test_started_elsewhere_every_page_works(elsewhere: Served, browser: Browser) -> None:
     with visitors(browser, elsewhere.url) as visit:
         page = visit()
         assert elsewhere.listens_on() == {LOCAL}
@@ -125,12 +166,27 @@ def test_the_server_ends_with_its_process(tmp_path: Path) -> None:
     assert not served.listens_on()
 
 
-def test_the_wheel_holds_every_file_of_its_rooms(wheel: Path) -> None:
-    """Scripts, styles and settings too: each kind of file was once forgotten."""
-    import zipfile
+def test_a_script_beside_folders_that_are_called_like_ours(installed: Path, tmp_path: Path) -> None:
+    """`import flowcut` and all that it brings in runs nothing of the user's; `import app` gives theirs."""
+    script = own_folders(tmp_path) / "script.py"
+    script.write_text(SCRIPT)
+    run(installed / "python", script, cwd=tmp_path, env={**os.environ, "PYTHONPATH": "", "HF_HUB_OFFLINE": "1"})
+    assert imported(tmp_path) == ["app"]
 
+
+def test_the_wheel_holds_two_packages_with_every_file_of_their_folders(wheel: Path) -> None:
+    """Scripts, styles and settings too, and no package of another name."""
     with zipfile.ZipFile(wheel) as archive:
         inside = set(archive.namelist())
-    known = subprocess.run(["git", "ls-files", "app", "flowcut", "analysis", "scenes"], cwd=ROOT, capture_output=True)
-    missing = [name for name in known.stdout.decode().splitlines() if (ROOT / name).is_file() and name not in inside]
-    assert missing == []
+    facts = "-".join(wheel.name.split("-")[:2]) + ".dist-info"
+    assert {name.partition("/")[0] for name in inside} == {"flowcut", "flowcut_lens", facts}
+    known = subprocess.run(["git", "ls-files", "flowcut", "assets", *FOLDERS], cwd=ROOT, capture_output=True, text=True)
+    files = [name for name in known.stdout.splitlines() if (ROOT / name).is_file()]
+    assert {Path(name).suffix for name in files} >= {".py", ".pyi", ".css", ".html", ".js", ".toml"}
+    assert [name for name in files if installed_name(name) not in inside] == []
+
+
+def installed_name(name: str) -> str:
+    """Where a file of the repository lies in the wheel."""
+    folder = name.partition("/")[0]
+    return f"flowcut_lens/{name}" if folder in FOLDERS else f"flowcut/{name}" if folder == "assets" else name
