@@ -9,6 +9,9 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from flowcut.errors import FlowCutError
+from flowcut.families.family import EncodedMedium, MediaKind
+
 
 def drop_tokens(model: PreTrainedModel, inputs: Mapping[str, Any], stays: Tensor) -> dict[str, Any]:
     """The inputs without the tokens that do not stay; rows that lost more than their neighbours are padded.
@@ -67,3 +70,24 @@ def _pad_id(model: PreTrainedModel, inputs: Mapping[str, Any]) -> int:
         return int(inputs["input_ids"][mask == 0][0])
     pad_id = model.generation_config.pad_token_id if model.generation_config else None
     return 0 if pad_id is None else int(pad_id)
+
+
+def check_placeholders(kind: MediaKind, found: int, per_medium: list[int]) -> None:
+    """
+    Raises:
+        FlowCutError: a prompt does not hold as many placeholders as its pictures or videos need.
+    """
+    if found != sum(per_medium):
+        each = " + ".join(str(count) for count in per_medium)
+        noun = "picture" if kind.name == "image" else kind.name
+        raise FlowCutError(
+            f"The prompt holds {found} {kind.name} placeholders, and {len(per_medium)} {noun}(s) need {each} = "
+            f"{sum(per_medium)}: write <{kind.name}> once per {noun} and let the model's own processor expand it."
+        )
+
+
+def filled_placeholders(count: int, medium: EncodedMedium) -> Tensor:
+    """bool [count], which placeholders of a medium its tokens fill."""
+    filled = torch.zeros(count, dtype=torch.bool)
+    filled[medium.places.cpu()] = True
+    return filled

@@ -28,7 +28,7 @@ from flowcut.errors import FlowCutError
 from flowcut.families import family_of
 from flowcut.families.family import EncodedMedium, MediaKind, is_visual
 from flowcut.families.support import check_allowed
-from flowcut.generation.drop_tokens import drop_tokens, text_positions
+from flowcut.generation.drop_tokens import check_placeholders, drop_tokens, filled_placeholders, text_positions
 from flowcut.generation.outside_encoder import (
     Coarser,
     behind_the_projector,
@@ -257,7 +257,7 @@ class Session:
         prepared = {name: value for name, value in inputs.items() if name not in given}
         is_placeholder = inputs["input_ids"] == self.family.placeholder_id(self.model, kind)
         counts = self.family.placeholders(self.model, kind, given)
-        _check_placeholders(kind, int(is_placeholder.sum()), counts)
+        check_placeholders(kind, int(is_placeholder.sum()), counts)
         positions = self.family.positions(self.model, inputs)
         if positions is not None:
             prepared["position_ids"] = positions
@@ -269,7 +269,9 @@ class Session:
         self._cut_behind_the_projector()
         if stage_of(self.cut) is DECODER:
             self._remark(DECODER.remark)
-        filled = torch.cat([_filled(count, medium) for count, medium in zip(counts, self.media, strict=True)])
+        filled = torch.cat(
+            [filled_placeholders(count, medium) for count, medium in zip(counts, self.media, strict=True)]
+        )
         stays = ~is_placeholder
         stays[is_placeholder] = filled.to(stays.device)
         prepared = drop_tokens(self.model, prepared, stays)
@@ -395,20 +397,3 @@ def _preparing() -> Iterator[None]:
         yield
     finally:
         _is_preparing.reset(before)
-
-
-def _check_placeholders(kind: MediaKind, found: int, per_medium: list[int]) -> None:
-    if found != sum(per_medium):
-        each = " + ".join(str(count) for count in per_medium)
-        noun = "picture" if kind.name == "image" else kind.name
-        raise FlowCutError(
-            f"The prompt holds {found} {kind.name} placeholders, and {len(per_medium)} {noun}(s) need {each} = "
-            f"{sum(per_medium)}: write <{kind.name}> once per {noun} and let the model's own processor expand it."
-        )
-
-
-def _filled(count: int, medium: EncodedMedium) -> Tensor:
-    """bool [count], which placeholders of a medium its tokens fill."""
-    filled = torch.zeros(count, dtype=torch.bool)
-    filled[medium.places.cpu()] = True
-    return filled

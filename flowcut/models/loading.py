@@ -6,22 +6,20 @@ Only safetensors weights are read, and no code that comes with a model is ever r
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import math
 import os
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from textwrap import shorten
 from typing import Any, cast
 
 import torch
-from huggingface_hub import HfApi, hf_hub_download, snapshot_download, try_to_load_from_cache
-from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, HFValidationError, RepositoryNotFoundError
+from huggingface_hub import hf_hub_download, snapshot_download, try_to_load_from_cache
+from huggingface_hub.errors import GatedRepoError, HFValidationError, RepositoryNotFoundError
 from safetensors import SafetensorError, safe_open
-from tqdm.std import tqdm
 from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageTextToText, AutoProcessor, PreTrainedModel
 
 from flowcut.errors import ModelNotLoaded
@@ -29,11 +27,11 @@ from flowcut.families import FAMILIES, family_of, unsupported
 from flowcut.families.family import Family
 from flowcut.families.processors import processor_class
 from flowcut.models import memory
+from flowcut.models.hub import Progress, hub_answers, report_to_nobody, reporting_bar
 
 EMBEDDED = "embedded"
 EMBEDDED_VARIABLE = "FLOWCUT_EMBEDDED"
 WANTED_FILES = ["*.json", "*.safetensors", "*.jinja", "*.model", "*.txt"]
-HUB_SECONDS = 10
 HASHED_BYTES = 200_000_000
 SHARE_FOR_WEIGHTS = 0.7
 """Of the free memory, where float32 is chosen: activations and the cache need the rest."""
@@ -44,9 +42,6 @@ LEAST_SHARE_OF_WEIGHTS = 0.5
 ASSUMED_FREE = 8_000_000_000
 """Bytes, where the system does not say."""
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
-
-Progress = Callable[[float | None, str], None]
-"""Called with a fraction from 0 to 1 (None: not known) and a few words on what is being done."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,7 +102,7 @@ def load(
     Raises:
         ModelNotLoaded: (a ValueError) one sentence: not found, no network, not supported, not complete.
     """
-    report = progress or _report_to_nobody
+    report = progress or report_to_nobody
     chosen_device = _device(device)
     folder, revision = _folder(str(name), report)
     config = _config(folder, str(name))
@@ -125,10 +120,6 @@ def load(
     family.complete_processor(processor, model)
     report(1.0, "Ready")
     return VisionLanguageModel(model, processor, family, str(name), revision or _weights_hash(weights))
-
-
-def _report_to_nobody(fraction: float | None, text: str) -> None:
-    """What is called where no `progress` was given."""
 
 
 def known_family(name: str) -> Family | None:
@@ -189,9 +180,9 @@ def _download(name: str, report: Progress) -> Path:
     """Fetch a checkpoint into the hub's cache; its kind is checked before its weights are fetched."""
     try:
         report(None, f"Looking for {name} on the Hugging Face hub")
-        if not _hub_answers(name):
+        if not hub_answers(name):
             return Path(snapshot_download(name, allow_patterns=WANTED_FILES, local_files_only=True))
-        bar = _reporting_bar(report)
+        bar = reporting_bar(report)
         config_file = Path(hf_hub_download(name, "config.json", tqdm_class=bar))
         family_of(_config(config_file.parent, name))
         return Path(snapshot_download(name, allow_patterns=WANTED_FILES, tqdm_class=bar))
@@ -211,34 +202,6 @@ def _download(name: str, report: Progress) -> Path:
             f"{name} is not on this machine and could not be fetched from the Hugging Face hub: check the network, "
             f"give a local folder, or use '{EMBEDDED}'."
         ) from error
-
-
-def _hub_answers(name: str) -> bool:
-    """Whether the hub can be reached; asked once, since its download functions would try again for half a minute."""
-    try:
-        HfApi().model_info(name, timeout=HUB_SECONDS)
-    except HfHubHTTPError:
-        raise  # it answered: no such model, no access ...
-    except Exception:  # no network, or told to stay offline: of the kinds of requests, httpx or httpx2, by its version
-        return False  # what was downloaded before may still do
-    return True
-
-
-def _reporting_bar(report: Progress) -> type[tqdm] | None:
-    """A progress bar for the hub's client that draws nothing and reports instead; None, the hub's own, for nobody."""
-    if report is _report_to_nobody:
-        return None
-
-    class ReportingBar(tqdm):  # type: ignore[misc]  # tqdm has no types
-        def __init__(self, *args: Any, **options: Any) -> None:
-            super().__init__(*args, **{**options, "file": io.StringIO(), "mininterval": 0.1})
-
-        def display(self, *args: Any, **options: Any) -> None:
-            if self.unit == "B" and self.total:
-                done, total = self.n / 1e9, self.total / 1e9
-                report(min(done / total, 1.0), f"Downloading {done:.1f} of {total:.1f} GB")
-
-    return ReportingBar
 
 
 def _config(folder: Path, name: str) -> Any:

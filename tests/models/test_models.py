@@ -13,7 +13,7 @@ import torch
 from transformers import SiglipVisionConfig
 
 import flowcut
-from flowcut.models import loading
+from flowcut.models import hub, loading
 from tests import tiny, tiny_qwen, tiny_video
 
 
@@ -188,7 +188,7 @@ def test_no_network(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 def test_downloads_report_how_far_they_are(capfd: pytest.CaptureFixture) -> None:
     reports: list[tuple[float | None, str]] = []
-    bar_class = loading._reporting_bar(lambda fraction, text: reports.append((fraction, text)))
+    bar_class = hub.reporting_bar(lambda fraction, text: reports.append((fraction, text)))
     assert bar_class is not None
     with bar_class(desc="Downloading", total=4_000_000_000, unit="B", unit_scale=True) as bar:
         bar.update(1_000_000_000)
