@@ -1,7 +1,6 @@
 """Everything that the browser's stage draws, packed for JSON.
 
-The payload's keys are the stage's own words (`died`, `twins`, `alive`, `forced`, `asked`, `parts`); what each holds is
-said where it is packed.
+What each of the payload's keys holds is said where it is packed.
 """
 
 from __future__ import annotations
@@ -44,13 +43,13 @@ def stage_payload(
     """All that the stage draws for one question: picture, masks, relay edges and curves of two runs, ready for JSON.
 
     All patches of all layers travel as base64 of little-endian arrays: int16 [N], the layer at which each patch was
-    pruned (`died`; -1: kept) and its nearest kept patch (`twins`; -1: none); uint16 [L, N], in- and outflow (times
-    `scale[l]`); uint8 [K, H], an edge's heads and their shares (/ 255). By layer, `alive` counts the patches,
-    `asked` those that the entropy requested, and `forced` says where the count was clamped.
+    pruned (`prunedAt`; -1: kept) and its nearest kept patch (`nearestKept`; -1: none); uint16 [L, N], in- and outflow
+    (times `scale[l]`); uint8 [K, H], an edge's heads and their shares (/ 255). By layer, `entering` counts the patches,
+    `requested` those that the entropy requested, and `clamped` says where the count was clamped.
 
     Where the encoder saw the picture in several views (tiles, frames), masks and flows are those of all views, patches
     numbered through them; edges, curves and counts are those of `view`. In place of `picture` there are then
-    `pictures`, the `panes` drawn on them, and the `parts`: the views by name.
+    `pictures`, the `panes` drawn on them, and the `views` by name.
 
     Args:
         full: the unpruned run, recorded.
@@ -86,7 +85,7 @@ def stage_payload(
         "curves": [_pack_metric(name, metric, measured) for name, metric in METRICS.items()],
         "claim": {"paper": claim.paper, "run": claim.run, "verdict": claim.verdict},
         "howToRead": run_style.HOW_TO_READ,
-        "deathColours": run_style.layer_colours(records[0].n_layers),
+        "layerColours": run_style.layer_colours(records[0].n_layers),
     }
 
 
@@ -118,9 +117,9 @@ def _pack_pictures(pictures: Sequence[Image], record: FlowRecord, view: int | No
     return {
         "pictures": [picture_url(picture, PICTURE_SIDE, quality=90) for picture in pictures],
         "panes": [_pack_pane(pane, record.geometries, first, len(pictures)) for pane in shown],
-        "parts": [geometry.view for geometry in record.geometries],
-        "part": view,
-        "partName": _name(record, view),
+        "views": [geometry.view for geometry in record.geometries],
+        "view": view,
+        "viewName": _name(record, view),
     }
 
 
@@ -138,7 +137,7 @@ def _pack_pane(pane: Pane, geometries: Sequence[Geometry], first: list[int], fra
         "seen": _rounded(seen),
         "unseen": [_rounded(box) for box in places.strips_around(seen, own[0].original_width, own[0].original_height)],
         "grids": [
-            {"part": row, "first": first[row], "padding": _padding(geometries[row]), **_pack_grid(geometries[row])}
+            {"view": row, "first": first[row], "padding": _padding(geometries[row]), **_pack_grid(geometries[row])}
             for row in pane.rows
         ],
     }
@@ -178,14 +177,14 @@ def _pack_run(
         "title": run.title,
         **_pack_views(record, chosen, run_style.facts(run, record), view),
         "kept": sum(int(image.kept_patch_ids.shape[1]) for image in rows),
-        "died": _base64(np.concatenate([image.pruned_at_layer[0] for image in rows]), "<i2"),
-        "twins": _base64(_nearest_kept(rows), "<i2"),
-        "alive": measured.n_patches.tolist(),
+        "prunedAt": _base64(np.concatenate([image.pruned_at_layer[0] for image in rows]), "<i2"),
+        "nearestKept": _base64(_nearest_kept(rows), "<i2"),
+        "entering": measured.n_patches.tolist(),
         "removed": measured.removed.tolist(),
-        "forced": measured.clamped.tolist(),
+        "clamped": measured.clamped.tolist(),
         "scored": any(layer.scored for image in chosen for layer in image.layers),
-        "asked": [requested.get(layer) for layer in layers],
-        "askedEntropy": [_rounded_or_none(entropy.get(layer)) for layer in layers],
+        "requested": [requested.get(layer) for layer in layers],
+        "requestedEntropy": [_rounded_or_none(entropy.get(layer)) for layer in layers],
         "shown": {direction: round(graph.graph["shown_total"][direction], 4) for direction in DIRECTIONS},
         "edges": {direction: _pack_edges(graph, direction, record.n_heads, first) for direction in DIRECTIONS},
         "flow": {direction: _pack_full_flow(rows, direction) for direction in DIRECTIONS},

@@ -37,8 +37,8 @@ def test_payload_carries_the_masks_and_flows(payload: dict, runs: tuple[Run, Run
     for name, run in zip(("full", "pruned"), runs, strict=True):
         record, packed = run.record, payload["runs"][name]
         assert record is not None
-        assert unpacked(packed["died"], "<i2").tolist() == record.pruned_at_layer[0].tolist()
-        assert unpacked(packed["twins"], "<i2").tolist() == nearest_kept_patches(record)[0].tolist()
+        assert unpacked(packed["prunedAt"], "<i2").tolist() == record.pruned_at_layer[0].tolist()
+        assert unpacked(packed["nearestKept"], "<i2").tolist() == nearest_kept_patches(record)[0].tolist()
         assert packed["kept"] == record.kept_patch_ids.shape[1]
         assert packed["scored"] == (name == "pruned")
         for direction in DIRECTIONS:

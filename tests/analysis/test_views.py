@@ -113,7 +113,7 @@ def test_the_payload_draws_all_tiles_and_the_edges_of_one(runs: tuple[Run, Run],
     assert left == [0, -5, 60, 55]
     assert right == [60, -5, 120, 55]
     assert packed["panes"][1]["unseen"] == []
-    pruned_at = np.frombuffer(base64.b64decode(packed["runs"]["pruned"]["died"]), "<i2")
+    pruned_at = np.frombuffer(base64.b64decode(packed["runs"]["pruned"]["prunedAt"]), "<i2")
     record = runs[1].record
     assert record is not None
     assert pruned_at.tolist() == record.pruned_at_layer.flatten().tolist()
@@ -121,6 +121,6 @@ def test_the_payload_draws_all_tiles_and_the_edges_of_one(runs: tuple[Run, Run],
     assert {patch // 36 for patch in ids} == ({0, 1, 2} if view is None else {view})
     assert packed["runs"]["pruned"]["removed"][4] == (81 if view is None else 27)
     name = "mean of 3 tiles" if view is None else record.geometries[view].view
-    assert packed["partName"] == name
+    assert packed["viewName"] == name
     assert name in packed["claim"]["run"]
     assert name in packed["runs"]["full"]["facts"]

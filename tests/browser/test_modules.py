@@ -63,9 +63,9 @@ def payload() -> dict[str, Any]:
     flow = {"data": packed([[100, 200, 65535], [40000, 0, 3]], "<u2"), "scale": [0.001, 0.00001]}
     run = {
         "title": "FlowCut 1",
-        "died": packed([-1, 0, 1], "<i2"),
-        "twins": packed([-1, 0, 0], "<i2"),
-        "alive": [3, 2],
+        "prunedAt": packed([-1, 0, 1], "<i2"),
+        "nearestKept": packed([-1, 0, 0], "<i2"),
+        "entering": [3, 2],
         "removed": [1, 1],
         "edges": {"inflow": edges, "outflow": edges[::-1]},
         "flow": {"inflow": flow, "outflow": flow},
@@ -74,7 +74,7 @@ def payload() -> dict[str, Any]:
     return {
         "heads": 2,
         "layers": 2,
-        "deathColours": colours,
+        "layerColours": colours,
         "runs": {"full": {**run, "removed": [0, 0]}, "pruned": run},
     }
 
@@ -85,7 +85,7 @@ def test_a_payload_is_decoded_to_its_numbers(page: Page, payload: dict[str, Any]
         "stage/js/data.js",
         """const data = m.unpack(a), run = data.runs.pruned, edges = run.edges.inflow[0];
         return {
-          title: run.title, prunedAt: [...run.prunedAt], twins: [...run.twins], entering: run.entering,
+          title: run.title, prunedAt: [...run.prunedAt], nearestKept: [...run.nearestKept], entering: run.entering,
           colours: data.layerColours, flow: [...run.flow.inflow.values], heads: m.headsOf(edges, 0),
           second: m.headsOf(edges, 1), outflow: m.headsOf(run.edges.outflow[0], 0),
         };""",
@@ -94,7 +94,7 @@ def test_a_payload_is_decoded_to_its_numbers(page: Page, payload: dict[str, Any]
     assert told == {
         "title": "FlowCut 1",
         "prunedAt": [-1, 0, 1],
-        "twins": [-1, 0, 0],
+        "nearestKept": [-1, 0, 0],
         "entering": [3, 2],
         "colours": ["#102030", "#ff8000"],
         "flow": [100, 200, 65535, 40000, 0, 3],
@@ -157,7 +157,8 @@ def test_pictures_stand_side_by_side_where_that_makes_them_largest(page: Page) -
 MASK = """const mask = new m.MaskPanel(document.createElement("canvas"));
   const picture = { width: 60, height: 60, grid: a, seen: a.box, unseen: [], padding: [] };
   const canvas = [0, 0, 60, 60];
-  mask.load({ picture, canvas, prunedAt: new Int16Array(8).fill(-1), twins: null, layerColours: [] }, new Image());"""
+  const prunedAt = new Int16Array(8).fill(-1), nearestKept = null, layerColours = [];
+  mask.load({ picture, canvas, prunedAt, nearestKept, layerColours }, new Image());"""
 
 
 def test_a_pixel_of_the_mask_hits_the_patch_drawn_there(page: Page) -> None:
@@ -191,10 +192,10 @@ def two_panes(side: int) -> dict[str, Any]:
     grid = {"box": box, "rows": side, "cols": side, "padding": []}
     return {
         "panes": [
-            {**pane, "picture": part, "grids": [{**grid, "part": part, "first": count * part}]} for part in (0, 1)
+            {**pane, "picture": part, "grids": [{**grid, "view": part, "first": count * part}]} for part in (0, 1)
         ],
-        "parts": ["the base", "crop 1"],
-        "part": 0,
+        "views": ["the base", "crop 1"],
+        "view": 0,
         "layerColours": [],
         "runs": {"pruned": {"prunedAt": [-1] * (2 * count)}},
     }

@@ -72,7 +72,7 @@ export function readTheme(root) {
 const patterns = new Map();
 
 /**
- * Slanted lines, for what is forced, leaves, or was never seen: told without colour. Each kind is made once.
+ * Slanted lines, for what is clamped, leaves, or was never seen: told without colour. Each kind is made once.
  * @param {CanvasRenderingContext2D} context
  * @param {string} colour
  * @param {number} gap between lines, CSS pixels

@@ -152,7 +152,7 @@ export class ChartPanel {
     const run = this.data.runs.pruned, most = Math.max(1, ...run.removed);
     run.removed.forEach((count, layer) => {
       const height = Math.max(1.5, (CHART.bars * count) / most);
-      if (count > 0) this.drawBar(context, layer, height, count, run.forced[layer], theme);
+      if (count > 0) this.drawBar(context, layer, height, count, run.clamped[layer], theme);
     });
     context.strokeStyle = theme.soft;
     this.traceAcross(context, this.height - CHART.bottom + 0.5);
@@ -163,13 +163,13 @@ export class ChartPanel {
    * @param {number} layer
    * @param {number} height
    * @param {number} count of patches
-   * @param {boolean} forced
+   * @param {boolean} clamped
    * @param {Theme} theme
    */
-  drawBar(context, layer, height, count, forced, theme) {
+  drawBar(context, layer, height, count, clamped, theme) {
     const wide = Math.min(30, this.step * 0.6), x = this.x(layer), top = this.height - CHART.bottom - height;
-    context.fillStyle = forced ? hatch(context, theme.pruned, 5, 1.2) : theme.pruned;
-    context.globalAlpha = forced ? 0.9 : 0.4;
+    context.fillStyle = clamped ? hatch(context, theme.pruned, 5, 1.2) : theme.pruned;
+    context.globalAlpha = clamped ? 0.9 : 0.4;
     context.fillRect(x - wide / 2, top, wide, height);
     context.strokeStyle = theme.pruned;
     context.lineWidth = 1;

@@ -41,12 +41,11 @@ const eachWay = (make) => ({ inflow: make("inflow"), outflow: make("outflow") })
  * @param {number} headCount
  * @returns {Run}
  */
-function unpackRun({ died, alive, twins, edges, flow, ...rest }, headCount) {
+function unpackRun({ prunedAt, nearestKept, edges, flow, ...rest }, headCount) {
   return {
     ...rest,
-    entering: alive,
-    prunedAt: new Int16Array(bytesOf(died).buffer),
-    twins: new Int16Array(bytesOf(twins).buffer),
+    prunedAt: new Int16Array(bytesOf(prunedAt).buffer),
+    nearestKept: new Int16Array(bytesOf(nearestKept).buffer),
     edges: eachWay((way) => edges[way].map((/** @type {any} */ layer) => unpackEdges(layer, headCount))),
     flow: eachWay((way) => ({ values: new Uint16Array(bytesOf(flow[way].data).buffer), scale: flow[way].scale })),
   };
@@ -56,9 +55,9 @@ function unpackRun({ died, alive, twins, edges, flow, ...rest }, headCount) {
  * @param {any} payload the JSON's value
  * @returns {Data}
  */
-export function unpack({ deathColours, runs, ...payload }) {
+export function unpack({ layerColours, runs, ...payload }) {
   const [full, pruned] = RUNS.map((name) => unpackRun(runs[name], payload.heads));
-  return { ...payload, layerColours: deathColours, runs: { full, pruned } };
+  return { ...payload, layerColours, runs: { full, pruned } };
 }
 
 /**

@@ -338,9 +338,9 @@ export class MaskPanel {
    * @param {Theme} theme
    */
   drawTwin(context, patch, theme) {
-    const twin = patch === null ? -1 : (this.view.twins?.[patch] ?? -1);
-    if (twin < 0) return;
-    const [x, y, width, height] = this.cell(twin);
+    const nearest = patch === null ? -1 : (this.view.nearestKept?.[patch] ?? -1);
+    if (nearest < 0) return;
+    const [x, y, width, height] = this.cell(nearest);
     frame(context, theme, [x, y, width, height], 1.5, 3.5, [4, 2]);
     this.labelTwin(context, x + width / 2, y < 20 ? y + height + 10 : y - 10, theme);
   }
@@ -353,11 +353,11 @@ export class MaskPanel {
    */
   labelTwin(context, x, y, theme) {
     context.font = `600 11px ${theme.font}`;
-    const wide = context.measureText("twin").width + 8;
+    const wide = context.measureText("nearest").width + 8;
     const middle = Math.max(wide / 2, Math.min(this.width - wide / 2, x));
     context.fillStyle = theme.background;
     context.fillRect(middle - wide / 2, y - 8, wide, 16);
-    write(context, theme, "twin", middle, y, { align: "center", colour: theme.text, weight: 600 });
+    write(context, theme, "nearest", middle, y, { align: "center", colour: theme.text, weight: 600 });
   }
 
   /**

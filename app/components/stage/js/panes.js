@@ -6,9 +6,9 @@ import { fit, frame, write } from "./canvas.js";
 import { layOut, placeOf } from "./geometry.js";
 import { MaskPanel } from "./mask.js";
 
-/** @import { Data, Pane, PartGrid, State, Theme } from "./types.js" */
+/** @import { Data, Pane, ViewGrid, State, Theme } from "./types.js" */
 
-/** @typedef {{ mask: MaskPanel, grid: PartGrid, last: number }} Tile a row, up to the patch before `last` */
+/** @typedef {{ mask: MaskPanel, grid: ViewGrid, last: number }} Tile a row, up to the patch before `last` */
 /** @typedef {Pane & { tiles: Tile[], x: number, y: number, wide: number, high: number }} PlacedPane */
 
 export class PanesPanel {
@@ -43,7 +43,7 @@ export class PanesPanel {
    * One row's mask, with its own patches only.
    * @param {Data} data
    * @param {Pane} pane
-   * @param {PartGrid} grid
+   * @param {ViewGrid} grid
    * @param {HTMLImageElement} image
    * @returns {Tile}
    */
@@ -52,7 +52,7 @@ export class PanesPanel {
     const { width, height, seen, unseen, canvas } = pane;
     const picture = { width, height, seen, unseen, grid, padding: grid.padding };
     const prunedAt = data.runs.pruned.prunedAt.subarray(grid.first, last);
-    mask.load({ picture, canvas, prunedAt, twins: null, layerColours: data.layerColours }, image);
+    mask.load({ picture, canvas, prunedAt, nearestKept: null, layerColours: data.layerColours }, image);
     return { mask, grid, last };
   }
 
@@ -154,7 +154,7 @@ export class PanesPanel {
    * @param {Theme} theme
    */
   drawPane(context, pane, state, theme) {
-    const chosen = pane.grids.some(({ part }) => part === this.data.part);
+    const chosen = pane.grids.some(({ view }) => view === this.data.view);
     write(context, theme, pane.title, pane.x, pane.y - 9, chosen ? { colour: theme.text, weight: 600 } : {});
     context.save();
     context.beginPath();
@@ -167,7 +167,7 @@ export class PanesPanel {
     for (const tile of pane.tiles) tile.mask.drawFates(context, state, theme);
     mask.drawUnseen(context, theme);
     context.restore();
-    const shown = pane.tiles.filter(({ grid }) => grid.part === this.data.part); // whose graph and curves are shown
+    const shown = pane.tiles.filter(({ grid }) => grid.view === this.data.view); // whose graph and curves are shown
     for (const tile of shown) frame(context, theme, tile.mask.gridSides(), 2, 5);
   }
 
@@ -190,7 +190,7 @@ export class PanesPanel {
    */
   placeText(patch) {
     const { grid } = this.owner(patch), [row, column] = placeOf(grid, patch - grid.first);
-    return ` of ${this.data.parts?.[grid.part]} (row ${row}, column ${column})`;
+    return ` of ${this.data.views?.[grid.view]} (row ${row}, column ${column})`;
   }
 
   /**

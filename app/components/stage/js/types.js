@@ -18,12 +18,12 @@
 /** @typedef {{ values: Uint16Array, scale: number[] }} Flow [layers, patches], and a factor for each layer */
 
 /**
- * One run. `prunedAt` is the layer after which each patch was pruned, -1 where it was kept; `twins` the kept patch most
+ * One run. `prunedAt` is the layer after which each patch was pruned, -1 where it was kept; `nearestKept` the one most
  * like a pruned one, or -1; `entering` and `removed` count patches by layer.
  * @typedef {{
- *   title: string, facts: string, patches?: number, prunedAt: Int16Array, twins: Int16Array,
- *   entering: number[], removed: number[], forced: boolean[], scored: boolean,
- *   asked: (number | null)[], askedEntropy: (number | null)[],
+ *   title: string, facts: string, patches?: number, prunedAt: Int16Array, nearestKept: Int16Array,
+ *   entering: number[], removed: number[], clamped: boolean[], scored: boolean,
+ *   requested: (number | null)[], requestedEntropy: (number | null)[],
  *   shown: Record<Direction, number>, edges: Record<Direction, Edges[]>, flow: Record<Direction, Flow>,
  *   clsToItself: number[],
  * }} Run
@@ -46,30 +46,30 @@
  * }} Picture
  */
 
-/** @typedef {Grid & { part: number, first: number, padding: number[] }} PartGrid a row of the encoder on a pane */
+/** @typedef {Grid & { view: number, first: number, padding: number[] }} ViewGrid a row of the encoder on a pane */
 
 /**
  * A picture on which the encoder saw one or several rows.
  * @typedef {{
  *   title: string, picture: number, width: number, height: number, canvas: Box, seen: Box, unseen: Box[],
- *   grids: PartGrid[],
+ *   grids: ViewGrid[],
  * }} Pane
  */
 
 /**
- * All that the stage draws: either one `picture`, or `pictures` with the `panes` and `parts` on them.
+ * All that the stage draws: either one `picture`, or `pictures` with the `panes` and `views` on them.
  * @typedef {{
  *   layers: number, heads: number, featureLayer: number, mass: number, maxEdges: number,
  *   runs: Record<RunName, Run>, curves: Metric[], claim: Claim, howToRead: Record<string, string>,
  *   layerColours: string[],
- *   picture?: Picture, pictures?: string[], panes?: Pane[], parts?: string[], part?: number | null, partName?: string,
+ *   picture?: Picture, pictures?: string[], panes?: Pane[], views?: string[], view?: number | null, viewName?: string,
  * }} Data
  */
 
 /**
  * What a mask shows: a picture with one grid, and what becomes of the grid's patches.
  * @typedef {{
- *   picture: Omit<Picture, "url" | "canvas">, canvas: Box, prunedAt: Int16Array, twins: Int16Array | null,
+ *   picture: Omit<Picture, "url" | "canvas">, canvas: Box, prunedAt: Int16Array, nearestKept: Int16Array | null,
  *   layerColours: string[],
  * }} MaskView
  */

@@ -130,8 +130,8 @@ export class StageView {
    */
   loadMask(data, pictures) {
     if (data.picture) {
-      const { prunedAt, twins } = data.runs.pruned, { picture, layerColours } = data;
-      this.whole.load({ picture, canvas: picture.canvas, prunedAt, twins, layerColours }, pictures[0]);
+      const { prunedAt, nearestKept } = data.runs.pruned, { picture, layerColours } = data;
+      this.whole.load({ picture, canvas: picture.canvas, prunedAt, nearestKept, layerColours }, pictures[0]);
     } else this.panes.load(data, pictures);
     this.mask = this.relay.mask = data.picture ? this.whole : this.panes;
   }

@@ -21,7 +21,7 @@ const HINT = "Point at a patch, here or in the graph, to light it in both; click
  */
 export function statusText(data, layer) {
   const run = data.runs.pruned, entering = run.entering[layer], removed = run.removed[layer];
-  const title = data.panes ? `${run.title}, ${data.partName}` : run.title;
+  const title = data.panes ? `${run.title}, ${data.viewName}` : run.title;
   const enter = `${title}: ${entering} of ${run.patches ?? run.prunedAt.length} patches enter layer ${layer}`;
   if (removed === 0) return `${enter}; none leave after it.`;
   return `${enter}; ${removed} leave after it (${reasonText(run, layer)}), ${entering - removed} stay.`;
@@ -34,10 +34,10 @@ export function statusText(data, layer) {
  */
 function reasonText(run, layer) {
   if (!run.scored) return "all at once: this method cuts here only";
-  if (run.forced[layer]) return "forced: the rest down to the target";
-  const entropy = run.askedEntropy[layer]?.toFixed(2);
-  if (run.asked[layer] === null) return `as the entropy of each one's head-averaged row asked, ${entropy} on average`;
-  return `the head-averaged row's entropy, ${entropy}, asked for ${run.asked[layer]}`;
+  if (run.clamped[layer]) return "clamped to the target";
+  const entropy = run.requestedEntropy[layer]?.toFixed(2);
+  if (run.requested[layer] === null) return `as each one's head-averaged row requests, ${entropy} on average`;
+  return `the head-averaged row's entropy, ${entropy}, requests ${run.requested[layer]}`;
 }
 
 /**
