@@ -40,10 +40,10 @@ from pathlib import Path
 import flowcut
 from PIL import Image
 
+assert all(getattr(flowcut, name) is not None for name in flowcut.__all__)
 cut = flowcut.FlowCut(tokens=64)
 run = flowcut.ask(flowcut.load("embedded"), Image.new("RGB", (336, 336)), "Is there a ring?", cut=cut)
 assert run.answer
-assert all(getattr(flowcut, name) is not None for name in flowcut.__all__)
 assert list(Path.cwd().rglob("imported")) == [], "flowcut imported a folder of the user's"
 
 import app
