@@ -24,7 +24,7 @@ setup(
     ],
     package_dir={"flowcut.assets": "assets", **FOLDER_OF},
     package_data={
-        "flowcut": ["py.typed"],
+        "flowcut": ["py.typed", "_moved/**/*.py"],  # old module names: no package, but a place where `flowcut` looks
         "flowcut.assets": ["**/*"],
         "flowcut_lens.app": [".streamlit/config.toml", "**/*.css", "**/*.html", "**/*.js"],
     },
