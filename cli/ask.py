@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 from flowcut.criteria import METHODS
 from flowcut.cut import VARIANTS, CutConfig
 from flowcut.errors import FlowCutError
-from flowcut.generation.settings import Generation
 from flowcut.records.store import write_run
+from flowcut.settings import Generation
 from flowcut_lens.cli.progress import Progress
 
 if TYPE_CHECKING:

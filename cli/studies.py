@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from flowcut.criteria import METHODS
 from flowcut.cut import CutConfig
-from flowcut.generation.settings import Generation
+from flowcut.settings import Generation
 from flowcut_lens.cli.progress import Progress
 
 if TYPE_CHECKING:

@@ -23,7 +23,6 @@ from .errors import ModelNotLoaded as ModelNotLoaded
 from .families.support import refusals as refusals
 from .generation.ask import ask as ask
 from .generation.session import prune as prune
-from .generation.settings import Generation as Generation
 from .media.picture import Picture as Picture
 from .media.picture import open_picture as open_picture
 from .media.video import Video as Video
@@ -49,6 +48,7 @@ from .records.studies import SweepPoint as SweepPoint
 from .records.vision import FlowRecord as FlowRecord
 from .records.vision import LayerFlow as LayerFlow
 from .records.vision import PruneStep as PruneStep
+from .settings import Generation as Generation
 from .studies import compare_methods as compare_methods
 from .studies import deletion_insertion as deletion_insertion
 from .studies import knock_out as knock_out

@@ -12,7 +12,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 NO_TORCH = (
-    "flowcut", "flowcut.errors", "flowcut.cut", "flowcut.criteria", "flowcut.records.vision",
+    "flowcut", "flowcut.errors", "flowcut.cut", "flowcut.settings", "flowcut.published", "flowcut.threads",
+    "flowcut.criteria", "flowcut.records.vision",
     "flowcut.records.language",
     "flowcut.records.answer_attention", "flowcut.records.run", "flowcut.records.studies", "flowcut.records.store",
     "flowcut_lens.analysis.stage", "flowcut_lens.scenes", "flowcut_lens.app.views.ask.page", "flowcut_lens.cli.main",
@@ -25,7 +26,7 @@ def test_every_room_of_the_library_has_its_floor() -> None:
     }
     contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
     (floors,) = (contract["layers"] for contract in contracts if contract.get("containers") == ["flowcut"])
-    assert {room for floor in floors for room in re.split(r" [:|] ", floor)} == rooms - {"__init__"}
+    assert {room for floor in floors for room in re.split(r" [:|] ", floor)} == rooms - {"__init__", "_moved"}
     assert len(floors) <= 10
 
 

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from flowcut.criteria import forget_method
 from flowcut_lens.scenes import draw
 
 README = Path(__file__).resolve().parents[1] / "README.md"
@@ -26,7 +25,6 @@ def notebook(tmp_path_factory: pytest.TempPathFactory) -> Any:
     for snippet in re.findall(r"^```python\n(.*?)^```", README.read_text(encoding="utf-8"), re.M | re.S):
         exec(compile(snippet, str(README), "exec"), names)
     yield names
-    forget_method("scope")
     patch.undo()
 
 
@@ -51,11 +49,3 @@ def test_the_studies_are_of_the_full_answer(notebook: dict[str, Any]) -> None:
     assert notebook["study"].done == 1
     assert np.isfinite(notebook["study"].logprob_drop).all()
     assert notebook["study"].full == pytest.approx(notebook["full"].logprob, abs=1e-3)
-
-
-def test_the_criterion_of_ones_own_keeps_its_budget(notebook: dict[str, Any]) -> None:
-    flowcut, model, image = notebook["flowcut"], notebook["model"], notebook["image"]
-    run = flowcut.ask(model, image, notebook["question"], cut=flowcut.Cut("scope", tokens=64))
-    assert len(run.final_patch_ids) == 64
-    assert "scope" in flowcut.methods()
-    assert any("the released code takes" in sentence for sentence in run.record.differs_from_release)

@@ -9,10 +9,10 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING
 
 from flowcut.cut import CutConfig
-from flowcut.generation.settings import Generation
 from flowcut.media.picture import Picture
 from flowcut.media.video import Video
 from flowcut.records.run import Run
+from flowcut.settings import Generation
 from flowcut_lens.app.media.uploads import Upload
 
 if TYPE_CHECKING:

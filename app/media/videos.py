@@ -9,8 +9,8 @@ import io
 from dataclasses import dataclass, field
 
 from flowcut.errors import InvalidPicture
-from flowcut.families.published import MODEL_TYPES
 from flowcut.media.video import Video, open_video
+from flowcut.published import MODEL_TYPES
 from flowcut_lens.app.jobs.runtime import runtime
 
 LEAST_FRAMES = 2

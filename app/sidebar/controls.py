@@ -10,7 +10,7 @@ import streamlit as st
 
 from flowcut.criteria import METHODS
 from flowcut.cut import VARIANTS
-from flowcut.families.published import published_of
+from flowcut.published import published_of
 from flowcut_lens.app.jobs.models import EMBEDDED
 from flowcut_lens.app.media import gallery
 from flowcut_lens.app.state import session

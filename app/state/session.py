@@ -14,7 +14,7 @@ import streamlit as st
 from flowcut.criteria import METHODS
 from flowcut.cut import CutConfig
 from flowcut.errors import FlowCutError
-from flowcut.generation.settings import Generation
+from flowcut.settings import Generation
 from flowcut_lens.app.jobs.models import EMBEDDED
 from flowcut_lens.app.jobs.orders import Job, Order
 from flowcut_lens.app.jobs.runtime import runtime

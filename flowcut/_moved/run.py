@@ -1,5 +1,3 @@
 from flowcut._moved import names_from
 
-__getattr__ = names_from(
-    __name__, "flowcut.generation.ask", "flowcut.generation.settings", renamed={"Settings": "Generation"}
-)
+__getattr__ = names_from(__name__, "flowcut.generation.ask", "flowcut.settings", renamed={"Settings": "Generation"})

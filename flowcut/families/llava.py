@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from flowcut.criteria.stages import STAGES, Stage
 from flowcut.families.clip_llava import ClipLlava
-from flowcut.families.published import PUBLISHED
+from flowcut.published import PUBLISHED
 
 
 class Llava(ClipLlava):

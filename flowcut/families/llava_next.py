@@ -19,7 +19,7 @@ from flowcut.families.anyres import tile_geometries
 from flowcut.families.clip_llava import ClipLlava
 from flowcut.families.family import SEPARATOR, EncodedMedium, MediaKind
 from flowcut.families.grids import output_on_whole_grids
-from flowcut.families.published import PUBLISHED
+from flowcut.published import PUBLISHED
 from flowcut.records.vision import Geometry
 
 

@@ -16,7 +16,7 @@ from flowcut.families.family import EncodedMedium, MediaKind
 from flowcut.families.frames import FRAMES_NOTE, VIDEOS, cut_by_frame, frames_of
 from flowcut.families.grids import input_on_whole_grids, token_sources
 from flowcut.families.llava_next import LlavaNext
-from flowcut.families.published import PUBLISHED
+from flowcut.published import PUBLISHED
 
 
 class LlavaNextVideo(LlavaNext):

@@ -31,7 +31,7 @@ from flowcut.families.frames import VIDEOS, frames_of
 from flowcut.families.grids import output_on_whole_grids
 from flowcut.families.llava_build import LlavaBuild
 from flowcut.families.pooled import KEPT, NEWLINE, best_tokens, kept_rows, mean_of_kept, source_patches_of
-from flowcut.families.published import PUBLISHED
+from flowcut.published import PUBLISHED
 from flowcut.records.vision import Geometry
 
 

@@ -23,7 +23,7 @@ from flowcut.errors import FlowCutError
 from flowcut.families.family import IMAGE, EncodedMedium, MediaKind
 from flowcut.families.grids import token_sources
 from flowcut.families.llava_build import LlavaBuild, size_entry
-from flowcut.families.published import PUBLISHED
+from flowcut.published import PUBLISHED
 from flowcut.records.vision import Geometry
 
 # Of each kind the patches, then the slices in time, rows and columns of each medium.

@@ -15,7 +15,7 @@ from flowcut.encoder.recording import Recording
 from flowcut.families.clip_llava import ClipLlava
 from flowcut.families.family import IMAGE, SEPARATOR, EncodedMedium, MediaKind
 from flowcut.families.frames import FRAMES_NOTE, VIDEOS, cut_by_frame, frames_of
-from flowcut.families.published import PUBLISHED
+from flowcut.published import PUBLISHED
 
 
 class VideoLlava(ClipLlava):

@@ -25,7 +25,6 @@ from flowcut.generation.medium import Medium, geometries, open_medium
 from flowcut.generation.observer import Listener
 from flowcut.generation.prompt import put_question
 from flowcut.generation.session import Session
-from flowcut.generation.settings import Generation, GenerationOptions
 from flowcut.media.picture import Picture
 from flowcut.media.video import is_video
 from flowcut.models.loading import VisionLanguageModel
@@ -33,6 +32,7 @@ from flowcut.models.memory import reset_peak, resident_peak
 from flowcut.records.answer_attention import AnswerAttention
 from flowcut.records.run import Flops, Run, Times
 from flowcut.records.vision import PADDING_ID
+from flowcut.settings import Generation, GenerationOptions
 
 Stop = threading.Event | Callable[[], bool]
 OnText = Callable[[str], Any]

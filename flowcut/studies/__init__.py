@@ -4,6 +4,7 @@ A study yields as soon as something is done, so that partial results, progress a
 lock is held while it works, never while it waits for its caller.
 """
 
+import flowcut.hooks  # noqa: F401  # declares torchvision's operators before transformers looks for them
 from flowcut._moved import names_from
 from flowcut.studies.budgets import smallest_budget, sweep
 from flowcut.studies.methods import compare_methods, rank_patches

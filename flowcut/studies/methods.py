@@ -12,13 +12,13 @@ import numpy as np
 from flowcut.criteria import METHODS
 from flowcut.cut import CutConfig
 from flowcut.generation.ask import ask
-from flowcut.generation.settings import Generation
 from flowcut.models.loading import VisionLanguageModel
 from flowcut.records.run import Run
 from flowcut.records.studies import (
     MethodResult,
     PatchRanking,
 )
+from flowcut.settings import Generation
 from flowcut.studies.one_shot import PatchChooser
 from flowcut.studies.scorer import AnswerScorer
 from flowcut.studies.steps import attempt, score_at

@@ -14,9 +14,9 @@ import pytest
 
 from flowcut import Cut, FlowCut
 from flowcut.errors import InvalidPicture
-from flowcut.generation.settings import Generation
 from flowcut.media.picture import Picture
 from flowcut.media.video import Video
+from flowcut.settings import Generation
 from flowcut_lens.app.jobs.explain import explain
 from flowcut_lens.app.jobs.models import EMBEDDED
 from flowcut_lens.app.jobs.orders import ARMS, Job, Order, run_key

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from flowcut.families.published import MODEL_TYPES
 from flowcut.media.video import open_video
+from flowcut.published import MODEL_TYPES
 from flowcut_lens.app.jobs import runtime
 from flowcut_lens.app.media import videos
 from flowcut_lens.app.media.chosen import ChosenPicture

@@ -14,7 +14,7 @@ import flowcut
 from flowcut.families import FAMILIES
 from flowcut.families.family import Family
 from flowcut.families.llava import Llava
-from flowcut.families.published import MODEL_TYPES, PUBLISHED
+from flowcut.published import MODEL_TYPES, PUBLISHED
 from flowcut.records.mask_picture import HEAT, heat_picture, mask_picture, patch_at_each_pixel
 from tests import tiny
 

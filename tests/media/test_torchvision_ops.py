@@ -77,3 +77,16 @@ def test_one_finder_watches_at_most(monkeypatch: pytest.MonkeyPatch) -> None:
     for _ in range(2):
         torchvision_ops.watch_for_torchvision()
     assert sum(isinstance(finder, torchvision_ops._BeforeTorchvision) for finder in sys.meta_path) == 1
+
+
+DOORS = ("ask", "refusals", "record", "record_language", "compare_methods", "AnswerScorer", "AnswerRecording", "prune")
+
+
+@pytest.mark.parametrize("name", DOORS)
+def test_whatever_is_used_first_torchvision_is_usable(name: str) -> None:
+    """Where nothing was set up, and before a model was loaded."""
+    site = Path(flowcut.__file__).parents[1], Path(numpy.__file__).parents[1]
+    program = f"import sys; sys.path[:0] = {[str(path) for path in site]}; import flowcut; flowcut.{name}; "
+    program += "from transformers import CLIPVisionModel, LlavaForConditionalGeneration"
+    done = subprocess.run([sys.executable, "-S", "-c", program], capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr
