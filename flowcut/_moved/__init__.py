@@ -45,4 +45,4 @@ class RecordModule(ModuleType):
 
     def __call__(self, *args: Any, **settings: Any) -> Any:
         """`flowcut.encoder.recording.record`."""
-        return import_module("flowcut.encoder.recording").record(*args, **settings)
+        return import_module("flowcut").__getattr__("record")(*args, **settings)
