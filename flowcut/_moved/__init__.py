@@ -13,6 +13,7 @@ from types import MappingProxyType, ModuleType
 from typing import Any
 from warnings import warn
 
+HOME_OF_RECORD = "flowcut.encoder.recording"
 NOTHING: Mapping[str, str] = MappingProxyType({})
 
 
@@ -45,4 +46,4 @@ class RecordModule(ModuleType):
 
     def __call__(self, *args: Any, **settings: Any) -> Any:
         """`flowcut.encoder.recording.record`."""
-        return import_module("flowcut").__getattr__("record")(*args, **settings)
+        return import_module(HOME_OF_RECORD).record(*args, **settings)

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from flowcut.decoder.locate import READABLE, LanguageDecoder, find_decoder
 from flowcut.decoder.recording import LanguageRecording
-from flowcut.encoder.passes import synchronise
 from flowcut.errors import FlowCutError
 from flowcut.hooks.attention import Attention, watching
+from flowcut.hooks.model_facts import synchronise
 from flowcut.records.answer_attention import AnswerAttention
 
 

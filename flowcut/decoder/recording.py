@@ -31,10 +31,10 @@ from flowcut.decoder.passes import DecoderPass, padding_mask
 from flowcut.decoder.segment import Segment, Span
 from flowcut.decoder.spans import Aim
 from flowcut.decoder.to_record import Setting, draft
-from flowcut.encoder.locate import model_facts
 from flowcut.errors import FlowCutError, InvalidCut
 from flowcut.hooks.attention import Attention, is_watching, joined, watched_by, watching
 from flowcut.hooks.elsewhere import Elsewhere
+from flowcut.hooks.model_facts import model_facts
 from flowcut.records.language import LanguageRecord
 
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import platform
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any, cast
 
 import torch
@@ -12,6 +10,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from flowcut.errors import FlowCutError, InvalidCut
+from flowcut.hooks.model_facts import model_facts
 from flowcut.hooks.parts import model_type, parts_of
 
 SUPPORTED = {
@@ -32,7 +31,6 @@ QWEN_DIFFERS = (
     "them, so that each picture and window attends within itself.",
     "The released Qwen code gives the patches kept the first positions of the picture; this run leaves each its own.",
 )
-LIBRARIES = ("torch", "transformers", "numpy", "flowcut-lens")
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,17 +105,6 @@ def find_encoder(model: nn.Module) -> VisionEncoder:
     raise FlowCutError(f"No supported vision encoder in {' / '.join(kinds)}: flowcut reads {supported}.")
 
 
-def model_facts(model: PreTrainedModel) -> dict[str, Any]:
-    """What a record says about the model it comes from, and the libraries it ran on."""
-    return {
-        "model_id": model.name_or_path or None,
-        "family": model.config.model_type,
-        "dtype": str(model.dtype).removeprefix("torch."),
-        "device": str(next(model.parameters()).device),
-        "versions": library_versions(),
-    }
-
-
 def _row_encoder(parts: Any) -> VisionEncoder:
     has_cls = parts.config.model_type == "clip_vision_model"
     return VisionEncoder(
@@ -144,17 +131,6 @@ def _packed_encoder(parts: Any) -> PackedEncoder:
         merge_side=config.spatial_merge_size,
         window_side=None if window is None else window // config.patch_size // config.spatial_merge_size,
     )
-
-
-def library_versions() -> dict[str, str]:
-    """Python's version and that of each library that may change a number."""
-    found = {"python": platform.python_version()}
-    for name in LIBRARIES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue  # a checkout that is not installed has no version of its own
-    return found
 
 
 MIN_SCORED_LAYERS = 1

@@ -20,6 +20,7 @@ from flowcut.encoder.evidence import LayerInputs
 from flowcut.encoder.locate import PackedEncoder, VisionEncoder
 from flowcut.encoder.prune_group import EncoderPlan, PruneGroup
 from flowcut.hooks.attention import Attention
+from flowcut.hooks.model_facts import synchronise
 
 Call = tuple[tuple[Any, ...], dict[str, Any]]
 """Positional and keyword arguments of a layer."""
@@ -334,11 +335,3 @@ def _mean_joined(patches: Tensor, joins: Tensor, count: int) -> Tensor:
 def _shares(plan: EncoderPlan, slices: int) -> Sequence[int | None]:
     """The budget of each slice in time."""
     return [None] * slices if plan.cut is None else even_shares(plan.cut.tokens, slices, "slices in time")
-
-
-def synchronise(device: torch.device) -> None:
-    """Wait until the device has done what it was given; the CPU always has."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    elif device.type == "mps":
-        torch.mps.synchronize()

@@ -16,7 +16,7 @@ from flowcut.criteria import METHODS
 from flowcut.criteria.stages import ENCODER
 from flowcut.cut import CutConfig, check_is_cut
 from flowcut.encoder.locate import PackedEncoder, VisionEncoder, feature_layer_index, find_encoder
-from flowcut.encoder.passes import BatchPass, Call, EncoderPass, PackedPass, synchronise
+from flowcut.encoder.passes import BatchPass, Call, EncoderPass, PackedPass
 from flowcut.encoder.prune_group import EncoderPlan, PruneGroup
 from flowcut.encoder.to_record import assemble
 from flowcut.errors import FlowCutError, InvalidCut
@@ -31,7 +31,6 @@ JOINED_NOTE = (
     "Patches that were cut are not dropped: each is merged into one of the kept, which stands at its own place on the "
     "grid (the released code puts merged tokens behind the others)."
 )
-__all__ = ["PROXY_NOTE", "Recording", "record", "synchronise"]
 
 
 def record(

@@ -16,7 +16,6 @@ from transformers import BatchFeature
 
 from flowcut.cut import CutConfig, check_is_cut
 from flowcut.decoder.answer_recording import AnswerRecording
-from flowcut.encoder.recording import synchronise
 from flowcut.errors import FlowCutError, InvalidCut
 from flowcut.families.family import EncodedMedium, is_visual
 from flowcut.families.support import check_budget
@@ -25,6 +24,7 @@ from flowcut.generation.medium import Medium, geometries, open_medium
 from flowcut.generation.observer import Listener
 from flowcut.generation.prompt import put_question
 from flowcut.generation.session import Session
+from flowcut.hooks.model_facts import synchronise
 from flowcut.media.picture import Picture
 from flowcut.media.video import is_video
 from flowcut.models.loading import VisionLanguageModel

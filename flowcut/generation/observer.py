@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from transformers import StoppingCriteria
 
-from flowcut.encoder.recording import synchronise
+from flowcut.hooks.model_facts import synchronise
 from flowcut.records.run import AnswerToken
 
 RUNNERS_UP = 5

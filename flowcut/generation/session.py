@@ -23,7 +23,7 @@ from flowcut.criteria.stages import DECODER, PROJECTOR
 from flowcut.cut import CutConfig, check_is_cut, stage_of
 from flowcut.decoder.recording import LanguageRecording
 from flowcut.decoder.spans import Aim
-from flowcut.encoder.recording import Recording, synchronise
+from flowcut.encoder.recording import Recording
 from flowcut.errors import FlowCutError
 from flowcut.families import family_of
 from flowcut.families.family import EncodedMedium, MediaKind, is_visual
@@ -40,6 +40,7 @@ from flowcut.generation.outside_encoder import (
 )
 from flowcut.generation.prepared import Handover, PreparedFeatures, handover_of
 from flowcut.hooks.attention import joined
+from flowcut.hooks.model_facts import synchronise
 from flowcut.records.language import LanguageRecord
 from flowcut.records.vision import PADDING_ID, FlowRecord
 
