@@ -166,7 +166,7 @@ def test_the_mask_can_say_at_which_layer_each_patch_was_pruned(page: Page) -> No
     before = pixels(page, "mask")
     page.get_by_label("colour by layer").check()
     assert pixels(page, "mask") != before
-    expect(page.locator(".mask .legend")).to_contain_text("left after layer")
+    expect(page.locator(".mask .legend")).to_contain_text("pruned after layer")
 
 
 def test_arrow_keys_reach_every_patch_of_the_picture(page: Page) -> None:

@@ -190,7 +190,7 @@ export class MaskPanel {
   }
 
   /**
-   * Pruned patches are covered (one pixel each, scaled up); those that leave after this layer are hatched.
+   * Pruned patches are covered (one pixel each, scaled up); those pruned after this layer are hatched.
    * @param {CanvasRenderingContext2D} context
    * @param {State} state
    * @param {Theme} theme
@@ -213,7 +213,7 @@ export class MaskPanel {
   }
 
   /**
-   * The patches that leave after a layer, and those pruned at an earlier one.
+   * The patches pruned after a layer, and those pruned at an earlier one.
    * @param {number} layer
    */
   fates(layer) {

@@ -23,12 +23,12 @@ export function statusText(data, layer) {
   const run = data.runs.pruned, entering = run.entering[layer], removed = run.removed[layer];
   const title = data.panes ? `${run.title}, ${data.viewName}` : run.title;
   const enter = `${title}: ${entering} of ${run.patches ?? run.prunedAt.length} patches enter layer ${layer}`;
-  if (removed === 0) return `${enter}; none leave after it.`;
-  return `${enter}; ${removed} leave after it (${reasonText(run, layer)}), ${entering - removed} stay.`;
+  if (removed === 0) return `${enter}; none are pruned after it.`;
+  return `${enter}; ${removed} are pruned after it (${reasonText(run, layer)}), ${entering - removed} kept.`;
 }
 
 /**
- * Why so many leave after a layer.
+ * Why so many are pruned after a layer.
  * @param {Run} run
  * @param {number} layer
  */
@@ -90,9 +90,9 @@ export function valuesText(data, state) {
  */
 export function fateText({ prunedAt }, layer, patch) {
   const fate = fateOf(prunedAt, layer, patch);
-  if (fate === "leaving") return "leaves after this layer";
-  if (fate === "pruned") return `left after layer ${prunedAt[patch]}`;
-  return prunedAt[patch] < 0 ? "kept to the end" : `leaves after layer ${prunedAt[patch]}`;
+  if (fate === "leaving") return "pruned after this layer";
+  if (fate === "pruned") return `pruned after layer ${prunedAt[patch]}`;
+  return prunedAt[patch] < 0 ? "kept to the end" : `pruned after layer ${prunedAt[patch]}`;
 }
 
 /**
@@ -198,10 +198,10 @@ function layerLegend(data) {
     chip.style.color = parseInt(colour.slice(3, 5), 16) > 125 ? "#000" : "#fff";
     return chip;
   });
-  return [element("span", "", "left after layer"), ...chips];
+  return [element("span", "", "pruned after layer"), ...chips];
 }
 
 function fateLegend() {
-  const kinds = [["kept", "stays"], ["leaving", "leaves after this layer"], ["pruned", "gone"]];
+  const kinds = [["kept", "kept"], ["leaving", "pruned after this layer"], ["pruned", "pruned before"]];
   return kinds.flatMap(([kind, text]) => [element("span", `swatch ${kind}`), element("span", "", text)]);
 }
