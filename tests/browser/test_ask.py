@@ -47,6 +47,8 @@ def run_button(page: Page) -> Locator:
 
 
 def layer_slider(page: Page) -> Locator:
+    """The slider, once the stage's modules are there and have put it where they want it."""
+    expect(page.locator(".stage")).to_have_attribute("data-layer", re.compile(r"\d"))
     return page.get_by_role("slider", name="Vision layer")
 
 

@@ -89,6 +89,7 @@ def choose(page: Page, box: str, name: str, told: str | None = None) -> None:
 
 
 def move_to_layer(page: Page, layer: int) -> None:
+    expect(page.locator(".stage")).to_have_attribute("data-layer", re.compile(r"\d"))  # its modules are there
     slider = page.get_by_role("slider", name="Vision layer")
     slider.evaluate("(e, to) => { e.value = to; e.dispatchEvent(new Event('input', { bubbles: true })); }", layer)
     expect(stage(page)).to_have_attribute("data-layer", str(layer))

@@ -54,6 +54,7 @@ def pixels(page: Page, panel: str) -> str:
 
 
 def go_to(page: Page, layer: int) -> None:
+    expect(page.locator(".stage")).to_have_attribute("data-layer", re.compile(r"\d"))  # its modules are there
     slider = page.get_by_role("slider", name="Vision layer")
     slider.evaluate("(e, to) => { e.value = to; e.dispatchEvent(new Event('input', { bubbles: true })); }", layer)
     expect(stage(page)).to_have_attribute("data-layer", str(layer))
