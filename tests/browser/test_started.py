@@ -40,7 +40,7 @@ from pathlib import Path
 import flowcut
 from PIL import Image
 
-assert all(getattr(flowcut, name) is not None for name in flowcut.__all__)
+assert all(getattr(flowcut, name) is not None for name in dir(flowcut))
 cut = flowcut.FlowCut(tokens=64)
 run = flowcut.ask(flowcut.load("embedded"), Image.new("RGB", (336, 336)), "Is there a ring?", cut=cut)
 assert run.answer
