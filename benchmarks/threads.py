@@ -45,8 +45,11 @@ THINGS = {
     "compare": "`compare`, all methods",
 }
 SECONDS = 300
+LIMIT = 30
+"""Seconds after which questions, and the comparison, break off; the table says so."""
 IN_PROCESS = """
 import sys, time, json
+LIMIT = float(sys.argv[3])
 from flowcut.threads import share_processors
 share_processors()
 import flowcut
@@ -61,10 +64,14 @@ for _ in range(int(sys.argv[2])):
     began = time.perf_counter()
     flowcut.ask(model, image, question, flowcut.FlowCut(tokens=64))
     asks.append(time.perf_counter() - began)
+    if sum(asks) > LIMIT:
+        break
 refused = flowcut.refusals(model)
 names = [name for name, method in METHODS.items() if name not in refused and not method.takes_patches]
 began = time.perf_counter()
-list(flowcut.compare_methods(model, image, question, full, [flowcut.Cut(name, tokens=64) for name in names]))
+for _ in flowcut.compare_methods(model, image, question, full, [flowcut.Cut(name, tokens=64) for name in names]):
+    if time.perf_counter() - began > LIMIT:
+        break
 print(json.dumps({"ask": asks, "compare": [time.perf_counter() - began]}))
 """
 
@@ -84,7 +91,7 @@ def in_process(policy: str, rounds: int) -> dict[str, list[float]]:
     """Seconds of every warm `ask`, and of one comparison of all methods."""
     variables = {**os.environ, **POLICIES[policy]}
     done = subprocess.run(
-        [sys.executable, "-c", IN_PROCESS, QUESTION, str(rounds)],
+        [sys.executable, "-c", IN_PROCESS, QUESTION, str(rounds), str(LIMIT)],
         env={name: value for name, value in variables.items() if value is not None},
         check=True, capture_output=True, text=True,
     )  # fmt: skip
@@ -141,9 +148,15 @@ def report(rows: list[dict[str, Any]]) -> str:
     ]
     for row in rows:
         quiet = next(one for one in rows if one["policy"] == row["policy"] and one["busy"] == 0)
-        cells = [f"{row[thing]:.2f} ({row[thing] / quiet[thing]:.1f})" for thing in THINGS]
+        cells = [_cell(thing, row[thing], quiet[thing]) for thing in THINGS]
         lines.append(f"| {row['policy']} | {row['busy']} | " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
+
+
+def _cell(thing: str, seconds: float, quiet: float) -> str:
+    broken_off = thing == "compare" and seconds > LIMIT
+    over = "over " if broken_off else ""
+    return f"{over}{seconds:.2f} ({over}{seconds / quiet:.1f})"
 
 
 def main() -> None:
