@@ -87,7 +87,7 @@ def serving(command: Sequence[str], folder: Path, log: Path, port: int, **enviro
             yield served
         finally:
             process.terminate()
-            process.wait(30)
+            process.wait(120)  # one that spins beside busy processes takes its time
     assert "Traceback" not in log.read_text(), log.read_text()
 
 

@@ -45,7 +45,7 @@ THINGS = {
     "compare": "`compare`, all methods",
 }
 SECONDS = 300
-LIMIT = 30
+LIMIT = 12
 """Seconds after which questions, and the comparison, break off; the table says so."""
 IN_PROCESS = """
 import sys, time, json
