@@ -135,7 +135,9 @@ def test_a_ranking_that_is_none(stage: str, ranking: Any, sentence: str, model: 
 
 @pytest.mark.parametrize("layers", [(), (1,), (0, 0), (-1,)])
 def test_layers_that_are_not_between_two(layers: tuple[int, ...], model: VisionLanguageModel) -> None:
-    rank = lambda evidence, cut: np.zeros(evidence.n_visual)  # noqa: E731
+    def rank(evidence: flowcut.DecoderEvidence, cut: Any) -> np.ndarray:
+        return np.zeros(evidence.n_visual)
+
     registered(stage="decoder", rank=None, decoder=flowcut.DecoderPlan(lambda n: layers, rank))
     with pytest.raises(flowcut.InvalidCut, match=r"layers\(2\) gave .* from 0 to 0"):
         flowcut.ask(model, tiny.picture(), QUESTION, flowcut.Cut("mine", 9), max_new_tokens=2)
