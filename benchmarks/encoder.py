@@ -96,6 +96,7 @@ def measure(shape: dict[str, Any], repeats: int, ways: Iterable[str] = WAYS) -> 
         ours, theirs = context.Pipe()
         process = context.Process(target=_work, args=(shape, way, theirs), daemon=True)
         process.start()
+        theirs.close()  # ours is the only other end, so that a process that has failed ends the waiting
         ours.recv()  # warmed up; one way at a time, so that they do not disturb one another
         workers[way] = (process, ours)
 
