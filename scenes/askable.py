@@ -9,7 +9,7 @@ from typing import Protocol
 
 from flowcut_lens.scenes import phrasings
 from flowcut_lens.scenes.phrasings import article, name_of, plural
-from flowcut_lens.scenes.world import COLOURS, SHAPES, SIZES
+from flowcut_lens.scenes.world import BAR, CHART, COLOURS, SHAPES, SIZES
 
 LEAST_STEP = 36.0
 """Two objects count as left/right or above/below each other only if their centres are so many pixels apart."""
@@ -25,7 +25,9 @@ class Thing(Protocol):
     @property
     def size(self) -> str: ...
     @property
-    def character(self) -> str | None: ...
+    def text(self) -> str | None: ...
+    @property
+    def small_print(self) -> str | None: ...
     @property
     def centre_x(self) -> float: ...
     @property
@@ -50,13 +52,20 @@ class Fact:
 def _matching(
     objects: Sequence[Thing], size: str | None = None, colour: str | None = None, shape: str | None = None
 ) -> tuple[int, ...]:
+    """Indices of the objects of these attributes; the bars of a chart only where bars are asked for."""
     return tuple(
         index
         for index, thing in enumerate(objects)
-        if (size is None or thing.size == size)
+        if (thing.shape != BAR or shape == BAR)
+        and (size is None or thing.size == size)
         and (colour is None or thing.colour == colour)
         and (shape is None or thing.shape == shape)
     )
+
+
+def _laid(objects: Sequence[Thing]) -> list[tuple[int, Thing]]:
+    """What lies on the table, with its index: everything but the bars of a chart."""
+    return [(index, thing) for index, thing in enumerate(objects) if thing.shape != BAR]
 
 
 def _names_of(objects: Sequence[Thing], index: int, leave_out: str = "") -> list[str]:
@@ -94,7 +103,7 @@ def _attribute(
     """A generator of facts "what is this attribute of the object that is called so"."""
 
     def generate(objects: Sequence[Thing]) -> Iterator[Fact]:
-        for index, thing in enumerate(objects):
+        for index, thing in _laid(objects):
             answer = read(thing)
             if answer is not None:
                 for name in _names_of(objects, index, leave_out):
@@ -128,8 +137,9 @@ def _holds(relation: str, one: Thing, other: Thing) -> bool | None:
 
 
 def _pairs(objects: Sequence[Thing]) -> Iterator[tuple[int, int, str, str]]:
-    names = [_names_of(objects, index) for index in range(len(objects))]
-    for one, other in permutations(range(len(objects)), 2):
+    laid = [index for index, _ in _laid(objects)]
+    names = {index: _names_of(objects, index) for index in laid}
+    for one, other in permutations(laid, 2):
         for first in names[one][:3]:
             for second in names[other][:3]:
                 yield one, other, first, second
@@ -177,7 +187,7 @@ def _compared_places(objects: Sequence[Thing], one: int, other: int, names: dict
 def _compared_counts(objects: Sequence[Thing], attribute: str, options: Sequence[str]) -> Iterator[Fact]:
     """Whether there are more objects of one colour (or shape) than of another."""
     for pair in permutations(options, 2):
-        ids = [tuple(i for i, thing in enumerate(objects) if getattr(thing, attribute) == word) for word in pair]
+        ids = [_matching(objects, **{attribute: word}) for word in pair]
         if not any(ids):
             continue
         answer = "yes" if len(ids[0]) > len(ids[1]) else "no"
@@ -188,8 +198,9 @@ def _compared_counts(objects: Sequence[Thing], attribute: str, options: Sequence
 
 
 def _logic(objects: Sequence[Thing]) -> Iterator[Fact]:
-    present = sorted({(thing.colour, thing.shape) for thing in objects})
-    swapped = sorted({(a.colour, b.shape) for a, b in permutations(objects, 2)} - set(present))
+    laid = [thing for _, thing in _laid(objects)]
+    present = sorted({(thing.colour, thing.shape) for thing in laid})
+    swapped = sorted({(a.colour, b.shape) for a, b in permutations(laid, 2)} - set(present))
     absent = [(colour, shape) for colour in COLOURS[::3] for shape in SHAPES[::3] if (colour, shape) not in present]
     pool = present + swapped + absent[:3]
     for (colour_a, shape_a), (colour_b, shape_b) in permutations(pool, 2):
@@ -211,36 +222,56 @@ def _logic(objects: Sequence[Thing]) -> Iterator[Fact]:
 
 def describe(objects: Sequence[Thing]) -> str:
     """The whole picture in one sentence, object by object in the order given (reading order in a scene)."""
-    phrases = [_phrase(thing) for thing in objects]
+    bars = sum(thing.shape == BAR for thing in objects)
+    phrases = [_phrase(thing, bars) for _, thing in _laid(objects)]
     if len(phrases) == 1:
         return phrases[0] + "."
     return ", ".join(phrases[:-1]) + " and " + phrases[-1] + "."
 
 
-def _phrase(thing: Thing) -> str:
+def _phrase(thing: Thing, bars: int) -> str:
     preposition = {"center": "in the", "left": "on the", "right": "on the"}.get(thing.place, "at the")
-    carries = f" with {_article_of_character(thing.character)}" if thing.character else ""
+    carries = f" with {_carried(thing.text)}" if thing.text else ""
+    carries += f" above {thing.small_print}" if thing.small_print else ""
+    carries += f" with {bars} bars" if thing.shape == CHART else ""
     return f"{article(name_of(thing.size, thing.colour, thing.shape))}{carries} {preposition} {thing.place}"
 
 
-def _article_of_character(character: str) -> str:
-    return f"{'an' if character in 'AEHLX8' else 'a'} {character}"
+def _carried(text: str) -> str:
+    """A word alone, a character behind its article."""
+    return text if len(text) > 1 else f"{'an' if text in 'AEHLX8' else 'a'} {text}"
 
 
 def _description(objects: Sequence[Thing]) -> Iterator[Fact]:
     yield Fact(phrasings.DESCRIBE, {}, describe(objects), tuple(range(len(objects))), "describe")
 
 
+def _chart(objects: Sequence[Thing]) -> Iterator[Fact]:
+    """What a chart says. Its bars have numbers that are all different."""
+    bars = [index for index, thing in enumerate(objects) if thing.shape == BAR]
+    if not bars:
+        return
+    by_height = sorted(bars, key=lambda index: int(objects[index].text or 0))
+    for wordings, index in ((phrasings.HIGHEST_BAR, by_height[-1]), (phrasings.LOWEST_BAR, by_height[0])):
+        yield Fact(wordings, {}, objects[index].colour, tuple(bars), "which")
+    for index in bars:
+        name = f"{objects[index].colour} {BAR}"
+        yield Fact(phrasings.BAR, {"a": name}, objects[index].text or "", (index,), "number", (("a", (index,)),))
+    yield Fact(phrasings.BARS, {}, str(len(bars)), tuple(bars), "how many")
+
+
 GENERATORS: dict[str, Callable[[Sequence[Thing]], Iterator[Fact]]] = {
     "existence": _existence,
-    "colour": _attribute(phrasings.COLOUR, "colour", lambda thing: thing.colour),
+    "colour": _attribute(phrasings.COLOUR, "colour", lambda thing: None if thing.shape == CHART else thing.colour),
     "shape": _attribute(phrasings.SHAPE, "shape", lambda thing: thing.shape),
     "counting": _counting,
     "position": _attribute(phrasings.POSITION, "", lambda thing: thing.place),
     "relation": _relation,
-    "size": _attribute(phrasings.SIZE, "size", lambda thing: thing.size),
+    "size": _attribute(phrasings.SIZE, "size", lambda thing: None if thing.shape == CHART else thing.size),
     "comparison": _comparison,
-    "reading": _attribute(phrasings.READING, "", lambda thing: thing.character),
+    "reading": _attribute(phrasings.READING, "", lambda thing: thing.text),
     "logic": _logic,
     "describe": _description,
+    "small print": _attribute(phrasings.SMALL_PRINT, "", lambda thing: thing.small_print),
+    "chart": _chart,
 }

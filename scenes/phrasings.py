@@ -74,6 +74,31 @@ READING = (
     "Read the {a}.",
     "What do you read on the {a}?",
 )
+SMALL_PRINT = (
+    "What does the small print on the {a} say?",
+    "Read the small print on the {a}.",
+    "What is the small print on the {a}?",
+    "What is written in small letters on the {a}?",
+)
+BAR = (
+    "What number is on the {a}?",
+    "Which number stands above the {a}?",
+    "What is the value of the {a}?",
+    "How high is the {a}?",
+)
+HIGHEST_BAR = (
+    "Which bar is the highest?",
+    "What colour is the highest bar?",
+    "Which bar has the largest number?",
+    "What color is the tallest bar?",
+)
+LOWEST_BAR = (
+    "Which bar is the lowest?",
+    "What colour is the lowest bar?",
+    "Which bar has the smallest number?",
+    "What color is the shortest bar?",
+)
+BARS = ("How many bars does the chart have?", "How many bars are in the chart?", "Count the bars of the chart.")
 AND = (
     "Is there {an_a} and {an_b}?",
     "Are there both {an_a} and {an_b}?",

@@ -11,7 +11,7 @@ import numpy as np
 
 from flowcut_lens.scenes.askable import GENERATORS, Fact, Thing
 from flowcut_lens.scenes.phrasings import without_article
-from flowcut_lens.scenes.world import COLOURS, SHAPES, SIZES, Scene
+from flowcut_lens.scenes.world import CHART, COLOURS, SHAPES, SIZES, Scene
 
 KINDS = (
     "existence",
@@ -25,6 +25,8 @@ KINDS = (
     "reading",
     "logic",
     "describe",
+    "small print",
+    "chart",
 )
 
 
@@ -101,17 +103,21 @@ def matches(answer: str, right: str) -> bool:
 
 
 _OBJECT_PATTERN = re.compile(
-    rf"({'|'.join(SIZES)}) ({'|'.join(COLOURS)}) ({'|'.join(SHAPES)})(?: with an? (\w))? (?:at|in|on) the "
+    rf"({'|'.join(SIZES)}) ({'|'.join(COLOURS)}) ({'|'.join((*SHAPES, CHART))})"
+    r"(?: with (?:an? )?(\w+)(?: bars)?)?(?: above (\w+))? (?:at|in|on) the "
     r"((?:top|bottom)(?: left| right)?|left|right|center)"
 )
 
 
 def facts(description: str) -> Counter[tuple[str, ...]]:
-    """The single facts a description states: each object, and of each its size, its place and its character."""
+    """The single facts a description states: each object, and of each its size, its place, what is written
+    on it (of a chart, how many bars it has) and its small print."""
     stated: Counter[tuple[str, ...]] = Counter()
-    for size, colour, shape, character, place in _OBJECT_PATTERN.findall(description):
+    for size, colour, shape, text, small_print, place in _OBJECT_PATTERN.findall(description):
         name = f"{colour} {shape}"
         stated.update([(name,), (name, "size", size), (name, "place", place)])
-        if character:
-            stated[(name, "reads", character.upper())] += 1
+        if text:
+            stated[(name, "reads", text.upper())] += 1
+        if small_print:
+            stated[(name, "small print", small_print.upper())] += 1
     return stated

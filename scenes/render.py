@@ -2,35 +2,26 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
-
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 
 from flowcut_lens.scenes.backgrounds import background
+from flowcut_lens.scenes.paint import PAINT
+from flowcut_lens.scenes.printing import bar_placements, chart_bars, number_height, printed
 from flowcut_lens.scenes.shapes import SIGNED_DISTANCE
 from flowcut_lens.scenes.world import (
+    BAR,
+    DRAWN,
     MIN_VISIBLE,
     MIN_VISIBLE_DEFAULT,
     SIDE,
     Placement,
     Scene,
+    SceneMix,
     SceneObject,
     sample_placements,
 )
-
-PAINT: dict[str, tuple[float, float, float]] = {
-    "red": (0.80, 0.12, 0.12),
-    "orange": (0.93, 0.47, 0.07),
-    "yellow": (0.95, 0.82, 0.16),
-    "green": (0.16, 0.62, 0.24),
-    "blue": (0.13, 0.32, 0.82),
-    "purple": (0.47, 0.18, 0.66),
-    "pink": (0.95, 0.52, 0.70),
-    "white": (0.94, 0.94, 0.93),
-}
-"""Linear mix of red, green and blue (0..1) before shading; each object varies by a few hundredths."""
 
 _LIGHT = np.array([-0.45, -0.55, 0.70], np.float32) / np.float32(np.sqrt(0.45**2 + 0.55**2 + 0.70**2))
 _HALFWAY = (_LIGHT + np.array([0, 0, 1], np.float32)) / np.linalg.norm(_LIGHT + np.array([0, 0, 1], np.float32))
@@ -39,8 +30,12 @@ _SHADOW_BLUR = 9.0
 _LAYOUT_TRIES = 50
 
 
-def draw(seed: int) -> Scene:
+def draw(seed: int, mix: SceneMix = DRAWN) -> Scene:
     """The scene of a seed: the same picture, objects and masks on every machine.
+
+    Args:
+        seed: 0 to 2**63 - 1.
+        mix: how often what is harder to see comes up; the shipped model knows the default.
 
     Raises:
         ValueError: the seed is not an integer from 0 to 2**63 - 1.
@@ -48,26 +43,25 @@ def draw(seed: int) -> Scene:
     if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or not 0 <= seed < 2**63:
         raise ValueError(f"A scene's seed is an integer from 0 to 2**63 - 1; got {seed!r}. Pass for example 7.")
     rng = np.random.default_rng(int(seed))
-    return compose(int(seed), background(rng), rng)
+    return compose(int(seed), background(rng), rng, mix)
 
 
-def compose(seed: int, canvas: NDArray[np.float32], rng: np.random.Generator, extra_cards: float = 0.0) -> Scene:
+def compose(seed: int, canvas: NDArray[np.float32], rng: np.random.Generator, mix: SceneMix = DRAWN) -> Scene:
     """Lay random objects on a table top ([336, 336, 3], 0..1; drawn over in place) and say what lies where."""
-    placements, masks = _visible_layout(rng, extra_cards)
+    placements, masks = _visible_layout(rng, mix)
     for placement in placements:
         _paint(canvas, placement, rng)
     canvas += np.float32(0.007) * rng.standard_normal((SIDE, SIDE, 1), dtype=np.float32)
     image = Image.fromarray((np.clip(canvas, 0, 1) * 255 + 0.5).astype(np.uint8))
-    objects = [_seen(placement, mask) for placement, mask in zip(placements, masks, strict=True)]
-    return Scene(seed, image, tuple(sorted(objects, key=lambda thing: (thing.row, thing.centre_x))))
+    objects = [thing for placement, mask in zip(placements, masks, strict=True) for thing in _seen(placement, mask)]
+    in_reading_order = sorted(objects, key=lambda thing: (thing.shape == BAR, thing.row, thing.centre_x))
+    return Scene(seed, image, tuple(in_reading_order))
 
 
-def _visible_layout(
-    rng: np.random.Generator, extra_cards: float = 0.0
-) -> tuple[list[Placement], list[NDArray[np.bool_]]]:
+def _visible_layout(rng: np.random.Generator, mix: SceneMix = DRAWN) -> tuple[list[Placement], list[NDArray[np.bool_]]]:
     """Placements whose objects all stay visible enough, and their visible masks."""
     for _ in range(_LAYOUT_TRIES):
-        placements = sample_placements(rng, extra_cards)
+        placements = sample_placements(rng, mix)
         full = [_mask(placement) for placement in placements]
         hidden, visible = np.zeros((SIDE, SIDE), bool), []
         for mask in reversed(full):  # later objects lie on top
@@ -82,17 +76,29 @@ def _visible_layout(
     return placements[-1:], full[-1:]  # the last object lies on top and alone is always visible
 
 
-def _seen(placement: Placement, mask: NDArray[np.bool_]) -> SceneObject:
+def _seen(placement: Placement, mask: NDArray[np.bool_]) -> list[SceneObject]:
+    """The object of a placement with the pixels it is seen in; a chart's bars are objects of their own, cut from it."""
+    found, middles = [], np.arange(SIDE) + 0.5
+    for bar, (left, top, right, bottom) in zip(bar_placements(placement), chart_bars(placement), strict=True):
+        inside_rows = (middles >= top - number_height(placement)) & (middles < bottom)
+        inside = inside_rows[:, None] & ((middles >= left) & (middles < right))
+        found.append(_object(bar, mask & inside))
+        mask = mask & ~inside
+    return [_object(placement, mask), *found]
+
+
+def _object(placement: Placement, mask: NDArray[np.bool_]) -> SceneObject:
     rows, cols = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
     return SceneObject(
         shape=placement.shape,
         colour=placement.colour,
         size=placement.size,
-        character=placement.character,
+        text=placement.text,
         centre_x=placement.centre_x,
         centre_y=placement.centre_y,
         box=(int(cols[0]), int(rows[0]), int(cols[-1]) + 1, int(rows[-1]) + 1),
         mask=mask,
+        small_print=placement.small_print,
     )
 
 
@@ -142,12 +148,23 @@ def _albedo(placement: Placement, window: tuple[slice, slice], rng: np.random.Ge
     height, width = window[0].stop - window[0].start, window[1].stop - window[1].start
     fleck = 1 + np.float32(0.025) * rng.standard_normal((height, width, 1), dtype=np.float32)
     albedo = base * fleck
-    if placement.character is None:
-        return albedo
     luminance = float(base @ np.array([0.299, 0.587, 0.114], np.float32))
-    ink = np.float32(0.07) if luminance > 0.45 else np.float32(0.97)
-    print_ = _glyph(placement, window)[..., None]
-    return np.asarray(albedo + print_ * (ink - albedo), np.float32)
+    ink = np.full(3, 0.07 if luminance > 0.45 else 0.97, np.float32)
+    sheet = _window(placement, 1)
+    for colour, coverage in printed(placement, sheet, ink):
+        over = _placed(coverage, sheet, window)[..., None]
+        albedo = np.asarray(albedo + over * (colour - albedo), np.float32)
+    return np.asarray(albedo, np.float32)
+
+
+def _placed(
+    coverage: NDArray[np.float32], sheet: tuple[slice, slice], window: tuple[slice, slice]
+) -> NDArray[np.float32]:
+    """Coverage of a sheet, laid into a larger window of the picture."""
+    placed = np.zeros((window[0].stop - window[0].start, window[1].stop - window[1].start), np.float32)
+    top, left = sheet[0].start - window[0].start, sheet[1].start - window[1].start
+    placed[top : top + coverage.shape[0], left : left + coverage.shape[1]] = coverage
+    return placed
 
 
 def _shade(
@@ -165,30 +182,3 @@ def _shade(
     highlight = highlight if placement.shape == "circle" else highlight * (inside < 1)
     lit = albedo * (0.42 + 0.78 * diffuse)[..., None] + 0.6 * highlight[..., None]
     return np.asarray(np.clip(lit, 0, 1), np.float32)
-
-
-@lru_cache(maxsize=256)
-def _font(size: int) -> ImageFont.FreeTypeFont:
-    font = ImageFont.load_default(size)
-    assert isinstance(font, ImageFont.FreeTypeFont), "Pillow was built without FreeType"
-    return font
-
-
-def _glyph(placement: Placement, window: tuple[slice, slice]) -> NDArray[np.float32]:
-    """Coverage (0..1) of the printed character over the window, turned with its card."""
-    scale = 2  # drawn larger and reduced: turning then leaves no jagged edge
-    rows, cols = _window(placement, 1)
-    sheet = Image.new("L", ((cols.stop - cols.start) * scale, (rows.stop - rows.start) * scale))
-    x, y = (placement.centre_x - cols.start) * scale, (placement.centre_y - rows.start) * scale
-    character, font = placement.character or "", _font(round(placement.extent * 0.72 * scale))
-    stroke = max(1, round(placement.extent * 0.018 * scale))
-    left, top, right, bottom = font.getbbox(character, stroke_width=stroke)
-    corner = (x - (left + right) / 2, y - (top + bottom) / 2)
-    ImageDraw.Draw(sheet).text(corner, character, 255, font, stroke_width=stroke)
-    turned = sheet.rotate(-np.degrees(placement.rotation), Image.Resampling.BICUBIC, center=(x, y))
-    coverage = np.zeros((window[0].stop - window[0].start, window[1].stop - window[1].start), np.float32)
-    top, left = rows.start - window[0].start, cols.start - window[1].start
-    coverage[top : top + rows.stop - rows.start, left : left + cols.stop - cols.start] = (
-        np.asarray(turned.reduce(scale), np.float32) / 255
-    )
-    return coverage

@@ -41,6 +41,10 @@ def card(x: Field, y: Field) -> Field:
     return _box(x, y, 0.64, 0.8, 0.1)
 
 
+def chart(x: Field, y: Field) -> Field:
+    return _box(x, y, 0.76, 0.64, 0.05)
+
+
 def triangle(x: Field, y: Field) -> Field:
     """Equilateral, pointing up, corners rounded; its corners lie on the unit circle."""
     rounding, inradius = 0.08, 0.5
@@ -69,4 +73,5 @@ SIGNED_DISTANCE: dict[str, Callable[[Field, Field], Field]] = {
     "ring": ring,
     "cross": cross,
     "card": card,
+    "chart": chart,
 }

@@ -13,10 +13,18 @@ SIDE = 336
 """Width and height of a picture, in pixels: the input size of CLIP-L/336, so that nothing is resized."""
 
 SHAPES = ("circle", "square", "triangle", "star", "ring", "cross", "card")
+CHART, BAR = "chart", "bar"
+"""A bar chart on a sheet of its own, and the bars on it, which are objects too. No other object is called so."""
 COLOURS = ("red", "orange", "yellow", "green", "blue", "purple", "pink", "white")
 SIZES = ("small", "large")
 CHARACTERS = tuple("123456789ACEHKLTX")
 """What a card may carry. Letters that look like a digit or like one another (O, I, S, Z, B, ...) are left out."""
+WORDS = (
+    "ant", "bell", "bird", "boat", "bread", "cat", "chair", "clock", "cup", "dog", "door", "duck", "fish", "goat",
+    "house", "key", "lamp", "leaf", "milk", "moon", "mouse", "owl", "pear", "plane", "rain", "salt", "sheep", "snow",
+    "sun", "train", "tree", "wolf",
+)  # fmt: skip
+"""What may be printed on a large card, in capitals: large, or small below a character."""
 
 PLACES = (
     ("top left", "top", "top right"),
@@ -25,15 +33,44 @@ PLACES = (
 )
 """Names of the nine equal regions of the picture, row by row."""
 
+MOST_OBJECTS = 11
+"""Of a crowded scene, its bars not counted; other scenes have at most 6."""
+
 EXTENT = {"small": (42.0, 49.0), "large": (74.0, 86.0)}
 """Diameter in pixels of the circle an object fits in, by size."""
 
 PLACE_MARGIN = 11.0
 """No centre lies closer than this (pixels) to a border between two regions: its place is never a matter of opinion."""
 
-MIN_VISIBLE = {"card": 0.97}
+MIN_VISIBLE = {"card": 0.97, CHART: 0.97}
 MIN_VISIBLE_DEFAULT = 0.72
-"""Share of an object's pixels that must stay visible behind others; a card must stay readable."""
+"""Share of an object's pixels that must stay visible behind others; cards and charts must stay readable."""
+
+CHART_EXTENT = (150.0, 170.0)
+BAR_COLOURS = tuple(colour for colour in COLOURS if colour != "white")
+"""The sheet of a chart is white."""
+
+
+@dataclass(frozen=True)
+class SceneMix:
+    """How often what is harder to see comes up in drawn scenes; by default as it does in `draw`."""
+
+    extra_cards: float = 0.0
+    """Share of objects made cards on top of the usual one in seven."""
+    words: float = 0.0
+    """Share of large cards that carry a word instead of a character."""
+    small_print: float = 0.0
+    """Share of large cards with a character that carry a word in small print below it."""
+    charts: float = 0.0
+    """Share of scenes with a chart."""
+    crowded: float = 0.0
+    """Share of scenes with up to eleven objects; for training only."""
+
+
+DRAWN = SceneMix()
+"""What `draw` draws."""
+WORLD = SceneMix(extra_cards=0.1, words=0.5, small_print=0.5, charts=0.2)
+"""Words, small print and charts among the rest: what pruning is known to hurt most."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +80,7 @@ class Placement:
     shape: str
     colour: str
     size: str
-    character: str | None
+    text: str | None
     centre_x: float
     """Pixels from the left edge."""
     centre_y: float
@@ -52,6 +89,9 @@ class Placement:
     """Diameter of the enclosing circle, in pixels."""
     rotation: float
     """Radians, clockwise on the screen."""
+    small_print: str | None = None
+    bars: tuple[tuple[str, int], ...] = ()
+    """Of a chart, from the left: the colour of each bar, and its number, 1 to 9."""
 
 
 @dataclass(frozen=True)
@@ -61,14 +101,16 @@ class SceneObject:
     shape: str
     colour: str
     size: str
-    character: str | None
-    """The digit or letter on a card; None for every other shape."""
+    text: str | None
+    """On a card its digit, letter or word; the number above a bar; None for every other shape."""
     centre_x: float
     centre_y: float
     box: tuple[int, int, int, int]
     """Left, top, right, bottom (exclusive) of the visible pixels."""
     mask: NDArray[np.bool_] = field(repr=False, compare=False)
     """[336, 336] visible pixels: those hidden behind other objects are left out."""
+    small_print: str | None = None
+    """The word in small print on a card."""
 
     @property
     def place(self) -> str:
@@ -83,7 +125,10 @@ class SceneObject:
 
 @dataclass(frozen=True)
 class Scene:
-    """A picture and the truth about it. Objects are in reading order: by row of regions, then from left to right."""
+    """A picture and the truth about it. Objects are in reading order: by row of regions, then from left to right.
+
+    The bars of a chart come last, from left to right.
+    """
 
     seed: int
     image: Image.Image = field(repr=False, compare=False)
@@ -106,22 +151,40 @@ class Scene:
         return (share > coverage).reshape(-1)
 
 
-def sample_placements(rng: np.random.Generator, extra_cards: float = 0.0) -> list[Placement]:
-    """Draw 1 to 6 objects: attributes and poses, drawing order first to last (later ones lie on top).
-
-    `extra_cards` is the share of objects made cards on top of the usual one in seven; training uses it to read more.
-    """
+def sample_placements(rng: np.random.Generator, mix: SceneMix = DRAWN) -> list[Placement]:
+    """Draw 1 to 6 objects: attributes and poses, drawing order first to last (later ones lie on top)."""
     wanted = int(rng.choice(6, p=(0.08, 0.14, 0.2, 0.22, 0.2, 0.16))) + 1
     spacing = 1.08 if rng.random() < 0.6 else 0.78
+    if _happens(rng, mix.crowded):
+        wanted, spacing = int(rng.integers(7, MOST_OBJECTS + 1)), 0.85
     placements: list[Placement] = []
+    if _happens(rng, mix.charts):
+        wanted = min(wanted, 4)
+        placements.append(_sample_chart(rng))
     # Large objects first: they are the hardest to fit.
     extents = sorted((_sample_size(rng) for _ in range(wanted)), key=lambda sized: -sized[1])
     for size, extent in extents:
         centre = _free_centre(rng, extent, placements, spacing)
         if centre is not None:
-            placements.append(_sample_object(rng, size, extent, centre, placements, extra_cards))
+            placements.append(_sample_object(rng, size, extent, centre, placements, mix))
     order = rng.permutation(len(placements))
     return [placements[index] for index in order]
+
+
+def _happens(rng: np.random.Generator, share: float) -> bool:
+    """By chance; where it never does, no number is drawn, so that what is drawn later stays the same."""
+    return share > 0 and bool(rng.random() < share)
+
+
+def _sample_chart(rng: np.random.Generator) -> Placement:
+    """A chart with two to four bars, no two alike in colour or number."""
+    extent = float(rng.uniform(*CHART_EXTENT))
+    centre = _free_centre(rng, extent, [], 1.0)
+    assert centre is not None, "an empty picture has room for a chart"
+    count = int(rng.integers(2, 5))
+    colours, numbers = rng.permutation(len(BAR_COLOURS))[:count], rng.permutation(9)[:count] + 1
+    bars = tuple((BAR_COLOURS[int(one)], int(number)) for one, number in zip(colours, numbers, strict=True))
+    return Placement(CHART, "white", "large", None, *centre, extent, 0.0, bars=bars)
 
 
 def _sample_size(rng: np.random.Generator) -> tuple[str, float]:
@@ -151,25 +214,34 @@ def _sample_object(
     extent: float,
     centre: tuple[float, float],
     others: list[Placement],
-    extra_cards: float,
+    mix: SceneMix,
 ) -> Placement:
     """Attributes at random; now and then one is shared with an earlier object, so that questions need both."""
     shape = SHAPES[int(rng.integers(len(SHAPES)))]
     colour = COLOURS[int(rng.integers(len(COLOURS)))]
     if others and rng.random() < 0.35:
-        twin = others[int(rng.integers(len(others)))]
-        shape, colour = (twin.shape, colour) if rng.random() < 0.5 else (shape, twin.colour)
-    if extra_cards and rng.random() < extra_cards:
+        like = others[int(rng.integers(len(others)))]
+        alike_in_shape = rng.random() < 0.5 and like.shape != CHART
+        shape, colour = (like.shape, colour) if alike_in_shape else (shape, like.colour)
+    if _happens(rng, mix.extra_cards):
         shape = "card"
     is_card = shape == "card"
+    text = CHARACTERS[int(rng.integers(len(CHARACTERS)))] if is_card else None
+    small_print = None
+    if is_card and size == "large":
+        if _happens(rng, mix.words):
+            text = WORDS[int(rng.integers(len(WORDS)))]
+        elif _happens(rng, mix.small_print):
+            small_print = WORDS[int(rng.integers(len(WORDS)))]
     return Placement(
         shape=shape,
         colour=colour,
         size=size,
-        character=CHARACTERS[int(rng.integers(len(CHARACTERS)))] if is_card else None,
+        text=text,
         centre_x=centre[0],
         centre_y=centre[1],
         # A card is as wide as another object of its size, and a little larger in all so that its character is readable.
         extent=extent * (1.18 if is_card else 1.0),
         rotation=float(rng.uniform(-0.26, 0.26) if is_card else rng.uniform(0, 2 * np.pi)),
+        small_print=small_print,
     )

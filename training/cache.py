@@ -17,17 +17,49 @@ from numpy.typing import NDArray
 
 from flowcut_lens.scenes.backgrounds import background
 from flowcut_lens.scenes.render import compose
-from flowcut_lens.scenes.world import CHARACTERS, COLOURS, SHAPES, SIDE, SIZES, Scene
+from flowcut_lens.scenes.world import (
+    BAR,
+    CHARACTERS,
+    CHART,
+    COLOURS,
+    MOST_OBJECTS,
+    SHAPES,
+    SIDE,
+    SIZES,
+    WORDS,
+    WORLD,
+    Scene,
+    SceneMix,
+)
 
 PATCH = 14
 ROWS = SIDE // PATCH
 N_PATCHES = ROWS * ROWS
-MAX_OBJECTS = 6
+MAX_OBJECTS = MOST_OBJECTS
+"""Rows of an object table; a chart's bars are objects too."""
 SHARD_SCENES = 1000
 TRAIN_SEED = 1_000_000_000
 """Training seeds start here; held-out scenes have seeds below it."""
 
-OBJECT_FIELDS = ("shape", "colour", "size", "character", "centre_x", "centre_y")
+FORMS = (*SHAPES, CHART, BAR)
+TEXTS = (*CHARACTERS, *WORDS)
+FIELD_VALUES: dict[str, tuple[str, ...]] = {
+    "shape": FORMS,
+    "colour": COLOURS,
+    "size": SIZES,
+    "text": TEXTS,
+    "small_print": WORDS,
+}
+"""What the first columns of an object table may say."""
+OBJECT_FIELDS = (*FIELD_VALUES, "centre_x", "centre_y")
+PLACE = slice(len(FIELD_VALUES), len(OBJECT_FIELDS))
+"""The columns of the centre."""
+
+MIXES = {
+    "world": WORLD,
+    "crowded": SceneMix(extra_cards=0.3, words=0.5, small_print=0.6, charts=0.3, crowded=0.8),
+}
+"""Scenes as they are drawn everywhere, and scenes with more to see in every window, for the tower."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +71,7 @@ class Shard:
     owner: NDArray[np.int8]
     """[scenes, 576] index of the object seen most in the patch; -1 where objects cover less than a tenth of it."""
     objects: NDArray[np.float32]
-    """[scenes, 6, 6] OBJECT_FIELDS as class numbers or pixels; NaN where there is no object, character -1 for none."""
+    """[scenes, 11, 7] OBJECT_FIELDS as class numbers or pixels; NaN where no object is, -1 where nothing is said."""
 
 
 def to_patches(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -56,23 +88,20 @@ def owners(scene: Scene, least: float = 0.1) -> NDArray[np.int8]:
 
 
 def object_table(scene: Scene) -> NDArray[np.float32]:
-    """[6, 6] attributes of each object as numbers, NaN rows for objects that are not there."""
+    """[11, 7] attributes of each object as numbers, NaN rows for objects that are not there."""
     table = np.full((MAX_OBJECTS, len(OBJECT_FIELDS)), np.nan, np.float32)
     for row, thing in enumerate(scene.objects):
-        character = -1 if thing.character is None else CHARACTERS.index(thing.character)
-        table[row] = (
-            SHAPES.index(thing.shape),
-            COLOURS.index(thing.colour),
-            SIZES.index(thing.size),
-            character,
-            thing.centre_x,
-            thing.centre_y,
-        )
+        said = [getattr(thing, name) for name in FIELD_VALUES]
+        numbers = [
+            -1 if value is None else FIELD_VALUES[name].index(value)
+            for name, value in zip(FIELD_VALUES, said, strict=True)
+        ]
+        table[row] = (*numbers, thing.centre_x, thing.centre_y)
     return table
 
 
 def write_shard(
-    folder: Path, number: int, extra_cards: float = 0.0, n_scenes: int = SHARD_SCENES, table_tops: int = 60
+    folder: Path, number: int, mix: SceneMix = WORLD, n_scenes: int = SHARD_SCENES, table_tops: int = 60
 ) -> None:
     """Draw one shard. An unfinished one is never seen: the folder gets its name when all is written."""
     rng = np.random.default_rng(TRAIN_SEED + number)
@@ -82,7 +111,7 @@ def write_shard(
     objects = np.empty((n_scenes, MAX_OBJECTS, len(OBJECT_FIELDS)), np.float32)
     for index in range(n_scenes):
         top = np.rot90(tops[int(rng.integers(table_tops))], int(rng.integers(4)))
-        scene = compose(number * n_scenes + index, top[:, :: rng.choice((-1, 1))].copy(), rng, extra_cards)
+        scene = compose(number * n_scenes + index, top[:, :: rng.choice((-1, 1))].copy(), rng, mix)
         patches[index], owner[index], objects[index] = (
             to_patches(np.asarray(scene.image)),
             owners(scene),
@@ -109,11 +138,11 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=Path("training/cache"))
     parser.add_argument("--first", type=int, default=0)
     parser.add_argument("--shards", type=int, default=16)
-    parser.add_argument("--extra-cards", type=float, default=0.0, help="share of objects made cards, to learn to read")
+    parser.add_argument("--mix", choices=sorted(MIXES), default="world", help="what the scenes are made of")
     arguments = parser.parse_args()
     for number in range(arguments.first, arguments.first + arguments.shards):
         if not (arguments.folder / f"shard-{number:04d}").exists():
-            write_shard(arguments.folder, number, arguments.extra_cards)
+            write_shard(arguments.folder, number, MIXES[arguments.mix])
             print(json.dumps({"shard": number}), flush=True)
 
 

@@ -2,7 +2,8 @@
 
 First the projector alone learns to say with the tower's features what the oracle said with the truth; then everything
 trains on questions, the tower more slowly and still held to its dense targets (or not at all: `--tower-rate 0`).
-Pictures come with few and with many patches, up to all 576, because the model must read any number of them.
+Half of the pictures come whole, the others with any share of their patches down to a tenth, whatever those show
+(`--dropping uniform`), because the model must read any number of them.
 
     python -m training.joint --minutes 45      # on the first two stages of the run folder; without them, on from
                                                # the shipped model and training/readouts.safetensors
@@ -23,6 +24,8 @@ from transformers import LlavaForConditionalGeneration, PreTrainedTokenizerFast
 from training import loop
 from training.build import EMBEDDED, empty_llava, save_folder
 from training.config import VISION
+from training.dropping import DROPPINGS
+from training.half import attend_fast, half
 from training.language import (
     UNDERSTANDING_WEIGHT,
     Understanding,
@@ -36,8 +39,6 @@ from training.loop import Loop, Optimisers, load_part
 from training.packing import Packer, answer_loss
 from training.tower import DenseHeads, Sampler, features, losses
 
-PATCH_COUNTS = (64, 112, 192, 576)
-PATCH_COUNT_ODDS = (0.3, 0.25, 0.2, 0.25)
 DENSE_WEIGHT = 0.15
 READ_OUTS = Path("training/readouts.safetensors")
 """The read-outs of the shipped model: with them its training goes on anywhere."""
@@ -80,7 +81,7 @@ def imitate(llava: LlavaForConditionalGeneration, language: Path, sampler: Sampl
     teacher.load_state_dict(load_part(language, "projector"))
     optimiser = torch.optim.AdamW(llava.model.multi_modal_projector.parameters(), lr=3e-3)
     for step in range(steps):
-        batch = sampler.batch(16, 112)
+        batch = sampler.batch(16, 144)
         with torch.no_grad():
             hidden = features(llava.model.vision_tower, batch["patches"], batch["patch_ids"])
             wanted = teacher(oracle(batch, sharpness=9.0, blur=0.0))
@@ -100,6 +101,8 @@ def train(arguments: argparse.Namespace) -> None:
     goes_on = not (arguments.run / "tokenizer").exists()  # nothing earlier here: the shipped model trains on
     tokenizer = PreTrainedTokenizerFast.from_pretrained(EMBEDDED) if goes_on else load_tokenizer(arguments.run)
     llava = empty_llava(tokenizer)
+    for part in (llava.model.vision_tower, llava.model.language_model):
+        attend_fast(part)
     rest = nn.ModuleList([llava.model.multi_modal_projector, llava.model.language_model])
     read_outs = ReadOuts(VISION.hidden_size, llava.model.multi_modal_projector.linear_2.out_features)
     for module in (llava, read_outs):
@@ -110,22 +113,24 @@ def train(arguments: argparse.Namespace) -> None:
     stage = Loop(arguments.run / "joint.safetensors", parts, optimisers, arguments.minutes)
     if not stage.resume():
         start(arguments, llava, read_outs)
-    sampler = Sampler(arguments.cache, arguments.seed + 17 + stage.step)
+    sampler = Sampler(arguments.cache, arguments.seed + 17 + stage.step, arguments.dropping)
     packer = Packer(tokenizer, arguments.seed + stage.step + 1)
 
     def step(progress: float) -> tuple[Tensor, dict[str, float]]:
-        tokens = int(sampler.rng.choice(PATCH_COUNTS, p=PATCH_COUNT_ODDS))
-        size = max(2, min(arguments.batch, arguments.batch * 320 // tokens))
-        batch = sampler.batch(size, tokens)
-        with torch.set_grad_enabled(arguments.tower_rate > 0):
-            hidden = features(tower, batch["patches"], batch["patch_ids"])
-            dense, seen = losses(read_outs.dense, hidden, batch)
-        packed = packer.pack(batch["objects"], tokens, arguments.questions)
-        image = image_tokens(llava, hidden)
-        logits, states = read_packed(llava.model.language_model, llava.lm_head, packed, image)
+        tokens = sampler.count(sampler.rng)
+        batch = sampler.batch(max(2, min(arguments.batch, arguments.batch * 448 // tokens)), tokens)
+        with half():
+            with torch.set_grad_enabled(arguments.tower_rate > 0):
+                hidden = features(tower, batch["patches"], batch["patch_ids"])
+            packed = packer.pack(batch["objects"], tokens, arguments.questions)
+            image = image_tokens(llava, hidden)
+            logits, states = read_packed(llava.model.language_model, llava.lm_head, packed, image)
         marked, looked_up = answer_loss(logits, packed), read_outs.understanding.loss(states, packed)
-        figures = {f"see_{name}": value for name, value in seen.items() if name in ("shape", "character", "centre")}
-        kept_up = DENSE_WEIGHT * torch.stack(list(dense.values())).sum() + UNDERSTANDING_WEIGHT * looked_up
+        kept_up, seen = UNDERSTANDING_WEIGHT * looked_up, {}
+        if arguments.tower_rate > 0:
+            dense, seen = losses(read_outs.dense, hidden, batch)
+            kept_up = kept_up + DENSE_WEIGHT * torch.stack(list(dense.values())).sum()
+        figures = {f"see_{name}": value for name, value in seen.items() if name in ("shape", "text", "centre")}
         return marked.loss + kept_up, {**marked.by_kind, **figures, "looked_up": looked_up.item()}
 
     stage.run(step)
@@ -138,8 +143,9 @@ def train(arguments: argparse.Namespace) -> None:
 def more_arguments(parser: argparse.ArgumentParser) -> None:
     questions_argument(parser)
     parser.add_argument(
-        "--tower-rate", type=float, default=0.3, help="the tower's share of the rate; 0 leaves it alone"
+        "--tower-rate", type=float, default=0.0, help="the tower's share of the rate; 0 leaves it alone"
     )
+    parser.add_argument("--dropping", choices=sorted(DROPPINGS), default="uniform", help="which patches a step shows")
     parser.add_argument("--imitate", type=int, default=250, help="steps of the projector alone")
     parser.add_argument("--out", type=Path, default=Path("training/runs/embedded"), help="folder for the trained model")
 

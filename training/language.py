@@ -19,29 +19,26 @@ from torch.nn import functional as F
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from flowcut_lens.scenes.askable import LEAST_STEP
-from flowcut_lens.scenes.world import CHARACTERS, COLOURS, SHAPES, SIDE, SIZES
+from flowcut_lens.scenes.world import SIDE
 from training import loop
+from training.cache import FIELD_VALUES, PLACE
 from training.config import text_config
+from training.half import attend_fast, half
 from training.loop import Batch, Loop, Optimisers
 from training.packing import Packed, Packer, answer_loss
 from training.text import special_ids, train_tokenizer
 from training.tower import Sampler, patch_targets
 
-CLASSES = {
-    "shape": len(SHAPES),
-    "colour": len(COLOURS),
-    "size": len(SIZES),
-    "character": len(CHARACTERS),
-    "column": 3,
-    "row": 3,
-}
+CLASSES = {**{name: len(values) for name, values in FIELD_VALUES.items()}, "column": 3, "row": 3}
 UNDERSTANDING_WEIGHT = 0.15
+BLIND, UNIFORM_SHARE, MOST_TOKENS = ("grid", "uniform"), 0.3, 288
+"""Every second row and column of a picture, and three times in ten any of its patches: neither looks at objects."""
 
 ORACLE_WIDTH = sum(CLASSES.values()) + 6
 
 
 def oracle(batch: Batch, sharpness: float = 5.0, blur: float = 1.3) -> Tensor:
-    """[B, K, 46] what a good tower knows of each patch: class probabilities, presence, centre, offset, place."""
+    """[B, K, 112] what a good tower knows of each patch: class probabilities, presence, centre, offset, place."""
     target, parts = patch_targets(batch), []
     for name, count in CLASSES.items():
         known = (target[name] >= 0)[..., None]
@@ -97,7 +94,7 @@ class Understanding(nn.Module):
     @staticmethod
     def _side_loss(logits: Tensor, packed: Packed) -> Tensor:
         """Right of, and below, the object named before: asked where the objects are far enough apart to say."""
-        place = packed.mention_objects[:, 4:6]
+        place = packed.mention_objects[:, PLACE]
         step = place - place[packed.mention_before]
         sure = (packed.mention_before >= 0)[:, None] & (step.abs() >= LEAST_STEP)  # NaN is never far enough
         if not sure.any():
@@ -111,12 +108,13 @@ class Understanding(nn.Module):
         if not alone.any():
             return total
         table = packed.mention_objects[alone]
-        thirds = (table[:, 4:6] * 3 / SIDE).clamp(0, 2.9).floor()
-        for logits, wanted in zip(attributes, torch.cat((table[:, :4], thirds), dim=1).long().unbind(1), strict=True):
+        thirds = (table[:, PLACE] * 3 / SIDE).clamp(0, 2.9).floor()
+        said = torch.cat((table[:, : PLACE.start], thirds), dim=1).long()
+        for logits, wanted in zip(attributes, said.unbind(1), strict=True):
             known = wanted >= 0
             if known.any():
                 total = total + F.cross_entropy(logits[alone][known], wanted[known])
-        return total + 4 * F.smooth_l1_loss(place[alone], table[:, 4:6] / (SIDE / 2) - 1, beta=0.1)
+        return total + 4 * F.smooth_l1_loss(place[alone], table[:, PLACE] / (SIDE / 2) - 1, beta=0.1)
 
 
 def answer_logits(model: Any, head: nn.Module, packed: Packed, image_tokens: Tensor) -> Tensor:
@@ -136,7 +134,8 @@ def read_packed(model: Any, head: nn.Module, packed: Packed, image_tokens: Tenso
         use_cache=False,
         output_hidden_states=True,
     )
-    return head(out.last_hidden_state.flatten(0, 1)[packed.answer_rows]), out.hidden_states
+    logits = head(out.last_hidden_state.flatten(0, 1)[packed.answer_rows])
+    return logits.float(), tuple(states.float() for states in out.hidden_states)
 
 
 def train(arguments: argparse.Namespace) -> None:
@@ -144,6 +143,7 @@ def train(arguments: argparse.Namespace) -> None:
     torch.set_num_threads(arguments.threads)
     tokenizer = load_tokenizer(arguments.run)
     model = fresh_language_model(tokenizer)
+    attend_fast(model)
     nn.Module.to(model, loop.device())
     projector = oracle_projector(model.config.hidden_size).to(loop.device())
     understanding = Understanding(model.config.hidden_size).to(loop.device())
@@ -151,14 +151,18 @@ def train(arguments: argparse.Namespace) -> None:
     optimisers = Optimisers([(part, 1.0) for part in parts.values()], arguments.rate)
     stage = Loop(arguments.run / "language.safetensors", parts, optimisers, arguments.minutes)
     stage.resume()
-    sampler = Sampler(arguments.cache, arguments.seed + stage.step)
+    samplers = [
+        Sampler(arguments.cache, arguments.seed + stage.step + number, name) for number, name in enumerate(BLIND)
+    ]
     packer = Packer(tokenizer, arguments.seed + stage.step + 1)
 
     def step(progress: float) -> tuple[Tensor, dict[str, float]]:
-        tokens = int(sampler.rng.choice((40, 56, 80)))
-        batch = sampler.batch(arguments.batch, tokens, easy=max(0.0, 0.9 - 3 * progress), pixels=False)
+        sampler = samplers[int(packer.rng.random() < UNIFORM_SHARE)]
+        tokens = min(sampler.count(sampler.rng), MOST_TOKENS)
+        batch = sampler.batch(arguments.batch * 144 // max(tokens, 144), tokens, pixels=False)
         packed = packer.pack(batch["objects"], tokens, arguments.questions)
-        logits, hidden_states = read_packed(model.model, model.lm_head, packed, projector(oracle(batch)))
+        with half():
+            logits, hidden_states = read_packed(model.model, model.lm_head, packed, projector(oracle(batch)))
         marked, looked_up = answer_loss(logits, packed), understanding.loss(hidden_states, packed)
         return marked.loss + UNDERSTANDING_WEIGHT * looked_up, {**marked.by_kind, "looked_up": looked_up.item()}
 

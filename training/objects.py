@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from flowcut_lens.scenes.world import CHARACTERS, COLOURS, SHAPES, SIZES, Placement, SceneObject, sample_placements
+from flowcut_lens.scenes.printing import bar_placements
+from flowcut_lens.scenes.world import BAR, WORLD, Placement, SceneObject, sample_placements
+from training.cache import FIELD_VALUES, PLACE
 
 _NO_MASK = np.zeros((0, 0), bool)
-
-
-def _in_reading_order(objects: list[SceneObject]) -> list[SceneObject]:
-    return sorted(objects, key=lambda thing: (thing.row, thing.centre_x))
 
 
 def _from_placement(placement: Placement) -> SceneObject:
@@ -18,33 +16,31 @@ def _from_placement(placement: Placement) -> SceneObject:
         placement.shape,
         placement.colour,
         placement.size,
-        placement.character,
+        placement.text,
         placement.centre_x,
         placement.centre_y,
         (0, 0, 0, 0),
         _NO_MASK,
+        placement.small_print,
     )
 
 
 def random_objects(rng: np.random.Generator) -> list[SceneObject]:
-    """The objects of a random scene, not checked for how much one hides another."""
-    return _in_reading_order([_from_placement(placement) for placement in sample_placements(rng)])
+    """The objects of a random scene in reading order, not checked for how much one hides another; bars come last."""
+    laid = sample_placements(rng, WORLD)
+    objects = [_from_placement(one) for placement in laid for one in (placement, *bar_placements(placement))]
+    return sorted(objects, key=lambda thing: (thing.shape == BAR, thing.row, thing.centre_x))
 
 
 def from_table(table: np.ndarray) -> list[SceneObject]:
-    """The objects of one row block of a shard ([6, 6]; training.cache.OBJECT_FIELDS), in the order they stand there."""
+    """The objects of one scene of a shard ([11, 7]; training.cache.OBJECT_FIELDS), in the order they stand there."""
     found = []
-    for shape, colour, size, character, x, y in table[np.isfinite(table[:, 0])]:
-        found.append(
-            SceneObject(
-                SHAPES[int(shape)],
-                COLOURS[int(colour)],
-                SIZES[int(size)],
-                CHARACTERS[int(character)] if character >= 0 else None,
-                float(x),
-                float(y),
-                (0, 0, 0, 0),
-                _NO_MASK,
-            )
-        )
+    for row in table[np.isfinite(table[:, 0])]:
+        numbers = zip(FIELD_VALUES.values(), row[: PLACE.start], strict=True)
+        shape, colour, size, text, small_print = (values[int(one)] if one >= 0 else None for values, one in numbers)
+        assert shape is not None
+        assert colour is not None
+        assert size is not None
+        x, y = row[PLACE].tolist()
+        found.append(SceneObject(shape, colour, size, text, x, y, (0, 0, 0, 0), _NO_MASK, small_print))
     return found

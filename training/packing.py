@@ -24,8 +24,9 @@ from training.text import PROMPT_END, PROMPT_START, as_people_type
 
 PREFIX, PADDING = 0, -1
 
-KIND_WEIGHTS = {"relation": 3.0, "counting": 2.5, "comparison": 1.5, "logic": 1.5}
-"""How often a kind of question is drawn; others count 1. These need the most practice: two objects at once, or all."""
+KIND_WEIGHTS = {"relation": 3.0, "counting": 2.5, "comparison": 2.0, "logic": 1.5, "small print": 2.0, "chart": 2.0}
+"""How often a kind of question is drawn; others count 1. These need the most practice: two objects at once, or all, or
+what few scenes have."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ class Packed:
     mention_counts: Tensor
     """int64 [M] how many objects each name means."""
     mention_objects: Tensor
-    """float32 [M, 6] table row (training.cache.OBJECT_FIELDS) of the object meant, NaN unless it is one alone."""
+    """float32 [M, 7] table row (training.cache.OBJECT_FIELDS) of the object meant, NaN unless it is one alone."""
     mention_before: Tensor
     """int64 [M] the name before it in the same question, as an index into these arrays; -1 if it is the first."""
 
@@ -111,7 +112,7 @@ class Packer:
         return Segment(coded["input_ids"], answer_ids, kind, tuple(found))
 
     def pack(self, tables: Tensor, image_tokens: int, count: int) -> Packed:
-        """Draw and pack `count` questions on each scene ([B, 6, 6] object tables) behind `image_tokens` places."""
+        """Draw and pack `count` questions on each scene ([B, 11, 7] object tables) behind `image_tokens` places."""
         rows = [self.segments(from_table(table), count) for table in tables.cpu().numpy()]
         return self.pack_segments(rows, image_tokens, tables.cpu()).to(tables.device)
 

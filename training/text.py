@@ -42,7 +42,7 @@ def corpus(rng: np.random.Generator, n_scenes: int) -> Iterator[str]:
         yield PROMPT_START + "\n" + PROMPT_END
 
 
-def train_tokenizer(seed: int = 0, vocab_size: int = 720, n_scenes: int = 3000) -> PreTrainedTokenizerFast:
+def train_tokenizer(seed: int = 0, vocab_size: int = 800, n_scenes: int = 3000) -> PreTrainedTokenizerFast:
     """Byte-level BPE in lower case; a card's capital letter standing alone stays a token of its own."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase()])

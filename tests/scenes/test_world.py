@@ -5,7 +5,7 @@ import pytest
 
 from flowcut_lens import scenes
 from flowcut_lens.scenes.askable import GENERATORS
-from flowcut_lens.scenes.render import PAINT
+from flowcut_lens.scenes.paint import PAINT
 from flowcut_lens.scenes.shapes import SIGNED_DISTANCE
 from flowcut_lens.scenes.world import PLACE_MARGIN, SIDE
 
@@ -67,7 +67,7 @@ def test_places_are_never_a_matter_of_opinion(drawn):
 def test_cards_alone_carry_characters(drawn):
     for scene in drawn:
         for thing in scene.objects:
-            assert (thing.character in scenes.CHARACTERS) == (thing.shape == "card")
+            assert (thing.text in scenes.CHARACTERS) == (thing.shape == "card")
 
 
 def test_object_patches_match_the_masks(drawn):
