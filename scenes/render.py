@@ -11,7 +11,6 @@ from flowcut_lens.scenes.paint import PAINT
 from flowcut_lens.scenes.printing import bar_placements, chart_bars, number_height, printed
 from flowcut_lens.scenes.shapes import SIGNED_DISTANCE
 from flowcut_lens.scenes.world import (
-    BAR,
     DRAWN,
     MIN_VISIBLE,
     MIN_VISIBLE_DEFAULT,
@@ -20,6 +19,7 @@ from flowcut_lens.scenes.world import (
     Scene,
     SceneMix,
     SceneObject,
+    reading_order,
     sample_placements,
 )
 
@@ -54,8 +54,7 @@ def compose(seed: int, canvas: NDArray[np.float32], rng: np.random.Generator, mi
     canvas += np.float32(0.007) * rng.standard_normal((SIDE, SIDE, 1), dtype=np.float32)
     image = Image.fromarray((np.clip(canvas, 0, 1) * 255 + 0.5).astype(np.uint8))
     objects = [thing for placement, mask in zip(placements, masks, strict=True) for thing in _seen(placement, mask)]
-    in_reading_order = sorted(objects, key=lambda thing: (thing.shape == BAR, thing.row, thing.centre_x))
-    return Scene(seed, image, tuple(in_reading_order))
+    return Scene(seed, image, reading_order(objects))
 
 
 def _visible_layout(rng: np.random.Generator, mix: SceneMix = DRAWN) -> tuple[list[Placement], list[NDArray[np.bool_]]]:

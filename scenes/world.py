@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -149,6 +149,14 @@ class Scene:
         rows = SIDE // patch
         share = self.object_mask(object_ids).reshape(rows, patch, rows, patch).mean(axis=(1, 3))
         return (share > coverage).reshape(-1)
+
+
+def reading_order(objects: Iterable[SceneObject]) -> tuple[SceneObject, ...]:
+    """By row of regions, then from left to right; the bars of a chart last, from left to right."""
+    bars_last = [
+        (thing.shape == BAR, 0 if thing.shape == BAR else thing.row, thing.centre_x, thing) for thing in objects
+    ]
+    return tuple(thing for *_, thing in sorted(bars_last, key=lambda one: one[:3]))
 
 
 def sample_placements(rng: np.random.Generator, mix: SceneMix = DRAWN) -> list[Placement]:

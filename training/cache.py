@@ -135,14 +135,15 @@ def shards(folder: Path) -> list[Shard]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--folder", type=Path, default=Path("training/cache"))
+    parser.add_argument("--folder", type=Path, default=Path("training/cache"), help="a folder for each mix lies in it")
     parser.add_argument("--first", type=int, default=0)
     parser.add_argument("--shards", type=int, default=16)
     parser.add_argument("--mix", choices=sorted(MIXES), default="world", help="what the scenes are made of")
     arguments = parser.parse_args()
     for number in range(arguments.first, arguments.first + arguments.shards):
-        if not (arguments.folder / f"shard-{number:04d}").exists():
-            write_shard(arguments.folder, number, MIXES[arguments.mix])
+        folder = arguments.folder / arguments.mix
+        if not (folder / f"shard-{number:04d}").exists():
+            write_shard(folder, number, MIXES[arguments.mix])
             print(json.dumps({"shard": number}), flush=True)
 
 

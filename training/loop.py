@@ -6,7 +6,7 @@ import argparse
 import json
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
@@ -35,11 +35,16 @@ def schedule(progress: float, warm: float = 0.02) -> float:
 
 
 def arguments(
-    stage: str, minutes: float, batch: int, rate: float, more: Callable[[argparse.ArgumentParser], None]
+    stage: str,
+    minutes: float,
+    batch: int,
+    rate: float,
+    more: Callable[[argparse.ArgumentParser], None],
+    cache: Sequence[Path] = (Path("training/cache/world"),),
 ) -> argparse.Namespace:
     """The command line of a stage."""
     parser = argparse.ArgumentParser(description=stage, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--cache", type=Path, default=Path("training/cache"))
+    parser.add_argument("--cache", type=Path, nargs="+", default=cache, help="folders of scenes")
     parser.add_argument("--run", type=Path, default=Path("training/runs"))
     parser.add_argument("--minutes", type=float, default=minutes, help="of this stage, earlier runs of it counted in")
     parser.add_argument("--batch", type=int, default=batch, help="scenes in a step")

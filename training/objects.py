@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from flowcut_lens.scenes.printing import bar_placements
-from flowcut_lens.scenes.world import BAR, WORLD, Placement, SceneObject, sample_placements
+from flowcut_lens.scenes.world import WORLD, Placement, SceneObject, reading_order, sample_placements
 from training.cache import FIELD_VALUES, PLACE
 
 _NO_MASK = np.zeros((0, 0), bool)
@@ -29,7 +29,7 @@ def random_objects(rng: np.random.Generator) -> list[SceneObject]:
     """The objects of a random scene in reading order, not checked for how much one hides another; bars come last."""
     laid = sample_placements(rng, WORLD)
     objects = [_from_placement(one) for placement in laid for one in (placement, *bar_placements(placement))]
-    return sorted(objects, key=lambda thing: (thing.shape == BAR, thing.row, thing.centre_x))
+    return list(reading_order(objects))
 
 
 def from_table(table: np.ndarray) -> list[SceneObject]:

@@ -12,6 +12,7 @@ of its words the description of the picture holds (`--cls caption`). Two other w
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -39,6 +40,7 @@ CLS_TARGETS = ("caption", "counts", "none")
 CAPTION_WORDS = {"shape": len(FORMS), "colour": len(COLOURS), "text": len(TEXTS)}
 """What a caption may name; words in small print count as texts."""
 LAST_LAYER_WEIGHT = 0.3
+CACHES = (Path("training/cache/world"), Path("training/cache/crowded"))
 
 
 class PatchHeads(nn.Module):
@@ -112,11 +114,12 @@ def last_layer(tower: CLIPVisionModel, hidden: Tensor) -> Tensor:
 class Sampler:
     """Batches of scenes with some of their patches; which, says the dropping."""
 
-    def __init__(self, folder: Path, seed: int, dropping: str = "uniform") -> None:
-        self.rng, self.shards = np.random.default_rng(seed), cache.shards(folder)
+    def __init__(self, folders: Sequence[Path], seed: int, dropping: str = "uniform") -> None:
+        self.rng, self.shards = np.random.default_rng(seed), [one for folder in folders for one in cache.shards(folder)]
         self.count, self._choose = DROPPINGS[dropping]
         if not self.shards:
-            raise SystemExit(f"There are no scenes in {folder}: draw some first with python -m training.cache.")
+            named = ", ".join(map(str, folders))
+            raise SystemExit(f"There are no scenes in {named}: draw some first with python -m training.cache.")
 
     def batch(self, size: int, tokens: int, pixels: bool = True) -> Batch:
         """So many scenes with so many patches of each."""
@@ -315,4 +318,4 @@ def more_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 if __name__ == "__main__":
-    train(loop.arguments(__doc__ or "", minutes=75, batch=16, rate=2e-3, more=more_arguments))
+    train(loop.arguments(__doc__ or "", minutes=75, batch=24, rate=2e-3, more=more_arguments, cache=CACHES))

@@ -7,14 +7,21 @@ from flowcut_lens import scenes
 from flowcut_lens.scenes.askable import GENERATORS
 from flowcut_lens.scenes.paint import PAINT
 from flowcut_lens.scenes.shapes import SIGNED_DISTANCE
-from flowcut_lens.scenes.world import PLACE_MARGIN, SIDE
+from flowcut_lens.scenes.world import BAR, CHART, PLACE_MARGIN, SIDE, WORLD
 
 SEEDS = range(20)
+WITH_PRINT = range(60, 80)
+"""Scenes of the world with words, small print and charts."""
 
 
 @pytest.fixture(scope="module")
 def drawn():
-    return [scenes.draw(seed) for seed in SEEDS]
+    return [*(scenes.draw(seed) for seed in SEEDS), *(scenes.draw(seed, WORLD) for seed in WITH_PRINT)]
+
+
+def laid(scene):
+    """What lies on the table: the bars of a chart are part of it."""
+    return [thing for thing in scene.objects if thing.shape != BAR]
 
 
 def test_same_seed_same_scene(drawn):
@@ -42,7 +49,10 @@ def test_masks_lie_where_objects_are(drawn):
 
 
 def test_objects_wear_their_colour(drawn):
-    """The median colour of an object's pixels is nearest to the paint it is said to have (cards carry ink)."""
+    """The median colour of an object's pixels is nearest to the paint it is said to have.
+
+    Cards carry ink, and bars a number.
+    """
     names = list(PAINT)
     paints = np.array([PAINT[name] for name in names])
     chroma = paints / paints.sum(axis=1, keepdims=True)
@@ -50,7 +60,7 @@ def test_objects_wear_their_colour(drawn):
     for scene in drawn:
         pixels = np.asarray(scene.image, float) / 255
         for thing in scene.objects:
-            if thing.shape != "card":
+            if thing.shape not in ("card", BAR):
                 median = np.median(pixels[thing.mask], axis=0)
                 nearest = names[int(np.argmin(((median / median.sum() - chroma) ** 2).sum(axis=1)))]
                 right, total = right + (nearest == thing.colour), total + 1
@@ -59,15 +69,54 @@ def test_objects_wear_their_colour(drawn):
 
 def test_places_are_never_a_matter_of_opinion(drawn):
     for scene in drawn:
-        for thing in scene.objects:
+        for thing in laid(scene):
             gaps = [abs(value - SIDE * third / 3) for value in (thing.centre_x, thing.centre_y) for third in (1, 2)]
             assert min(gaps) >= PLACE_MARGIN
 
 
-def test_cards_alone_carry_characters(drawn):
+def test_what_is_printed_and_on_what(drawn):
+    printed = {"character": 0, "word": 0, "small print": 0, "number": 0}
     for scene in drawn:
         for thing in scene.objects:
-            assert (thing.text in scenes.CHARACTERS) == (thing.shape == "card")
+            assert (thing.text is not None) == (thing.shape in ("card", BAR))
+            is_word = thing.text in scenes.WORDS
+            assert not is_word or (thing.shape, thing.size) == ("card", "large")
+            assert thing.shape != BAR or thing.text in tuple("123456789")
+            if thing.small_print is not None:
+                assert (thing.shape, thing.size, thing.text in scenes.CHARACTERS) == ("card", "large", True)
+                assert thing.small_print in scenes.WORDS
+            printed["word"] += is_word
+            printed["character"] += thing.shape == "card" and not is_word
+            printed["small print"] += thing.small_print is not None
+            printed["number"] += thing.shape == BAR
+    assert min(printed.values()) >= 3, printed
+
+
+def test_bars_are_as_high_as_their_numbers_say(drawn):
+    charts = [scene for scene in drawn if any(thing.shape == CHART for thing in scene.objects)]
+    assert len(charts) > 2
+    for scene in charts:
+        bars = [thing for thing in scene.objects if thing.shape == BAR]
+        assert scene.objects[-len(bars) :] == tuple(sorted(bars, key=lambda bar: bar.centre_x)), "they come last"
+        assert len({bar.text for bar in bars}) == len({bar.colour for bar in bars}) == len(bars)
+        height = {int(bar.text): bar.box[3] - bar.box[1] for bar in bars}
+        steps = np.diff([height[number] for number in sorted(height)]) / np.diff(sorted(height))
+        assert steps.min() > 4
+        assert np.ptp(steps) < 1.5, "one step of the number, so many pixels"
+        pixels = np.asarray(scene.image, float) / 255
+        for bar in bars:
+            column = pixels[bar.box[3] - 4, (bar.box[0] + bar.box[2]) // 2]
+            assert np.argmin(
+                [((column / column.sum() - np.array(paint) / sum(paint)) ** 2).sum() for paint in PAINT.values()]
+            ) == list(PAINT).index(bar.colour)
+
+
+def test_nothing_lies_on_a_chart(drawn):
+    for scene in drawn:
+        for chart in (thing for thing in scene.objects if thing.shape == CHART):
+            inside = scene.object_mask([i for i, one in enumerate(scene.objects) if one.shape in (CHART, BAR)])
+            left, top, right, bottom = chart.box
+            assert inside[top:bottom, left:right].mean() > 0.95
 
 
 def test_object_patches_match_the_masks(drawn):
@@ -78,7 +127,7 @@ def test_object_patches_match_the_masks(drawn):
         assert shows[row, col] == union[row * 14 : row * 14 + 14, col * 14 : col * 14 + 14].any()
 
 
-@pytest.mark.parametrize("shape", scenes.SHAPES)
+@pytest.mark.parametrize("shape", [*scenes.SHAPES, CHART])
 def test_distance_is_negative_inside_and_grows_outwards(shape):
     line = np.linspace(0, 3, 301, dtype=np.float32)
     for angle in np.linspace(0, 2 * np.pi, 16):
@@ -103,7 +152,11 @@ def named_by(name, objects):
     """Indices of the objects that a name in a question, singular or plural, may mean."""
     words = [word for word in name.split() if word not in ("thing", "things", "object", "objects")]
     either = [{word, "cross" if word == "crosses" else word.removesuffix("s")} for word in words]
-    return {i for i, t in enumerate(objects) if all(forms & {t.size, t.colour, t.shape} for forms in either)}
+    return {
+        i
+        for i, t in enumerate(objects)
+        if all(forms & {t.size, t.colour, t.shape} for forms in either) and (t.shape != BAR or BAR in name)
+    }
 
 
 def test_a_question_is_about_the_objects_it_names(drawn):
@@ -156,7 +209,7 @@ def test_answers_hold_in_the_scene(drawn):
     for scene in drawn:
         for fact in GENERATORS["existence"](scene.objects):
             words = fact.words["an_a"].split()[1:]
-            there = any(all(w in (t.colour, t.shape, "thing") for w in words) for t in scene.objects)
+            there = any(all(w in (t.colour, t.shape, "thing") for w in words) for t in laid(scene))
             assert fact.answer == ("yes" if there else "no")
         for fact in GENERATORS["relation"](scene.objects):
             one, other = (scene.objects[i] for i in fact.object_ids)
@@ -173,7 +226,7 @@ def test_names_in_questions_mean_one_object(drawn):
     for scene in drawn:
         for fact in GENERATORS["position"](scene.objects):
             words = fact.words["a"].split()
-            meant = [t for t in scene.objects if all(w in (t.size, t.colour, t.shape, "thing") for w in words)]
+            meant = [t for t in laid(scene) if all(w in (t.size, t.colour, t.shape, "thing") for w in words)]
             assert len(meant) == 1
             assert meant[0].place == fact.answer
 
@@ -181,11 +234,26 @@ def test_names_in_questions_mean_one_object(drawn):
 def test_description_facts_are_counted(drawn):
     for scene in drawn:
         stated = scenes.facts(scenes.describe(scene.objects))
-        cards = sum(thing.shape == "card" for thing in scene.objects)
-        assert stated.total() == 3 * len(scene.objects) + cards
+        more = sum((thing.shape in ("card", CHART)) + bool(thing.small_print) for thing in laid(scene))
+        assert stated.total() == 3 * len(laid(scene)) + more
     assert scenes.facts("nothing to be seen here").total() == 0
 
 
 def test_questions_are_the_same_for_the_same_seed(drawn):
     assert scenes.questions(drawn[2], seed=5) == scenes.questions(drawn[2], seed=5)
     assert len(scenes.questions(drawn[2], seed=5, n=3)) == 3
+
+
+def test_the_chart_says_what_its_bars_say(drawn):
+    asked = [(scene, fact) for scene in drawn for fact in GENERATORS["chart"](scene.objects)]
+    assert {fact.balance for _, fact in asked} == {"which", "number", "how many"}
+    for scene, fact in asked:
+        bars = [scene.objects[i] for i in fact.object_ids]
+        assert {bar.shape for bar in bars} == {BAR}
+        if fact.balance == "number":
+            assert (bars[0].text, f"{bars[0].colour} bar") == (fact.answer, fact.words["a"])
+        elif fact.balance == "how many":
+            assert len(bars) == int(fact.answer)
+        else:
+            chosen = max if "highest" in fact.phrasings[0] else min
+            assert chosen(bars, key=lambda bar: int(bar.text)).colour == fact.answer

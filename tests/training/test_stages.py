@@ -6,20 +6,40 @@ import torch
 from transformers import CLIPVisionModel, LlamaForCausalLM
 
 from flowcut_lens import scenes
+from flowcut_lens.scenes.world import BAR, CHART, WORLD
 from training import cache
+from training.cache import FIELD_VALUES, FORMS, N_PATCHES, PLACE, TEXTS
 from training.config import VISION, text_config
+from training.dropping import DROPPINGS, LEAST_SHARE
+from training.half import WRITTEN_OUT
 from training.initial import OFFSETS, initialise, position_table
 from training.language import ORACLE_WIDTH, Understanding, answer_logits, oracle
 from training.muon import Muon, orthogonalise
 from training.objects import from_table
 from training.packing import Packer, answer_loss
 from training.text import PROMPT_END, special_ids, train_tokenizer
-from training.tower import count_targets, features, patch_targets, stand_ins
+from training.tower import (
+    CAPTION_WORDS,
+    DenseHeads,
+    caption_targets,
+    cls_losses,
+    count_targets,
+    features,
+    last_layer,
+    last_losses,
+    losses,
+    patch_targets,
+    stand_ins,
+)
 
 
 @pytest.fixture(scope="module")
 def scene():
-    return scenes.draw(11)
+    """One with a chart, a card with small print, and others."""
+    found = scenes.draw(67, WORLD)
+    assert {CHART, BAR} < {thing.shape for thing in found.objects}
+    assert any(thing.small_print for thing in found.objects)
+    return found
 
 
 @pytest.fixture(scope="module")
@@ -35,13 +55,14 @@ def tokenizer():
     return train_tokenizer(vocab_size=400, n_scenes=60)
 
 
-def _batch(scene, ids):
+def _batch(scene, ids, seen=1.0):
     image = torch.from_numpy(cache.to_patches(np.asarray(scene.image)))
     return {
         "patches": image[ids][None],
         "patch_ids": ids[None],
         "owner": torch.from_numpy(cache.owners(scene).astype(np.int64))[ids][None],
         "objects": torch.from_numpy(cache.object_table(scene))[None],
+        "seen": torch.full((1, cache.MAX_OBJECTS), seen),
     }
 
 
@@ -163,15 +184,92 @@ def test_patch_targets_tell_the_truth(scene):
     owner = batch["owner"][0]
     for number, thing in enumerate(scene.objects):
         mine = owner == number
-        assert (target["shape"][0, mine] == scenes.SHAPES.index(thing.shape)).all()
+        assert (target["shape"][0, mine] == FORMS.index(thing.shape)).all()
+        assert (target["text"][0, mine] == (TEXTS.index(thing.text) if thing.text else -100)).all()
+        assert (
+            target["small_print"][0, mine] == (scenes.WORDS.index(thing.small_print) if thing.small_print else -100)
+        ).all()
         assert (target["colour"][0, mine] == scenes.COLOURS.index(thing.colour)).all()
         patch = int(torch.nonzero(mine)[0])
         offset_x = thing.centre_x / 14 - (patch % 24 + 0.5)
         assert float(target["geometry"][0, patch, 0]) * 3 == pytest.approx(offset_x, abs=1e-4)
     assert (target["shape"][0, owner < 0] == -100).all()
     assert int(target["centre"].sum()) == len(scene.objects)
-    assert int(count_targets(batch["objects"])["total"]) == len(scene.objects)
+    assert int(count_targets(batch["objects"])["total"]) == sum(thing.shape != BAR for thing in scene.objects)
     assert oracle(batch).shape == (1, 576, ORACLE_WIDTH)
+
+
+def test_a_caption_names_what_is_shown_and_says_nothing_of_what_is_half_hidden(scene):
+    batch = _batch(scene, torch.arange(576))
+    names = [*(f"shape {one}" for one in FORMS), *scenes.COLOURS, *TEXTS]
+    assert len(names) == sum(CAPTION_WORDS.values())
+    wanted = {f"shape {thing.shape}" for thing in scene.objects} | {thing.colour for thing in scene.objects}
+    wanted |= {text for thing in scene.objects for text in (thing.text, thing.small_print) if text}
+    held, asked = caption_targets(batch)
+    assert {name for name, word in zip(names, held[0].tolist(), strict=True) if word} == wanted
+    assert asked.all()
+    held, asked = caption_targets(_batch(scene, torch.arange(576), seen=0.3))
+    assert not held.any()
+    assert {name for name, word in zip(names, asked[0].tolist(), strict=True) if not word} == wanted
+    held, asked = caption_targets(_batch(scene, torch.arange(576), seen=0.0))
+    assert not held.any()
+    assert asked.all()
+
+
+@pytest.mark.parametrize("target", ["caption", "counts", "none"])
+def test_what_cls_learns_reaches_the_layer_it_is_asked_at(scene, tower, target):
+    """The caption trains the last layer through CLS; counts do not, and without a target nothing is asked of CLS."""
+    batch, heads = _batch(scene, torch.arange(576)), DenseHeads(VISION.hidden_size)
+    query = tower.encoder.layers[-1].self_attn.q_proj.weight
+    hidden = features(tower, batch["patches"], batch["patch_ids"])
+    last = last_layer(tower, hidden)
+    parts, _ = cls_losses(target, heads, hidden, last, batch)
+    assert bool(parts) == (target != "none")
+    reached = [torch.autograd.grad(part, query, allow_unused=True, retain_graph=True)[0] for part in parts.values()]
+    assert [one is not None for one in reached] == [target == "caption"] * len(parts)
+    dense, _ = losses(heads, hidden, batch)
+    assert set(last_losses(heads, last, batch)) == {f"last_{name}" for name in dense}
+
+
+@pytest.mark.parametrize("name", DROPPINGS)
+def test_dropping_shows_as_many_patches_as_it_says(name):
+    count, choose = DROPPINGS[name]
+    owner = np.full(N_PATCHES, -1, np.int8)
+    owner[:30] = 0
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        wanted = count(rng)
+        ids = choose(rng, wanted, owner)
+        assert LEAST_SHARE * N_PATCHES - 1 <= len(ids) == wanted <= N_PATCHES
+        assert (np.diff(ids) > 0).all()
+        assert ids[0] >= 0
+        assert ids[-1] < N_PATCHES
+        assert name != "object" or set(range(30)) <= set(ids.tolist())
+
+
+@pytest.mark.parametrize("name", ["uniform", "window", "grid", "none"])
+def test_blind_dropping_does_not_look_at_objects(name):
+    count, choose = DROPPINGS[name]
+    some, other = np.full(N_PATCHES, -1, np.int8), np.zeros(N_PATCHES, np.int8)
+    one, two = np.random.default_rng(3), np.random.default_rng(3)
+    assert choose(one, count(one), some).tolist() == choose(two, count(two), other).tolist()
+
+
+def test_half_of_the_pictures_come_whole():
+    rng = np.random.default_rng(0)
+    counts = np.array([DROPPINGS["uniform"][0](rng) for _ in range(2000)])
+    assert (counts == N_PATCHES).mean() == pytest.approx(0.5, abs=0.04)
+    assert counts[counts < N_PATCHES].mean() == pytest.approx(0.55 * N_PATCHES, rel=0.03)
+
+
+def test_attention_written_out_equals_the_fused_one(scene, tower):
+    batch = _batch(scene, torch.arange(200))
+    with torch.no_grad():
+        fused = features(tower, batch["patches"], batch["patch_ids"])
+        tower.set_attn_implementation(WRITTEN_OUT)
+        written = features(tower, batch["patches"], batch["patch_ids"])
+        tower.set_attn_implementation("sdpa")
+    assert torch.allclose(fused, written, atol=1e-4)
 
 
 def test_stand_ins_are_the_nearest_patch_of_each_object():
@@ -182,9 +280,12 @@ def test_stand_ins_are_the_nearest_patch_of_each_object():
 
 def test_table_and_objects_are_the_same(scene):
     back = from_table(cache.object_table(scene))
-    assert [(t.shape, t.colour, t.size, t.character, t.place) for t in back] == [
-        (t.shape, t.colour, t.size, t.character, t.place) for t in scene.objects
+    assert [(t.shape, t.colour, t.size, t.text, t.small_print, t.place) for t in back] == [
+        (t.shape, t.colour, t.size, t.text, t.small_print, t.place) for t in scene.objects
     ]
+    place = cache.object_table(scene)[0, PLACE].tolist()
+    assert place == pytest.approx([scene.objects[0].centre_x, scene.objects[0].centre_y])
+    assert list(FIELD_VALUES) == list(cache.OBJECT_FIELDS)[: PLACE.start]
 
 
 def test_shards_are_written_whole(tmp_path):
