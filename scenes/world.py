@@ -106,6 +106,14 @@ class Scene:
         return (share > coverage).reshape(-1)
 
 
+def derived_seed(scene_seed: int, seed: int) -> int:
+    """A seed for what is drawn at random about one scene: another one for every scene and seed, always the same.
+
+    With a seed alone every scene would get the same draw, and a mean over scenes would hide how much hangs on it.
+    """
+    return int(np.random.SeedSequence((scene_seed, seed)).generate_state(1, np.uint64)[0])
+
+
 def sample_placements(rng: np.random.Generator, extra_cards: float = 0.0) -> list[Placement]:
     """Draw 1 to 6 objects: attributes and poses, drawing order first to last (later ones lie on top).
 
