@@ -11,50 +11,9 @@ import pytest
 
 from benchmarks import causal_tables
 from benchmarks.causal import with_truth
-from benchmarks.causal_tables import Measured, as_text, holm, object_on_top, summary
+from benchmarks.causal_tables import as_text, object_on_top
+from benchmarks.intervals import Measured, summary
 from flowcut_lens.scenes import about, draw, questions
-
-
-def test_holm_by_hand() -> None:
-    np.testing.assert_allclose(holm([0.01, 0.04, 0.03, 0.005]), [0.03, 0.06, 0.06, 0.02])
-    np.testing.assert_allclose(holm([0.5, 0.9]), [1.0, 1.0])
-
-
-def measured(values: np.ndarray, per_scene: int = 4) -> Measured:
-    return Measured(["one", "two"], values, np.arange(values.shape[1]) // per_scene)
-
-
-def test_interval_and_test_of_a_difference_that_is_there() -> None:
-    noise = np.random.default_rng(0).normal(size=400)
-    both = measured(np.stack([noise, noise + 0.05]))
-    row = summary(both.minus("one"))["two"]
-    assert (row["mean"], row["low"], row["high"]) == pytest.approx((0.05, 0.05, 0.05))
-    assert row["p"] < 0.001
-    wide = summary(both)["two"]
-    assert wide["low"] < wide["mean"] < wide["high"], "not paired, the same difference is lost in the noise"
-    assert wide["n"] == 400
-
-
-def test_questions_of_one_scene_are_no_independent_evidence() -> None:
-    """Ten scenes of a hundred equal questions say no more than ten questions."""
-    ten = np.random.default_rng(1).normal(size=10)
-    alone = summary(Measured(["one"], ten[None], np.arange(10)))["one"]
-    repeated = summary(Measured(["one"], np.repeat(ten, 100)[None], np.repeat(np.arange(10), 100)))["one"]
-    for part in ("mean", "low", "high", "p"):
-        assert repeated[part] == pytest.approx(alone[part])
-
-
-def test_no_difference_is_found_as_often_as_chance_has_it() -> None:
-    values = np.random.default_rng(2).normal(size=(200, 60))
-    rows = summary(Measured([str(i) for i in range(200)], values, np.arange(60)))
-    assert 0.01 < np.mean([row["p"] < 0.05 for row in rows.values()]) < 0.1
-    assert 0.88 < np.mean([row["low"] < 0 < row["high"] for row in rows.values()]) < 0.99
-
-
-def test_what_could_not_be_measured_is_left_out() -> None:
-    values = np.array([[1.0, np.nan, 3.0, 5.0, np.nan, np.nan, np.nan, np.nan]] * 2)
-    row = summary(measured(values))["one"]
-    assert (row["mean"], row["n"]) == (3.0, 3)
 
 
 def test_what_the_drops_know_of_the_object() -> None:
