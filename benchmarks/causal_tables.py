@@ -111,9 +111,14 @@ def write_tables(facts: dict[str, Any], lines: list[dict[str, Any]], folder: Pat
     """causal.json and causal.md in a folder; returns the latter's text."""
     found = study(lines, facts["budgets"])
     text = as_text(facts, found)
-    (folder / "causal.json").write_text(json.dumps({"facts": facts, **_rounded(found)}, indent=1) + "\n")
+    (folder / "causal.json").write_text(as_json(facts, found))
     (folder / "causal.md").write_text(text)
     return text
+
+
+def as_json(facts: dict[str, Any], found: dict[str, Any]) -> str:
+    """All numbers of the tables, and those that the tables leave out."""
+    return json.dumps({"facts": facts, **_rounded(found)}, indent=1) + "\n"
 
 
 def _rounded(value: Any) -> Any:
@@ -137,7 +142,7 @@ def as_text(facts: dict[str, Any], found: dict[str, Any]) -> str:
         _agreement(found["agreement"], found["agreement_where_it_matters"]["value"]["all"]),
         "## The answer kept, by budget",
         "Share of questions, in percent, whose answer under the cut is that of the full picture, token for token "
-        f"(greedy decoding); random: mean of {facts['seeds']} seeds.",
+        f"(greedy decoding); random: mean of {facts['seeds']} seeds, drawn {facts['drawn']}.",
         _grid(found["kept"]["value"], percent=True),
         "Difference to random, in percentage points; * : p < 0.05 after Holm's correction over the table.",
         _grid(found["kept"]["minus_random"], percent=True),

@@ -9,6 +9,7 @@ product; everything is seeded.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
@@ -130,7 +131,9 @@ def _ratio(sums: np.ndarray, counts: np.ndarray) -> np.ndarray:
 
 
 def _interval(drawn: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    low, high = np.nanpercentile(drawn, PERCENTILES, axis=0)
+    with warnings.catch_warnings():  # where nothing was measured there is no interval either
+        warnings.filterwarnings("ignore", "All-NaN slice", RuntimeWarning)
+        low, high = np.nanpercentile(drawn, PERCENTILES, axis=0)
     return low, high
 
 

@@ -57,8 +57,8 @@ def _prepare(prepare: Callable[[], None]) -> None:
     prepare()
 
 
-def begun(path: Path, facts: Facts) -> set[int]:
-    """Seeds of the scenes that are in a file already; a new one gets the facts as its first line.
+def begun(path: Path, facts: Facts, scene: str = "scene") -> set[int]:
+    """Seeds of the scenes that are in a file already, under this name; a new file gets the facts as its first line.
 
     Raises:
         SystemExit: the file was begun with other facts.
@@ -71,7 +71,7 @@ def begun(path: Path, facts: Facts) -> set[int]:
     first, *lines = whole_lines.splitlines()
     if json.loads(first) != facts:
         raise SystemExit(f"{path} was measured with other settings or another model: move it away to begin anew.")
-    return {int(json.loads(line)["scene"]) for line in lines}
+    return {int(json.loads(line)[scene]) for line in lines}
 
 
 def pack(path: Path, facts: Facts, rows: Iterable[Line]) -> None:
