@@ -19,7 +19,7 @@ import numpy as np
 from benchmarks import heldout_tables
 from benchmarks.heldout_tables import HeldOut
 from benchmarks.intervals import LEVEL, Measured, Row, add_holm, summary, two_samples
-from training.evaluate import MODEL, examine_all, ways
+from training.evaluate import MODEL, examine_all, ways, weights_hash
 from training.heldout import FIRST_SEED, held_out
 
 FRESH_SEED = 600_000
@@ -37,7 +37,8 @@ def main() -> None:
     wanted = parser.parse_args()
     claimed = heldout_tables.read()
     check_fresh(wanted.first_seed, wanted.scenes, claimed)
-    growing = heldout_tables.RESULTS.with_name(f"audit-{wanted.first_seed}-{wanted.scenes}.jsonl")
+    name = f"audit-{weights_hash(wanted.model)}-{wanted.first_seed}-{wanted.scenes}.jsonl"
+    growing = heldout_tables.RESULTS.with_name(name)
     questions = held_out(wanted.first_seed, wanted.scenes)
     found = heldout_tables.from_lines(*examine_all(wanted.model, questions, ways(), growing, wanted.workers))
     print(report(claimed, found))

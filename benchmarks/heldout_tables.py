@@ -21,6 +21,8 @@ WHOLE = (FULL, 576)
 """The whole picture."""
 RANDOM = "random"
 FLOORS = ("no picture", "background patches", "one patch per object", "object patches")
+COUNTS = ("true", "stated", "present")
+"""Facts of a description, in the order of a line."""
 BY_TYPE = ("flowcut official", RANDOM)
 """Methods whose exact answers RESULTS.md gives by type at every budget."""
 
@@ -77,21 +79,23 @@ def read(path: Path = RESULTS) -> HeldOut:
 
 def from_lines(facts: Facts, lines: list[Line]) -> HeldOut:
     """Results as training.evaluate packs them."""
+    frame = _frame(lines)
+    ways = list(dict.fromkeys(zip(frame["method"], frame["tokens"].tolist(), strict=True)))
+    mean = frame.groupby(["method", "tokens", "scene", "question"])[["right", "kept", "share", *COUNTS]].mean()
+    grid = {name: np.stack([mean[name][way].to_numpy(dtype=float) for way in ways]) for name in mean.columns}
+    asked = frame.drop_duplicates(["scene", "question"]).sort_values(["scene", "question"])
+    scene, kinds = asked["scene"].to_numpy(), asked["type"].to_numpy(dtype=str)
+    counts = {name: grid[name] for name in COUNTS}
+    return HeldOut(facts, ways, kinds, scene, grid["right"], grid["kept"], grid["share"], counts)
+
+
+def _frame(lines: list[Line]) -> pd.DataFrame:
+    """One row a line: the counts of facts in columns of their own, the budget of a floor 0."""
     frame = pd.DataFrame(lines)
     frame["tokens"] = frame["tokens"].fillna(0).astype(int)
-    counts = {}
-    for place, name in enumerate(("true", "stated", "present")):
-        frame[name] = [own[place] if isinstance(own, (list, tuple)) else np.nan for own in frame["facts"]]
+    frame[list(COUNTS)] = [line.get("facts", (np.nan,) * len(COUNTS)) for line in lines]
     frame["share"] = frame["on_objects"] / frame["kept"].where(frame["kept"] > 0)
-    ways = list(dict.fromkeys(zip(frame["method"], frame["tokens"].tolist(), strict=True)))
-    mean = frame.groupby(["method", "tokens", "scene", "question"])[
-        ["right", "kept", "share", "true", "stated", "present"]
-    ].mean()
-    grid = {name: np.stack([mean[name][way].to_numpy() for way in ways]) for name in mean.columns}
-    asked = frame.drop_duplicates(["scene", "question"]).sort_values(["scene", "question"])
-    counts = {name: grid[name] for name in ("true", "stated", "present")}
-    scene, kinds = asked["scene"].to_numpy(), asked["type"].to_numpy(dtype=str)
-    return HeldOut(facts, ways, kinds, scene, grid["right"], grid["kept"], grid["share"], counts)
+    return frame
 
 
 def claims(found: HeldOut) -> dict[str, Measured]:

@@ -8,7 +8,10 @@ decodes every answer of the whole model as well and counts disagreements.
     python -m training.evaluate --workers 2       # benchmarks/results/heldout.jsonl.gz; then benchmarks.recompute
     python -m training.evaluate --questions training/runs/validation.jsonl --out training/runs/validation.jsonl.gz
 
-A scene is a line of the file beside it (.jsonl) as soon as it is measured; a run that was broken off goes on.
+A scene is a line of the file beside it (.jsonl) as soon as it is measured; a run that was broken off goes on. A line of
+the packed file is one question answered in one way: `scene` and `question` (its number there), `type`, `method`,
+`tokens` (the budget; null where the scene decides) and `seed`; `kept`, tokens that were read, `on_objects`, how many of
+them show an object; `right`, 1 or 0; and for descriptions `facts`: right, stated, present.
 """
 
 from __future__ import annotations
@@ -325,8 +328,10 @@ def main() -> None:
         return
     chosen = [way for way in ways() if way.method.startswith(("full", wanted.only))]
     rows = [row for _, own in asked for row in own]
-    facts, found = examine_all(wanted.model, rows, chosen, wanted.out.with_suffix(""), wanted.workers)
+    growing = wanted.out.with_suffix("")
+    facts, found = examine_all(wanted.model, rows, chosen, growing, wanted.workers)
     results.pack(wanted.out, facts, found)
+    growing.unlink()  # all of it is packed: the next run, of another model perhaps, begins anew
     print_means(found)
 
 
