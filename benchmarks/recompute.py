@@ -25,7 +25,7 @@ SAID = ("embedded", "causal")
 """README's places for sentences: about the model, about the causal check."""
 
 
-def causal_numbers(path: Path = CAUSAL) -> tuple[dict[str, Any], dict[str, Any]]:
+def causal_numbers(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """What the causal check was measured with, and all its numbers.
 
     Before its single questions are shipped these are the rounded numbers of causal.json.
@@ -37,15 +37,15 @@ def causal_numbers(path: Path = CAUSAL) -> tuple[dict[str, Any], dict[str, Any]]
     return found.pop("facts"), found
 
 
-def pages() -> dict[Path, str]:
+def pages(causal_results: Path = CAUSAL) -> dict[Path, str]:
     """Each page that can be made again to the digit, as it should be."""
     held_out = heldout_tables.study(heldout_tables.read())
-    facts, causal = causal_numbers()
+    facts, causal = causal_numbers(causal_results)
     found = {
         ROOT / "training" / "RESULTS.md": heldout_tables.as_text(held_out),
         ROOT / "training" / "RESULTS.json": heldout_tables.as_json(held_out),
     }
-    if CAUSAL.exists():
+    if causal_results.exists():
         found[ROOT / "benchmarks" / "causal.md"] = causal_tables.as_text(facts, causal)
         found[ROOT / "benchmarks" / "causal.json"] = causal_tables.as_json(facts, causal)
     said = dict(zip(SAID, (sentences.embedded(held_out), sentences.causal(causal)), strict=True))
@@ -62,7 +62,7 @@ def main() -> None:
         if path.suffix == ".md" and path != README:
             print(text)
     if not CAUSAL.exists():
-        print(causal_tables.as_text(*causal_numbers()))
+        print(causal_tables.as_text(*causal_numbers(CAUSAL)))
         print(f"{CAUSAL.relative_to(ROOT)} is not there: the causal tables are those of causal.json, which is rounded.")
     for name in SAID:
         print(f"README, {name}: {sentences.said_in(found[README], name)}\n")

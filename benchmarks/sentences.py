@@ -69,7 +69,7 @@ def _pruned(numbers: dict[str, Any]) -> str:
     against = {tokens: tables["exact, minus full"][label(FLOWCUT, tokens)] for tokens in budgets}
     return (
         f"At {_listed(budgets)} tokens FlowCut gives {own}% right answers, random tokens {drawn}%; compared with the "
-        f"whole picture FlowCut gives {verdicts(against)}."
+        f"whole picture FlowCut's are {verdicts(against)}."
     )
 
 
@@ -109,7 +109,7 @@ def _kept(kept: dict[str, Any]) -> str:
     against = {int(tokens): kept["minus_flowcut"][tokens]["dart"] for tokens in budgets}
     return (
         f"Yet at {_listed(budgets)} tokens FlowCut keeps {own}% of the answers, random tokens {drawn}%. DART, which "
-        f"cuts inside the language model, keeps {dart}%: compared with FlowCut {verdicts(against)}. Of all "
+        f"cuts inside the language model, keeps {dart}%: compared with FlowCut that is {verdicts(against)}. Of all "
         f"{len(others[0])} other ways {more} keep significantly more answers than FlowCut at these budgets, and "
         f"{fewer} significantly fewer."
     )

@@ -29,10 +29,6 @@ def test_every_page_says_what_the_results_give(pages: dict[Path, str]) -> None:
         assert path.read_text(encoding="utf-8") == text, f"{path.name}: python -m benchmarks.recompute --write"
 
 
-def test_the_causal_page_is_compared_as_soon_as_its_questions_are_shipped(pages: dict[Path, str]) -> None:
-    assert any(path.name == "causal.md" for path in pages) == (recompute.CAUSAL in PACKED)
-
-
 @pytest.mark.parametrize("packed", PACKED, ids=lambda path: str(path.name))
 def test_results_are_those_of_the_model_that_is_shipped(packed: Path) -> None:
     facts, _ = read_packed(packed)
