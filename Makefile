@@ -8,6 +8,8 @@
 #   TORCH_INDEX  where the CPU build of torch comes from when pip is not already set up with one. The default build of
 #                torch brings gigabytes of CUDA libraries: say `make setup TORCH_INDEX=` when you want exactly that.
 #   HOST, PORT   where `make demo` listens; this machine only, unless you say otherwise
+#   WORKERS      processes of `make results` and `make audit`, each on one thread
+#   FIRST_SEED, SCENES   the fresh scenes of `make audit`
 
 PYTHON ?= python3
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
@@ -15,12 +17,15 @@ TORCH := torch==2.13.0
 TORCHVISION := torchvision==0.28.0
 HOST ?= 127.0.0.1
 PORT ?= 8501
+WORKERS ?= 2
+FIRST_SEED ?= 600000
+SCENES ?= 100
 
 BIN := .venv/bin
 READY := .venv/.ready
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 
-.PHONY: setup demo test lint typed docs chromium examples train clean
+.PHONY: setup demo test lint typed docs chromium examples train results audit clean
 
 setup: $(READY)
 
@@ -81,9 +86,20 @@ train: setup
 	$(BIN)/python -m training.language --minutes 80
 	$(BIN)/python -m training.joint --minutes 121 --tower-rate 0 --rate 1.1e-3 --batch 8 --questions 14 --threads 2
 	$(BIN)/python -m training.heldout --part validation --out training/runs/validation.jsonl
-	$(BIN)/python -m training.evaluate --model training/runs/embedded --questions training/runs/validation.jsonl
+	$(BIN)/python -m training.evaluate --model training/runs/embedded --questions training/runs/validation.jsonl \
+	  --out training/runs/validation.jsonl.gz
 	@echo "The model is in training/runs/embedded. If it is better: copy it over assets/embedded, training/runs/readouts"
-	@echo ".safetensors over training/, then make examples."
+	@echo ".safetensors over training/, then make examples results."
+
+# The held-out questions asked anew, and every number about the model in RESULTS.md and README made from the answers.
+# The causal check is `python -m benchmarks.causal`, before the last line: it takes hours.
+results: setup
+	$(BIN)/python -m training.evaluate --workers $(WORKERS)
+	$(BIN)/python -m benchmarks.recompute --write
+
+# Do the numbers hold on scenes that nobody has seen? Fresh ones are drawn, asked, and set against what is claimed.
+audit: setup
+	$(BIN)/python -m benchmarks.audit --first-seed $(FIRST_SEED) --scenes $(SCENES) --workers $(WORKERS)
 
 clean:
 	rm -rf .venv build *.egg-info .mypy_cache .ruff_cache .pytest_cache

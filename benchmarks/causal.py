@@ -11,6 +11,8 @@ answer is an exact match at its cuts.
     python -m benchmarks.causal --workers 2     # two scenes at a time, each in a process and on a thread of its own
 
 Every scene is a line of benchmarks/results/causal.jsonl as soon as it is measured; a run that was broken off goes on.
+The tables' single questions are shipped beside it, in causal.jsonl.gz; `python -m benchmarks.recompute --write` makes
+README's sentences from them.
 """
 
 from __future__ import annotations
@@ -42,11 +44,14 @@ from flowcut.studies.removal import block_of_patch
 from flowcut.studies.scorer import AnswerScorer, score_cut_together, score_together
 from flowcut_lens.analysis.causal import block_mean
 from flowcut_lens.analysis.truth import patch_coverage
-from flowcut_lens.scenes import Scene, about, draw, matches
+from flowcut_lens.scenes import Scene, about, derived_seed, draw, matches
+from training.results import begun, pack
 
 HERE = Path(__file__).parent
 QUESTIONS = HERE.parent / "assets" / "questions.jsonl"
 RESULTS = HERE / "results" / "causal.jsonl"
+PACKED = RESULTS.with_name("causal.jsonl.gz")
+"""What is shipped, and what benchmarks.recompute makes the tables from again."""
 BLOCK = 2
 RANKED_AT = 64
 """The budget at which a criterion ranks the patches, where that depends on it."""
@@ -65,8 +70,10 @@ def main() -> None:
     wanted = parser.parse_args()
     if not wanted.table:
         measure(wanted.scenes, wanted.minutes, wanted.workers)
-    lines = [json.loads(line) for line in RESULTS.read_text().splitlines()]
-    print(write_tables(lines[0], [with_truth(line) for line in lines[1:]], HERE))
+    facts, *lines = (json.loads(line) for line in RESULTS.read_text().splitlines())
+    found = [with_truth(line) for line in lines]
+    pack(PACKED, facts, found)
+    print(write_tables(facts, found, HERE))
 
 
 def with_truth(line: dict[str, Any]) -> dict[str, Any]:
@@ -90,7 +97,7 @@ def _object_in_blocks(scene: Scene, question: dict[str, Any]) -> list[float] | N
 
 def measure(n_scenes: int, minutes: float, workers: int) -> None:
     """Append to the results every scene, of the first so many, that is not there yet."""
-    done = _begun(_facts(_model()))
+    done = begun(RESULTS, _facts(_model()), "seed")
     missing = [scene for scene in islice(_scenes(), n_scenes) if scene[0] not in done]
     started = time.perf_counter()
     with torch.multiprocessing.get_context("spawn").Pool(workers, _prepare_worker) as pool:
@@ -109,7 +116,7 @@ def _prepare_worker() -> None:
 
 def _measure_in_worker(scene: tuple[int, list[dict[str, Any]]]) -> dict[str, Any]:
     model = _model()
-    return measure_scene(model, *scene, all_cuts(model))
+    return measure_scene(model, *scene, all_cuts(model, scene[0]))
 
 
 @cache
@@ -118,10 +125,13 @@ def _model() -> VisionLanguageModel:
     return flowcut.load("embedded")
 
 
-def all_cuts(model: VisionLanguageModel) -> dict[str, list[flowcut.CutConfig]]:
-    """By name, what stands for a criterion: itself, or the random draw with several seeds; at the ranking's budget."""
+def all_cuts(model: VisionLanguageModel, scene_seed: int) -> dict[str, list[flowcut.CutConfig]]:
+    """By name, what stands for a criterion: itself, or the random draw with several seeds, anew for every scene.
+
+    At the ranking's budget.
+    """
     cuts: dict[str, list[flowcut.CutConfig]] = {}
-    for cut in allowed_cuts(model, RANKED_AT, SEEDS):
+    for cut in allowed_cuts(model, RANKED_AT, [derived_seed(scene_seed, seed) for seed in SEEDS]):
         cuts.setdefault(cut.method, []).append(cut)
     return cuts
 
@@ -232,25 +242,13 @@ def _facts(model: VisionLanguageModel) -> dict[str, Any]:
         "ranked_at": RANKED_AT,
         "budgets": list(BUDGETS),
         "seeds": len(SEEDS),
+        "drawn": "anew for every scene and seed",
         "versions": {
             "torch": torch.__version__,
             "transformers": transformers.__version__,
             "python": platform.python_version(),
         },
     }
-
-
-def _begun(facts: dict[str, Any]) -> set[int]:
-    """Seeds that are there already; a new file gets the facts as its first line."""
-    RESULTS.parent.mkdir(exist_ok=True)
-    if not RESULTS.exists():
-        RESULTS.write_text(json.dumps(facts) + "\n")
-    whole_lines = RESULTS.read_text().rpartition("\n")[0]  # what was broken off in the middle is measured again
-    RESULTS.write_text(whole_lines + "\n")
-    first, *lines = whole_lines.splitlines()
-    if json.loads(first) != facts:
-        raise SystemExit(f"{RESULTS} was measured with other settings or another model: move it away to begin anew.")
-    return {json.loads(line)["seed"] for line in lines}
 
 
 if __name__ == "__main__":

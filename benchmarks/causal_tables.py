@@ -1,27 +1,21 @@
-"""The tables of benchmarks/causal.py: means over questions, intervals and tests that respect that scenes are shared.
+"""The tables of benchmarks/causal.py: means over questions with intervals and tests by scene (benchmarks/intervals.py).
 
-The four questions of a scene are not independent of each other: scenes, not questions, are drawn again for the 95 %
-intervals (percentile bootstrap of the mean over questions), and scenes change sign in the tests (two-sided, of the
-paired difference). Tests are Holm-corrected over their table.
+Tests are Holm-corrected over their table.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
-from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from scipy.stats import spearmanr
 
+from benchmarks.intervals import LEVEL, Measured, add_holm, summary
 from flowcut.criteria import METHODS
 
-RESAMPLES = 10_000
 SEED = 0
-LEVEL = 0.05
 BASELINES = ("random", "flowcut")
 MATTERS = 0.01
 """Nats from which on the loss of a block is said to cost the answer something."""
@@ -30,74 +24,6 @@ TOP = 0.1
 DRAWS = 5
 """Orders drawn for what is equal."""
 ALL_SCENES = 500
-
-
-@dataclass(frozen=True, eq=False)
-class Measured:
-    """One number for each criterion and question; Q questions of S scenes."""
-
-    names: list[str]
-    values: np.ndarray
-    """float64 [M, Q]; NaN where it could not be measured (an answer that no block changes at all)."""
-    scene: np.ndarray
-    """int64 [Q], whose scene each question is of."""
-
-    def of(self, chosen: np.ndarray) -> Measured:
-        """Some of the questions, bool [Q]."""
-        return Measured(self.names, self.values[:, chosen], self.scene[chosen])
-
-    def minus(self, baseline: str) -> Measured:
-        """The paired difference of every other criterion to one of them."""
-        others = [name for name in self.names if name != baseline]
-        rows = [self.names.index(name) for name in others]
-        return Measured(others, self.values[rows] - self.values[self.names.index(baseline)], self.scene)
-
-
-def summary(measured: Measured) -> dict[str, dict[str, float]]:
-    """By criterion: the mean over questions with its interval, and p of a two-sided test that it is zero."""
-    if not measured.values.size:
-        return {}
-    sums, counts = _by_scene(measured)
-    means = sums.sum(axis=1) / counts.sum(axis=1)
-    draws, signs = _resamples(sums.shape[1])
-    with np.errstate(invalid="ignore"):
-        drawn = (draws @ sums.T) / (draws @ counts.T)
-    low, high = np.nanpercentile(drawn, [2.5, 97.5], axis=0)
-    as_far = np.abs(signs @ sums.T) >= np.abs(sums.sum(axis=1)) - 1e-12
-    p = (1 + as_far.sum(axis=0)) / (1 + RESAMPLES)
-    rows = zip(measured.names, means, low, high, p, counts.sum(axis=1), strict=True)
-    return {
-        name: {"mean": float(m), "low": float(lo), "high": float(hi), "p": float(one), "n": int(n)}
-        for name, m, lo, hi, one, n in rows
-    }
-
-
-@lru_cache(maxsize=16)
-def _resamples(n_scenes: int) -> tuple[np.ndarray, np.ndarray]:
-    """How often each scene is drawn, and the sign it is given; [RESAMPLES, S] each, the same for every table."""
-    stream = np.random.default_rng(SEED)
-    draws = stream.multinomial(n_scenes, np.full(n_scenes, 1 / n_scenes), size=RESAMPLES)
-    return draws.astype(np.float64), stream.choice([-1.0, 1.0], size=(RESAMPLES, n_scenes))
-
-
-def _by_scene(measured: Measured) -> tuple[np.ndarray, np.ndarray]:
-    """Sums and counts of the questions of each scene, float64 [M, S]."""
-    _, scene = np.unique(measured.scene, return_inverse=True)
-    there = np.isfinite(measured.values)
-    whole = np.where(there, measured.values, 0.0)
-    sums = np.stack([np.bincount(scene, row, minlength=scene.max() + 1) for row in whole])
-    counts = np.stack([np.bincount(scene, row, minlength=scene.max() + 1) for row in there.astype(float)])
-    return sums, counts
-
-
-def holm(p: Iterable[float]) -> np.ndarray:
-    """Holm's step-down correction: float64, in the order given."""
-    raw = np.array(list(p), dtype=float)
-    order = np.argsort(raw)
-    stepped = np.maximum.accumulate(raw[order] * (len(raw) - np.arange(len(raw))))
-    corrected = np.empty_like(raw)
-    corrected[order] = np.minimum(stepped, 1.0)
-    return corrected
 
 
 def study(lines: list[dict[str, Any]], budgets: list[int]) -> dict[str, Any]:
@@ -176,9 +102,7 @@ def _table(columns: dict[str, Measured]) -> dict[str, Any]:
     found: dict[str, Any] = {"value": {column: summary(measured) for column, measured in columns.items()}}
     for baseline in BASELINES:
         differences = {column: summary(measured.minus(baseline)) for column, measured in columns.items()}
-        cells = [cell for rows in differences.values() for cell in rows.values()]
-        for cell, corrected in zip(cells, holm(cell["p"] for cell in cells), strict=True):
-            cell["holm"] = float(corrected)
+        add_holm(differences.values())
         found[f"minus_{baseline}"] = differences
     return found
 
@@ -187,9 +111,14 @@ def write_tables(facts: dict[str, Any], lines: list[dict[str, Any]], folder: Pat
     """causal.json and causal.md in a folder; returns the latter's text."""
     found = study(lines, facts["budgets"])
     text = as_text(facts, found)
-    (folder / "causal.json").write_text(json.dumps({"facts": facts, **_rounded(found)}, indent=1) + "\n")
+    (folder / "causal.json").write_text(as_json(facts, found))
     (folder / "causal.md").write_text(text)
     return text
+
+
+def as_json(facts: dict[str, Any], found: dict[str, Any]) -> str:
+    """All numbers of the tables, and those that the tables leave out."""
+    return json.dumps({"facts": facts, **_rounded(found)}, indent=1) + "\n"
 
 
 def _rounded(value: Any) -> Any:
@@ -213,7 +142,7 @@ def as_text(facts: dict[str, Any], found: dict[str, Any]) -> str:
         _agreement(found["agreement"], found["agreement_where_it_matters"]["value"]["all"]),
         "## The answer kept, by budget",
         "Share of questions, in percent, whose answer under the cut is that of the full picture, token for token "
-        f"(greedy decoding); random: mean of {facts['seeds']} seeds.",
+        f"(greedy decoding); random: mean of {facts['seeds']} seeds, drawn {facts['drawn']}.",
         _grid(found["kept"]["value"], percent=True),
         "Difference to random, in percentage points; * : p < 0.05 after Holm's correction over the table.",
         _grid(found["kept"]["minus_random"], percent=True),

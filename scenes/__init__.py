@@ -7,7 +7,17 @@ Pillow only, so that a scene can be drawn before (or without) any model.
 from flowcut_lens.scenes.askable import describe
 from flowcut_lens.scenes.questions import KINDS, Question, about, facts, matches, questions, sample, truth
 from flowcut_lens.scenes.render import draw
-from flowcut_lens.scenes.world import CHARACTERS, COLOURS, SHAPES, SIZES, WORDS, Scene, SceneMix, SceneObject
+from flowcut_lens.scenes.world import (
+    CHARACTERS,
+    COLOURS,
+    SHAPES,
+    SIZES,
+    WORDS,
+    Scene,
+    SceneMix,
+    SceneObject,
+    derived_seed,
+)
 
 __all__ = [
     "CHARACTERS",
@@ -21,6 +31,7 @@ __all__ = [
     "SceneMix",
     "SceneObject",
     "about",
+    "derived_seed",
     "describe",
     "draw",
     "facts",

@@ -159,6 +159,14 @@ def reading_order(objects: Iterable[SceneObject]) -> tuple[SceneObject, ...]:
     return tuple(thing for *_, thing in sorted(bars_last, key=lambda one: one[:3]))
 
 
+def derived_seed(scene_seed: int, seed: int) -> int:
+    """A seed for what is drawn at random about one scene: another one for every scene and seed, always the same.
+
+    With a seed alone every scene would get the same draw, and a mean over scenes would hide how much hangs on it.
+    """
+    return int(np.random.SeedSequence((scene_seed, seed)).generate_state(1, np.uint64)[0])
+
+
 def sample_placements(rng: np.random.Generator, mix: SceneMix = DRAWN) -> list[Placement]:
     """Draw 1 to 6 objects: attributes and poses, drawing order first to last (later ones lie on top)."""
     wanted = int(rng.choice(6, p=(0.08, 0.14, 0.2, 0.22, 0.2, 0.16))) + 1

@@ -1,28 +1,37 @@
-"""Ask the held-out questions: the whole model, and every way to prune it at the same budgets.
+"""Ask the held-out questions: the whole model, every way to prune it at the same budgets, and what must be beaten.
 
 Whole answers are compared. With teacher forcing an answer counts as right when each of its tokens is the most
 likely one, which is when greedy decoding gives exactly it; so one packed pass answers all questions on a scene.
-Descriptions are decoded for real (stock `generate`) and marked by facts. `--check` decodes everything and
-counts disagreements.
+Descriptions that are not right word for word are decoded for real (stock `generate`) and marked by facts. `--check`
+decodes every answer of the whole model as well and counts disagreements.
 
-    python -m training.evaluate --questions training/runs/validation.jsonl           # while choosing
-    python -m training.evaluate --questions assets/questions.jsonl --table training/RESULTS.json   # once, at the end
+    python -m training.evaluate --workers 2       # benchmarks/results/heldout.jsonl.gz; then benchmarks.recompute
+    python -m training.evaluate --questions training/runs/validation.jsonl --out training/runs/validation.jsonl.gz
+
+A scene is a line of the file beside it (.jsonl) as soon as it is measured; a run that was broken off goes on. A line of
+the packed file is one question answered in one way: `scene` and `question` (its number there), `type`, `method`,
+`tokens` (the budget; null where the scene decides) and `seed`; `kept`, tokens that were read, `on_objects`, how many of
+them show an object; `right`, 1 or 0; and for descriptions `facts`: right, stated, present.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
-import time
+import platform
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass
+from functools import partial
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+import transformers
 from torch import Tensor
 from transformers import AutoModelForImageTextToText, AutoProcessor
 from transformers.modeling_outputs import BaseModelOutputWithPooling
@@ -31,54 +40,102 @@ import flowcut
 from flowcut.criteria import METHODS, Evidence
 from flowcut.encoder.recording import record
 from flowcut_lens import scenes
+from training import results
 from training.language import answer_logits
 from training.packing import Packer, Segment, answer_loss
 
 BUDGETS = (192, 128, 64, 32)
-RANDOM_SEEDS = range(5)
+SEEDS = range(5)
+MODEL = Path("assets/embedded")
+QUESTIONS = Path("assets/questions.jsonl")
+OUT = Path("benchmarks/results/heldout.jsonl.gz")
+ON_OBJECT = 0.1
+"""Share of a patch's pixels from which on it is said to show an object."""
+
+Asked = list[dict[str, Any]]
+"""The questions on one scene: question, answer, type."""
 
 
-@dataclass
-class Row:
-    """Results of one way to prune at one budget."""
+@dataclass(frozen=True)
+class Way:
+    """One way to choose the visual tokens that the language model reads."""
 
     method: str
-    tokens: int
+    tokens: int | None = None
+    """The budget; None: the scene decides."""
     seed: int | None = None
-    right: list[int] = field(default_factory=list)
-    """1 or 0 per question, in the file's order."""
-    stated: int = 0
-    present: int = 0
-    true: int = 0
-    """Facts of descriptions: stated, present in the scenes, and right."""
-    on_objects: list[float] = field(default_factory=list)
-    """Per scene: share of the kept patches of which at least a tenth shows an object."""
 
 
-def ways() -> list[Row]:
-    rows = [Row("full", 576)]
+@dataclass(frozen=True, eq=False)
+class Seen:
+    """What the language model reads in one way."""
+
+    way: Way
+    tokens: Tensor
+    """[1, T, D] at the feature layer."""
+    ids: np.ndarray
+    """int64 [T], their patches."""
+
+
+FLOORS = (
+    Way("no picture"),
+    Way("background patches"),
+    *(Way("one patch per object", seed=seed) for seed in SEEDS),
+    Way("object patches"),
+)
+"""What is right without looking, from what shows no object, and from the objects alone."""
+
+
+def ways() -> list[Way]:
+    """All that are compared, the whole picture first."""
+    found = [Way("full", 576)]
     for tokens in BUDGETS:
-        rows += [Row(name, tokens) for name in ("flowcut official", "flowcut paper", "cls-attention", "stride")]
-        rows += [Row("random", tokens, seed) for seed in RANDOM_SEEDS]
-    return rows
+        found += [Way(name, tokens) for name in ("flowcut official", "flowcut paper", "cls-attention", "stride")]
+        found += [Way("random", tokens, seed) for seed in SEEDS]
+    return [*found, *FLOORS]
 
 
 class Examiner:
-    """The model under test and its questions."""
+    """The model under test."""
 
-    def __init__(self, folder: Path, questions: Path) -> None:
+    def __init__(self, folder: Path) -> None:
         self.model = AutoModelForImageTextToText.from_pretrained(folder).eval()
         self.processor = AutoProcessor.from_pretrained(folder)
         self.packer = Packer(self.processor.tokenizer, 0)
         self.tower = self.model.model.vision_tower
-        self.by_scene: dict[int, list[dict[str, Any]]] = defaultdict(list)
-        for line in questions.read_text().splitlines():
-            row = json.loads(line)
-            self.by_scene[row["seed"]].append(row)
 
-    def kept(self, pixels: Tensor, rows: list[Row]) -> Iterator[tuple[Row, Tensor, np.ndarray]]:
-        """For each way: the kept tokens at the feature layer [1, T, D] and their ids. One-shot ways share a run."""
-        looks = any(row.method == "cls-attention" for row in rows)  # recording costs; only this way needs it
+    @torch.no_grad()
+    def examine(self, seed: int, asked: Asked, wanted: list[Way]) -> dict[str, Any]:
+        """A scene's line: one row for each question and way."""
+        scene = scenes.draw(seed)
+        seen = list(self.kept(scene, wanted))
+        right = self.answer(seen, asked)
+        facts = {
+            number: self.count_facts(seen, question, right[:, number])
+            for number, question in enumerate(asked)
+            if question["type"] == "describe"
+        }
+        shows = scene.object_patches(coverage=ON_OBJECT)
+        rows = [
+            {
+                "scene": seed,
+                "question": number,
+                "type": question["type"],
+                **asdict(one.way),
+                "kept": len(one.ids),
+                "on_objects": int(shows[one.ids].sum()),
+                "right": int(right[place, number]),
+                **({"facts": facts[number][place]} if number in facts else {}),
+            }
+            for number, question in enumerate(asked)
+            for place, one in enumerate(seen)
+        ]
+        return {"scene": seed, "rows": rows}
+
+    def kept(self, scene: scenes.Scene, wanted: list[Way]) -> Iterator[Seen]:
+        """For each way what is read. Ways that choose among the whole picture's tokens share one run of the encoder."""
+        pixels = self.processor.image_processor(images=scene.image, return_tensors="pt")["pixel_values"]
+        looks = any(way.method == "cls-attention" for way in wanted)  # recording costs; only this way needs it
         with record(self.tower) if looks else nullcontext() as recording:
             whole = self.tower(pixels, output_hidden_states=True).hidden_states[-2][:, 1:]
         attention = None
@@ -86,28 +143,30 @@ class Examiner:
             layer = recording.record.layers[recording.record.feature_layer]
             attention = layer.cls_row.mean(axis=1, dtype=np.float64)[:, 1:]
         evidence = Evidence(1, whole.shape[1], attention)
-        for row in rows:
-            if row.method == "full":
-                yield row, whole, np.arange(whole.shape[1])
-            elif row.method.startswith("flowcut"):
-                cut = flowcut.FlowCut(tokens=row.tokens, variant=row.method.split()[1])
-                with record(self.tower, cut=cut, flows=False) as cutting:
-                    out = self.tower(pixels, output_hidden_states=True).hidden_states[-2][:, 1:]
-                yield row, out, cutting.record.kept_patch_ids[0]
+        for way in wanted:
+            if way.method.startswith("flowcut"):
+                yield self._cut_inside(pixels, way)
             else:
-                select = METHODS[row.method].select
-                assert select is not None
-                cut = flowcut.Cut(row.method, tokens=row.tokens, seed=row.seed)
-                ids = select(evidence, cut)[0]
-                yield row, whole[:, torch.from_numpy(ids)], ids
+                ids = chosen_patches(scene, way, evidence)
+                yield Seen(way, whole[:, torch.from_numpy(ids)], ids)
 
-    def answer(self, tokens: Tensor, asked: list[dict[str, Any]]) -> list[int]:
-        """Which of the questions on one scene are answered exactly right."""
+    def _cut_inside(self, pixels: Tensor, way: Way) -> Seen:
+        assert way.tokens is not None
+        cut = flowcut.FlowCut(tokens=way.tokens, variant=way.method.split()[1])
+        with record(self.tower, cut=cut, flows=False) as cutting:
+            out = self.tower(pixels, output_hidden_states=True).hidden_states[-2][:, 1:]
+        return Seen(way, out, cutting.record.kept_patch_ids[0])
+
+    def answer(self, seen: list[Seen], asked: Asked) -> np.ndarray:
+        """bool [ways, questions], which are answered exactly right; ways of as many tokens in one pass."""
         segments = [self._segment(row) for row in asked]
-        packed = self.packer.pack_segments([segments], tokens.shape[1])
-        image = self.model.model.multi_modal_projector(tokens)
-        logits = answer_logits(self.model.model.language_model, self.model.lm_head, packed, image)
-        return [int(right) for right in answer_loss(logits, packed).by_segment]
+        right = np.zeros((len(seen), len(asked)), bool)
+        for places, tokens in _of_one_size(seen):
+            packed = self.packer.pack_segments([segments] * len(places), tokens.shape[1])
+            image = self.model.model.multi_modal_projector(tokens)
+            logits = answer_logits(self.model.model.language_model, self.model.lm_head, packed, image)
+            right[places] = np.reshape(answer_loss(logits, packed).by_segment, (len(places), len(asked)))
+        return right
 
     def _segment(self, row: dict[str, Any]) -> Segment:
         return self.packer.segment(row["question"], row["answer"], row["type"])
@@ -119,162 +178,161 @@ class Examiner:
         prompt = prompt.replace("<image>", "<image>" * tokens.shape[1])
         inputs = self.processor.tokenizer([prompt] * len(tokens), return_tensors="pt")
         projected: Any = list(self.model.model.multi_modal_projector(tokens))  # a list, as get_image_features gives
-        features = BaseModelOutputWithPooling(pooler_output=projected)
-        ids = self.model.generate(**inputs, mm_encoder_outputs={"image": features}, max_new_tokens=160, do_sample=False)
+        picture = {"image": BaseModelOutputWithPooling(pooler_output=projected)} if tokens.shape[1] else None
+        ids = self.model.generate(**inputs, mm_encoder_outputs=picture, max_new_tokens=160, do_sample=False)
         answers = ids[:, inputs["input_ids"].shape[1] :]
         texts: list[str] = self.processor.tokenizer.batch_decode(answers, skip_special_tokens=True)
         return texts
 
-    def mark_descriptions(self, seen: list[tuple[Row, Tensor]], question: str, right_answer: str) -> None:
-        """Descriptions from every way to prune, those of one budget decoded together; facts counted in their rows."""
-        for count in {tokens.shape[1] for _, tokens in seen}:
-            alike = [(row, tokens) for row, tokens in seen if tokens.shape[1] == count]
-            answers = self.decode(torch.cat([tokens for _, tokens in alike]), question)
-            for (row, _), answer in zip(alike, answers, strict=True):
-                stated, present = scenes.facts(answer), scenes.facts(right_answer)
-                row.stated += stated.total()
-                row.present += present.total()
-                row.true += (stated & present).total()
+    def count_facts(self, seen: list[Seen], question: dict[str, Any], right: np.ndarray) -> list[tuple[int, int, int]]:
+        """For each way the facts of a description that are right, that it states, and that are there to be stated.
+
+        What is right word for word need not be decoded again.
+        """
+        answers = [question["answer"]] * len(seen)
+        wrong = [place for place in range(len(seen)) if not right[place]]
+        for places, tokens in _of_one_size([seen[place] for place in wrong]):
+            for place, text in zip(places, self.decode(tokens, question["question"]), strict=True):
+                answers[wrong[place]] = text
+        present = scenes.facts(question["answer"])
+        stated = [scenes.facts(answer) for answer in answers]
+        return [((one & present).total(), one.total(), present.total()) for one in stated]
 
     @torch.no_grad()
-    def run(self, rows: list[Row], limit: int | None, check: bool) -> dict[str, Any]:
-        kinds, disagreements, started = [], 0, time.time()
-        for number, (seed, asked) in enumerate(list(self.by_scene.items())[:limit]):
-            scene = scenes.draw(seed)
-            pixels = self.processor.image_processor(images=scene.image, return_tensors="pt")["pixel_values"]
-            shows = scene.object_patches(coverage=0.1)
-            kinds += [question["type"] for question in asked]
-            seen = []
-            for row, tokens, ids in self.kept(pixels, rows):
-                row.on_objects.append(float(shows[ids].mean()))
-                row.right += self.answer(tokens, asked)
-                seen.append((row, tokens))
-            for question in asked:
-                if question["type"] == "describe":
-                    self.mark_descriptions(seen, question["question"], question["answer"])
-            if check:
-                disagreements += self.disagreements(*seen[0], asked)
-            if number % 50 == 49:
-                print(f"{number + 1} scenes, {time.time() - started:.0f} s", flush=True)
-        return {
-            "kinds": kinds,
-            "questions": len(kinds),
-            "disagreements": disagreements if check else None,
-            "seconds": round(time.time() - started),
-        }
-
-    def disagreements(self, whole: Row, tokens: Tensor, asked: list[dict[str, Any]]) -> int:
+    def disagreements(self, seed: int, asked: Asked) -> int:
         """On how many of a scene's questions real decoding and the packed pass come to different verdicts."""
-        packed = whole.right[-len(asked) :]
-        decoded = [scenes.matches(self.decode(tokens, one["question"])[0], one["answer"]) for one in asked]
-        return sum(a != bool(b) for a, b in zip(decoded, packed, strict=True))
+        seen = list(self.kept(scenes.draw(seed), [Way("full", 576)]))
+        decoded = [scenes.matches(self.decode(seen[0].tokens, one["question"])[0], one["answer"]) for one in asked]
+        return int((self.answer(seen, asked)[0] != decoded).sum())
 
 
-def interval(differences: np.ndarray, resamples: int = 2000) -> tuple[float, float]:
-    """95% bootstrap interval of a mean, questions drawn with replacement."""
-    rng = np.random.default_rng(0)
-    means = differences[rng.integers(len(differences), size=(resamples, len(differences)))].mean(axis=1)
-    low, high = np.quantile(means, (0.025, 0.975))
-    return float(low), float(high)
+def _of_one_size(seen: list[Seen]) -> Iterator[tuple[list[int], Tensor]]:
+    """The places, and tokens [ways, T, D], of the ways that read as many tokens."""
+    for count in sorted({len(one.ids) for one in seen}):
+        places = [place for place, one in enumerate(seen) if len(one.ids) == count]
+        yield places, torch.cat([seen[place].tokens for place in places])
 
 
-def summary(rows: list[Row], kinds: list[str]) -> list[dict[str, Any]]:
-    """One line per way and budget; random is the mean of its seeds, question by question."""
-    grouped: dict[tuple[str, int], list[Row]] = defaultdict(list)
-    for row in rows:
-        grouped[row.method, row.tokens].append(row)
-    full = np.mean([row.right for row in grouped["full", 576]], axis=0)
-    return [_line(name, tokens, group, full, np.array(kinds)) for (name, tokens), group in grouped.items()]
+def chosen_patches(scene: scenes.Scene, way: Way, evidence: Evidence) -> np.ndarray:
+    """int64 [T] ascending: patches of a way that takes the whole picture's tokens as the unpruned encoder made them.
+
+    What is drawn at random is drawn anew for each scene and seed.
+    """
+    shows = scene.object_patches()
+    by_truth = {
+        "full": np.ones_like(shows),
+        "no picture": np.zeros_like(shows),
+        "background patches": ~shows,
+        "object patches": shows,
+    }
+    if way.method in by_truth:
+        return np.flatnonzero(by_truth[way.method])
+    seed = None if way.seed is None else scenes.derived_seed(scene.seed, way.seed)
+    if way.method == "one patch per object":
+        return _one_each(scene, np.random.default_rng(seed))
+    assert way.tokens is not None
+    select = METHODS[way.method].select
+    assert select is not None
+    kept: np.ndarray = select(evidence, flowcut.Cut(way.method, tokens=way.tokens, seed=seed))[0]
+    return kept
 
 
-def _line(name: str, tokens: int, group: list[Row], full: np.ndarray, kinds: np.ndarray) -> dict[str, Any]:
-    right = np.mean([row.right for row in group], axis=0)
-    true, stated, present = (sum(getattr(row, part) for row in group) for part in ("true", "stated", "present"))
+def _one_each(scene: scenes.Scene, stream: np.random.Generator) -> np.ndarray:
+    """A patch drawn for each object among those of which a tenth shows it; two objects may draw the same."""
+    found = []
+    for index in range(len(scene.objects)):
+        well, at_all = (np.flatnonzero(scene.object_patches(14, least, [index])) for least in (ON_OBJECT, 0.0))
+        found.append(stream.choice(well if well.size else at_all))
+    return np.unique(found)
+
+
+_examiner: Examiner | None = None
+"""A process's own."""
+
+
+def _prepare(folder: Path) -> None:
+    global _examiner
+    _examiner = Examiner(folder)
+
+
+def _examine(scene: tuple[int, Asked, list[Way]]) -> dict[str, Any]:
+    assert _examiner is not None
+    return _examiner.examine(*scene)
+
+
+def by_scene(rows: Iterable[dict[str, Any]]) -> list[tuple[int, Asked]]:
+    """Each scene's seed and its questions, in the order of the seeds."""
+    ordered = sorted(rows, key=lambda row: row["seed"])
+    return [(seed, list(asked)) for seed, asked in groupby(ordered, key=lambda row: row["seed"])]
+
+
+def facts_of(model: Path, questions: Iterable[dict[str, Any]], wanted: list[Way]) -> results.Facts:
+    """What a file of results was measured with."""
     return {
-        "method": name,
-        "tokens": tokens,
-        "seeds": len(group),
-        "exact": float(right.mean()),
-        "against_full": float((right - full).mean()),
-        "against_full_95": interval(right - full),
-        "by_type": {kind: float(right[kinds == kind].mean()) for kind in scenes.KINDS},
-        "describe_right_of_stated": true / max(stated, 1),
-        "describe_right_of_present": true / max(present, 1),
-        "kept_on_objects": float(np.mean([row.on_objects for row in group])),
+        "weights": weights_hash(model),
+        "questions": questions_hash(questions),
+        "ways": len(wanted),
+        "seeds": len(SEEDS),
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "python": platform.python_version(),
+        "machine": f"{platform.machine()} CPU",
     }
 
 
-def print_table(lines: list[dict[str, Any]]) -> None:
-    for line in lines:
-        low, high = line["against_full_95"]
-        facts = f"{line['describe_right_of_stated']:.3f}/{line['describe_right_of_present']:.3f}"
-        print(
-            f"{line['method']:17s} {line['tokens']:4d} exact {line['exact']:.3f} "
-            f"against full {line['against_full']:+.3f} [{low:+.3f}, {high:+.3f}] "
-            f"facts {facts} on objects {line['kept_on_objects']:.2f}"
-        )
-    print(json.dumps(lines[0]["by_type"]))
+def weights_hash(folder: Path) -> str:
+    """The start of the SHA-256 of a model's weights, as a record's revision has it."""
+    return hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()[:12]
 
 
-def markdown(lines: list[dict[str, Any]], outcome: dict[str, Any], arguments: argparse.Namespace) -> str:
-    """The tables of RESULTS.md: the whole model by type, then every way to prune at every budget."""
-    whole = lines[0]
-    text = [
-        "# What the embedded model can do, whole and pruned",
-        "",
-        f"{outcome['questions']} held-out questions ({arguments.questions}), greedy answers, whole answers compared.",
-        f"Written by `python -m training.evaluate --questions {arguments.questions} --table {arguments.table}`.",
-        "",
-        "## The whole model, 576 visual tokens",
-        "",
-        f"Exact answers: **{whole['exact']:.1%}**. Descriptions by facts: right / stated",
-        f"**{whole['describe_right_of_stated']:.3f}**, right / present **{whole['describe_right_of_present']:.3f}**.",
-        "",
-        "| type | exact |",
-        "|-|-|",
-        *(f"| {kind} | {share:.1%} |" for kind, share in whole["by_type"].items()),
-        "",
-        "## Pruned",
-        "",
-        "Difference to the whole model in points, with a 95% bootstrap interval paired by question. Random: mean of",
-        f"{len(RANDOM_SEEDS)} seeds. *On objects*: share of kept patches of which at least a tenth shows an object.",
-        "One-shot ways cut at the feature layer; CLS attention is taken there.",
-        "",
-        "| method | tokens | exact | against whole, points | facts right / stated, right / present | on objects |",
-        "|-|-|-|-|-|-|",
-    ]
-    for line in lines:
-        low, high = (100 * bound for bound in line["against_full_95"])
-        text.append(
-            f"| {line['method']} | {line['tokens']} | {line['exact']:.1%} | "
-            f"{100 * line['against_full']:+.1f} [{low:+.1f}, {high:+.1f}] | "
-            f"{line['describe_right_of_stated']:.3f}, {line['describe_right_of_present']:.3f} | "
-            f"{line['kept_on_objects']:.0%} |"
-        )
-    return "\n".join(text) + "\n"
+def questions_hash(rows: Iterable[dict[str, Any]]) -> str:
+    return hashlib.sha256(json.dumps(list(rows), sort_keys=True).encode()).hexdigest()[:12]
+
+
+def examine_all(
+    model: Path, questions: Asked, wanted: list[Way], growing: Path, workers: int
+) -> tuple[results.Facts, list[results.Line]]:
+    """What it was measured with, and a row for each question and way; the growing file keeps what is done."""
+    facts = facts_of(model, questions, wanted)
+    asked = [(seed, rows, wanted) for seed, rows in by_scene(questions)]
+    lines = results.measure(growing, facts, asked, _examine, partial(_prepare, model), workers)
+    return facts, [row for line in lines for row in line["rows"]]
+
+
+def print_means(rows: list[results.Line]) -> None:
+    """Exact answers by way, and of the whole model by type; the tables with intervals are benchmarks.recompute's."""
+    found: dict[str, list[int]] = defaultdict(list)
+    for row in rows:
+        found[f"{row['method']} {row['tokens'] or ''}".strip()].append(row["right"])
+        if row["method"] == "full":
+            found[f"full, {row['type']}"].append(row["right"])
+    for name, right in found.items():
+        print(f"{name:24s} {np.mean(right):6.1%} of {len(right)}")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", type=Path, default=Path("assets/embedded"))
-    parser.add_argument("--questions", type=Path, default=Path("assets/questions.jsonl"))
+    parser.add_argument("--model", type=Path, default=MODEL)
+    parser.add_argument("--questions", type=Path, default=QUESTIONS)
     parser.add_argument("--scenes", type=int, default=None, help="only the first so many scenes")
-    parser.add_argument("--only", default=None, help="only methods whose name starts so")
-    parser.add_argument("--check", action="store_true", help="decode every answer of the whole model as well")
-    parser.add_argument("--table", type=Path, default=None, help="write the results here as JSON")
-    parser.add_argument("--threads", type=int, default=1)
-    arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
-    rows = [row for row in ways() if arguments.only is None or row.method.startswith(("full", arguments.only))]
-    if arguments.only == "full":
-        rows = rows[:1]
-    outcome = Examiner(arguments.model, arguments.questions).run(rows, arguments.scenes, arguments.check)
-    lines = summary(rows, outcome.pop("kinds"))
-    print_table(lines)
-    print(json.dumps(outcome))
-    if arguments.table:
-        arguments.table.with_suffix(".json").write_text(json.dumps({"lines": lines, **outcome}, indent=1) + "\n")
-        arguments.table.write_text(markdown(lines, outcome, arguments))
+    parser.add_argument("--only", default="", help="the whole model, and only methods whose name starts so")
+    parser.add_argument("--check", action="store_true", help="only: decode every answer of the whole model, too")
+    parser.add_argument("--out", type=Path, default=OUT, help="the packed results, .jsonl.gz; beside it the growing")
+    parser.add_argument("--workers", type=int, default=1, help="processes, each on one thread")
+    wanted = parser.parse_args()
+    questions = [json.loads(line) for line in wanted.questions.read_text().splitlines()]
+    asked = by_scene(questions)[: wanted.scenes]
+    if wanted.check:
+        examiner = Examiner(wanted.model)
+        print(f"{sum(examiner.disagreements(*scene) for scene in asked)} disagreements")
+        return
+    chosen = [way for way in ways() if way.method.startswith(("full", wanted.only))]
+    rows = [row for _, own in asked for row in own]
+    growing = wanted.out.with_suffix("")
+    facts, found = examine_all(wanted.model, rows, chosen, growing, wanted.workers)
+    results.pack(wanted.out, facts, found)
+    growing.unlink()  # all of it is packed: the next run, of another model perhaps, begins anew
+    print_means(found)
 
 
 if __name__ == "__main__":

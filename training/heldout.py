@@ -9,6 +9,7 @@ import argparse
 import json
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -19,10 +20,10 @@ FIRST_SEED = {"test": 500_000, "validation": 400_000}
 """Training seeds start at a thousand million (training.cache); choices are made on the validation scenes alone."""
 
 
-def held_out(part: str, n_scenes: int = 500, per_scene: int = 4) -> list[dict[str, object]]:
+def held_out(first_seed: int, n_scenes: int = 500, per_scene: int = 4) -> list[dict[str, Any]]:
     """Rows of scene seed, question, answer and type. A third of the questions is typed as people type."""
-    rng, asked, rows = np.random.default_rng(FIRST_SEED[part]), Counter[str](), []
-    for seed in range(FIRST_SEED[part], FIRST_SEED[part] + n_scenes):
+    rng, asked, rows = np.random.default_rng(first_seed), Counter[str](), []
+    for seed in range(first_seed, first_seed + n_scenes):
         scene = scenes.draw(seed)
         possible = [kind for kind in scenes.KINDS if scenes.sample(scene.objects, kind, rng) is not None]
         rarest = sorted(possible, key=lambda kind: (asked[kind], rng.random()))[:per_scene]
@@ -40,7 +41,7 @@ def main() -> None:
     parser.add_argument("--part", choices=sorted(FIRST_SEED), default="test")
     parser.add_argument("--out", type=Path, default=Path("assets/questions.jsonl"))
     arguments = parser.parse_args()
-    lines = [json.dumps(row) for row in held_out(arguments.part)]
+    lines = [json.dumps(row) for row in held_out(FIRST_SEED[arguments.part])]
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     arguments.out.write_text("\n".join(lines) + "\n")
 
