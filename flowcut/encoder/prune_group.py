@@ -35,7 +35,7 @@ from flowcut.criteria.flowcut import (
 )
 from flowcut.cut import CutConfig
 from flowcut.encoder.evidence import LayerInputs, evidence_of
-from flowcut.encoder.statistics import stream_statistics
+from flowcut.encoder.statistics import head_value_norm, stream_statistics
 from flowcut.errors import FlowCutError, InvalidCut
 from flowcut.records.vision import PADDING_ID
 
@@ -272,6 +272,7 @@ class PruneGroup:
             **{name: tensor for name, tensor in vars(statistics).items() if tensor is not None},
             "cls_row": cls_logits(inputs.query, inputs.key, inputs.scaling, proxy).softmax(dim=-1),
             "value_norm": value_norm(inputs.value),
+            "head_value_norm": head_value_norm(inputs.value),
             "similarity": similarity,
             "hidden_norm": inputs.hidden.float().norm(dim=-1),
         }

@@ -30,8 +30,8 @@ from flowcut.records.geometry import Geometry as Geometry
 from flowcut.records.tensor_file import json_numbers, read_file, renamed, write_file
 
 FORMAT = "flowcut-record"
-FORMAT_VERSION = 3
-READ_VERSIONS = (2, 3)
+FORMAT_VERSION = 4
+READ_VERSIONS = (2, 3, 4)
 NAMES_OF_VERSION_2 = {
     "alive_patch_ids": "patch_ids",
     "twin_patch_id": "nearest_kept_id",
@@ -139,6 +139,8 @@ class LayerFlow:
     received_by_head: np.ndarray | None = None
     """float16 [B, H, N+1], `received_mass` of each head; its mean over heads is `received_mass`. None in records that
     were written before it was taken."""
+    head_value_norm: np.ndarray | None = None
+    """float32 [B, N+1], L1 norm of each head's own value vector, mean over heads. None in files before version 4."""
 
     __repr__ = one_line
 
@@ -316,8 +318,8 @@ PER_PATCH = {
     "patch_ids", "relation", "semantic", "score", "cumulative", "margin", "nearest_kept_id", "nearest_kept_cosine",
 }  # fmt: skip
 PER_TOKEN = {
-    "received_mass", "value_norm", "similarity", "hidden_norm", "top_source_ids", "top_source_weights",
-    "top_destination_id", "top_destination_weight",
+    "received_mass", "value_norm", "head_value_norm", "similarity", "hidden_norm", "top_source_ids",
+    "top_source_weights", "top_destination_id", "top_destination_weight",
 }  # fmt: skip
 PER_HEAD_TOKEN = {"cls_row", "cls_column", "received_by_head"}
 SCORE_FIELDS = ("relation", "semantic", "score", "cumulative", "cutoff", "margin")
