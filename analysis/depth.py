@@ -44,8 +44,8 @@ class FlowShares:
     -2 none. Where several are, CLS if it is one of them."""
     n_patches: np.ndarray
     """int64 [L], N."""
-    feature_layer: int
-    """The layer whose output the language model reads."""
+    last_read_layer: int
+    """The deepest layer whose output the language model reads."""
 
 
 def flow_shares(record: FlowRecord, batch: int = 0) -> FlowShares:
@@ -65,7 +65,7 @@ def flow_shares(record: FlowRecord, batch: int = 0) -> FlowShares:
         np.array([len(np.unique(found[found >= 0])) for found in map(_sources, layers)]),
         np.array([_largest_hub(_sources(layer)) for layer in layers]),
         np.array([layer.patch_ids.shape[1] for layer in layers]),
-        image.feature_layer,
+        image.last_read_layer,
     )
 
 
@@ -100,8 +100,8 @@ class Spread:
     """float64 [L, H], entropy of a query's attention over its largest possible value, mean over queries: 1 is even."""
     n_patches: np.ndarray
     """int64 [L]."""
-    feature_layer: int
-    """The layer whose output the language model reads."""
+    last_read_layer: int
+    """The deepest layer whose output the language model reads."""
 
 
 def spread(record: FlowRecord, batch: int = 0) -> Spread:
@@ -121,7 +121,7 @@ def spread(record: FlowRecord, batch: int = 0) -> Spread:
         np.array([layer.attention_distance[0] for layer in image.layers], np.float64),
         np.divide(entropy, most, out=np.zeros_like(entropy), where=most > 0),
         n_patches,
-        image.feature_layer,
+        image.last_read_layer,
     )
 
 
@@ -147,8 +147,8 @@ class Density:
     """float64 [L, 5], the 5th, 25th, 50th, 75th and 95th percentile of the value norms (the paper's F7)."""
     n_patches: np.ndarray
     """int64 [L]."""
-    feature_layer: int
-    """The layer whose output the language model reads."""
+    last_read_layer: int
+    """The deepest layer whose output the language model reads."""
     norm: ValueNorm
     """Which value norm it is."""
 
@@ -171,7 +171,7 @@ def density(record: FlowRecord, batch: int = 0, norm: ValueNorm = "pooled") -> D
         tuple(layer.patch_ids[0] for layer in layers),
         np.array([np.quantile(one, QUANTILES) for one in norms]),
         np.array([len(one) for one in norms]),
-        image.feature_layer,
+        image.last_read_layer,
         norm,
     )
 

@@ -46,7 +46,7 @@ class Claim:
 
 def concentration_claim(unpruned: Concentration, what: str = "this picture") -> Claim:
     """Finding 2, layer-wise attention concentration (F3): the entropy of the CLS row, mean over heads, falls."""
-    read = is_read(unpruned.layers, unpruned.feature_layer)
+    read = is_read(unpruned.layers, unpruned.last_read_layer)
     layers, entropy = unpruned.layers[read], unpruned.entropy_ratio.head_mean[read]
     return Claim(
         "F3",
@@ -59,7 +59,7 @@ def concentration_claim(unpruned: Concentration, what: str = "this picture") -> 
 
 def spread_claims(unpruned: Spread, what: str = "this picture") -> tuple[Claim, Claim]:
     """F3 again, of all queries: attention reaches further with depth, and its entropy falls; means over heads."""
-    read = is_read(unpruned.layers, unpruned.feature_layer)
+    read = is_read(unpruned.layers, unpruned.last_read_layer)
     layers, where = unpruned.layers[read], f"Unpruned, {what}, {layer_range(unpruned.layers[read])}"
     distance, entropy = (values[read].mean(axis=1) for values in (unpruned.distance, unpruned.entropy_ratio))
     further = Claim(
@@ -95,7 +95,7 @@ def flow_claim(unpruned: FlowShares, relay: str = "cls", what: str = "this pictu
         relay: as in `FlowRecord.relay`; nothing reads a proxy, so that the second half cannot hold with one.
         what: whose flow it is.
     """
-    read = is_read(unpruned.layers, unpruned.feature_layer)
+    read = is_read(unpruned.layers, unpruned.last_read_layer)
     deeper = np.flatnonzero(read)[read.sum() // 2 :]
     hubs = float(np.median(unpruned.hubs[deeper] / unpruned.n_patches[deeper]))
     cls_leads = unpruned.largest_hub == CLS_ID
@@ -130,7 +130,7 @@ def density_claim(unpruned: Density, pruned: Density, what: str = "this picture"
     Returns:
         None where the run prunes behind this layer only: nothing that could tell has changed up to it.
     """
-    at = int(np.flatnonzero(is_read(pruned.layers, pruned.feature_layer))[-1])
+    at = int(np.flatnonzero(is_read(pruned.layers, pruned.last_read_layer))[-1])
     norms, kept = unpruned.value_norms[at], pruned.patch_ids[at]
     if len(kept) == len(norms):
         return None

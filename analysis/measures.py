@@ -131,8 +131,8 @@ class Concentration:
     """int64 [L], patches pruned after each layer."""
     clamped: np.ndarray
     """bool [L], whether the count after this layer was set to the target rather than requested by entropy."""
-    feature_layer: int
-    """The layer whose output the language model reads; those behind it reach no answer."""
+    last_read_layer: int
+    """The deepest layer whose output the language model reads; those behind it reach no answer."""
     entropy_ratio: Curve
     gini: Curve
     top_mass: Curve
@@ -166,7 +166,7 @@ def _mean_concentration(rows: list[Concentration]) -> Concentration:
     n_patches = np.sum([row.n_patches for row in rows], axis=0)
     removed = np.sum([row.removed for row in rows], axis=0)
     clamped = np.any([row.clamped for row in rows], axis=0)
-    return Concentration(rows[0].layers, n_patches, removed, clamped, rows[0].feature_layer, **curves)
+    return Concentration(rows[0].layers, n_patches, removed, clamped, rows[0].last_read_layer, **curves)
 
 
 def _concentration_of(image: FlowRecord) -> Concentration:
@@ -182,7 +182,7 @@ def _concentration_of(image: FlowRecord) -> Concentration:
     }
     removed, clamped = removals(image)
     layers = np.array([layer.layer for layer in image.layers])
-    return Concentration(layers, n_patches, removed, clamped, image.feature_layer, **curves)
+    return Concentration(layers, n_patches, removed, clamped, image.last_read_layer, **curves)
 
 
 def removals(image: FlowRecord) -> tuple[np.ndarray, np.ndarray]:

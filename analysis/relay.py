@@ -72,8 +72,8 @@ class Relay:
     """The relay through all layers that ran."""
 
     layers: tuple[RelayLayer, ...]
-    feature_layer: int
-    """The layer whose output the language model reads."""
+    last_read_layer: int
+    """The deepest layer whose output the language model reads."""
     mass: float
     """Share of each layer's flow that the edges should show."""
     max_edges: int
@@ -90,7 +90,7 @@ class Relay:
         return max((float(flow.weights[0]) for flow in self._read(direction) if len(flow.weights)), default=0.0)
 
     def _read(self, direction: Direction) -> list[Flow]:
-        return [layer.flow(direction) for layer in self.layers if layer.layer <= self.feature_layer]
+        return [layer.flow(direction) for layer in self.layers if layer.layer <= self.last_read_layer]
 
 
 def relay(record: FlowRecord, batch: int | None = 0, mass: float = MASS, max_edges: int = MAX_EDGES) -> Relay:
@@ -110,7 +110,7 @@ def relay(record: FlowRecord, batch: int | None = 0, mass: float = MASS, max_edg
     first = first_patches(images)
     layers = zip(*(image.layers for image in images), strict=True)
     found = tuple(_relay_layer(layer, first, mass, max_edges) for layer in layers)
-    return Relay(found, images[0].feature_layer, mass, max_edges)
+    return Relay(found, images[0].last_read_layer, mass, max_edges)
 
 
 def _relay_layer(rows: Sequence[LayerFlow], first: Sequence[int], mass: float, max_edges: int) -> RelayLayer:

@@ -86,7 +86,7 @@ def stage_payload(
         **_pack_pictures(pictures, records[0], view),
         "layers": len(records[0].layers),
         "heads": records[0].n_heads,
-        "featureLayer": records[0].feature_layer,
+        "lastReadLayer": records[0].last_read_layer,
         "mass": mass,
         "maxEdges": max_edges,
         "runs": {

@@ -41,14 +41,14 @@ def one_image(record: FlowRecord, batch: int = 0) -> FlowRecord:
     return images_of(record, batch)[0]
 
 
-def is_read(layers: np.ndarray, feature_layer: int) -> np.ndarray:
-    """bool [L], which layers (by number) lead to what the language model reads: those up to the feature layer."""
-    return np.asarray(layers <= feature_layer)
+def is_read(layers: np.ndarray, last_read_layer: int) -> np.ndarray:
+    """bool [L], which layers (by number) lead to what the language model reads: the others lie behind."""
+    return np.asarray(layers <= last_read_layer)
 
 
 def up_to_read(record: FlowRecord) -> FlowRecord:
     """The record without the layers behind the one whose output the language model reads."""
-    return replace(record, layers=tuple(layer for layer in record.layers if layer.layer <= record.feature_layer))
+    return replace(record, layers=tuple(layer for layer in record.layers if layer.layer <= record.last_read_layer))
 
 
 def recorded(run: Run) -> FlowRecord:

@@ -87,22 +87,22 @@ def layer_axis(layers: np.ndarray) -> dict[str, Any]:
     return {"title": {"text": "vision layer"}, "dtick": 1 if len(layers) <= 16 else 2, "zeroline": False}
 
 
-def mark_unread(figure: go.Figure, layers: np.ndarray, feature_layer: float, over: bool = False) -> None:
+def mark_unread(figure: go.Figure, layers: np.ndarray, last_read_layer: float, over: bool = False) -> None:
     """Set apart the layers behind the one whose output the language model reads, in all panels; often there are none.
 
     Args:
         figure: by layer, along x.
         layers: int [L], those that are drawn.
-        feature_layer: the last that is read.
+        last_read_layer: the last that is read.
         over: whether the band lies over what is drawn (a field of numbers hides what is below it).
     """
-    if layers[-1] <= feature_layer:
+    if layers[-1] <= last_read_layer:
         return
     figure.add_vrect(
-        x0=feature_layer + 0.5, x1=layers[-1] + 0.5, fillcolor=NEUTRAL, opacity=0.45 if over else 0.22,
+        x0=last_read_layer + 0.5, x1=layers[-1] + 0.5, fillcolor=NEUTRAL, opacity=0.45 if over else 0.22,
         layer="above" if over else "below", line={"color": NEUTRAL, "width": 1, "dash": "dot"},
         annotation={"text": NOT_READ, "textangle": -90, "font": {"size": 11}, "xanchor": "center", "yanchor": "middle",
-                    "x": (feature_layer + 0.5 + layers[-1] + 0.5) / 2, "y": 0.5},
+                    "x": (last_read_layer + 0.5 + layers[-1] + 0.5) / 2, "y": 0.5},
     )  # fmt: skip
 
 

@@ -129,7 +129,7 @@ def _norm(runs: Mapping[str, Density]) -> str:
 def _layers(figure: go.Figure, runs: Mapping[str, FlowShares] | Mapping[str, Spread] | Mapping[str, Density]) -> None:
     first = next(iter(runs.values()))
     figure.update_xaxes(**layer_axis(first.layers))
-    mark_unread(figure, first.layers, first.feature_layer)
+    mark_unread(figure, first.layers, first.last_read_layer)
 
 
 def _of_run(kind: int, run: int) -> dict[str, object]:

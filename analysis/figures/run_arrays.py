@@ -109,8 +109,8 @@ class RelayArrays:
     """Every patch's own pixels, by id."""
     n_layers: int
     """Layers recorded."""
-    feature_layer: int
-    """The layer whose output the language model reads."""
+    last_read_layer: int
+    """The deepest layer whose output the language model reads."""
     facts: str
     reads: str
     """How to read the figure."""
@@ -137,7 +137,7 @@ def relay_arrays(run: Run, picture: Image, mass: float, max_edges: int) -> Relay
         tiles=patch_tiles(picture, geometry_of(record)),
         n_layers=len(record.layers),
         facts=facts(run, record),
-        feature_layer=record.feature_layer,
+        last_read_layer=record.last_read_layer,
         reads=f"{HOW_TO_READ['relay']} {HOW_TO_READ['relay_figure']}",
         shown=_shown_in_words(graph),
     )

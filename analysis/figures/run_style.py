@@ -75,7 +75,7 @@ def facts(run: Run, record: FlowRecord, layer: int | None = None) -> str:
 
 def layers_in_words(record: FlowRecord) -> str:
     """The layers of a figure: those that lead to what the language model reads, and those behind them."""
-    last, read = record.layers[-1].layer, min(record.feature_layer, record.layers[-1].layer)
+    last, read = record.layers[-1].layer, min(record.last_read_layer, record.layers[-1].layer)
     if read == last:
         return f"layers 0–{last}"
     behind = f"layer {last}" if last == read + 1 else f"layers {read + 1}–{last}"

@@ -84,7 +84,7 @@ def concentration_figure(full: Run, pruned: Run, metric: str = "entropy_ratio") 
             line={"color": colour, "dash": dash}, marker={"symbol": symbol, "size": 7},
         )  # fmt: skip
     _add_bars(figure, found.pruned)
-    mark_unread(figure, found.pruned.layers, found.pruned.feature_layer)
+    mark_unread(figure, found.pruned.layers, found.pruned.last_read_layer)
     figure.update_layout(
         xaxis={"title": "vision layer", "dtick": 1 if len(found.measured[0].layers) <= 16 else 2, "anchor": "y2"},
         yaxis={"title": f"{found.label} of the CLS row", "domain": [0.3, 1]},
@@ -114,7 +114,7 @@ def relay_figure(run: Run, picture: Image, mass: float = MASS, max_edges: int = 
     figure.update_xaxes(title="state between vision layers", dtick=1, zeroline=False)
     figure.update_yaxes(visible=False, range=[-1.1, 1.1])
     # States lie between layers: layer l goes from state l to l + 1.
-    mark_unread(figure, np.arange(found.n_layers) + 0.5, found.feature_layer + 0.5)
+    mark_unread(figure, np.arange(found.n_layers) + 0.5, found.last_read_layer + 0.5)
     return _finished(figure, "Relay graph", found.facts, found.reads, found.shown, height=620)
 
 

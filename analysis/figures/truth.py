@@ -98,7 +98,7 @@ def object_flow_lines(flows: Mapping[str, ObjectFlow], facts: str, direction: Di
         )  # fmt: skip
     first = next(iter(flows.values()))
     figure.update_xaxes(**layer_axis(first.layers))
-    mark_unread(figure, first.layers, first.feature_layer)
+    mark_unread(figure, first.layers, first.last_read_layer)
     figure.update_yaxes(title=f"of what CLS {TAKEN[direction]}", tickformat=".0%", rangemode="tozero")
     return finished(figure, f"The object's share of what CLS {TAKEN[direction]}", facts, 400)
 
@@ -124,7 +124,7 @@ def flow_kept_map(
     layers: np.ndarray,
     kept: np.ndarray,
     facts: str,
-    feature_layer: int,
+    last_read_layer: int,
     direction: Direction = "inflow",
 ) -> go.Figure:
     """How much of the flow between CLS and the object passes through the patches that each criterion keeps.
@@ -139,15 +139,15 @@ def flow_kept_map(
         layers: int [L].
         kept: float [M, L], 0 to 1, as from `analysis.truth.flow_kept`.
         facts: of the figure.
-        feature_layer: the layer whose output the language model reads.
+        last_read_layer: the layer whose output the language model reads.
         direction: which flow it is.
     """  # fmt: skip
-    read = is_read(layers, feature_layer)
+    read = is_read(layers, last_read_layer)
     order = np.argsort(-np.nan_to_num(kept, nan=-1.0)[:, read].mean(axis=1), kind="stable")
     words = [[_held(value) for value in row] for row in kept[order]]
     title = f"How much of what CLS {PASSED[direction]} the object does each criterion keep?"
     figure = _rows_by_layer(kept[order], [names[index] for index in order], layers, words, title, facts)
-    mark_unread(figure, layers, feature_layer, over=True)
+    mark_unread(figure, layers, last_read_layer, over=True)
     return figure
 
 

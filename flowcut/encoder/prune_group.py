@@ -51,6 +51,8 @@ class EncoderPlan:
     n_layers: int
     n_heads: int
     feature_layer: int
+    read_layer: int
+    """The deepest layer whose output the model reads: the feature layer, unless it joins several."""
     flows: bool
     """Whether to record every layer's flow; pruning alone needs none of it."""
     matrices: bool = False

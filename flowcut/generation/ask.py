@@ -274,7 +274,7 @@ class _Work:
             stopped=listener.stopped or not listener.heard,
             record=record if self.recorded.flow else None,
             created=datetime.now(UTC).isoformat(timespec="seconds"),
-            notes=(*picture.notes, *notes),
+            notes=(*picture.notes, *notes, *filter(None, [session.recording.looks_behind])),
             tower_tokens=int((record.kept_patch_ids != PADDING_ID).sum()) // record.patches_per_token,
             separator_tokens=session.separator_tokens,
             layer_tokens=listener.layer_tokens,

@@ -66,7 +66,7 @@ def test_concentration_ends_at_the_layer_that_is_read(entropy: list[float], verd
     assert claim.verdict == verdict
     assert "frame 3, layers 0–4" in claim.run
     assert f"{entropy[-1]:.2f} at the last" in claim.run
-    all_read = replace(measured, entropy_ratio=curve, feature_layer=5)
+    all_read = replace(measured, entropy_ratio=curve, last_read_layer=5)
     assert f"{behind:.2f} at the last" in concentration_claim(all_read).run
 
 

@@ -51,7 +51,7 @@ def test_the_full_flow_is_of_all_patches(record: FlowRecord) -> None:
 
 def test_total_share_weighs_layers_by_their_flow(record: FlowRecord) -> None:
     found = relay(record, max_edges=4)
-    read = found.layers[: record.feature_layer + 1]
+    read = found.layers[: record.last_read_layer + 1]
     assert len(read) == len(found.layers) - 1
     for direction in DIRECTIONS:
         shown = sum(sum(layer.flow(direction).weights) for layer in read)

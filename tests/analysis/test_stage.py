@@ -79,9 +79,9 @@ def test_payload_says_which_layers_are_read_and_how_strong_the_strongest_edge_is
     assert payload["claim"]["verdict"] in ("holds", "half holds", "does not hold")
     for name, run in zip(("full", "pruned"), runs, strict=True):
         assert run.record is not None
-        assert payload["featureLayer"] == run.record.feature_layer == len(run.record.layers) - 2
+        assert payload["lastReadLayer"] == run.record.last_read_layer == len(run.record.layers) - 2
         for direction in DIRECTIONS:
-            read = [head_mean(run.record, layer, direction).values() for layer in range(payload["featureLayer"] + 1)]
+            read = [head_mean(run.record, layer, direction).values() for layer in range(payload["lastReadLayer"] + 1)]
             assert payload["runs"][name]["strongest"][direction] == pytest.approx(max(map(max, read)), rel=1e-2)
 
 

@@ -74,7 +74,7 @@ def payload() -> dict[str, Any]:
     return {
         "heads": 2,
         "layers": 2,
-        "featureLayer": 1,
+        "lastReadLayer": 1,
         "layerColours": colours,
         "runs": {"full": {**run, "removed": [0, 0]}, "pruned": run},
     }
@@ -123,7 +123,8 @@ def test_the_first_view_is_where_the_mask_is_whole(page: Page, payload: dict[str
       const early = { ...data.runs.pruned, removed: [1, 0] };
       return [m.firstView({ ...data, runs: { ...data.runs, pruned: early } }), m.firstView(data),
               m.firstView({ ...data, runs: { ...data.runs, pruned: data.runs.full } }),
-              m.firstView({ ...data, featureLayer: 0 }), m.lastRead(data), m.lastRead({ ...data, featureLayer: 5 })];"""
+              m.firstView({ ...data, lastReadLayer: 0 }), m.lastRead(data),
+              m.lastRead({ ...data, lastReadLayer: 5 })];"""
     # Pruned after the last layer that is read: no deeper one is shown by itself.
     assert evaluate(page, "stage/js/data.js", body, payload) == [1, 1, 0, 0, 1, 1]
 

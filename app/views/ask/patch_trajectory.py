@@ -63,7 +63,7 @@ def panel(run: Run, patch_id: int | None, first: int = 0) -> str:
     title = "Why was this patch pruned?" if trajectory[-1].pruned else "Why was this patch kept?"
     verdict = f"{_place(record, patch_id)} {_verdict(run, trajectory, patch_id)}"
     heads = "".join(f'<th scope="col" title="{escape(meaning)}">{name}</th>' for name, meaning in COLUMNS)
-    rows = "".join(_row(trace, _count_in_words(run), record.feature_layer) for trace in trajectory)
+    rows = "".join(_row(trace, _count_in_words(run), record.last_read_layer) for trace in trajectory)
     table = f'<div class="scroll"><table><thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table></div>'
     facts = f"model {record.model_id} · {run.title} · mean of {record.n_heads} heads · {record.dtype}"
     below = f'<p class="quiet">{HOW_TO_READ}</p><p class="quiet">{escape(facts)}</p>'
@@ -142,13 +142,13 @@ def _verdict(run: Run, trajectory: tuple[LayerTrace, ...], patch_id: int) -> str
     )
 
 
-def _row(trace: LayerTrace, count: str, feature_layer: int) -> str:
+def _row(trace: LayerTrace, count: str, last_read_layer: int) -> str:
     numbers = (
         trace.cls_attention, trace.similarity, trace.value_norm, trace.score, trace.running_score,
     )  # fmt: skip
     rank = "" if trace.rank is None else f"{trace.rank} of {trace.n_patches}"
     margin = "" if isnan(trace.margin) else signed(trace.margin, 2)
-    read = trace.layer <= feature_layer
+    read = trace.layer <= last_read_layer
     after = _after(trace, count) if read else NOT_READ
     cells = [*(_number(value) for value in numbers), rank, _number(trace.cutoff), margin, after]
     kind = "unread" if not read else "pruned" if trace.pruned else "cut" if trace.kept is not None else ""

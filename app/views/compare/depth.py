@@ -67,7 +67,7 @@ def _carried(context: Context, runs: dict[str, FlowRecord], facts: str) -> None:
 def _norms_in_words(record: FlowRecord) -> None:
     """How differently the two norms rank the patches."""
     layers = np.array([layer.layer for layer in record.layers])
-    alike = norm_agreement(record)[is_read(layers, record.feature_layer)]
+    alike = norm_agreement(record)[is_read(layers, record.last_read_layer)]
     st.caption(
         f"The two norms rank the patches of one layer alike by {np.nanmin(alike):.2f} (layer "
         f"{layers[np.nanargmin(alike)]}) to {np.nanmax(alike):.2f} (layer {layers[np.nanargmax(alike)]}): Spearman's ρ "
@@ -81,7 +81,7 @@ def _maps(context: Context) -> None:
     geometry, record = context.record.geometries[0], context.record.image(0)
     facts = context.facts(context.full.title, f"mean of {record.n_heads} heads", record.relay_name)
     for behind in (False, True):
-        layers = [layer for layer in record.layers if (layer.layer > record.feature_layer) == behind]
+        layers = [layer for layer in record.layers if (layer.layer > record.last_read_layer) == behind]
         rows = {f"layer {layer.layer}": layer.cls_row[0, :, 1:].mean(axis=0) for layer in layers}
         if rows:
             title = f"CLS attention {NOT_READ}" if behind else "CLS attention by depth"

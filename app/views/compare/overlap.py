@@ -113,7 +113,7 @@ def _layers(context: Context) -> None:
     measure = choose("Layers' ranks by", RANKS, "layers-measure")
     rankings = layer_rankings(context.record, by)
     layers = np.array([layer.layer for layer in context.record.layers])
-    unread = int((~is_read(layers, context.record.feature_layer)).sum())
+    unread = int((~is_read(layers, context.record.last_read_layer)).sum())
     matrix = _correlation(rankings, measure)
     figure = heat_matrix(matrix, [str(layer) for layer in layers], facts, measure, "vision layer", unread)
     plot(figure, heat_matrix, "layer-matrix")

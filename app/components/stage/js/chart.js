@@ -152,7 +152,7 @@ export class ChartPanel {
    */
   drawFeatureLayer(context, theme) {
     write(context, theme, "layer", CHART.left - 6, this.height - CHART.bottom + 11, { align: "right" });
-    const text = "the language model reads its output ▲", x = this.x(this.data.featureLayer) + 5;
+    const text = "the language model reads its output ▲", x = this.x(this.data.lastReadLayer) + 5;
     write(context, theme, text, x, this.height - 7, { align: "right", size: 10.5 });
   }
 

@@ -102,7 +102,7 @@ export function fateOf(prunedAt, layer, patch) {
  * The last layer that leads to what the language model reads; those behind it are drawn apart.
  * @param {Data} data
  */
-export const lastRead = (data) => Math.min(data.featureLayer, data.layers - 1);
+export const lastRead = (data) => Math.min(data.lastReadLayer, data.layers - 1);
 
 /**
  * The first layer that all patches entering it go through to the end, so that the mask is whole; 0 where all are kept.

@@ -66,7 +66,7 @@
 /**
  * All that the stage draws: either one `picture`, or `pictures` with the `panes` and `views` on them.
  * @typedef {{
- *   layers: number, heads: number, featureLayer: number, mass: number, maxEdges: number,
+ *   layers: number, heads: number, lastReadLayer: number, mass: number, maxEdges: number,
  *   runs: Record<RunName, Run>, curves: Metric[], claim: Claim, howToRead: Record<string, string>,
  *   layerColours: string[], notRead: string,
  *   picture?: Picture, pictures?: string[], panes?: Pane[], views?: string[], view?: number | null, viewName?: string,
