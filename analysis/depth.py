@@ -178,11 +178,10 @@ def density(record: FlowRecord, batch: int = 0, norm: ValueNorm = "pooled") -> D
 
 def _value_norm(layer: LayerFlow, norm: ValueNorm) -> np.ndarray:
     """float32 [N+1]."""
-    if norm == "pooled":
-        return layer.value_norm[0]
-    if layer.head_value_norm is None:
+    norms = layer.value_norm if norm == "pooled" else layer.head_value_norm
+    if norms is None:
         raise ValueError("This run was recorded without the norms of single heads: ask again to have them.")
-    found: np.ndarray = layer.head_value_norm[0]
+    found: np.ndarray = norms[0]
     return found
 
 

@@ -171,5 +171,5 @@ def sinks(record: FlowRecord, outliers: float = OUTLIER, batch: int = 0) -> Sink
     marked = norm > threshold  # NaN is above nothing
     cls_norm = np.array([float(layer.hidden_norm[0, 0]) for layer in image.layers])
     layers = np.array([layer.layer for layer in image.layers])
-    shares = [np.nansum(mass * marked, axis=1) / np.nansum(mass, axis=1) for mass in (row, received)]
-    return Sinks(layers, norm, cls_norm, threshold[:, 0], outliers, marked, *shares, image.last_read_layer)
+    on_row, of_all = (np.nansum(mass * marked, axis=1) / np.nansum(mass, axis=1) for mass in (row, received))
+    return Sinks(layers, norm, cls_norm, threshold[:, 0], outliers, marked, on_row, of_all, image.last_read_layer)

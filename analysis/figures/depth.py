@@ -126,7 +126,7 @@ def _norm(runs: Mapping[str, Density]) -> str:
     return NORM_NAMES[next(iter(runs.values())).norm]
 
 
-def _layers(figure: go.Figure, runs: Mapping[str, FlowShares] | Mapping[str, Spread] | Mapping[str, Density]) -> None:
+def _layers(figure: go.Figure, runs: Mapping[str, FlowShares | Spread | Density]) -> None:
     first = next(iter(runs.values()))
     figure.update_xaxes(**layer_axis(first.layers))
     mark_unread(figure, first.layers, first.last_read_layer)
