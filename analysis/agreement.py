@@ -10,17 +10,24 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from typing import Literal, get_args
 
 import numpy as np
 from scipy.stats import rankdata
 
 from flowcut.records.vision import FlowRecord, LayerFlow
+from flowcut_lens.analysis.depth import VALUE_NORMS, density
+from flowcut_lens.analysis.findings import Claim, layer_range
 from flowcut_lens.analysis.views import one_image
 
 Ranked = Literal["score", "cls", "similarity", "value_norm"]
 """By what a layer ranks the patches: FlowCut's S of this layer alone, or one of its three factors."""
 RANKED: tuple[Ranked, ...] = get_args(Ranked)
+CRITERIA: tuple[Ranked, ...] = ("cls", "similarity", "value_norm")
+"""The three factors."""
+CONTRADICTS_BELOW = 0.5
+"""Share of their kept patches below which two layers, or two criteria, are said to contradict each other."""
 
 
 def kept_mask(kept: Sequence[np.ndarray], n_patches: int) -> np.ndarray:
@@ -220,6 +227,43 @@ def contradiction(record: FlowRecord, tokens: int, by: Ranked = "score", batch: 
     return Contradiction(scored_layers(image), tokens, keeps, running, highest(running[None], count)[0])
 
 
+def contradiction_claim(record: FlowRecord, tokens: int, batch: int = 0, what: str = "this picture") -> Claim:
+    """Finding 3 (F4): single layers, and single criteria in one layer, would keep different patches.
+
+    Args:
+        record: of a run with all tokens.
+        tokens: the budget, in tokens of the language model.
+        batch: which picture of the record.
+        what: whose patches they are.
+
+    Raises:
+        ValueError: as for `contradiction`.
+    """
+    image = one_image(record, batch)
+    by_score = contradiction(image, tokens)
+    count = patches_of_budget(image, tokens)
+    # A proxy has no value of its own to be similar to.
+    names = [name for name in CRITERIA if image.relay == "cls" or name != "similarity"]
+    criteria = [contradiction(image, tokens, name).keeps for name in names]
+    layers, between = _shared(list(by_score.keeps), count), _shared(criteria, count)
+    low = layers < CONTRADICTS_BELOW, between < CONTRADICTS_BELOW
+    return Claim(
+        "F4",
+        "What one layer or one criterion ranks high, another ranks low: a single one misleads (finding 3).",
+        f"Unpruned, {what}, {layer_range(by_score.layers)} (those that are scored), {tokens} tokens: two layers share "
+        f"{layers:.0%} of the patches that each would keep by its score, two of {len(names)} criteria in one layer "
+        f"{between:.0%} (means over pairs; by chance {count / image.n_patches:.0%}).",
+        f"Holds: both below {CONTRADICTS_BELOW:.0%}. Half holds: one of them. Does not hold: neither.",
+        "holds" if all(low) else "half holds" if any(low) else "does not hold",
+    )
+
+
+def _shared(keeps: Sequence[np.ndarray], count: int) -> float:
+    """Mean over pairs of the share of `count` kept patches, bool [..., N], that both keep; 1 where there is no pair."""
+    shares = [(one & other).sum(axis=-1).mean() / count for one, other in combinations(keeps, 2)]
+    return float(np.mean(shares)) if shares else 1.0
+
+
 def highest(rankings: np.ndarray, count: int) -> np.ndarray:
     """bool [M, N], the `count` highest of each row; of equal ones the first in reading order, as in the cut itself."""
     strongest_first = np.argsort(-rankings, axis=1, kind="stable")
@@ -240,3 +284,13 @@ def _grouped(rankings: np.ndarray, image: FlowRecord) -> np.ndarray:
     squares = rankings.reshape(-1, rows // side, side, cols // side, side)
     means = squares.mean(axis=(2, 4), keepdims=True)
     return np.broadcast_to(means, squares.shape).reshape(rankings.shape)
+
+
+def norm_agreement(record: FlowRecord, batch: int = 0) -> np.ndarray:
+    """float64 [L], Spearman's correlation over the kept patches of the two value norms, `pooled` and `per head`.
+
+    Raises:
+        ValueError: a record without layers, or without the norms of single heads.
+    """
+    pooled, per_head = (density(record, batch, norm).value_norms for norm in VALUE_NORMS)
+    return np.array([row_spearman(one, other) for one, other in zip(pooled, per_head, strict=True)])

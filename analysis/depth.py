@@ -14,11 +14,15 @@ import numpy as np
 
 from flowcut.records.vision import CLS_ID, PADDING_ID, FlowRecord, LayerFlow
 from flowcut_lens.analysis.relay import Direction
-from flowcut_lens.analysis.views import one_image
+from flowcut_lens.analysis.views import one_image, up_to_read
 
 Partner = Literal["cls", "self", "patch", "none"]
 PARTNERS: tuple[Partner, ...] = ("cls", "self", "patch", "none")
 """What a main source or destination can be: CLS, the patch itself, another patch, or nobody."""
+
+ValueNorm = Literal["pooled", "per head"]
+"""L1 norm of the head-averaged value, by which FlowCut weighs; or the mean over heads of each head's own L1 norm."""
+VALUE_NORMS: tuple[ValueNorm, ValueNorm] = ("pooled", "per head")
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 
@@ -35,8 +39,13 @@ class FlowShares:
     """float64 [L], share whose main destination (flow-out, argmax_i A[i, j]) is of this kind."""
     hubs: np.ndarray
     """int64 [L], different patches that are the main source of some other patch."""
+    largest_hub: np.ndarray
+    """int64 [L], the token that is the main source of the most patches, each patch itself left out: a patch id, -1 CLS,
+    -2 none. Where several are, CLS if it is one of them."""
     n_patches: np.ndarray
     """int64 [L], N."""
+    last_read_layer: int
+    """The deepest layer whose output the language model reads."""
 
 
 def flow_shares(record: FlowRecord, batch: int = 0) -> FlowShares:
@@ -45,15 +54,18 @@ def flow_shares(record: FlowRecord, batch: int = 0) -> FlowShares:
     Raises:
         ValueError: a record without layers.
     """
-    layers = one_image(record, batch).layers
+    image = one_image(record, batch)
+    layers = image.layers
     sources = [_partners(layer, layer.top_source_ids[0, 1:, 0]) for layer in layers]
     destinations = [_partners(layer, layer.top_destination_id[0, 1:]) for layer in layers]
     return FlowShares(
         np.array([layer.layer for layer in layers]),
         {kind: np.array([found[kind] for found in sources]) for kind in PARTNERS},
         {kind: np.array([found[kind] for found in destinations]) for kind in PARTNERS},
-        np.array([_hubs(layer) for layer in layers]),
+        np.array([len(np.unique(found[found >= 0])) for found in map(_sources, layers)]),
+        np.array([_largest_hub(_sources(layer)) for layer in layers]),
         np.array([layer.patch_ids.shape[1] for layer in layers]),
+        image.last_read_layer,
     )
 
 
@@ -64,9 +76,16 @@ def _partners(layer: LayerFlow, partner_ids: np.ndarray) -> dict[Partner, float]
     return {kind: float(found.mean()) for kind, found in zip(PARTNERS, kinds, strict=True)}
 
 
-def _hubs(layer: LayerFlow) -> int:
+def _sources(layer: LayerFlow) -> np.ndarray:
+    """int64, the main sources of the patches of a layer that read another token most."""
     sources, own = layer.top_source_ids[0, 1:, 0], layer.patch_ids[0]
-    return len(np.unique(sources[(sources >= 0) & (sources != own)]))
+    found: np.ndarray = sources[(sources != own) & (sources != PADDING_ID)]
+    return found
+
+
+def _largest_hub(sources: np.ndarray) -> int:
+    ids, counts = np.unique(sources, return_counts=True)  # ascending: CLS, -1, comes first
+    return int(ids[counts.argmax()]) if len(ids) else PADDING_ID
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,6 +100,8 @@ class Spread:
     """float64 [L, H], entropy of a query's attention over its largest possible value, mean over queries: 1 is even."""
     n_patches: np.ndarray
     """int64 [L]."""
+    last_read_layer: int
+    """The deepest layer whose output the language model reads."""
 
 
 def spread(record: FlowRecord, batch: int = 0) -> Spread:
@@ -100,6 +121,7 @@ def spread(record: FlowRecord, batch: int = 0) -> Spread:
         np.array([layer.attention_distance[0] for layer in image.layers], np.float64),
         np.divide(entropy, most, out=np.zeros_like(entropy), where=most > 0),
         n_patches,
+        image.last_read_layer,
     )
 
 
@@ -119,29 +141,53 @@ class Density:
     """float64 [L], mean of received mass times value norm."""
     value_norms: tuple[np.ndarray, ...]
     """L times float64 [N], the value norm of each kept patch."""
+    patch_ids: tuple[np.ndarray, ...]
+    """L times int64 [N], these patches."""
     quantiles: np.ndarray
     """float64 [L, 5], the 5th, 25th, 50th, 75th and 95th percentile of the value norms (the paper's F7)."""
     n_patches: np.ndarray
     """int64 [L]."""
+    last_read_layer: int
+    """The deepest layer whose output the language model reads."""
+    norm: ValueNorm
+    """Which value norm it is."""
 
 
-def density(record: FlowRecord, batch: int = 0) -> Density:
+def density(record: FlowRecord, batch: int = 0, norm: ValueNorm = "pooled") -> Density:
     """Information density of one picture, by layer.
 
     Raises:
-        ValueError: a record without layers.
+        ValueError: a record without layers, or without the norms that are asked for.
     """
-    layers = one_image(record, batch).layers
-    norms = tuple(layer.value_norm[0, 1:].astype(np.float64) for layer in layers)
+    image = one_image(record, batch)
+    layers = image.layers
+    norms = tuple(_value_norm(layer, norm)[1:].astype(np.float64) for layer in layers)
     received = [layer.received_mass[0, 1:].astype(np.float64) for layer in layers]
     return Density(
         np.array([layer.layer for layer in layers]),
-        np.array([norm.mean() for norm in norms]),
-        np.array([(mass * norm).mean() for mass, norm in zip(received, norms, strict=True)]),
+        np.array([one.mean() for one in norms]),
+        np.array([(mass * one).mean() for mass, one in zip(received, norms, strict=True)]),
         norms,
-        np.array([np.quantile(norm, QUANTILES) for norm in norms]),
-        np.array([len(norm) for norm in norms]),
+        tuple(layer.patch_ids[0] for layer in layers),
+        np.array([np.quantile(one, QUANTILES) for one in norms]),
+        np.array([len(one) for one in norms]),
+        image.last_read_layer,
+        norm,
     )
+
+
+def _value_norm(layer: LayerFlow, norm: ValueNorm) -> np.ndarray:
+    """float32 [N+1]."""
+    norms = layer.value_norm if norm == "pooled" else layer.head_value_norm
+    if norms is None:
+        raise ValueError("This run was recorded without the norms of single heads: ask again to have them.")
+    found: np.ndarray = norms[0]
+    return found
+
+
+def has_head_norms(record: FlowRecord) -> bool:
+    """Whether a record knows the value norms of single heads; older ones do not."""
+    return all(layer.head_value_norm is not None for layer in record.layers)
 
 
 @dataclass(frozen=True, eq=False)
@@ -169,7 +215,8 @@ def streamlines(
 ) -> Streamlines:
     """Follow each patch's strongest source back through all layers, or its strongest reader onwards.
 
-    Each step takes the one strongest partner of head-mean attention, which may hold little of it.
+    Each step takes the one strongest partner of head-mean attention, which may hold little of it. The last layer is the
+    one whose output the language model reads.
 
     Args:
         record: of a run, pruned or not.
@@ -180,7 +227,7 @@ def streamlines(
     Raises:
         ValueError: a record without layers, or a patch that is pruned where its chain begins.
     """  # fmt: skip
-    image = one_image(record, batch)
+    image = up_to_read(one_image(record, batch))
     inflow = direction == "inflow"
     order = range(len(image.layers) - 1, -1, -1) if inflow else range(len(image.layers))
     begin = image.layers[order[0]].patch_ids[0]

@@ -25,8 +25,9 @@ def relay_graph(
     (CLS l -> destination), each with `layer`, `weight`, `share` of the layer's flow and `heads` (strongest first);
     relay (CLS l -> CLS l+1, weight: what CLS keeps for itself); and same (destination -> source of the next layer,
     where both are shown: the patch carries on what it took). The graph itself has `mass`, `max_edges`, `total`
-    {direction: [flow per layer, shown or not]}, `shown` {direction: [share per layer]} and `shown_total` {direction:
-    share}. The browser's stage draws this graph.
+    {direction: [flow per layer, shown or not]}, `shown` {direction: [share per layer]}, and of all layers up to
+    `last_read_layer`, the last that the language model reads, `shown_total` {direction: share} and `strongest`
+    {direction: weight of the strongest edge}. The browser's stage draws this graph.
     """
     found = relay(record, batch, mass, max_edges)
     graph = nx.DiGraph(
@@ -35,6 +36,8 @@ def relay_graph(
         total={d: [layer.flow(d).total for layer in found.layers] for d in DIRECTIONS},
         shown={d: [layer.flow(d).shown for layer in found.layers] for d in DIRECTIONS},
         shown_total={d: found.shown(d) for d in DIRECTIONS},
+        strongest={d: found.strongest(d) for d in DIRECTIONS},
+        last_read_layer=found.last_read_layer,
     )
     graph.add_nodes_from((("cls", state), {"kind": "cls", "state": state}) for state in range(len(found.layers) + 1))
     for index, layer in enumerate(found.layers):

@@ -16,8 +16,6 @@ from flowcut.records.vision import FlowRecord
 from flowcut_lens.analysis.views import images_of
 
 TOP_SHARE = 0.1
-CONCENTRATES_AT = -0.3
-"""Kendall's tau of entropy with depth at or below which a run is said to concentrate."""
 
 
 def entropy_ratio(shares: np.ndarray, n_patches: np.ndarray) -> np.ndarray:
@@ -133,6 +131,8 @@ class Concentration:
     """int64 [L], patches pruned after each layer."""
     clamped: np.ndarray
     """bool [L], whether the count after this layer was set to the target rather than requested by entropy."""
+    last_read_layer: int
+    """The deepest layer whose output the language model reads; those behind it reach no answer."""
     entropy_ratio: Curve
     gini: Curve
     top_mass: Curve
@@ -166,7 +166,7 @@ def _mean_concentration(rows: list[Concentration]) -> Concentration:
     n_patches = np.sum([row.n_patches for row in rows], axis=0)
     removed = np.sum([row.removed for row in rows], axis=0)
     clamped = np.any([row.clamped for row in rows], axis=0)
-    return Concentration(rows[0].layers, n_patches, removed, clamped, **curves)
+    return Concentration(rows[0].layers, n_patches, removed, clamped, rows[0].last_read_layer, **curves)
 
 
 def _concentration_of(image: FlowRecord) -> Concentration:
@@ -181,7 +181,8 @@ def _concentration_of(image: FlowRecord) -> Concentration:
         for name, metric in METRICS.items()
     }
     removed, clamped = removals(image)
-    return Concentration(np.array([layer.layer for layer in image.layers]), n_patches, removed, clamped, **curves)
+    layers = np.array([layer.layer for layer in image.layers])
+    return Concentration(layers, n_patches, removed, clamped, image.last_read_layer, **curves)
 
 
 def removals(image: FlowRecord) -> tuple[np.ndarray, np.ndarray]:
@@ -206,42 +207,6 @@ def _shares(rows: np.ndarray) -> np.ndarray:
     total = rows.sum(-1, keepdims=True)
     shares: np.ndarray = np.divide(rows, total, out=np.full_like(rows, np.nan), where=total > 0)
     return shares
-
-
-@dataclass(frozen=True)
-class Claim:
-    """What the paper says beside what one run shows."""
-
-    paper: str
-    run: str
-    verdict: str
-    """`agrees`, `mixed` or `disagrees`."""
-
-
-def concentration_claim(unpruned: Concentration, what: str = "this picture") -> Claim:
-    """The paper's second finding (layer-wise attention concentration) against the unpruned run of `what`.
-
-    Measured by Kendall's tau between depth and the entropy ratio (mean over heads): -1: it decreases at every step.
-    """
-    entropy = unpruned.entropy_ratio.head_mean
-    tau = kendall_tau(unpruned.layers, entropy)
-    lowest = int(np.nanargmin(entropy))
-    run = (
-        f"Unpruned, {what}: entropy (mean over heads) {entropy[0]:.2f} at layer {unpruned.layers[0]}, "
-        f"{entropy[-1]:.2f} at layer {unpruned.layers[-1]}, lowest {entropy[lowest]:.2f} at layer "
-        f"{unpruned.layers[lowest]}; Kendall's τ with depth {tau:+.2f}.".replace("-", "−")
-    )
-    return Claim(
-        "Attention concentrates layer by layer, so redundancy emerges progressively (finding 2).",
-        run,
-        _verdict(tau, entropy),
-    )
-
-
-def _verdict(tau: float, entropy: np.ndarray) -> str:
-    if tau <= CONCENTRATES_AT and entropy[-1] < entropy[0]:
-        return "agrees"
-    return "disagrees" if tau >= 0 and entropy[-1] >= entropy[0] else "mixed"
 
 
 def kendall_tau(x: np.ndarray, y: np.ndarray) -> float:

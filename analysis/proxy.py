@@ -45,6 +45,8 @@ class ClsProxy:
     value_weighted: HeadCorrelation
     """With the row times the patch's value norm (L1, head mean): what can be handed on, not only the attention
     (after Kobayashi et al. 2020)."""
+    last_read_layer: int
+    """The deepest layer whose output the language model reads."""
     rollout: HeadCorrelation | None
     """With CLS's row of attention rollout from the patches' embeddings up to this layer, one for all heads; None: the
     record holds no attention matrices (record with matrices=True)."""
@@ -68,6 +70,7 @@ def cls_proxy(record: FlowRecord, batch: int = 0) -> ClsProxy:
             np.array([row_spearman(row.mean(axis=0), mass) for row, mass in zip(rows, received, strict=True)]),
         ),
         value_weighted=_correlation(rows, [row * norm for row, norm in zip(rows, norms, strict=True)]),
+        last_read_layer=image.last_read_layer,
         rollout=None if flowed is None else _correlation(rows, [row[None] for row in flowed]),
     )  # fmt: skip
 
@@ -137,6 +140,8 @@ class Sinks:
     """float64 [L], share of the head-mean CLS row (over patches alone) that they get."""
     received_share: np.ndarray
     """float64 [L], share of what all patches together receive that they get."""
+    last_read_layer: int
+    """The deepest layer whose output the language model reads."""
 
     @property
     def count(self) -> np.ndarray:
@@ -166,5 +171,5 @@ def sinks(record: FlowRecord, outliers: float = OUTLIER, batch: int = 0) -> Sink
     marked = norm > threshold  # NaN is above nothing
     cls_norm = np.array([float(layer.hidden_norm[0, 0]) for layer in image.layers])
     layers = np.array([layer.layer for layer in image.layers])
-    shares = [np.nansum(mass * marked, axis=1) / np.nansum(mass, axis=1) for mass in (row, received)]
-    return Sinks(layers, norm, cls_norm, threshold[:, 0], outliers, marked, *shares)
+    on_row, of_all = (np.nansum(mass * marked, axis=1) / np.nansum(mass, axis=1) for mass in (row, received))
+    return Sinks(layers, norm, cls_norm, threshold[:, 0], outliers, marked, on_row, of_all, image.last_read_layer)

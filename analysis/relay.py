@@ -72,16 +72,25 @@ class Relay:
     """The relay through all layers that ran."""
 
     layers: tuple[RelayLayer, ...]
+    last_read_layer: int
+    """The deepest layer whose output the language model reads."""
     mass: float
     """Share of each layer's flow that the edges should show."""
     max_edges: int
     """The cap that may keep a layer below it."""
 
     def shown(self, direction: Direction) -> float:
-        """Share of the flow of all layers together that the edges carry."""
-        flows = [layer.flow(direction) for layer in self.layers]
+        """Share that the edges carry of the flow of all layers together that lead to what the language model reads."""
+        flows = self._read(direction)
         total = sum(flow.total for flow in flows)
         return float(sum(flow.weights.sum() for flow in flows) / total) if total > 0 else 1.0
+
+    def strongest(self, direction: Direction) -> float:
+        """Weight of the strongest edge of these layers; 0 where there is none."""
+        return max((float(flow.weights[0]) for flow in self._read(direction) if len(flow.weights)), default=0.0)
+
+    def _read(self, direction: Direction) -> list[Flow]:
+        return [layer.flow(direction) for layer in self.layers if layer.layer <= self.last_read_layer]
 
 
 def relay(record: FlowRecord, batch: int | None = 0, mass: float = MASS, max_edges: int = MAX_EDGES) -> Relay:
@@ -100,7 +109,8 @@ def relay(record: FlowRecord, batch: int | None = 0, mass: float = MASS, max_edg
     images = images_of(record, batch)
     first = first_patches(images)
     layers = zip(*(image.layers for image in images), strict=True)
-    return Relay(tuple(_relay_layer(layer, first, mass, max_edges) for layer in layers), mass, max_edges)
+    found = tuple(_relay_layer(layer, first, mass, max_edges) for layer in layers)
+    return Relay(found, images[0].last_read_layer, mass, max_edges)
 
 
 def _relay_layer(rows: Sequence[LayerFlow], first: Sequence[int], mass: float, max_edges: int) -> RelayLayer:

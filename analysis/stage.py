@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Iterable, Sequence
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,11 +16,21 @@ from flowcut.records.vision import FlowRecord
 from flowcut_lens.analysis import geometry as places
 from flowcut_lens.analysis.data_url import picture_url
 from flowcut_lens.analysis.figures import run_style
+from flowcut_lens.analysis.findings import concentration_claim
 from flowcut_lens.analysis.graph import edges_of, relay_graph
-from flowcut_lens.analysis.measures import METRICS, Concentration, Metric, concentration, concentration_claim
+from flowcut_lens.analysis.measures import METRICS, Concentration, Metric, concentration
 from flowcut_lens.analysis.relay import DIRECTIONS, MASS, MAX_EDGES, Direction
 from flowcut_lens.analysis.trajectory import nearest_kept_patches
-from flowcut_lens.analysis.views import Pane, first_patches, frame_of_row, images_of, panes, recorded, seen_box
+from flowcut_lens.analysis.views import (
+    NOT_READ,
+    Pane,
+    first_patches,
+    frame_of_row,
+    images_of,
+    panes,
+    recorded,
+    seen_box,
+)
 
 if TYPE_CHECKING:
     import networkx as nx
@@ -75,7 +86,7 @@ def stage_payload(
         **_pack_pictures(pictures, records[0], view),
         "layers": len(records[0].layers),
         "heads": records[0].n_heads,
-        "featureLayer": records[0].feature_layer,
+        "lastReadLayer": records[0].last_read_layer,
         "mass": mass,
         "maxEdges": max_edges,
         "runs": {
@@ -83,7 +94,8 @@ def stage_payload(
             "pruned": _pack_run(pruned, records[1], measured[1], graphs[1], view),
         },
         "curves": [_pack_metric(name, metric, measured) for name, metric in METRICS.items()],
-        "claim": {"paper": claim.paper, "run": claim.run, "verdict": claim.verdict},
+        "claim": asdict(claim),
+        "notRead": NOT_READ,
         "howToRead": run_style.HOW_TO_READ,
         "layerColours": run_style.layer_colours(records[0].n_layers),
     }
@@ -186,6 +198,7 @@ def _pack_run(
         "requested": [requested.get(layer) for layer in layers],
         "requestedEntropy": [_rounded_or_none(entropy.get(layer)) for layer in layers],
         "shown": {direction: round(graph.graph["shown_total"][direction], 4) for direction in DIRECTIONS},
+        "strongest": {way: float(f"{weight:.3g}") for way, weight in graph.graph["strongest"].items()},
         "edges": {direction: _pack_edges(graph, direction, record.n_heads, first) for direction in DIRECTIONS},
         "flow": {direction: _pack_full_flow(rows, direction) for direction in DIRECTIONS},
         "clsToItself": _rounded([edge["weight"] for *_, edge in edges_of(graph, "relay")], 4),

@@ -163,6 +163,8 @@ class ObjectFlow:
     """float64 [L, H], its share of what patches take from CLS (CLS column, CLS itself left out); NaN: a proxy."""
     even: np.ndarray
     """float64 [L], its share of the kept patches: what even attention would give."""
+    last_read_layer: int
+    """The deepest layer whose output the language model reads."""
 
     @property
     def inflow_mean(self) -> np.ndarray:
@@ -193,7 +195,8 @@ def object_flow(record: FlowRecord, shows: np.ndarray, batch: int = 0) -> Object
     rows = [_share_on(layer.cls_row[0, :, 1:], there) for layer, there in zip(image.layers, on, strict=True)]
     columns = [_share_on(layer.cls_column[0, :, 1:], there) for layer, there in zip(image.layers, on, strict=True)]
     layers = np.array([layer.layer for layer in image.layers])
-    return ObjectFlow(layers, np.array(rows), np.array(columns), np.array([there.mean() for there in on]))
+    even = np.array([there.mean() for there in on])
+    return ObjectFlow(layers, np.array(rows), np.array(columns), even, image.last_read_layer)
 
 
 def _share_on(attention: np.ndarray, there: np.ndarray) -> np.ndarray:

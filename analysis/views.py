@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,6 +15,9 @@ from flowcut.records.vision import PADDING_ID, FlowRecord, Geometry
 
 if TYPE_CHECKING:
     from flowcut.records.run import Run
+
+NOT_READ = "not read by the language model"
+"""What is said of layers behind the one whose output the language model reads."""
 
 BASE = "base"
 CROP = "crop"
@@ -36,6 +39,16 @@ def images_of(record: FlowRecord, batch: int | None = 0) -> list[FlowRecord]:
 def one_image(record: FlowRecord, batch: int = 0) -> FlowRecord:
     """One row of a record; raises as `images_of` does."""
     return images_of(record, batch)[0]
+
+
+def is_read(layers: np.ndarray, last_read_layer: int) -> np.ndarray:
+    """bool [L], which layers (by number) lead to what the language model reads: the others lie behind."""
+    return np.asarray(layers <= last_read_layer)
+
+
+def up_to_read(record: FlowRecord) -> FlowRecord:
+    """The record without the layers behind the one whose output the language model reads."""
+    return replace(record, layers=tuple(layer for layer in record.layers if layer.layer <= record.last_read_layer))
 
 
 def recorded(run: Run) -> FlowRecord:

@@ -105,6 +105,21 @@ class CutConfig:
             details.append("per image")
         return f"{method.label} {self.tokens}" + (f" ({', '.join(details)})" if details else "")
 
+    def looks_behind(self, n_layers: int, read_layer: int) -> str | None:
+        """A sentence where the criterion looks at a vision layer that reaches no answer; None where it does not.
+
+        Args:
+            n_layers: of the vision encoder.
+            read_layer: the deepest layer (from 0) whose output the language model reads.
+        """
+        if self.layer is None or self.layer % n_layers <= read_layer:
+            return None
+        return (
+            f"{known_method(self.method).label} looks at vision layer {self.layer % n_layers}, behind layer "
+            f"{read_layer} whose output the language model reads: no answer depends on that layer, and nothing need "
+            "have trained it."
+        )
+
     def as_dict(self) -> dict[str, Any]:
         """The settings as plain values, ready for JSON; `CutConfig(**d)` gives the same cut again.
 
@@ -119,7 +134,7 @@ def FlowCut(tokens: int = 64, variant: str = "official", per_image: bool = False
 
 
 def Cut(method: str, tokens: int = 64, **settings: Any) -> CutConfig:
-    """Any method by its name: `Cut("random", tokens=64, seed=3)`, `Cut("cls-attention", tokens=64, layer=-1)`."""
+    """Any method by its name: `Cut("random", tokens=64, seed=3)`, `Cut("cls-attention", tokens=64, layer=5)`."""
     return CutConfig(method, tokens, **settings)
 
 
@@ -133,14 +148,14 @@ def all_cuts(tokens: int, seeds: Iterable[int] = (0,), every_setting: bool = Fal
 
     Args:
         seeds: a method that draws at random comes once for each.
-        every_setting: FlowCut comes in both variants, and a method that takes a layer also at the last one.
+        every_setting: FlowCut comes in both variants. A method that takes a layer comes at its own default, one that
+            the language model reads.
     """
     drawn, found = list(seeds), []
     for name, method in METHODS.items():
         seeded = [{"seed": seed} for seed in drawn] if method.takes_seed else [{}]
         variants = [{"variant": variant} for variant in VARIANTS] if method.kind == "flowcut" else [{}]
-        layers = [{}, {"layer": -1}] if method.takes_layer else [{}]
-        settings: list[dict[str, Any]] = seeded + (variants[1:] + layers[1:] if every_setting else [])
+        settings: list[dict[str, Any]] = seeded + (variants[1:] if every_setting else [])
         found += [] if method.takes_patches else [CutConfig(name, tokens, **one) for one in settings]
     return found
 

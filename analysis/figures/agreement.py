@@ -22,6 +22,7 @@ from flowcut_lens.analysis.figures.compare_template import (
     percentile,
     picture_source,
 )
+from flowcut_lens.analysis.views import NOT_READ
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -48,11 +49,13 @@ def heat_matrix(
     facts: str,
     measure: Literal["iou", "spearman", "kendall"] = "iou",
     axis: str = "",
+    unread: int = 0,
 ) -> go.Figure:
     """A matrix of agreement between criteria, or between layers.
 
     How to read: each cell compares the row with the column. IoU: 1 the same patches, 0 none in common. ρ and τ: 1 the
-    same order, 0 unrelated, −1 opposite. An empty cell: one of the two ranks nothing.
+    same order, 0 unrelated, −1 opposite. An empty cell: one of the two ranks nothing. Layers that the language model
+    does not read are set apart by lines.
 
     Args:
         values: float [M, M].
@@ -60,6 +63,7 @@ def heat_matrix(
         facts: of the figure.
         measure: what the values are.
         axis: what the rows are, where their names do not say it.
+        unread: how many of the rows, the last ones, are layers that the language model does not read.
     """
     title, short = MEASURES[measure]
     words = [[_short(value) for value in row] for row in values]
@@ -76,6 +80,11 @@ def heat_matrix(
     angle = -40 if max(map(len, labels)) > 3 else 0
     figure.update_xaxes(type="category", title={"text": axis}, tickangle=angle, showgrid=False)
     figure.update_yaxes(type="category", title={"text": axis}, autorange="reversed", showgrid=False)
+    if unread:
+        border, line = len(labels) - unread - 0.5, {"color": COLOURS[1], "width": 2.5}
+        figure.add_vline(x=border, line=line)
+        figure.add_hline(y=border, line=line, annotation_text=f"below and to the right: {NOT_READ}",
+                         annotation_position="top left", annotation_font_size=11)  # fmt: skip
     return finished(figure, title, facts, 110 + 30 * max(len(labels), 3))
 
 

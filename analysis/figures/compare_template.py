@@ -20,6 +20,7 @@ from scipy.stats import rankdata
 from flowcut_lens.analysis.data_url import picture_url
 from flowcut_lens.analysis.figures.run_style import wrapped
 from flowcut_lens.analysis.geometry import grid_box
+from flowcut_lens.analysis.views import NOT_READ
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -86,6 +87,25 @@ def layer_axis(layers: np.ndarray) -> dict[str, Any]:
     return {"title": {"text": "vision layer"}, "dtick": 1 if len(layers) <= 16 else 2, "zeroline": False}
 
 
+def mark_unread(figure: go.Figure, layers: np.ndarray, last_read_layer: float, over: bool = False) -> None:
+    """Set apart the layers behind the one whose output the language model reads, in all panels; often there are none.
+
+    Args:
+        figure: by layer, along x.
+        layers: int [L], those that are drawn.
+        last_read_layer: the last that is read.
+        over: whether the band lies over what is drawn (a field of numbers hides what is below it).
+    """
+    if layers[-1] <= last_read_layer:
+        return
+    figure.add_vrect(
+        x0=last_read_layer + 0.5, x1=layers[-1] + 0.5, fillcolor=NEUTRAL, opacity=0.45 if over else 0.22,
+        layer="above" if over else "below", line={"color": NEUTRAL, "width": 1, "dash": "dot"},
+        annotation={"text": NOT_READ, "textangle": -90, "font": {"size": 11}, "xanchor": "center", "yanchor": "middle",
+                    "x": (last_read_layer + 0.5 + layers[-1] + 0.5) / 2, "y": 0.5},
+    )  # fmt: skip
+
+
 def picture_source(picture: Image, geometry: Geometry) -> str:
     """What of a picture lies under the patch grid, as a data URL no larger than a figure needs."""
     left, top, right, bottom = (round(edge) for edge in grid_box(geometry))
@@ -105,10 +125,13 @@ class Panels:
     The first panel lies where the patches lie in the picture; the others are moved right and down.
     """
 
-    def __init__(self, geometry: Geometry, count: int, columns: int = 1, titled: bool = True) -> None:
+    def __init__(
+        self, geometry: Geometry, count: int, columns: int = 1, titled: bool = True, spread: bool = True
+    ) -> None:
+        """`spread`: whether panels that do not fill a row take all of its width; else they stay as small as in one."""
         self.geometry = geometry
         self.count = count
-        self.columns = min(columns, count)
+        self.columns = min(columns, count) if spread else columns
         self.rows = -(-count // self.columns)
         left, top, right, bottom = grid_box(geometry)
         self.corner, self.size = (left, top), (right - left, bottom - top)

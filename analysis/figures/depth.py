@@ -7,18 +7,23 @@ from collections.abc import Mapping
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from flowcut_lens.analysis.depth import PARTNERS, Density, FlowShares, Spread
+from flowcut_lens.analysis.depth import PARTNERS, Density, FlowShares, Spread, ValueNorm
 from flowcut_lens.analysis.figures.compare_template import (
     add_band,
     finished,
     how_to_read_all,
     layer_axis,
     line_and_marker,
+    mark_unread,
     see_through,
     style_of,
 )
 
 PARTNER_NAMES = {"cls": "CLS", "self": "the patch itself", "patch": "another patch", "none": "nobody"}
+NORM_NAMES: dict[ValueNorm, str] = {
+    "pooled": "of the head-averaged value",
+    "per head": "of each head's own value, mean over heads",
+}
 MIN_SHARE = 1e-9
 
 
@@ -42,7 +47,7 @@ def flow_share_lines(runs: Mapping[str, FlowShares], facts: str) -> go.Figure:
                     **_of_run(kind_index, run), row=1, col=column,
                     hovertemplate=f"{name}<br>layer %{{x}}: %{{y:.0%}} of patches<extra></extra>",
                 )  # fmt: skip
-    figure.update_xaxes(**layer_axis(next(iter(runs.values())).layers))
+    _layers(figure, runs)
     figure.update_yaxes(tickformat=".0%", range=[-0.02, 1.02])
     figure.update_yaxes(title="share of the kept patches", col=1)
     return finished(figure, "Flow-in and flow-out", facts, 400, panel_titles=True)
@@ -66,7 +71,7 @@ def spread_lines(runs: Mapping[str, Spread], facts: str) -> go.Figure:
                 **_run_line(run), **where, customdata=found.n_patches,
                 hovertemplate=f"{name}, layer %{{x}}: %{{y:.2f}}<br>%{{customdata}} patches kept<extra></extra>",
             )  # fmt: skip
-    figure.update_xaxes(**layer_axis(next(iter(runs.values())).layers))
+    _layers(figure, runs)
     figure.update_yaxes(title="patches", rangemode="tozero", col=1)
     figure.update_yaxes(title="of the largest possible", col=2)
     return finished(figure, "Attention distance and entropy", facts, 380, panel_titles=True)
@@ -76,8 +81,9 @@ def density_lines(runs: Mapping[str, Density], facts: str) -> go.Figure:
     """How much a kept patch carries on average, by layer (F6); one or two runs.
 
     How to read: left: mean value norm of the kept patches (what the paper calls information density); right: value
-    norm times the attention received. A pruned run above the unpruned one holds more per patch, as it must where the
-    criterion itself prefers large value norms.
+    norm times the attention received. The norm is that of the head-averaged value, by which FlowCut weighs, unless the
+    title says that of each head: averaging first lets heads cancel each other. A pruned run above the unpruned one
+    holds more per patch, as it must where the criterion itself prefers large value norms.
     """
     titles = ("Value norm per patch", "Received attention × value norm per patch")
     figure = make_subplots(1, 2, subplot_titles=titles, horizontal_spacing=0.09)
@@ -88,17 +94,18 @@ def density_lines(runs: Mapping[str, Density], facts: str) -> go.Figure:
                 customdata=found.n_patches, row=1, col=column,
                 hovertemplate=f"{name}, layer %{{x}}: %{{y:.3g}}<br>%{{customdata}} patches kept<extra></extra>",
             )  # fmt: skip
-    figure.update_xaxes(**layer_axis(next(iter(runs.values())).layers))
+    _layers(figure, runs)
     figure.update_yaxes(rangemode="tozero")
     figure.update_yaxes(title="L1 norm", col=1)
-    return finished(figure, "Information density", facts, 380, panel_titles=True)
+    return finished(figure, f"Information density, {_norm(runs)}", facts, 380, panel_titles=True)
 
 
 def value_boxes(runs: Mapping[str, Density], facts: str) -> go.Figure:
     """Value norms of the kept patches, by layer (F7); one or two runs.
 
     How to read: box: the middle half of the kept patches, line in it: median, whiskers: 5th to 95th percentile. Of
-    two runs the first is filled and stands left, the second is empty and stands right.
+    two runs the first is filled and stands left, the second is empty and stands right. The norm is that of the
+    head-averaged value, by which FlowCut weighs, unless the title says that of each head.
     """
     figure = go.Figure()
     for run, (name, found) in enumerate(runs.items()):
@@ -110,9 +117,19 @@ def value_boxes(runs: Mapping[str, Density], facts: str) -> go.Figure:
             fillcolor=see_through(colour, 0.0 if run else 0.3),
         )  # fmt: skip
     figure.update_layout(boxmode="group")
-    figure.update_xaxes(**layer_axis(next(iter(runs.values())).layers))
+    _layers(figure, runs)
     figure.update_yaxes(title="L1 norm of the value", rangemode="tozero")
-    return finished(figure, "Value norms of the kept patches", facts, 400)
+    return finished(figure, f"Value norms of the kept patches, {_norm(runs)}", facts, 400)
+
+
+def _norm(runs: Mapping[str, Density]) -> str:
+    return NORM_NAMES[next(iter(runs.values())).norm]
+
+
+def _layers(figure: go.Figure, runs: Mapping[str, FlowShares | Spread | Density]) -> None:
+    first = next(iter(runs.values()))
+    figure.update_xaxes(**layer_axis(first.layers))
+    mark_unread(figure, first.layers, first.last_read_layer)
 
 
 def _of_run(kind: int, run: int) -> dict[str, object]:

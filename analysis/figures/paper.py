@@ -21,6 +21,7 @@ from flowcut_lens.analysis.figures.run_arrays import (
 from flowcut_lens.analysis.geometry import canvas_box, grid_box, unseen_boxes
 from flowcut_lens.analysis.measures import Concentration
 from flowcut_lens.analysis.relay import DIRECTIONS, MASS
+from flowcut_lens.analysis.views import NOT_READ
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -75,11 +76,12 @@ def concentration_figure(full: Run, pruned: Run, metric: str = "entropy_ratio", 
     curves.legend(fontsize=INK["font_size"], frameon=False)
     _draw_bars(bars, found.pruned)
     for axes in (curves, bars):
+        _mark_unread(axes, found.pruned.last_read_layer, found.pruned.layers[-1], axes is curves)
         axes.tick_params(labelsize=INK["font_size"])
         axes.spines[["top", "right"]].set_visible(False)
     claim = found.claim
-    compared = f"Paper: {claim.paper} This run: {claim.run} ({claim.verdict})"
-    return _finished(figure, found.facts, found.reads, compared)
+    compared = f"Paper: {claim.paper} This run: {claim.run} Verdict: {claim.verdict}."
+    return _finished(figure, found.facts, found.reads, compared, claim.rule)
 
 
 def relay_figure(
@@ -91,6 +93,7 @@ def relay_figure(
     _draw_edges(axes, found)
     axes.plot(*found.spine.T, "-o", color="#222", markersize=3.5, lw=1, zorder=3)
     _draw_tiles(axes, found)
+    _mark_unread(axes, found.last_read_layer + 0.5, found.n_layers - 0.5)  # layer l goes from state l to l + 1
     axes.set(xlim=(-0.3, found.n_layers + 0.3), ylim=(-1.1, 1.1), yticks=[], aspect="auto")
     axes.set_xlabel("state between vision layers", fontsize=INK["font_size"])
     axes.tick_params(labelsize=INK["font_size"])
@@ -124,6 +127,17 @@ def _draw_bars(axes: Axes, pruned: Concentration) -> None:
     axes.set_ylim(0, 1.35 * max(1, pruned.removed.max()))
     axes.set_xlabel("vision layer", fontsize=INK["font_size"])
     axes.set_ylabel("removed", fontsize=INK["font_size"])
+
+
+def _mark_unread(axes: Axes, last_read_layer: float, last: float, named: bool = True) -> None:
+    """Shade the layers behind the one whose output the language model reads; there may be none."""
+    if last <= last_read_layer:
+        return
+    axes.axvspan(last_read_layer + 0.5, last + 0.5, facecolor="#88888838", linewidth=0)
+    if named:
+        words, middle = NOT_READ.replace(" by ", " by\n"), (last_read_layer + last + 1) / 2
+        text = axes.text(middle, 0.5, words, transform=axes.get_xaxis_transform(), ha="center", va="center", zorder=4)
+        text.set(fontsize=INK["small"], rotation=90)
 
 
 def _draw_edges(axes: Axes, found: RelayArrays) -> None:

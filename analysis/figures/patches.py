@@ -44,6 +44,7 @@ def patch_maps(
     marked_as: str = "kept",
     own_scale: bool = True,
     as_ranks: bool = False,
+    spread: bool = True,
 ) -> go.Figure:
     """One small map per thing: criteria side by side, masks by method, CLS attention by depth, log-prob drops.
 
@@ -60,9 +61,10 @@ def patch_maps(
         marked_as: what the mark means.
         own_scale: whether each map goes from its own lowest to its own highest value.
         as_ranks: colour by percentile among the patches rather than by value, where few patches outshine the rest.
+        spread: whether few maps grow to the figure's width.
     """
     names = ([] if picture is None else ["picture"]) + list(values)
-    panels = Panels(geometry, len(names), MAX_COLUMNS)
+    panels = Panels(geometry, len(names), MAX_COLUMNS, spread=spread)
     figure = go.Figure()
     for panel, name in enumerate(names):
         if name in values:

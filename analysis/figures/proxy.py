@@ -17,6 +17,7 @@ from flowcut_lens.analysis.figures.compare_template import (
     how_to_read_all,
     layer_axis,
     line_and_marker,
+    mark_unread,
     number,
     style_of,
 )
@@ -26,7 +27,7 @@ Reading = Literal["column_mean", "rollout", "value_weighted"]
 READINGS: dict[Reading, str] = {
     "column_mean": "column mean (what all tokens attend to)",
     "rollout": "attention rollout",
-    "value_weighted": "attention × value norm",
+    "value_weighted": "attention × norm of the head-averaged value",
 }
 
 
@@ -51,6 +52,7 @@ def proxy_lines(found: ClsProxy, facts: str) -> go.Figure:
         )  # fmt: skip
     figure.add_hline(y=0, line={"color": NEUTRAL, "dash": "dot"})
     figure.update_xaxes(**layer_axis(found.layers))
+    mark_unread(figure, found.layers, found.last_read_layer)
     figure.update_yaxes(title="Spearman's ρ with the CLS row")
     figure.update_layout(legend={"orientation": "h", "y": -0.22, "yanchor": "top"})
     return finished(figure, "Is CLS a good proxy?", facts, 400)
@@ -79,6 +81,7 @@ def proxy_heads(found: ClsProxy, facts: str, reading: Reading = "column_mean") -
         )
     )  # fmt: skip
     figure.update_xaxes(**{**layer_axis(found.layers), "dtick": 1, "showgrid": False})
+    mark_unread(figure, found.layers, found.last_read_layer, over=True)
     figure.update_yaxes(autorange="reversed", showgrid=False)
     return finished(figure, f"CLS row and {READINGS[reading]}, head by head", facts, 110 + 26 * max(len(values), 3))
 
@@ -119,6 +122,7 @@ def sink_norms(found: Sinks, facts: str) -> go.Figure:
     figure.add_scatter(x=found.layers, y=found.received_share, name="received by sinks", **style, row=2, col=1)
     most = max(0.1, float(found.cls_share.max()), float(found.received_share.max()))
     figure.update_xaxes(**layer_axis(found.layers))
+    mark_unread(figure, found.layers, found.last_read_layer)
     figure.update_xaxes(title="", row=1)
     figure.update_yaxes(title="L2 norm of the state", row=1)
     figure.update_yaxes(title="share of attention", tickformat=".0%", range=[0, 1.1 * most], row=2)

@@ -10,13 +10,16 @@ from PIL.Image import Image, Resampling
 
 from flowcut.records.vision import Geometry
 from flowcut_lens.analysis.figures.run_style import HOW_TO_READ, facts, layer_colours
+from flowcut_lens.analysis.findings import Claim, concentration_claim
 from flowcut_lens.analysis.geometry import geometry_of
 from flowcut_lens.analysis.graph import edges_of, layout, relay_graph
-from flowcut_lens.analysis.measures import METRICS, Claim, Concentration, Curve, concentration, concentration_claim
+from flowcut_lens.analysis.measures import METRICS, Concentration, Curve, concentration
 from flowcut_lens.analysis.relay import DIRECTIONS, Direction
 from flowcut_lens.analysis.views import recorded
 
 if TYPE_CHECKING:
+    import networkx as nx
+
     from flowcut.records.run import Run
 
 TILE_SIDE = 28
@@ -99,13 +102,15 @@ class RelayArrays:
     segments: dict[Direction, np.ndarray]
     """float64 [E, 2, 2], both ends of every edge."""
     shares: dict[Direction, np.ndarray]
-    """float64 [E], each edge's weight over that of the strongest of all."""
+    """float64 [E], each edge's weight over that of the strongest of all layers that are read, at most 1."""
     patches: list[tuple[int, float, float]]
     """Id and place of every patch that an edge begins or ends at."""
     tiles: list[Image]
     """Every patch's own pixels, by id."""
     n_layers: int
     """Layers recorded."""
+    last_read_layer: int
+    """The deepest layer whose output the language model reads."""
     facts: str
     reads: str
     """How to read the figure."""
@@ -123,18 +128,28 @@ def relay_arrays(run: Run, picture: Image, mass: float, max_edges: int) -> Relay
     graph = relay_graph(record, 0, mass, max_edges)
     places = layout(graph)
     edges = {direction: edges_of(graph, direction) for direction in DIRECTIONS}
-    strongest = max((weight for *_, weight in graph.edges(data="weight", default=0.0)), default=1.0)
-    shown = graph.graph["shown_total"]
+    strongest = max(graph.graph["strongest"].values()) or 1.0
     return RelayArrays(
         spine=np.array([places[node] for node in places if node[0] == "cls"]),
         segments={d: np.array([(places[a], places[b]) for a, b, _ in edges[d]]).reshape(-1, 2, 2) for d in DIRECTIONS},
-        shares={d: np.array([edge["weight"] / strongest for *_, edge in edges[d]]) for d in DIRECTIONS},
+        shares={d: np.array([min(1.0, edge["weight"] / strongest) for *_, edge in edges[d]]) for d in DIRECTIONS},
         patches=[(node[2], *place) for node, place in places.items() if node[0] != "cls"],
         tiles=patch_tiles(picture, geometry_of(record)),
         n_layers=len(record.layers),
         facts=facts(run, record),
-        reads=HOW_TO_READ["relay"],
-        shown=f"Shown: {shown['inflow']:.0%} of the inflow and {shown['outflow']:.0%} of the outflow of all layers.",
+        last_read_layer=record.last_read_layer,
+        reads=f"{HOW_TO_READ['relay']} {HOW_TO_READ['relay_figure']}",
+        shown=_shown_in_words(graph),
+    )
+
+
+def _shown_in_words(graph: nx.DiGraph) -> str:
+    """How much of the flow the edges show, and how much there is in each layer."""
+    shown, total = graph.graph["shown_total"], graph.graph["total"]
+    inflow, outflow = (", ".join(f"{flow:.2g}" for flow in total[direction]) for direction in DIRECTIONS)
+    return (
+        f"Shown: {shown['inflow']:.0%} of the inflow and {shown['outflow']:.0%} of the outflow of the layers that are "
+        f"read. Totals by layer: what CLS pays to patches {inflow}; what patches pay to CLS, summed {outflow}."
     )
 
 

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from flowcut_lens.analysis.views import NOT_READ
+
 if TYPE_CHECKING:
     from flowcut.records.run import Run
     from flowcut.records.vision import FlowRecord
@@ -42,11 +44,15 @@ HOW_TO_READ = {
     ),
     "relay": (
         "Above the line, solid: patches that CLS gathers from (CLS row). Below, dashed: patches that read CLS (CLS "
-        "column). Thickness is attention; the strongest are nearest the line."
+        "column). The strongest are nearest the line."
+    ),
+    "relay_figure": (
+        "Thickness is attention, on one scale for all layers and both directions: full for the strongest edge of the "
+        "layers that the language model reads."
     ),
     "concentration": (
         "Lines: mean over heads; bands: lowest to highest head; bars: patches pruned after each layer "
-        "(hatched: clamped to the target)."
+        "(hatched: clamped to the target). Shaded: layers behind the one whose output the language model reads."
     ),
 }
 
@@ -61,10 +67,19 @@ def layer_colours(n_layers: int) -> list[str]:
 
 def facts(run: Run, record: FlowRecord, layer: int | None = None) -> str:
     """What a figure shows, in one line: model, cut (method, budget, variant, seed), layers and heads, precision."""
-    layers = f"layer {layer} of 0–{record.n_layers - 1}" if layer is not None else f"layers 0–{record.layers[-1].layer}"
+    layers = layers_in_words(record) if layer is None else f"layer {layer} of 0–{record.n_layers - 1}"
     heads = f"mean of {record.n_heads} heads"
     relay = [] if record.relay == "cls" else [f"{record.relay_name}: the mean query and value of the patches"]
     return " · ".join([f"model {run.model_id}", run.title, layers, heads, *relay, run.dtype])
+
+
+def layers_in_words(record: FlowRecord) -> str:
+    """The layers of a figure: those that lead to what the language model reads, and those behind them."""
+    last, read = record.layers[-1].layer, min(record.last_read_layer, record.layers[-1].layer)
+    if read == last:
+        return f"layers 0–{last}"
+    behind = f"layer {last}" if last == read + 1 else f"layers {read + 1}–{last}"
+    return f"layers 0–{read} ({behind}: {NOT_READ})"
 
 
 def wrapped(text: str, line_break: str = "\n", length: int = LINE_LENGTH) -> str:

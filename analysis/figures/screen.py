@@ -9,6 +9,7 @@ import plotly.graph_objects as go
 
 from flowcut_lens.analysis.data_url import picture_url
 from flowcut_lens.analysis.figures import run_style
+from flowcut_lens.analysis.figures.compare_template import mark_unread
 from flowcut_lens.analysis.figures.run_arrays import (
     MaskArrays,
     RelayArrays,
@@ -83,6 +84,7 @@ def concentration_figure(full: Run, pruned: Run, metric: str = "entropy_ratio") 
             line={"color": colour, "dash": dash}, marker={"symbol": symbol, "size": 7},
         )  # fmt: skip
     _add_bars(figure, found.pruned)
+    mark_unread(figure, found.pruned.layers, found.pruned.last_read_layer)
     figure.update_layout(
         xaxis={"title": "vision layer", "dtick": 1 if len(found.measured[0].layers) <= 16 else 2, "anchor": "y2"},
         yaxis={"title": f"{found.label} of the CLS row", "domain": [0.3, 1]},
@@ -90,8 +92,8 @@ def concentration_figure(full: Run, pruned: Run, metric: str = "entropy_ratio") 
         legend={"orientation": "h", "y": 1.02, "yanchor": "bottom"},
     )
     claim = found.claim
-    compared = f"<b>Paper:</b> {claim.paper}<br><b>This run:</b> {claim.run} ({claim.verdict})"
-    return _finished(figure, found.label, found.facts, found.reads, compared)
+    compared = (f"<b>Paper:</b> {claim.paper}", f"<b>This run:</b> {claim.run} <b>{claim.verdict}</b>", claim.rule)
+    return _finished(figure, found.label, found.facts, found.reads, *compared)
 
 
 def relay_figure(run: Run, picture: Image, mass: float = MASS, max_edges: int = run_style.FIGURE_EDGES) -> go.Figure:
@@ -111,6 +113,8 @@ def relay_figure(run: Run, picture: Image, mass: float = MASS, max_edges: int = 
     figure.update_layout(images=images)
     figure.update_xaxes(title="state between vision layers", dtick=1, zeroline=False)
     figure.update_yaxes(visible=False, range=[-1.1, 1.1])
+    # States lie between layers: layer l goes from state l to l + 1.
+    mark_unread(figure, np.arange(found.n_layers) + 0.5, found.last_read_layer + 0.5)
     return _finished(figure, "Relay graph", found.facts, found.reads, found.shown, height=620)
 
 

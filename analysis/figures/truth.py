@@ -15,9 +15,11 @@ from flowcut_lens.analysis.figures.compare_template import (
     how_to_read_all,
     layer_axis,
     line_and_marker,
+    mark_unread,
 )
 from flowcut_lens.analysis.relay import Direction
 from flowcut_lens.analysis.truth import LayerTruth, ObjectFlow
+from flowcut_lens.analysis.views import is_read
 
 RANKED_BY = {
     "cls": "CLS attention",
@@ -94,8 +96,9 @@ def object_flow_lines(flows: Mapping[str, ObjectFlow], facts: str, direction: Di
             x=flow.layers, y=flow.even, name=f"{name}: even", legendgroup=name, showlegend=False, mode="lines",
             line={"color": style["line"]["color"], "dash": "dot", "width": 1.2}, hoverinfo="skip",
         )  # fmt: skip
-    longest = max((flow.layers for flow in flows.values()), key=len, default=np.arange(1))
-    figure.update_xaxes(**layer_axis(longest))
+    first = next(iter(flows.values()))
+    figure.update_xaxes(**layer_axis(first.layers))
+    mark_unread(figure, first.layers, first.last_read_layer)
     figure.update_yaxes(title=f"of what CLS {TAKEN[direction]}", tickformat=".0%", rangemode="tozero")
     return finished(figure, f"The object's share of what CLS {TAKEN[direction]}", facts, 400)
 
@@ -105,7 +108,7 @@ def layer_truth_map(found: LayerTruth, facts: str) -> go.Figure:
 
     How to read: number: per cent of the object that lies in the patches which this layer alone ranks highest, as many
     as the budget; ● its very highest patch, or all that tie for it, lie on the object. Running score: layers up to this
-    one together, as FlowCut decides, with no patch pruned before.
+    one together, as FlowCut decides, with no patch pruned before. The value norm is that of the head-averaged value.
     """
     order = [found.by.index(name) for name in RANKED_BY]
     words = [
@@ -117,25 +120,35 @@ def layer_truth_map(found: LayerTruth, facts: str) -> go.Figure:
 
 
 def flow_kept_map(
-    names: Sequence[str], layers: np.ndarray, kept: np.ndarray, facts: str, direction: Direction = "inflow"
+    names: Sequence[str],
+    layers: np.ndarray,
+    kept: np.ndarray,
+    facts: str,
+    last_read_layer: int,
+    direction: Direction = "inflow",
 ) -> go.Figure:
     """How much of the flow between CLS and the object passes through the patches that each criterion keeps.
 
     How to read: number: of what CLS gathers from the object's patches (or hands back to them) in this layer of the run
     with all tokens, the per cent that is of patches which the criterion keeps. 100: it keeps all that flows there;
-    lower than the share of the object that it keeps: what it prunes carries more than what it keeps. The best on top.
+    lower than the share of the object that it keeps: what it prunes carries more than what it keeps. The best on top,
+    by the mean over the layers that lead to what the language model reads.
 
     Args:
         names: of the M criteria.
         layers: int [L].
         kept: float [M, L], 0 to 1, as from `analysis.truth.flow_kept`.
         facts: of the figure.
+        last_read_layer: the layer whose output the language model reads.
         direction: which flow it is.
-    """
-    order = np.argsort(-np.nan_to_num(kept, nan=-1.0).mean(axis=1), kind="stable")
+    """  # fmt: skip
+    read = is_read(layers, last_read_layer)
+    order = np.argsort(-np.nan_to_num(kept, nan=-1.0)[:, read].mean(axis=1), kind="stable")
     words = [[_held(value) for value in row] for row in kept[order]]
     title = f"How much of what CLS {PASSED[direction]} the object does each criterion keep?"
-    return _rows_by_layer(kept[order], [names[index] for index in order], layers, words, title, facts)
+    figure = _rows_by_layer(kept[order], [names[index] for index in order], layers, words, title, facts)
+    mark_unread(figure, layers, last_read_layer, over=True)
+    return figure
 
 
 def _held(share: float, pointing: float = 0.0) -> str:

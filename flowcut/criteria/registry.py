@@ -58,7 +58,7 @@ METHODS: dict[str, Method] = {
         "Stride", "control: evenly spaced patches that look at nothing", kind="control", rank=stride, ranks=False
     ),
     "cls-attention": Method(
-        "CLS attention", "one layer's CLS row: FasterVLM (last layer), VisionZip (feature layer)",
+        "CLS attention", "one layer's CLS row: that of the feature layer, as VisionZip's; FasterVLM's with layer=-1",
         rank=cls_attention, needs=("cls_attention",), takes_layer=True,
     ),
     "cls-attention-x-value": Method(

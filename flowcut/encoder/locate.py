@@ -146,6 +146,19 @@ def feature_layer_index(hidden_state: int | list[int] | tuple[int, ...], n_layer
     Raises:
         InvalidCut: the index is outside the encoder, or no layer comes before the feature layer.
     """
+    return min(_layers_read(hidden_state, n_layers))
+
+
+def read_layer_index(hidden_state: int | list[int] | tuple[int, ...], n_layers: int) -> int:
+    """As `feature_layer_index`, but of several hidden states the deepest: what lies behind it, the model never reads.
+
+    Raises:
+        InvalidCut: as for `feature_layer_index`.
+    """
+    return max(_layers_read(hidden_state, n_layers))
+
+
+def _layers_read(hidden_state: int | list[int] | tuple[int, ...], n_layers: int) -> list[int]:
     wanted = hidden_state if isinstance(hidden_state, list | tuple) else (hidden_state,)
     indices = [index - 1 if index >= 0 else n_layers + index for index in wanted]
     if not indices or min(indices) < MIN_SCORED_LAYERS or max(indices) >= n_layers:
@@ -153,4 +166,4 @@ def feature_layer_index(hidden_state: int | list[int] | tuple[int, ...], n_layer
             f"feature_layer is {hidden_state!r} in a vision encoder of {n_layers} layers: flowcut needs a hidden state "
             f"with at least one layer before its own, that is 2 to {n_layers} or {1 - n_layers} to -1."
         )
-    return min(indices)
+    return indices

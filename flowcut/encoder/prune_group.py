@@ -35,7 +35,7 @@ from flowcut.criteria.flowcut import (
 )
 from flowcut.cut import CutConfig
 from flowcut.encoder.evidence import LayerInputs, evidence_of
-from flowcut.encoder.statistics import stream_statistics
+from flowcut.encoder.statistics import head_value_norm, stream_statistics
 from flowcut.errors import FlowCutError, InvalidCut
 from flowcut.records.vision import PADDING_ID
 
@@ -51,6 +51,8 @@ class EncoderPlan:
     n_layers: int
     n_heads: int
     feature_layer: int
+    read_layer: int
+    """The deepest layer whose output the model reads: the feature layer, unless it joins several."""
     flows: bool
     """Whether to record every layer's flow; pruning alone needs none of it."""
     matrices: bool = False
@@ -272,6 +274,7 @@ class PruneGroup:
             **{name: tensor for name, tensor in vars(statistics).items() if tensor is not None},
             "cls_row": cls_logits(inputs.query, inputs.key, inputs.scaling, proxy).softmax(dim=-1),
             "value_norm": value_norm(inputs.value),
+            "head_value_norm": head_value_norm(inputs.value),
             "similarity": similarity,
             "hidden_norm": inputs.hidden.float().norm(dim=-1),
         }

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from flowcut.criteria import METHODS
 from flowcut.criteria.stages import ENCODER
 from flowcut.cut import CutConfig, check_is_cut
-from flowcut.encoder.locate import PackedEncoder, VisionEncoder, feature_layer_index, find_encoder
+from flowcut.encoder.locate import PackedEncoder, VisionEncoder, feature_layer_index, find_encoder, read_layer_index
 from flowcut.encoder.passes import BatchPass, Call, EncoderPass, PackedPass
 from flowcut.encoder.prune_group import EncoderPlan, PruneGroup
 from flowcut.encoder.to_record import assemble
@@ -112,11 +112,13 @@ class Recording:
         encoder = find_encoder(vision_model)
         n_layers = len(encoder.layers)
         _check_evidence_layer(cut, n_layers)
+        read = encoder.read_layer if feature_layer is None else feature_layer
         plan = EncoderPlan(
             cut=cut,
             n_layers=n_layers,
             n_heads=encoder.n_heads,
-            feature_layer=feature_layer_index(encoder.read_layer if feature_layer is None else feature_layer, n_layers),
+            feature_layer=feature_layer_index(read, n_layers),
+            read_layer=read_layer_index(read, n_layers),
             flows=flows,
             matrices=flows and matrices,
             proxy=not encoder.has_cls,
@@ -201,6 +203,12 @@ class Recording:
         return found
 
     @property
+    def looks_behind(self) -> str | None:
+        """A sentence where the cut's criterion looks at a layer that the language model does not read."""
+        cut, plan = self.plan.cut, self.plan
+        return None if cut is None else cut.looks_behind(plan.n_layers, plan.read_layer)
+
+    @property
     def was_cut(self) -> list[bool]:
         """Per row of the last pass, whether it lost patches; not where its budget is no smaller than its tokens."""
         return [bool(prune_group.steps) for prune_group in self._last for _ in prune_group.kept_ids]
@@ -268,6 +276,8 @@ class Recording:
         notes = ["Scores are taken in float32, whatever the model's dtype."] if scored else []
         if self.plan.proxy:
             notes.append(PROXY_NOTE)
+        if self.looks_behind is not None:
+            notes.append(self.looks_behind)
         if cut is not None and METHODS[cut.method].joins is not None:
             notes.append(JOINED_NOTE)
         whole = [index for index, prune_group in enumerate(self._finished) if not prune_group.steps]

@@ -86,6 +86,14 @@ def column_mean(
     return received / (tokens - first)
 
 
+def head_value_norm(value: Tensor) -> Tensor:
+    """float32 [B, N+1], L1 norm of each head's own value vector, mean over heads; `value` is [B, H, N+1, d].
+
+    FlowCut's w takes the norm after averaging: heads of opposite sign cancel there, and do not here.
+    """
+    return value.float().abs().sum(dim=-1).mean(dim=1)
+
+
 def _hidden_keys(
     start: int, count: int, tokens: int, proxy: bool, windows: Tensor | None, device: torch.device
 ) -> Tensor | None:

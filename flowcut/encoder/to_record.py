@@ -27,6 +27,7 @@ def assemble(groups: Sequence[PruneGroup], facts: dict[str, Any]) -> FlowRecord:
         n_layers=plan.n_layers,
         n_heads=plan.n_heads,
         feature_layer=plan.feature_layer,
+        read_layer=plan.read_layer,
         cut=plan.cut,
         relay="proxy" if plan.proxy else "cls",
         patches_per_token=plan.patches_per_token,

@@ -128,7 +128,7 @@ class _Work:
 
     def run(self, picture: Medium, question: str, opening_seconds: float) -> Run:
         """All stages, in order; a run stopped before its first token has an empty answer."""
-        hf_model, family = self.model.model, self.model.family
+        hf_model, family, began = self.model.model, self.model.family, time.perf_counter()
         self.report("picture", 0.0)
         (prompt, inputs, notes), preparing_seconds = _timed(lambda: self._inputs(picture, question))
         watched = Session(hf_model, self.cut, self.recorded.flow, self.recorded.matrices)
@@ -144,7 +144,10 @@ class _Work:
             synchronise(hf_model.device)
             ended = time.perf_counter()
         self._describe(session, picture, notes)
-        times = self._times(opening_seconds + preparing_seconds, vision, listening_started, ended)
+        assembling = _timed(lambda: session.record)[1]  # put together here, and kept for the result
+        vision["recording"] += assembling if self.recorded.flow else 0.0
+        wall = opening_seconds + time.perf_counter() - began
+        times = self._times(opening_seconds + preparing_seconds, vision, listening_started, ended, wall)
         pairs = session.recording.attended_pairs
         return self._result(picture, question, prompt, notes, times, session, prepared, peak[0], pairs)
 
@@ -226,12 +229,13 @@ class _Work:
             notes=(*picture.notes, *notes),
         )
 
-    def _times(self, preprocess: float, vision: dict[str, float], started: float, ended: float) -> Times:
+    def _times(self, preprocess: float, vision: dict[str, float], started: float, ended: float, wall: float) -> Times:
         first = min(self.listener.first_token_at or ended, ended)
         attending = {"prefill": 0.0, "decode": 0.0} if self.attended is None else self.attended.seconds
         spent = {**vision, "recording": vision["recording"] + sum(attending.values())}
         prefill, decode = first - started - attending["prefill"], ended - first - attending["decode"]
-        return Times(preprocess=preprocess, **spent, prefill=prefill, decode=decode)
+        times = Times(preprocess=preprocess, **spent, prefill=prefill, decode=decode)
+        return replace(times, unassigned=max(0.0, wall - times.total - times.recording))
 
     def _result(
         self,
@@ -274,7 +278,7 @@ class _Work:
             stopped=listener.stopped or not listener.heard,
             record=record if self.recorded.flow else None,
             created=datetime.now(UTC).isoformat(timespec="seconds"),
-            notes=(*picture.notes, *notes),
+            notes=(*picture.notes, *notes, *filter(None, [session.recording.looks_behind])),
             tower_tokens=int((record.kept_patch_ids != PADDING_ID).sum()) // record.patches_per_token,
             separator_tokens=session.separator_tokens,
             layer_tokens=listener.layer_tokens,

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, fields
+import statistics
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -34,6 +36,10 @@ class AnswerToken:
     __repr__ = one_line
 
 
+STAGES = ("preprocess", "vision", "scoring", "projector", "prefill", "decode")
+"""What an answer takes its time for, in order."""
+
+
 @dataclass(frozen=True)
 class Times:
     """Seconds spent in each stage; none includes another."""
@@ -50,13 +56,35 @@ class Times:
     """The remaining answer tokens."""
     recording: float = 0.0
     """Recording the flow inside the encoder: its cost, with or without a cut."""
+    unassigned: float | None = None
+    """Wall time of the call that belongs to no stage: hooks put on and taken off, the prompt's bookkeeping, records put
+    together. Waiting for the model is not in it. None in runs kept before this was measured."""
+    runs: int = 1
+    """How many runs of the same question each of these numbers is the median of."""
 
     __repr__ = one_line
 
     @property
     def total(self) -> float:
         """Seconds from picture to last token, recording left out: nobody who only wants the answer pays for it."""
-        return self.preprocess + self.vision + self.scoring + self.projector + self.prefill + self.decode
+        return sum(self.stages().values())
+
+    def stages(self) -> dict[str, float]:
+        """Seconds of each stage, in order: what `total` adds up."""
+        return {stage: getattr(self, stage) for stage in STAGES}
+
+    @classmethod
+    def median(cls, times: Sequence[Times]) -> Times:
+        """Each number's median over several runs of the same question; one that was not measured in all stays unknown.
+
+        Raises:
+            ValueError: there is no run.
+        """
+        if not times:
+            raise ValueError("There are no times: give those of one run or more.")
+        measured = {name: [getattr(one, name) for one in times] for name in (*STAGES, "recording", "unassigned")}
+        medians = {name: None if None in found else statistics.median(found) for name, found in measured.items()}
+        return cls(**medians, runs=sum(one.runs for one in times))
 
 
 @dataclass(frozen=True)
@@ -148,9 +176,7 @@ class Run:
 
     def _shown_facts(self) -> dict[str, str]:
         prompt = f"{self.visual_tokens} visual of {self.prompt_tokens} in the prompt"
-        stages = ", ".join(
-            f"{f.name} {getattr(self.times, f.name):.2f}" for f in fields(self.times) if f.name != "recording"
-        )
+        stages = ", ".join(f"{stage} {seconds:.2f}" for stage, seconds in self.times.stages().items())
         recording = f"; recording {self.times.recording:.2f} s, not counted" if self.times.recording else ""
         return {
             "Question": self.question,

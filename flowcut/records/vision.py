@@ -30,8 +30,8 @@ from flowcut.records.geometry import Geometry as Geometry
 from flowcut.records.tensor_file import json_numbers, read_file, renamed, write_file
 
 FORMAT = "flowcut-record"
-FORMAT_VERSION = 3
-READ_VERSIONS = (2, 3)
+FORMAT_VERSION = 4
+READ_VERSIONS = (2, 3, 4)
 NAMES_OF_VERSION_2 = {
     "alive_patch_ids": "patch_ids",
     "twin_patch_id": "nearest_kept_id",
@@ -61,8 +61,7 @@ class PruneStep:
     kept_after: int
     """Patches kept after it; where images are cut apart: the most of any image."""
     requested: int | None
-    """Patches (or groups of `patches_per_token`) that entropy requested to remove, rounded; the largest of the batch,
-    as released. None where clamped."""
+    """Patches (or groups that become one token) that entropy requested to remove, the batch's most; None: clamped."""
     clamped: bool
     """True where the count was set to the target, not requested by entropy."""
     entropy_ratio: np.ndarray
@@ -139,6 +138,8 @@ class LayerFlow:
     received_by_head: np.ndarray | None = None
     """float16 [B, H, N+1], `received_mass` of each head; its mean over heads is `received_mass`. None in records that
     were written before it was taken."""
+    head_value_norm: np.ndarray | None = None
+    """float32 [B, N+1], L1 norm of each head's own value vector, mean over heads. None in files before version 4."""
 
     __repr__ = one_line
 
@@ -160,7 +161,7 @@ class FlowRecord:
     n_layers: int
     n_heads: int
     feature_layer: int
-    """The layer (from 0) whose output the model reads; LLaVA: n_layers - 2."""
+    """The layer (from 0) whose output the model reads; LLaVA: n_layers - 2. Of several the first: cuts end there."""
     cut: CutConfig | None
     """The cut as given; None: recorded only."""
     model_id: str | None = None
@@ -181,6 +182,8 @@ class FlowRecord:
     """Patches that are kept or cut together and become one token of the language model; the budget counts these."""
     geometries: tuple[Geometry, ...] = ()
     """From patches to the original picture, one for each of the B rows; empty where the picture is not known."""
+    read_layer: int | None = None
+    """The deepest layer (from 0) whose output the model reads; None in files before version 4."""
 
     __repr__ = one_line
 
@@ -217,6 +220,11 @@ class FlowRecord:
             if kept is not None:
                 masks.append(("picture" if geometry is None else geometry.view, kept))
         return html_masks(masks)
+
+    @property
+    def last_read_layer(self) -> int:
+        """The deepest layer that reaches the answer: what lies behind it is not read by the language model."""
+        return self.feature_layer if self.read_layer is None else self.read_layer
 
     @property
     def geometry(self) -> Geometry | None:
@@ -316,8 +324,8 @@ PER_PATCH = {
     "patch_ids", "relation", "semantic", "score", "cumulative", "margin", "nearest_kept_id", "nearest_kept_cosine",
 }  # fmt: skip
 PER_TOKEN = {
-    "received_mass", "value_norm", "similarity", "hidden_norm", "top_source_ids", "top_source_weights",
-    "top_destination_id", "top_destination_weight",
+    "received_mass", "value_norm", "head_value_norm", "similarity", "hidden_norm", "top_source_ids",
+    "top_source_weights", "top_destination_id", "top_destination_weight",
 }  # fmt: skip
 PER_HEAD_TOKEN = {"cls_row", "cls_column", "received_by_head"}
 SCORE_FIELDS = ("relation", "semantic", "score", "cumulative", "cutoff", "margin")
@@ -338,10 +346,10 @@ def _arrays(record: FlowRecord) -> dict[str, np.ndarray]:
 
 def _facts(record: FlowRecord) -> dict[str, Any]:
     """Everything but the arrays, as JSON can hold it."""
-    plain = ("n_patches", "n_layers", "n_heads", "feature_layer", "model_id", "revision", "family", "dtype", "device")
-    tokens = ("relay", "patches_per_token")
+    sizes = ("n_patches", "n_layers", "n_heads", "feature_layer", "read_layer", "patches_per_token", "relay")
+    plain = (*sizes, "model_id", "revision", "family", "dtype", "device")
     return {
-        **{name: getattr(record, name) for name in (*plain, *tokens)},
+        **{name: getattr(record, name) for name in plain},
         "versions": record.versions,
         "notes": list(record.notes),
         "differs_from_release": list(record.differs_from_release),
@@ -367,7 +375,6 @@ def _from_facts(facts: dict[str, Any], tensors: dict[str, np.ndarray]) -> FlowRe
         for entry in facts.pop("layers")
     )
     cut, geometries, notes = facts.pop("cut"), facts.pop("geometries"), tuple(facts.pop("notes"))
-    differs = tuple(facts.pop("differs_from_release", ()))  # records written before there was any have none
     return FlowRecord(
         layers=layers,
         steps=steps,
@@ -376,7 +383,7 @@ def _from_facts(facts: dict[str, Any], tensors: dict[str, np.ndarray]) -> FlowRe
         cut=None if cut is None else CutConfig(**cut),
         geometries=tuple(Geometry(**renamed(geometry, NAMES_OF_VERSION_2)) for geometry in geometries),
         notes=notes,
-        differs_from_release=differs,
+        differs_from_release=tuple(facts.pop("differs_from_release", ())),
         **facts,
     )
 

@@ -190,6 +190,7 @@ def _layer(layer: int, ids: np.ndarray, attention: np.ndarray, values: np.ndarra
         row_entropy=-(attention * np.log(attention)).sum(-1).mean(-1)[None].astype(single),
         attention_distance=np.zeros((1, attention.shape[0]), single),
         value_norm=np.abs(values.mean(0)).sum(-1)[None].astype(single),
+        head_value_norm=np.abs(values).sum(-1).mean(0)[None].astype(single),
         similarity=np.full((1, len(tokens)), 1 / len(tokens), single),
         hidden_norm=np.ones((1, len(tokens)), single),
         top_source_ids=tokens[sources][None],

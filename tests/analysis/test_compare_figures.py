@@ -81,7 +81,7 @@ DRAWN: dict[str, Callable[[], go.Figure]] = {
     "sink_norms": lambda: proxy.sink_norms(sinks(with_sinks()), FACTS),
     "truth_bars": lambda: truth.truth_bars(["a", "b"], np.array([0.5, 0.7]), FACTS, np.array([1, 0.5]), 0.3),
     "layer_truth_map": lambda: truth.layer_truth_map(layer_truth(FULL, 1.0 * SHOWS, 10), FACTS),
-    "flow_kept_map": lambda: truth.flow_kept_map(["a", "b"], np.arange(6), kept_flow(), FACTS),
+    "flow_kept_map": lambda: truth.flow_kept_map(["a", "b"], np.arange(6), kept_flow(), FACTS, 4),
     "object_flow_lines": lambda: truth.object_flow_lines(both(lambda r: object_flow(r, SHOWS)), FACTS),
 }
 
@@ -331,10 +331,40 @@ def test_shares_by_layer_are_drawn_where_they_belong() -> None:
     held = zip(marks, found.recall[row], strict=True)
     assert list(field.text[2]) == [f"{mark}{100 * share:.0f}" for mark, share in held]
     kept = np.array([[0.2, 0.4], [0.9, 1.0], [np.nan, np.nan]])
-    field = truth.flow_kept_map(["a", "b", "c"], np.array([0, 1]), kept, FACTS, "outflow").data[0]
+    field = truth.flow_kept_map(["a", "b", "c"], np.array([0, 1]), kept, FACTS, 1, "outflow").data[0]
     assert list(field.y) == ["b", "a", "c"]
     np.testing.assert_array_equal(field.z[0], kept[1])
     assert [list(row) for row in field.text] == [["90", "100"], ["20", "40"], ["", ""]]
+    behind = np.array([[0.5, 1.0], [0.6, 0.1]])
+    field = truth.flow_kept_map(["a", "b"], np.array([0, 1]), behind, FACTS, 0).data[0]
+    assert list(field.y) == ["b", "a"], "what is behind the layer that is read decides nothing"
+
+
+BY_LAYER = (
+    "flow_share_lines", "spread_lines", "density_lines", "value_boxes", "proxy_lines", "proxy_heads", "sink_norms",
+    "flow_kept_map", "object_flow_lines",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", BY_LAYER)
+def test_layers_that_the_language_model_does_not_read_are_drawn_apart(name: str) -> None:
+    bands = [(band.x0, band.x1) for band in DRAWN[name]().layout.shapes if band.type == "rect"]
+    assert bands
+    assert set(bands) == {(4.5, 5.5)}
+
+
+def test_where_the_last_layer_is_read_nothing_is_drawn_apart() -> None:
+    record = replace(FULL, feature_layer=5)
+    for draw, measure in ((depth.spread_lines, spread), (depth.density_lines, density)):
+        assert not draw({"all": measure(record)}, FACTS).layout.shapes
+    assert not proxy.proxy_heads(cls_proxy(record), FACTS).layout.shapes
+
+
+def test_a_matrix_of_layers_sets_those_apart_that_are_not_read() -> None:
+    figure = agreement.heat_matrix(np.eye(3), ["0", "1", "2"], FACTS, "spearman", "vision layer", unread=1)
+    assert [line.x0 for line in figure.layout.shapes if line.x0 == line.x1] == [1.5]
+    assert [line.y0 for line in figure.layout.shapes if line.y0 == line.y1] == [1.5]
+    assert "not read by the language model" in figure.layout.annotations[0].text
 
 
 def test_a_crop_is_drawn_where_the_encoder_saw_it() -> None:

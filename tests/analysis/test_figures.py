@@ -39,7 +39,12 @@ def test_a_figure_states_its_facts_and_how_to_read_it(module: Any, kind: str, ru
     else:
         figure = getattr(module, f"{kind}_figure")(runs[1], picture)
     text = words_of(figure)
-    for fact in ("synthetic", "FlowCut 20 (official)", "layers 0–5", "3 heads"):
+    for fact in (
+        "synthetic",
+        "FlowCut 20 (official)",
+        "layers 0–4 (layer 5: not read by the language model)",
+        "3 heads",
+    ):
         assert fact in text
     reads = {"mask": "mask_figure"}.get(kind, kind)
     assert run_style.HOW_TO_READ[reads].split(";")[0][:40] in text

@@ -51,10 +51,14 @@ def test_the_full_flow_is_of_all_patches(record: FlowRecord) -> None:
 
 def test_total_share_weighs_layers_by_their_flow(record: FlowRecord) -> None:
     found = relay(record, max_edges=4)
+    read = found.layers[: record.last_read_layer + 1]
+    assert len(read) == len(found.layers) - 1
     for direction in DIRECTIONS:
-        shown = sum(sum(layer.flow(direction).weights) for layer in found.layers)
-        total = sum(sum(head_mean(record, layer.layer, direction).values()) for layer in found.layers)
+        shown = sum(sum(layer.flow(direction).weights) for layer in read)
+        total = sum(sum(head_mean(record, layer.layer, direction).values()) for layer in read)
         assert found.shown(direction) == pytest.approx(shown / total, rel=1e-5)
+        strongest = max(max(head_mean(record, layer.layer, direction).values()) for layer in read)
+        assert found.strongest(direction) == pytest.approx(strongest, rel=1e-6)
 
 
 def test_heads_are_strongest_first_and_add_up() -> None:

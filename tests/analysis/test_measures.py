@@ -11,8 +11,7 @@ import pytest
 
 from flowcut.cut import CutConfig, FlowCut
 from flowcut.records.store import load_run
-from flowcut_lens.analysis import measures
-from flowcut_lens.analysis.measures import METRICS, concentration, concentration_claim, kendall_tau
+from flowcut_lens.analysis.measures import METRICS, concentration, kendall_tau
 from tests.analysis import synthetic
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -123,17 +122,3 @@ def test_kendall_tau_counts_pairs() -> None:
     assert kendall_tau(layers, np.array([1.0, 1, 1, 1])) == 0
     assert kendall_tau(layers, np.array([1.0, 3, 2, 4])) == pytest.approx(4 / 6)
     assert kendall_tau(layers[:1], np.array([1.0])) == 0
-
-
-@pytest.mark.parametrize(
-    ("entropy", "verdict"),
-    [([0.9, 0.8, 0.7, 0.5], "agrees"), ([0.5, 0.6, 0.8, 0.9], "disagrees"), ([0.8, 0.9, 0.8, 0.7], "agrees"),
-     ([0.8, 0.5, 0.6, 0.8], "disagrees"), ([0.8, 0.5, 0.6, 0.79], "mixed")],
-)  # fmt: skip
-def test_the_claim_is_held_against_the_numbers(entropy: list[float], verdict: str) -> None:
-    record = synthetic.flow_record(synthetic.Encoder(grid=4, n_layers=4))
-    measured = concentration(record)
-    curve = measures.Curve(np.array(entropy)[:, None], measured.entropy_ratio.pooled)
-    claim = concentration_claim(replace(measured, entropy_ratio=curve))
-    assert claim.verdict == verdict
-    assert f"{entropy[-1]:.2f} at layer 3" in claim.run

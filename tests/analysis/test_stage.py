@@ -72,6 +72,19 @@ def test_payload_edges_and_heads(payload: dict, runs: tuple[Run, Run]) -> None:
                 assert shares[edge].tolist() == pytest.approx([share for _, share in expected], abs=1 / 255)
 
 
+def test_payload_says_which_layers_are_read_and_how_strong_the_strongest_edge_is(
+    payload: dict, runs: tuple[Run, Run]
+) -> None:
+    assert payload["notRead"] == "not read by the language model"
+    assert payload["claim"]["verdict"] in ("holds", "half holds", "does not hold")
+    for name, run in zip(("full", "pruned"), runs, strict=True):
+        assert run.record is not None
+        assert payload["lastReadLayer"] == run.record.last_read_layer == len(run.record.layers) - 2
+        for direction in DIRECTIONS:
+            read = [head_mean(run.record, layer, direction).values() for layer in range(payload["lastReadLayer"] + 1)]
+            assert payload["runs"][name]["strongest"][direction] == pytest.approx(max(map(max, read)), rel=1e-2)
+
+
 def test_payload_picture_is_the_original(payload: dict) -> None:
     packed = payload["picture"]
     shown = Image.open(io.BytesIO(base64.b64decode(packed["url"].split(",")[1])))

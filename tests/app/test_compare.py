@@ -16,7 +16,7 @@ from streamlit.testing.v1 import AppTest
 
 import flowcut
 from flowcut.criteria import METHODS, forget_method
-from flowcut.records.studies import KnockOut, RemovalCurves, SmallestBudget, SweepPoint
+from flowcut.records.studies import KnockOut, MethodResult, RemovalCurves, SmallestBudget, SweepPoint
 from flowcut_lens.app.components.formatting import signed
 from flowcut_lens.app.jobs.runtime import runtime
 from flowcut_lens.app.jobs.studies import Study
@@ -124,6 +124,13 @@ def test_a_method_of_ones_own_is_asked_and_shown(page: AppTest) -> None:
         assert own.label in page.selectbox("method").options
     finally:
         forget_method("last-first")
+
+
+def test_a_card_says_when_its_criterion_looks_behind_what_is_read(page: AppTest) -> None:
+    context = context_of(page)
+    for layer, behind in ((-1, True), (None, False)):
+        result = MethodResult(flowcut.Cut("cls-attention", tokens=64, layer=layer), context.pruned, None, True)
+        assert ("looks at vision layer 11, behind layer 10" in methods._card(context, result, 0.0)) == behind
 
 
 def test_the_answers_are_measured_against_the_full_one(compared: AppTest) -> None:

@@ -74,6 +74,7 @@ def payload() -> dict[str, Any]:
     return {
         "heads": 2,
         "layers": 2,
+        "lastReadLayer": 1,
         "layerColours": colours,
         "runs": {"full": {**run, "removed": [0, 0]}, "pruned": run},
     }
@@ -119,8 +120,22 @@ def test_a_patch_is_kept_then_leaves_then_is_pruned(page: Page) -> None:
 
 def test_the_first_view_is_where_the_mask_is_whole(page: Page, payload: dict[str, Any]) -> None:
     body = """const data = m.unpack(a);
-      return [m.firstView(data), m.firstView({ ...data, runs: { ...data.runs, pruned: data.runs.full } })];"""
-    assert evaluate(page, "stage/js/data.js", body, payload) == [2, 0]
+      const early = { ...data.runs.pruned, removed: [1, 0] };
+      return [m.firstView({ ...data, runs: { ...data.runs, pruned: early } }), m.firstView(data),
+              m.firstView({ ...data, runs: { ...data.runs, pruned: data.runs.full } }),
+              m.firstView({ ...data, lastReadLayer: 0 }), m.lastRead(data),
+              m.lastRead({ ...data, lastReadLayer: 5 })];"""
+    # Pruned after the last layer that is read: no deeper one is shown by itself.
+    assert evaluate(page, "stage/js/data.js", body, payload) == [1, 1, 0, 0, 1, 1]
+
+
+def test_one_scale_is_that_of_the_strongest_edge_of_either_run(page: Page) -> None:
+    runs = {
+        "full": {"strongest": {"inflow": 0.2, "outflow": 0.5}},
+        "pruned": {"strongest": {"inflow": 0.3, "outflow": 0}},
+    }
+    body = 'return [m.strongestEdge(a, "inflow"), m.strongestEdge(a, "outflow")];'
+    assert evaluate(page, "stage/js/data.js", body, {"runs": runs}) == [0.3, 0.5]
 
 
 @pytest.mark.parametrize(("share", "told"), [(0.0, "0.0%"), (0.0994, "9.9%"), (0.0995, "10%"), (1.0, "100%")])

@@ -81,7 +81,7 @@ def test_one_layer_moves_mask_graph_and_curves(page: Page) -> None:
         assert pixels(page, panel) != drawn, panel
     expect(page.locator(".status")).to_contain_text("64 of 576 patches enter layer 10")
     expect(page.locator(".shown")).to_have_text(
-        re.compile(r"Shown at layer 10: \d.*% of the inflow \(\d+ edges\).*All layers together")
+        re.compile(r"Shown at layer 10: \d.*% of the inflow \(\d+ edges\).*Layers 0 to 10 together")
     )
     assert float(stage(page).get_attribute("data-draw-ms") or "nan") < SLOWEST_DRAWING_MS
 

@@ -41,6 +41,17 @@ def test_the_answer_and_nothing_else_is_on_stdout(model: str, picture: str, caps
     assert capsys.readouterr().out == run.answer + "\n"
 
 
+def test_a_layer_that_the_language_model_does_not_read_is_told(
+    model: str, picture: str, capsys: pytest.CaptureFixture
+) -> None:
+    options = ["--model", model, "--tokens", "9", "--method", "cls-attention", "--max-new-tokens", "2", "--layer"]
+    told = []
+    for layer in ("-1", "2"):
+        assert flow("ask", picture, "What?", *options, layer) == 0
+        told.append("behind layer" in capsys.readouterr().err)
+    assert told == [True, False]
+
+
 @pytest.mark.parametrize("method", ["full", "flowcut", "random", "stride", "cls-attention", "divprune", "downsample"])
 def test_every_method_and_its_files(
     model: str, picture: str, method: str, tmp_path: Path, capsys: pytest.CaptureFixture

@@ -8,8 +8,8 @@ import pytest
 
 import flowcut
 from flowcut.criteria.flowcut import kept_after, prunes_after, requested_count
-from flowcut.cut import CutConfig
-from flowcut.encoder.locate import feature_layer_index
+from flowcut.cut import CutConfig, all_cuts
+from flowcut.encoder.locate import feature_layer_index, read_layer_index
 
 
 @pytest.mark.parametrize("tokens", [0, -1, 2.5, 64.0, math.nan, math.inf, True, "64", None, [64]])
@@ -62,6 +62,23 @@ def test_titles(cut: CutConfig, title: str) -> None:
     assert CutConfig(**cut.as_dict()) == cut
 
 
+@pytest.mark.parametrize(
+    ("layer", "read", "behind"), [(None, 22, False), (-1, 22, True), (23, 22, True), (-2, 22, False), (-1, 23, False)]
+)
+def test_a_criterion_that_looks_behind_what_is_read_says_so(layer: int | None, read: int, behind: bool) -> None:
+    said = flowcut.Cut("cls-attention", tokens=5, layer=layer).looks_behind(24, read)
+    assert (said is not None) == behind
+    if said is not None:
+        assert said.startswith("CLS attention looks at vision layer 23, behind layer 22 whose output")
+        assert said.count(".") == 1
+
+
+def test_by_themselves_no_criterion_looks_behind_what_is_read() -> None:
+    cuts = all_cuts(5, every_setting=True)
+    assert any(cut.variant == "paper" for cut in cuts)
+    assert all(cut.looks_behind(24, 22) is None for cut in cuts)
+
+
 def test_prune_points_count_back_from_the_last_scored_layer() -> None:
     assert [layer for layer in range(24) if prunes_after(layer, feature_layer=22)] == list(range(1, 22, 2))
     assert [layer for layer in range(3) if prunes_after(layer, feature_layer=1)] == [0]
@@ -82,6 +99,8 @@ def test_feature_layer_is_the_earliest_of_the_hidden_states_read() -> None:
     assert feature_layer_index(-2, 24) == 22
     assert feature_layer_index(23, 24) == 22
     assert feature_layer_index([-2, -5], 24) == 19
+    assert read_layer_index([-2, -5], 24) == 22
+    assert read_layer_index(-2, 24) == 22
 
 
 @pytest.mark.parametrize("hidden_state", [0, 1, 25, -24, -25, []])

@@ -71,6 +71,25 @@ def test_cls_attention_reads_the_layer_it_names(asked: int | None, layer: int) -
     np.testing.assert_array_equal(record.kept_patch_ids, np.sort(strongest, axis=1))
 
 
+def test_a_layer_that_reaches_no_answer_is_named_in_the_record() -> None:
+    model, pixel_values = tiny.clip(), tiny.pixels(1)
+    for layer, behind in ((-1, True), (4, False), (None, False)):
+        record, _ = run(model, pixel_values, flowcut.Cut("cls-attention", tokens=9, layer=layer))
+        assert record.last_read_layer == record.feature_layer == 4
+        assert any("looks at vision layer 5, behind layer 4" in note for note in record.notes) == behind
+    joined, _ = run(model, pixel_values, flowcut.Cut("cls-attention", tokens=9, layer=3), feature_layer=[-2, -4])
+    assert (joined.feature_layer, joined.last_read_layer) == (2, 4)
+    assert not any("behind layer" in note for note in joined.notes)
+
+
+def test_the_norm_of_single_heads_is_recorded_beside_that_of_their_mean() -> None:
+    record, _ = run(tiny.clip(), tiny.pixels(2), flowcut.FlowCut(tokens=9))
+    for layer in record.layers:
+        assert layer.head_value_norm is not None
+        assert layer.head_value_norm.shape == layer.value_norm.shape
+        assert (layer.head_value_norm >= layer.value_norm - 1e-5).all()  # by the triangle inequality
+
+
 @pytest.mark.parametrize("layer", [6, -7, 100])
 def test_layers_that_are_not_there(layer: int) -> None:
     with pytest.raises(flowcut.InvalidCut, match=r"6 layers: choose 0 to 5, or -6 to -1"):

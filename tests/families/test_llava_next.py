@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
 from transformers.image_utils import PILImageResampling
 
 import flowcut
@@ -297,6 +299,32 @@ def test_the_command_line_writes_masks_of_base_and_crops(
         assert Image.open(out / name).size == (90, 50)
     assert (out / "language.safetensors").is_file()
     assert load_run(out).language_record is not None
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize(
+    ("cut", "more"),
+    [
+        (None, 0),
+        (CUT, 0.005),
+        (flowcut.Cut("cls-attention", tokens=40), 0.001),
+        (flowcut.Cut("fastv", tokens=40), 0.001),
+    ],
+)
+def test_flops_are_what_torch_counts(loaded: VisionLanguageModel, cut: Any, more: float, size: tuple[int, int]) -> None:
+    """Over all tiles and both cuts, attention included; as for LLaVA in `tests/generation/test_run.py`.
+
+    torch counts all n * n pairs of the decoder's causal attention: the masked ones are added here. With a cut it also
+    counts the products of scoring, at most `more` of all.
+    """
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        run = flowcut.ask(loaded, tiny.picture(size=size), "What is it?", cut, record=False, max_new_tokens=4)
+    width = 4 * 8  # heads of the decoder, and the width of each
+    ours = run.flops.total + 4 * width * sum(n * (n - 1) / 2 for n in run.layer_tokens)
+    assert ours <= counter.get_total_flops() <= (1 + more) * ours
+    parts = {name.rsplit(".", 1)[-1]: sum(counts.values()) for name, counts in counter.get_flop_counts().items()}
+    assert parts["LlavaNextMultiModalProjector"] == run.flops.projector
+    assert cut is not None or parts["CLIPVisionModel"] == run.flops.vision
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import threading
+import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -100,6 +101,10 @@ def test_the_numbers_of_a_run(model: VisionLanguageModel) -> None:
     assert run.kv_bytes == (cached * 2 * 2 * 8 * 4,) * 2  # keys and values, 2 heads of width 8, float32, 2 layers
     assert (run.peak_memory_bytes is not None) == (sys.platform == "linux")
     assert all(seconds >= 0 for seconds in vars(run.times).values())
+    assert run.times.unassigned is not None
+    assert run.times.runs == 1
+    assert run.times.total == pytest.approx(sum(run.times.stages().values()))
+    assert "unassigned" not in run.times.stages()
     assert run.times.vision > 0
     assert run.times.prefill > 0
     assert run.image_size == (60, 52)
@@ -116,6 +121,15 @@ def test_the_tokens_of_each_vision_layer(model: VisionLanguageModel) -> None:
     counts = tokens_by_layer(run.record)
     assert (counts[0], counts[-1]) == (65, 10)
     assert counts == [flow.patch_ids.shape[1] + 1 for flow in run.record.layers]
+
+
+def test_no_wall_time_is_lost(model: VisionLanguageModel) -> None:
+    """Stages, recording and what belongs to none are all the time there is, but for putting the result together."""
+    began = time.perf_counter()
+    times = ask(model, flowcut.FlowCut(tokens=9), answer_attention=True).times
+    wall = time.perf_counter() - began
+    assert times.unassigned is not None
+    assert 0.5 * wall < times.total + times.recording + times.unassigned <= wall
 
 
 def test_pruning_alone_answers_the_same(model: VisionLanguageModel) -> None:

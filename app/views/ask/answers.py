@@ -64,7 +64,7 @@ def _card(arm: str, run: Run, shown: Comparison, longest: float) -> str:
         f"<header>{_name(run.cut, shown.picture.kind, run.visual_tokens)}{_verdict(run, shown.picture.seed)}</header>",
         f'<p class="lens-answer" dir="auto">{words or "(empty)"}</p>',
         f'<p class="lens-difference">{_difference(run, difference)}</p>',
-        times_bar(run.times, shown.full.times, longest, shown.picture.kind),
+        times_bar(run, shown.full, longest, shown.picture.kind),
         numbers(run, shown.full, shown.picture.kind),
     ]
     return f'<section class="lens-card {arm}">{"".join(parts)}</section>'

@@ -2,43 +2,98 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
 from itertools import accumulate, groupby
 
-from flowcut.records.run import Run, Times
+from flowcut.criteria import METHODS
+from flowcut.criteria.stages import DECODER, PICTURE, PROJECTOR
+from flowcut.records.run import Run
 from flowcut_lens.app.components.formatting import BYTE_UNITS, FLOP_UNITS, change, duration, scaled
 
-STAGES = tuple(field.name for field in fields(Times) if field.name != "recording")
+Entry = tuple[str, str, str]
+"""Name, value, and its difference to the full run."""
 
 
-def times_bar(times: Times, full: Times, longest: float, kind: str) -> str:
-    """A bar on the scale of the slowest answer, and the seconds of each stage in words."""
-    spent = [(stage, getattr(times, stage)) for stage in STAGES if getattr(times, stage) > 0]
+def times_bar(run: Run, full: Run, longest: float, kind: str) -> str:
+    """A bar on the scale of the slowest answer, the seconds of each stage in words, and what belongs to none."""
+    times = run.times
+    spent = [(stage, seconds) for stage, seconds in times.stages().items() if seconds > 0]
     bar = "".join(
         f'<span class="{stage}" style="width:{100 * seconds / longest:.2f}%"></span>' for stage, seconds in spent
     )
     lines = "".join(
         f'<div class="{stage}"><dt>{stage}</dt><dd>{duration(seconds)}</dd></div>' for stage, seconds in spent
     )
-    delta = change(times.total, full.total)
-    total = f'<p class="lens-total"><b>{duration(times.total)}</b> from {kind} to last word {delta}</p>'
-    recording = f'<p class="lens-looking">besides, {duration(times.recording)} to record the flow shown below</p>'
+    delta = change(times.total, full.times.total)
+    medians = f", medians of {times.runs} runs" if times.runs > 1 else ""
+    total = f'<p class="lens-total"><b>{duration(times.total)}</b> from {kind} to last word{medians} {delta}</p>'
     bar = f'<div class="lens-bar" aria-hidden="true">{bar}</div>'
-    return f'<div>{total}{bar}<dl class="lens-times">{lines}</dl>{recording}</div>'
+    below = "".join(f'<p class="lens-looking">{sentence}</p>' for sentence in _besides(run))
+    return f'<div>{total}{bar}<dl class="lens-times">{lines}</dl>{below}</div>'
+
+
+def _besides(run: Run) -> list[str]:
+    """Wall time that no stage above has, and why the vision encoder took as long as it did."""
+    times = run.times
+    outside = [f"besides, {duration(times.recording)} to record the flow shown below"]
+    if times.unassigned is not None:
+        outside = [f"{outside[0]}, and {duration(times.unassigned)} of wall time that belong to no stage"]
+    where = where_it_cuts(run)
+    return [*outside, *([where] if where else [])]
+
+
+def where_it_cuts(run: Run) -> str:
+    """Through how much of the vision encoder all patches went; empty for the run with all tokens."""
+    if run.cut is None or run.cut.stage is PICTURE:
+        return ""
+    if run.cut.stage in (PROJECTOR, DECODER):
+        return f"It prunes {run.cut.stage.place}: the whole vision encoder runs on all patches."
+    layers = [] if run.record is None else [step.layer for step in run.record.steps]
+    if not layers:
+        return ""
+    if METHODS[run.cut.method].recipe is not None:
+        return f"It prunes on the way, after vision layers {', '.join(map(str, layers))}: later ones have less to do."
+    return (
+        f"It prunes behind vision layer {layers[0]}: up to there the encoder runs on all patches, and its vision time "
+        "is longer than that of a method that prunes on the way."
+    )
 
 
 def numbers(run: Run, full: Run, kind: str) -> str:
-    """Visual tokens, KV cache and compute, each against the full run."""
+    """Visual tokens, KV cache and compute, and what an answer token takes of them, each against the full run."""
     kv, full_kv = sum(run.kv_bytes), sum(full.kv_bytes)
-    entries = (
+    entries = [
         ("Visual tokens", str(run.visual_tokens), change(run.visual_tokens, full.visual_tokens)),
         ("KV cache", scaled(kv, BYTE_UNITS), change(kv, full_kv)),
         ("Compute", scaled(run.flops.total, FLOP_UNITS), change(run.flops.total, full.flops.total)),
-    )
+    ]
+    return f"{_list(entries)}{_per_token(run, full)}{_counts(run, kind)}"
+
+
+def _list(entries: list[Entry]) -> str:
     lines = "".join(
         f"<div><dt>{name}</dt><dd>{value} <small>{delta}</small></dd></div>" for name, value, delta in entries
     )
-    return f'<dl class="lens-numbers">{lines}</dl>{_counts(run, kind)}'
+    return f'<dl class="lens-numbers">{lines}</dl>'
+
+
+def _per_token(run: Run, full: Run) -> str:
+    """All of it over the tokens of the answer, since a shorter answer, right or wrong, costs less in sum."""
+    count, full_count = len(run.tokens), len(full.tokens)
+    if not count or not full_count:
+        return ""
+    pairs = (
+        ("Time", run.times.total, full.times.total, duration),
+        ("KV cache", sum(run.kv_bytes), sum(full.kv_bytes), lambda value: scaled(value, BYTE_UNITS)),
+        ("Compute", run.flops.total, full.flops.total, lambda value: scaled(value, FLOP_UNITS)),
+    )
+    entries = [
+        (f"{name} / token", told(value / count), change(value / count, whole / full_count))
+        for name, value, whole, told in pairs
+    ]
+    length = f"{count} answer token{'s' if count > 1 else ''}"
+    if count != full_count:
+        length += f", the full answer {full_count}: totals favour the shorter, these the longer"
+    return f'{_list(entries)}<p class="lens-looking" data-testid="answer-length">{length}</p>'
 
 
 def _counts(run: Run, kind: str) -> str:

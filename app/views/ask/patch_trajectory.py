@@ -15,12 +15,14 @@ from flowcut.criteria.stages import DECODER, PROJECTOR
 from flowcut.records.run import Run
 from flowcut.records.vision import FlowRecord
 from flowcut_lens.analysis.trajectory import LayerTrace, NearestKept, nearest_kept_patch, trace_patch
+from flowcut_lens.analysis.views import NOT_READ
 from flowcut_lens.app.components.formatting import signed
 
 HINT = "Click a patch, in the mask or in the graph, to follow it through the layers: its scores, its rank, the cut-off."
 HOW_TO_READ = (
-    "How to read this: attention, similarity, value norm, score and running score are given against their mean over "
-    "the patches kept so far: 1 is an even share. Score: (attention + similarity) × value norm, each as a share. "
+    "How to read this: attention, similarity, value norm (of the head-averaged value), score and running score are "
+    "given against their mean over the patches kept so far: 1 is an even share. Score: (attention + similarity) × "
+    "value norm, each as a share. "
     "Running score: half the past layers, half this one. A patch is pruned when its rank is beyond the number of "
     "patches kept; that number is requested by the entropy of CLS attention, or clamped to the budget at the last cut. "
     "The nearest kept patch is the most similar of those kept at the same cut: a low cosine says that none is much "
@@ -61,7 +63,7 @@ def panel(run: Run, patch_id: int | None, first: int = 0) -> str:
     title = "Why was this patch pruned?" if trajectory[-1].pruned else "Why was this patch kept?"
     verdict = f"{_place(record, patch_id)} {_verdict(run, trajectory, patch_id)}"
     heads = "".join(f'<th scope="col" title="{escape(meaning)}">{name}</th>' for name, meaning in COLUMNS)
-    rows = "".join(_row(trace, _count_in_words(run)) for trace in trajectory)
+    rows = "".join(_row(trace, _count_in_words(run), record.last_read_layer) for trace in trajectory)
     table = f'<div class="scroll"><table><thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table></div>'
     facts = f"model {record.model_id} · {run.title} · mean of {record.n_heads} heads · {record.dtype}"
     below = f'<p class="quiet">{HOW_TO_READ}</p><p class="quiet">{escape(facts)}</p>'
@@ -140,14 +142,16 @@ def _verdict(run: Run, trajectory: tuple[LayerTrace, ...], patch_id: int) -> str
     )
 
 
-def _row(trace: LayerTrace, count: str) -> str:
+def _row(trace: LayerTrace, count: str, last_read_layer: int) -> str:
     numbers = (
         trace.cls_attention, trace.similarity, trace.value_norm, trace.score, trace.running_score,
     )  # fmt: skip
     rank = "" if trace.rank is None else f"{trace.rank} of {trace.n_patches}"
     margin = "" if isnan(trace.margin) else signed(trace.margin, 2)
-    cells = [*(_number(value) for value in numbers), rank, _number(trace.cutoff), margin, _after(trace, count)]
-    kind = "pruned" if trace.pruned else "cut" if trace.kept is not None else ""
+    read = trace.layer <= last_read_layer
+    after = _after(trace, count) if read else NOT_READ
+    cells = [*(_number(value) for value in numbers), rank, _number(trace.cutoff), margin, after]
+    kind = "unread" if not read else "pruned" if trace.pruned else "cut" if trace.kept is not None else ""
     body = "".join(f"<td>{cell}</td>" for cell in cells)
     name = f'<button type="button" class="lens-pick" data-layer="{trace.layer}">{trace.layer}</button>'
     return f'<tr class="{kind}" data-layer="{trace.layer}"><th scope="row">{name}</th>{body}</tr>'

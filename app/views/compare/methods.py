@@ -46,7 +46,7 @@ class NotAllowed:
 
 
 def cuts_at(tokens: int, kinds: tuple[str, ...] = tuple(KINDS)) -> list[CutConfig]:
-    """Every cut that is compared at a budget: both variants, the layers that peers use, several draws of chance."""
+    """Every cut that is compared at a budget: both variants, several draws of chance."""
     cuts = all_cuts(tokens, range(SEEDS), every_setting=True)
     return [cut for cut in cuts if METHODS[cut.method].kind in kinds]
 
@@ -158,6 +158,9 @@ def _card(context: Context, result: MethodResult, full: float) -> str:
         return f'<figure class="lens-small"><figcaption>{head}<p>{reason}</p></figcaption></figure>'
     words = f'<p class="answer" dir="auto">{escape(result.run.answer) or "(empty)"}</p>'
     source = f'<p class="source" title="{escape(method.source)}">{escape(method.source)}</p>'
+    behind = result.cut.looks_behind(context.record.n_layers, context.record.last_read_layer)
+    if behind is not None:
+        source += f'<p class="source whole">{escape(behind)}</p>'
     if method.differs:
         sentences = "".join(f"<p>{escape(sentence)}</p>" for sentence in method.differs)
         source += f'<details class="source"><summary>differs from its release</summary>{sentences}</details>'

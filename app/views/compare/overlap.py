@@ -8,10 +8,21 @@ import numpy as np
 import streamlit as st
 from scipy.stats import rankdata
 
-from flowcut_lens.analysis.agreement import Ranked, contradiction, iou, kendall, kept_mask, layer_rankings, spearman
+from flowcut_lens.analysis.agreement import (
+    Ranked,
+    contradiction,
+    contradiction_claim,
+    iou,
+    kendall,
+    kept_mask,
+    layer_rankings,
+    spearman,
+)
 from flowcut_lens.analysis.figures.agreement import contradiction_map, criteria_scatter, heat_matrix, layer_keeps
 from flowcut_lens.analysis.proxy import sinks
+from flowcut_lens.analysis.views import is_read
 from flowcut_lens.app.components.choice import choose
+from flowcut_lens.app.components.claim import show_claim
 from flowcut_lens.app.components.plots import plot
 from flowcut_lens.app.views.compare import methods
 from flowcut_lens.app.views.compare.context import Context
@@ -30,7 +41,7 @@ BY: dict[Ranked, str] = {
     "score": "FlowCut's score S",
     "cls": "CLS attention alone",
     "similarity": "similarity alone",
-    "value_norm": "value norm alone",
+    "value_norm": "norm of the head-averaged value alone",
 }
 
 
@@ -97,16 +108,15 @@ def _layers(context: Context) -> None:
         f"the accumulated score goes against most layers for **{(divided.overruled > 0.5).sum()}** patches."
     )
     plot(contradiction_map(divided, geometry, facts, context.image), contradiction_map)
+    show_claim(contradiction_claim(context.record, context.tokens))
     plot(layer_keeps(divided, geometry, facts, context.image), layer_keeps)
     measure = choose("Layers' ranks by", RANKS, "layers-measure")
     rankings = layer_rankings(context.record, by)
-    layers = [str(layer.layer) for layer in context.record.layers]
+    layers = np.array([layer.layer for layer in context.record.layers])
+    unread = int((~is_read(layers, context.record.last_read_layer)).sum())
     matrix = _correlation(rankings, measure)
-    plot(
-        heat_matrix(matrix, layers, facts, measure, "vision layer"),
-        heat_matrix,
-        "layer-matrix",
-    )
+    figure = heat_matrix(matrix, [str(layer) for layer in layers], facts, measure, "vision layer", unread)
+    plot(figure, heat_matrix, "layer-matrix")
 
 
 def _facts(context: Context) -> str:

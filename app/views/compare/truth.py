@@ -133,4 +133,5 @@ def _flow(context: Context, coverage: np.ndarray, found: list[methods.MethodResu
     kept = flow_kept(context.record, coverage, masks, direction)
     facts = context.facts(f"budget {context.tokens} of {context.full.visual_tokens}", heads, "random: seed 0")
     layers = np.array([layer.layer for layer in context.record.layers])
-    plot(flow_kept_map([one.name for one in shown], layers, kept, facts, direction), flow_kept_map)
+    read = context.record.last_read_layer
+    plot(flow_kept_map([one.name for one in shown], layers, kept, facts, read, direction), flow_kept_map)

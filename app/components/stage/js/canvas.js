@@ -127,6 +127,25 @@ export function write(context, theme, text, x, y, look = {}) {
 }
 
 /**
+ * A shaded strip with a word along it, for layers that are drawn apart.
+ * @param {CanvasRenderingContext2D} context
+ * @param {Theme} theme
+ * @param {string} text
+ * @param {[number, number, number, number]} sides left, top, width, height
+ * @param {number} middle of the word, from the top; by itself that of the strip
+ */
+export function shade(context, theme, text, sides, middle = sides[1] + sides[3] / 2) {
+  const [left, , width] = sides;
+  context.fillStyle = hatch(context, theme.line, 6, 1.6);
+  context.fillRect(...sides);
+  context.save();
+  context.translate(left + width / 2, middle);
+  context.rotate(-Math.PI / 2);
+  write(context, theme, text, 0, 0, { align: "center", size: 10.5 });
+  context.restore();
+}
+
+/**
  * A filled triangle with its tip at x, y, pointing along the angle.
  * @param {CanvasRenderingContext2D} context
  * @param {number} x

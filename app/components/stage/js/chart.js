@@ -1,8 +1,8 @@
 // @ts-check
 // Concentration through the layers: two runs with their bands, and the pruned patches as bars on the same axis.
 
-import { densityOf, fit, hatch, write } from "./canvas.js";
-import { RUNS } from "./data.js";
+import { densityOf, fit, hatch, shade, write } from "./canvas.js";
+import { lastRead, RUNS } from "./data.js";
 import { clamp, mix } from "./geometry.js";
 
 /** @import { Data, Metric, RunName, State, Theme } from "./types.js" */
@@ -95,11 +95,24 @@ export class ChartPanel {
    */
   drawStill(metric, theme) {
     const context = fit(this.still, this.width, this.height);
+    this.drawUnread(context, theme);
     this.drawBars(context, theme);
     this.drawAxes(context, metric, theme);
     for (const run of RUNS) this.drawBand(context, metric, run, theme);
     for (const run of RUNS) this.drawLine(context, metric, run, theme);
     this.drawKey(context, theme);
+  }
+
+  /**
+   * The layers behind the one whose output the language model reads, if there are any.
+   * @param {CanvasRenderingContext2D} context
+   * @param {Theme} theme
+   */
+  drawUnread(context, theme) {
+    const behind = this.data.layers - 1 - lastRead(this.data);
+    if (behind === 0) return;
+    const left = this.x(lastRead(this.data)) + this.step / 2, height = this.height - CHART.top - CHART.bottom + 22;
+    shade(context, theme, this.data.notRead, [left, CHART.top - 4, behind * this.step, height]);
   }
 
   /**
@@ -139,7 +152,7 @@ export class ChartPanel {
    */
   drawFeatureLayer(context, theme) {
     write(context, theme, "layer", CHART.left - 6, this.height - CHART.bottom + 11, { align: "right" });
-    const text = "the language model reads its output ▲", x = this.x(this.data.featureLayer) + 5;
+    const text = "the language model reads its output ▲", x = this.x(this.data.lastReadLayer) + 5;
     write(context, theme, text, x, this.height - 7, { align: "right", size: 10.5 });
   }
 

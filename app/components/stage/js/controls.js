@@ -44,9 +44,11 @@ function goTo(view, layer) {
  */
 function listenToControl(view, on) {
   const byLayer = find(view.root, ".by-layer", HTMLInputElement), metric = find(view.root, "select", HTMLSelectElement);
+  const oneScale = find(view.root, ".one-scale", HTMLInputElement);
   on(view.part(".play"), "click", () => view.motion.toggle());
   on(view.slider, "input", () => goTo(view, Number(view.slider.value)));
   on(byLayer, "change", () => view.change({ byLayer: byLayer.checked }));
+  on(oneScale, "change", () => view.change({ oneScale: oneScale.checked }));
   on(metric, "change", () => view.change({ metric: Number(metric.value) }));
   for (const input of inputs(view.root, ".switch input")) {
     on(input, "change", () => {

@@ -99,10 +99,25 @@ export function fateOf(prunedAt, layer, patch) {
 }
 
 /**
- * The first layer that all patches entering it go through to the end, so that the mask is whole; 0 where all are kept.
+ * The last layer that leads to what the language model reads; those behind it are drawn apart.
  * @param {Data} data
  */
-export const firstView = (data) => data.runs.pruned.removed.findLastIndex((count) => count > 0) + 1;
+export const lastRead = (data) => Math.min(data.lastReadLayer, data.layers - 1);
+
+/**
+ * The first layer that all patches entering it go through to the end, so that the mask is whole; 0 where all are kept.
+ * Of a method that prunes behind the layer that is read, this one, which its patches leave.
+ * @param {Data} data
+ */
+export const firstView = (data) =>
+  Math.min(data.runs.pruned.removed.findLastIndex((count) => count > 0) + 1, lastRead(data));
+
+/**
+ * The weight at which an edge is thickest where all layers have one scale: that of the strongest one of either run.
+ * @param {Data} data
+ * @param {Direction} direction
+ */
+export const strongestEdge = ({ runs }, direction) => Math.max(...RUNS.map((run) => runs[run].strongest[direction]));
 
 /** @param {number} share 0 to 1 */
 export const percent = (share) => `${(100 * share).toFixed(share < 0.0995 ? 1 : 0)}%`;

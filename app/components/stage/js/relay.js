@@ -1,8 +1,8 @@
 // @ts-check
 // The relay graph: layers left to right; the layer in focus is wide and shows all its edges, the others a few.
 
-import { arrowhead, fit, write } from "./canvas.js";
-import { DIRECTIONS, percent } from "./data.js";
+import { arrowhead, fit, shade, write } from "./canvas.js";
+import { DIRECTIONS, lastRead, percent, strongestEdge } from "./data.js";
 import { mix } from "./geometry.js";
 import { blockOf, gapsOf, RELAY, squaresOf, thumbAt } from "./relay_layout.js";
 
@@ -56,12 +56,25 @@ export class RelayPanel {
     const run = this.data.runs[state.run];
     this.gaps = gapsOf(this.data.layers, this.width, state.focus);
     this.thumbs = [];
+    this.drawUnread(context, theme);
     this.drawFocus(context, state, theme);
     for (const gap of this.gaps) {
       for (const direction of DIRECTIONS) this.drawFlow(context, run, gap, direction, state, theme);
     }
     this.drawSpine(context, run, state, theme);
     this.drawLabels(context, state, theme);
+  }
+
+  /**
+   * The layers behind the one whose output the language model reads, if there are any.
+   * @param {CanvasRenderingContext2D} context
+   * @param {Theme} theme
+   */
+  drawUnread(context, theme) {
+    const last = lastRead(this.data);
+    if (last === this.data.layers - 1) return;
+    const left = this.gaps[last].to, width = this.gaps[this.data.layers - 1].to - left;
+    shade(context, theme, "not read", [left, 0, width, this.height - 18], RELAY.top + 20); // above the patches
   }
 
   /**
@@ -112,7 +125,8 @@ export class RelayPanel {
    */
   drawEdge(context, gap, direction, square, edges, edge, state, theme) {
     const lit = [state.hover, state.patch].includes(edges.ids[edge]), wide = gap.closeness > 0.3;
-    const strength = edges.weights[edge] / edges.weights[0];
+    const most = state.oneScale ? strongestEdge(this.data, direction) : edges.weights[0];
+    const strength = Math.min(1, edges.weights[edge] / most);
     context.strokeStyle = context.fillStyle = theme[direction];
     context.globalAlpha = lit ? 1 : mix(0.3, 0.62, gap.closeness);
     context.lineWidth = Math.max(0.7, strength * mix(0.9, 3.6, gap.closeness)) + (lit ? 1.2 : 0);

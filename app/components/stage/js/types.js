@@ -19,12 +19,14 @@
 
 /**
  * One run. `prunedAt` is the layer after which each patch was pruned, -1 where it was kept; `nearestKept` the one most
- * like a pruned one, or -1; `entering` and `removed` count patches by layer.
+ * like a pruned one, or -1; `strongest` the weight of its strongest edge in the layers that are read;
+ * `entering` and `removed` count patches by layer.
  * @typedef {{
  *   title: string, facts: string, patches?: number, prunedAt: Int16Array, nearestKept: Int16Array,
  *   entering: number[], removed: number[], clamped: boolean[], scored: boolean,
  *   requested: (number | null)[], requestedEntropy: (number | null)[],
- *   shown: Record<Direction, number>, edges: Record<Direction, Edges[]>, flow: Record<Direction, Flow>,
+ *   shown: Record<Direction, number>, strongest: Record<Direction, number>,
+ *   edges: Record<Direction, Edges[]>, flow: Record<Direction, Flow>,
  *   clsToItself: number[],
  * }} Run
  */
@@ -37,7 +39,12 @@
  * }} Metric
  */
 
-/** @typedef {{ paper: string, run: string, verdict: "agrees" | "mixed" | "disagrees" }} Claim */
+/**
+ * A finding of the paper, and what is counted as which verdict.
+ * @typedef {{
+ *   figure: string, paper: string, run: string, rule: string, verdict: "holds" | "half holds" | "does not hold",
+ * }} Claim
+ */
 
 /**
  * The one picture that the encoder saw; `canvas` holds it and its grid, `unseen` what no patch covers.
@@ -59,9 +66,9 @@
 /**
  * All that the stage draws: either one `picture`, or `pictures` with the `panes` and `views` on them.
  * @typedef {{
- *   layers: number, heads: number, featureLayer: number, mass: number, maxEdges: number,
+ *   layers: number, heads: number, lastReadLayer: number, mass: number, maxEdges: number,
  *   runs: Record<RunName, Run>, curves: Metric[], claim: Claim, howToRead: Record<string, string>,
- *   layerColours: string[],
+ *   layerColours: string[], notRead: string,
  *   picture?: Picture, pictures?: string[], panes?: Pane[], views?: string[], view?: number | null, viewName?: string,
  * }} Data
  */
@@ -75,9 +82,10 @@
  */
 
 /**
- * What is chosen on the stage. `focus` is the layer that the graph shows wide, between two while it moves.
+ * What is chosen on the stage. `focus` is the layer that the graph shows wide, between two while it moves; `oneScale`
+ * whether its edges are as thick as their attention is in all layers, not in their own.
  * @typedef {{
- *   layer: number, focus: number, run: RunName, metric: number, byLayer: boolean,
+ *   layer: number, focus: number, run: RunName, metric: number, byLayer: boolean, oneScale: boolean,
  *   hover: number | null, patch: number | null,
  * }} State
  */

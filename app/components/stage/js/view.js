@@ -5,7 +5,7 @@ import { isInAddress, numberFromAddress, runFromAddress, toAddress } from "./add
 import { readTheme } from "./canvas.js";
 import { ChartPanel } from "./chart.js";
 import { listenTo } from "./controls.js";
-import { firstView, RUNS, unpack } from "./data.js";
+import { firstView, lastRead, RUNS, unpack } from "./data.js";
 import { element, find } from "./dom.js";
 import { clamp } from "./geometry.js";
 import { MaskPanel } from "./mask.js";
@@ -73,7 +73,8 @@ export class StageView {
 
   /** @returns {State} */
   firstState() {
-    return { layer: 0, focus: 0, run: runFromAddress(), metric: 0, byLayer: false, hover: null, patch: null };
+    const chosen = { run: runFromAddress(), metric: 0, byLayer: false, oneScale: false };
+    return { layer: 0, focus: 0, ...chosen, hover: null, patch: null };
   }
 
   /** @param {string} panel */
@@ -165,9 +166,8 @@ export class StageView {
     this.part("select").replaceChildren(...options);
     this.part(".panels").classList.toggle("wide-picture", isWide(data));
     this.part(".mask .how").textContent = data.howToRead.mask;
-    this.part(".relay .how").textContent = relayHow(data);
     showClaim(this.part(".claim"), data.claim);
-    this.part(".stops").replaceChildren(...stopMarks(data));
+    this.part(".stops").replaceChildren(...stopMarks(data), ...unreadMark(data));
   }
 
   resize() {
@@ -206,6 +206,7 @@ export class StageView {
     this.part(".status").textContent = status;
     this.part(".shown").textContent = shown;
     this.part(".values").textContent = valuesText(data, state);
+    this.part(".relay .how").textContent = relayHow(data, state);
     this.part(".chart .how").textContent = `${data.curves[state.metric].reads} ${data.howToRead.concentration}`;
     this.part(".facts").textContent = data.runs[state.run].facts;
     const keys = "Arrow keys move to a patch, Enter chooses it.";
@@ -235,8 +236,9 @@ export class StageView {
     this.inAddress = true;
   }
 
+  /** Whether there is nothing further to play: what is behind the layer that is read is looked at by choice only. */
   get isLast() {
-    return this.state.layer === (this.data?.layers ?? 0) - 1;
+    return this.data === undefined || this.state.layer >= lastRead(this.data);
   }
 
   /** @param {boolean} playing */
@@ -308,4 +310,17 @@ function stopMarks(data) {
     mark.style.left = `${(100 * layer) / Math.max(1, data.layers - 1)}%`;
     return [mark];
   });
+}
+
+/**
+ * The end of the slider that leads to nothing the language model reads; often there is none.
+ * @param {Data} data
+ */
+function unreadMark(data) {
+  const last = lastRead(data), steps = Math.max(1, data.layers - 1);
+  if (last === data.layers - 1) return [];
+  const mark = element("i", "unread", "not read");
+  mark.title = data.notRead;
+  mark.style.left = `${(100 * (last + 0.5)) / steps}%`;
+  return [mark];
 }

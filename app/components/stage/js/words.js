@@ -2,7 +2,7 @@
 // What the pictures show, in words: status line, read-outs, the patch pointed at.
 
 import { penOf } from "./canvas.js";
-import { attentionOf, DIRECTIONS, fateOf, headsOf, percent, RUNS } from "./data.js";
+import { attentionOf, DIRECTIONS, fateOf, headsOf, lastRead, percent, RUNS, strongestEdge } from "./data.js";
 import { element } from "./dom.js";
 import { RELAY } from "./relay_layout.js";
 
@@ -12,7 +12,6 @@ import { RELAY } from "./relay_layout.js";
 /** @typedef {Pick<MaskPanel, "copyPatch" | "nameOf" | "placeText">} NamesPatches */
 
 const HEADS_SHOWN = 6;
-const VERDICTS = { agrees: "agrees", mixed: "mixed", disagrees: "does not agree" };
 const HINT = "Point at a patch, here or in the graph, to light it in both; click to keep it.";
 
 /**
@@ -22,7 +21,8 @@ const HINT = "Point at a patch, here or in the graph, to light it in both; click
 export function statusText(data, layer) {
   const run = data.runs.pruned, entering = run.entering[layer], removed = run.removed[layer];
   const title = data.panes ? `${run.title}, ${data.viewName}` : run.title;
-  const enter = `${title}: ${entering} of ${run.patches ?? run.prunedAt.length} patches enter layer ${layer}`;
+  const behind = layer > lastRead(data) ? ` (${data.notRead})` : "";
+  const enter = `${title}: ${entering} of ${run.patches ?? run.prunedAt.length} patches enter layer ${layer}${behind}`;
   if (removed === 0) return `${enter}; none are pruned after it.`;
   return `${enter}; ${removed} are pruned after it (${reasonText(run, layer)}), ${entering - removed} kept.`;
 }
@@ -48,14 +48,34 @@ function reasonText(run, layer) {
 export function shownText(data, state) {
   const run = data.runs[state.run], [inflow, outflow] = DIRECTIONS.map((way) => run.edges[way][state.layer]);
   return `Shown at layer ${state.layer}: ${percent(inflow.shown)} of the inflow (${inflow.ids.length} edges) and `
-    + `${percent(outflow.shown)} of the outflow (${outflow.ids.length}). All layers together: `
-    + `${percent(run.shown.inflow)} and ${percent(run.shown.outflow)}.`;
+    + `${percent(outflow.shown)} of the outflow (${outflow.ids.length}). Layers 0 to ${lastRead(data)} together: `
+    + `${percent(run.shown.inflow)} and ${percent(run.shown.outflow)}. ${totalsText(run, state.layer)}`;
 }
 
-/** @param {Data} data */
-export function relayHow(data) {
-  return `${data.howToRead.relay} Up to ${percent(data.mass)} of the layer's flow, at most ${data.maxEdges} edges `
-    + `each way; of the other layers, the strongest ${RELAY.few}.`;
+/**
+ * How much flows at a layer, whatever the thickness of its edges.
+ * @param {Run} run
+ * @param {number} layer
+ */
+function totalsText({ edges, entering }, layer) {
+  const [gathered, read] = DIRECTIONS.map((way) => edges[way][layer].total);
+  return `Totals: CLS pays the patches ${percent(gathered)} of its attention, ${entering[layer]} patches pay CLS `
+    + `${Number(read.toPrecision(2))} in sum.`;
+}
+
+/**
+ * @param {Data} data
+ * @param {State} state
+ */
+export function relayHow(data, { oneScale }) {
+  const [inflow, outflow] = DIRECTIONS.map((way) => percent(strongestEdge(data, way)));
+  const scale = oneScale
+    ? `Thickness: attention, on one scale for all layers and both runs: full at ${inflow} (gathers from), ${outflow} `
+      + "(is read by)."
+    : "Thickness: attention relative to the layer's own strongest edge each way: layers that hardly flow look alike "
+      + "those that flow strongly, unless “one scale” is chosen.";
+  return `${data.howToRead.relay} ${scale} Up to ${percent(data.mass)} of the layer's flow, at most ${data.maxEdges} `
+    + `edges each way; of the other layers, the strongest ${RELAY.few}.`;
 }
 
 /**
@@ -174,9 +194,10 @@ function headItem({ head, share }) {
  */
 export function showClaim(box, claim) {
   box.replaceChildren(
-    element("strong", "", "The paper: "), claim.paper, element("br"),
+    element("strong", "", `The paper (${claim.figure}): `), claim.paper, element("br"),
     element("strong", "", "This run: "), claim.run, " ",
-    element("span", `verdict ${claim.verdict}`, VERDICTS[claim.verdict]),
+    element("span", `verdict ${claim.verdict.replaceAll(" ", "-")}`, claim.verdict),
+    element("span", "rule", claim.rule),
   );
 }
 
