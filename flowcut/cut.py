@@ -8,6 +8,7 @@ from typing import Any
 
 from flowcut.checks import whole_number
 from flowcut.criteria import METHODS, known_method
+from flowcut.criteria.positions import known_positions
 from flowcut.criteria.stages import Stage
 from flowcut.errors import InvalidCut
 
@@ -39,6 +40,10 @@ class CutConfig:
     """False: one count for the whole batch, as released. True: each image's count and ids depend on it alone."""
     patches: tuple[int, ...] | None = None
     """`chosen` only: the T patches to keep, ascending; where squares of patches become one token, these squares."""
+    positions: str | None = None
+    """Of the tokens that stay, in the language model: `kept`, those of the full prompt; `renumbered`, without gaps;
+    None: as the method's release does it (`Method.positions`), and in Qwen-VL, whose positions are places in the
+    picture, kept."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "tokens", whole_number("tokens", self.tokens, least=1, error=InvalidCut))
@@ -47,6 +52,8 @@ class CutConfig:
             raise InvalidCut(f"The variant is {self.variant!r}: choose one of {', '.join(VARIANTS)}.")
         if self.variant != "official" and not method.has_variants:
             raise InvalidCut(f"The method {self.method!r} has no variants: leave variant out.")
+        if self.positions is not None:
+            known_positions(self.positions, InvalidCut)
         if not isinstance(self.per_image, bool):
             raise InvalidCut(f"per_image is {self.per_image!r}: it must be True or False.")
         self._check_layer(method.takes_layer)
@@ -103,6 +110,8 @@ class CutConfig:
             details.append(f"seed {self.seed}")
         if self.per_image:
             details.append("per image")
+        if self.positions is not None:
+            details.append(f"positions {self.positions}")
         return f"{method.label} {self.tokens}" + (f" ({', '.join(details)})" if details else "")
 
     def looks_behind(self, n_layers: int, read_layer: int) -> str | None:
@@ -123,9 +132,11 @@ class CutConfig:
     def as_dict(self) -> dict[str, Any]:
         """The settings as plain values, ready for JSON; `CutConfig(**d)` gives the same cut again.
 
-        Patches are left out where there are none: a run's id must stay what it was before there were any.
+        Patches and positions are left out where none were given: a run's id must stay what it was before there were
+        any.
         """
-        return {name: value for name, value in asdict(self).items() if name != "patches" or value is not None}
+        newer = ("patches", "positions")
+        return {name: value for name, value in asdict(self).items() if name not in newer or value is not None}
 
 
 def FlowCut(tokens: int = 64, variant: str = "official", per_image: bool = False) -> CutConfig:

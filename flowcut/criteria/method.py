@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from flowcut.criteria.evidence import Budget, DecoderEvidence, Evidence, highest
+from flowcut.criteria.positions import KEPT, RENUMBERED, Positions
 from flowcut.criteria.stages import DECODER, PICTURE, STAGES, Stage
 from flowcut.errors import InvalidCut
 
@@ -98,6 +99,16 @@ class Method:
     def cuts_at(self) -> Stage:
         """The stage at which it cuts."""
         return STAGES[self.stage]
+
+    @property
+    def positions(self) -> Positions:
+        """What its release does with the positions of the tokens that stay.
+
+        What is cut before the language model never gets a position there: LLaVA's code counts what is left. Inside it
+        FastV's and DART's code gathers the positions with the tokens; PyramidDrop's, SparseVLM's and that of FlowCut
+        for LLaVA-NeXT count anew.
+        """
+        return KEPT if self.decoder is not None and self.decoder.keeps_positions else RENUMBERED
 
     def check(self) -> None:
         """

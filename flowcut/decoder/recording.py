@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from flowcut.criteria import METHODS, DecoderEvidence, DecoderPlan, highest
 from flowcut.criteria.decoder import step_tokens
+from flowcut.criteria.positions import KEPT, RENUMBERED
 from flowcut.cut import CutConfig, check_is_cut
 from flowcut.decoder.evidence import LayerInputs, find_raters, gather, take_states
 from flowcut.decoder.kept_rows import KeptRows, kept_rows_of
@@ -92,6 +93,8 @@ class LanguageRecording:
         self._needs = () if cut is None else METHODS[cut.method].needs
         self.layers = (layer,) if self._plan is None else self._plan.cut_after(len(decoder.layers))
         """The layers (from 0) after which tokens are pruned."""
+        positions = RENUMBERED if cut is None else cut.positions or METHODS[cut.method].positions
+        self._keeps_positions = positions == KEPT
         self._setting = Setting(decoder, cut, self._plan, self.layers)
         ahead = 1 if self._plan is not None and self._plan.looks_ahead else 0
         self._looked_at = {decoder.attention(layer + ahead) for layer in self.layers}
@@ -286,8 +289,8 @@ class LanguageRecording:
             current.origin = kwargs["position_ids"].expand(len(hidden), -1)
         lost = self._choose(step, current, hidden, kwargs)
         kept = [torch.from_numpy(span.kept) for span in current.spans]
-        places, renumber = [span.place for span in current.spans], self._plan is None or not self._plan.keeps_positions
-        kept_rows = kept_rows_of(places, kept, current.live, hidden.device, renumber)
+        places = [span.place for span in current.spans]
+        kept_rows = kept_rows_of(places, kept, current.live, hidden.device, not self._keeps_positions)
         if lost or not current.segments:
             assert current.aim is not None
             times = current.aim.repeats(len(hidden))
@@ -361,7 +364,7 @@ class LanguageRecording:
                 segment.rotary = self.decoder.rotary(hidden, segment.positions)
             mask = segment.mask(self.decoder, index, hidden, current.mask, kwargs.get("past_key_values"))
             # The rotary embedding knows the positions; flash attention would take gaps for borders between prompts.
-            positions = None if self._plan is not None and self._plan.keeps_positions else segment.positions
+            positions = None if self._keeps_positions else segment.positions
             ours = {"position_ids": positions, "position_embeddings": segment.rotary, "attention_mask": mask}
             return args, {**kwargs, **ours}
 

@@ -99,6 +99,8 @@ class Family(ABC):
     """Frames that are taken of a video unless others are asked for; 0: it takes no videos."""
     most_frames: int = 0
     """Frames of a video that it takes at most."""
+    positions_are_places: bool = False
+    """Whether visual tokens are numbered by their place in the picture or video, which tokens that stay keep."""
 
     @abstractmethod
     def vision_tower(self, model: PreTrainedModel, kind: MediaKind = IMAGE) -> nn.Module:

@@ -39,6 +39,7 @@ class QwenVL(LlavaBuild):
     counts_by_picture = True
     stages: tuple[Stage, ...] = (ENCODER,)
     merges_patches = True
+    positions_are_places = True
     frames = 8
     most_frames = 768
 

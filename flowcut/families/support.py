@@ -8,7 +8,8 @@ from typing import Any
 from transformers import PreTrainedModel
 
 from flowcut.criteria import METHODS
-from flowcut.criteria.stages import DECODER
+from flowcut.criteria.positions import KEPT, RENUMBERED, Positions
+from flowcut.criteria.stages import DECODER, PICTURE
 from flowcut.cut import CutConfig, all_cuts
 from flowcut.decoder.locate import find_decoder
 from flowcut.errors import FlowCutError, InvalidCut
@@ -60,7 +61,30 @@ def check_allowed(cut: CutConfig | None, hf_model: PreTrainedModel, family: Fami
     Raises:
         InvalidCut: the sentence that `refusals` has for it.
     """
-    reason = None if cut is None else _reason(cut.method, hf_model, family)
+    if cut is None:
+        return
+    reason = _reason(cut.method, hf_model, family) or _positions_reason(cut, hf_model, family)
+    if reason is not None:
+        raise InvalidCut(reason)
+
+
+def positions_under(cut: CutConfig, family: Family) -> Positions:
+    """What becomes of the positions of the tokens that stay: as the cut says, else as the method's release does it.
+
+    A family whose positions are places in the picture keeps them.
+    """
+    if cut.positions is not None:
+        return KEPT if cut.positions == KEPT else RENUMBERED
+    return KEPT if family.positions_are_places else METHODS[cut.method].positions
+
+
+def check_positions(positions: Positions, hf_model: PreTrainedModel, family: Family) -> None:
+    """Refuse positions that this model cannot have.
+
+    Raises:
+        InvalidCut: one sentence.
+    """
+    reason = _cannot_have(positions, hf_model, family)
     if reason is not None:
         raise InvalidCut(reason)
 
@@ -80,6 +104,31 @@ def _reason(name: str, hf_model: PreTrainedModel, family: Family) -> str | None:
         return f"{label} compares single patches, and {family.name} cuts squares of them: choose another method."
     if method.takes_patches and not family.one_grid:
         return f"{label} patches are named on one grid, and {family.name} sees a picture as several tiles or frames."
+    return None
+
+
+def _positions_reason(cut: CutConfig, hf_model: PreTrainedModel, family: Family) -> str | None:
+    if cut.positions == KEPT and METHODS[cut.method].cuts_at is PICTURE:
+        return (
+            f"{METHODS[cut.method].label} makes a grid of its own, whose patches have no places in the full prompt: "
+            "its positions are renumbered, leave positions out."
+        )
+    return None if cut.positions is None else _cannot_have(positions_under(cut, family), hf_model, family)
+
+
+def _cannot_have(positions: Positions, hf_model: PreTrainedModel, family: Family) -> str | None:
+    if positions == RENUMBERED:
+        if family.positions_are_places:
+            return (
+                f"{family.name} numbers visual tokens by their place in the picture, which has no gaps to close: leave "
+                "positions out, or say kept."
+            )
+        return None
+    if "flash" in (hf_model.config.text_config._attn_implementation or ""):
+        return (
+            "Flash attention takes gaps between positions for borders between prompts: load the model with the "
+            "attention sdpa, or say positions renumbered."
+        )
     return None
 
 

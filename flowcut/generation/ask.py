@@ -286,6 +286,7 @@ class _Work:
             answer_attention=self._attention_of(session.media) if listener.heard else None,
             final_patch_ids=session.final_patch_ids,
             ranking=session.ranking,
+            positions=session.positions,
         )
 
     def _flops(

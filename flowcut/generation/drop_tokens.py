@@ -63,6 +63,16 @@ def text_positions(inputs: Mapping[str, Any]) -> Tensor:
     return (mask.long().cumsum(-1) - 1).masked_fill(mask == 0, 0)
 
 
+def full_positions(inputs: Mapping[str, Any]) -> dict[str, Tensor]:
+    """The positions of the full prompt, int64 [batch, length], for what stays of it; and the padding mask with them.
+
+    Without a mask transformers would take a gap between positions for a border between two prompts.
+    """
+    mask = inputs.get("attention_mask")
+    mask = torch.ones_like(inputs["input_ids"]) if mask is None else mask
+    return {"position_ids": text_positions(inputs), "attention_mask": mask}
+
+
 def _pad_id(model: PreTrainedModel, inputs: Mapping[str, Any]) -> int:
     """What fills a row that lost more than its neighbour: as the processor padded, else as the model says."""
     mask = inputs.get("attention_mask")

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from transformers import BatchFeature, PreTrainedModel
 
 from flowcut.criteria import METHODS
+from flowcut.criteria.positions import KEPT, Positions
 from flowcut.criteria.stages import DECODER, PROJECTOR
 from flowcut.cut import CutConfig, check_is_cut, stage_of
 from flowcut.decoder.recording import LanguageRecording
@@ -27,8 +28,14 @@ from flowcut.encoder.recording import Recording
 from flowcut.errors import FlowCutError
 from flowcut.families import family_of
 from flowcut.families.family import EncodedMedium, MediaKind, is_visual
-from flowcut.families.support import check_allowed
-from flowcut.generation.drop_tokens import check_placeholders, drop_tokens, filled_placeholders, text_positions
+from flowcut.families.support import check_allowed, positions_under
+from flowcut.generation.drop_tokens import (
+    check_placeholders,
+    drop_tokens,
+    filled_placeholders,
+    full_positions,
+    text_positions,
+)
 from flowcut.generation.outside_encoder import (
     Coarser,
     behind_the_projector,
@@ -93,6 +100,8 @@ class Session:
         self.family = family_of(hf_model.config)
         check_allowed(cut, hf_model, self.family)
         self.encoder_cut = in_the_encoder(cut)
+        self.positions: Positions | None = None if cut is None else positions_under(cut, self.family)
+        """Those of the tokens that stay; None: nothing is cut."""
         self.remarks: tuple[str, ...] = ()
         """What a reader must know of a cut outside the encoder, of what was prepared last."""
         self.grid: Coarser | None = None
@@ -275,6 +284,8 @@ class Session:
         )
         stays = ~is_placeholder
         stays[is_placeholder] = filled.to(stays.device)
+        if positions is None and self.positions == KEPT and not bool(stays.all()):
+            prepared |= full_positions(inputs)
         prepared = drop_tokens(self.model, prepared, stays)
         if positions is not None:
             prepared["position_ids"] = torch.cat([text_positions(prepared)[None], prepared["position_ids"]])

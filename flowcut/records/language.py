@@ -41,8 +41,8 @@ class LanguageRecord:
     positions_before: np.ndarray
     """int64 [B, L], position ids at the layers up to and with the pruning layer."""
     positions_after: np.ndarray
-    """int64 [B, L'], position ids at the layers after it: renumbered without gaps, but for methods whose kept tokens
-    have the ones they had."""
+    """int64 [B, L'], position ids at the layers after it: renumbered without gaps, or, where the cut or its method's
+    release keeps positions, those that the tokens had."""
     layer: int
     """Decoder layer (from 0) after which visual tokens were pruned, of several the last; each layer keeps the cache of
     all tokens that it read."""

@@ -11,6 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from flowcut.criteria import METHODS
+from flowcut.criteria.positions import KEPT
 from flowcut.cut import CutConfig
 from flowcut.records.answer_attention import AnswerAttention
 from flowcut.records.display import html_table, one_line
@@ -162,6 +164,9 @@ class Run:
     which they were pruned, then by running score. Methods that choose one by one: the first chosen is highest, and
     those never chosen tie at the lowest. None: nothing was cut, or the method ranks nothing (`stride`, `downsample`,
     `chosen`)."""
+    positions: str | None = None
+    """Of the tokens that stayed, in the language model: `kept`, those of the full prompt; `renumbered`, without gaps;
+    None: nothing was cut."""
 
     def __repr__(self) -> str:
         return one_line(self, ("question", "answer", "cut", "visual_tokens", "tokens", "model_id"))
@@ -181,7 +186,7 @@ class Run:
         return {
             "Question": self.question,
             "Answer": f"{self.answer} (stopped)" if self.stopped else self.answer,
-            "Cut": self.title,
+            "Cut": self.title if self.positions is None else f"{self.title}; positions {self.positions}",
             "Tokens": f"{prompt}; {len(self.tokens)} in the answer",
             "Times": f"{self.times.total:.2f} s ({stages}){recording}",
             "Model": f"{self.model_id}, {self.family}, {self.dtype}, {self.device}",
@@ -241,12 +246,13 @@ class Run:
         answer_attention: AnswerAttention | None = None,
     ) -> Run:
         """The run that `facts()` described, with its records put back."""
-        cut = facts["cut"]
+        cut = None if facts["cut"] is None else CutConfig(**facts["cut"])
         nested = {
             "tokens": tuple(_token(token) for token in facts["tokens"]),
             "times": Times(**facts["times"]),
             "flops": Flops(**facts["flops"]),
-            "cut": None if cut is None else CutConfig(**cut),
+            "cut": cut,
+            "positions": facts.get("positions", _positions_then(facts["family"], cut)),
             "kv_bytes": tuple(facts["kv_bytes"]),
             "image_size": tuple(facts["image_size"]),
             "notes": tuple(facts["notes"]),
@@ -261,6 +267,13 @@ class Run:
 NESTED = {
     "tokens", "times", "flops", "cut", "record", "language_record", "answer_attention", "final_patch_ids", "ranking",
 }  # fmt: skip
+
+
+def _positions_then(family: str, cut: CutConfig | None) -> str | None:
+    """What ran before runs said it: Qwen-VL kept positions, any other family did as the method's release."""
+    if cut is None:
+        return None
+    return KEPT if family.startswith("Qwen") else METHODS[cut.method].positions
 
 
 def _array(numbers: list[Any] | None, dtype: type) -> np.ndarray | None:

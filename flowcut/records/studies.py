@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from flowcut.criteria.positions import RENUMBERED
 from flowcut.cut import CutConfig
 from flowcut.records.display import one_line
 from flowcut.records.run import Run
@@ -16,12 +17,14 @@ class AnswerScores:
     """How probable one answer is under K choices of visual tokens; A is its number of tokens."""
 
     logprobs: np.ndarray
-    """float32 [K, A], ln p of each answer token given those before it, from the raw logits."""
+    """float64 [K, A], ln p of each answer token given those before it, from the raw logits."""
     exact_match: np.ndarray
     """bool [K], whether the likeliest token is the answer's own at every place, the end token included: greedy decoding
     then writes this answer."""
     ranking: np.ndarray | None = None
     """float32 [N], of a CutConfig: what it ranked the patches by, as `Run.ranking` says; None where there is none."""
+    positions: str = RENUMBERED
+    """Of the tokens that stayed: `kept`, those of the full prompt, or `renumbered`."""
 
     __repr__ = one_line
 
@@ -29,6 +32,18 @@ class AnswerScores:
     def total(self) -> np.ndarray:
         """float64 [K], ln p of the whole answer."""
         return np.asarray(self.logprobs.sum(axis=1, dtype=np.float64))
+
+    @property
+    def log_odds(self) -> np.ndarray:
+        """float64 [K], ln p - ln(1 - p) of the whole answer: not flat where it is all but certain."""
+        return log_odds(self.total)
+
+
+def log_odds(total: np.ndarray | float) -> np.ndarray:
+    """float64, ln p - ln(1 - p) of answers whose ln p is given; at most 36.7, where 1 - p is float64's last digit."""
+    least = np.finfo(np.float64).eps / 2
+    logprob = np.minimum(np.asarray(total, np.float64), -least)
+    return np.asarray(logprob - np.log(-np.expm1(logprob)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,7 +54,7 @@ class MethodResult:
     run: Run | None
     """The method's own answer; None where it could not be given."""
     logprobs: np.ndarray | None
-    """float32 [A], ln p of each token of the FULL answer under this cut; None where it could not be measured."""
+    """float [A], ln p of each token of the FULL answer under this cut; None where it could not be measured."""
     exact_match: bool
     """Whether the method's answer is, token for token, that of the full picture."""
     error: str | None = None
@@ -85,6 +100,8 @@ class KnockOut:
     """Share of the study that is done, 0 to 1."""
     grid_cols: int
     """Patches in a row of the grid."""
+    positions: str = RENUMBERED
+    """Of the tokens that stay: `kept`, those of the full prompt, or `renumbered`, as all knock-outs were before."""
 
     __repr__ = one_line
 
@@ -106,6 +123,8 @@ class RemovalCurves:
     """float64 [F], ln p of the answer without that share, the highest-ranked removed first."""
     insertion: np.ndarray
     """float64 [F], ln p of the answer with that share alone, the highest-ranked there first."""
+    positions: str = RENUMBERED
+    """Of the tokens that are there: `kept`, those of the full prompt, or `renumbered`."""
 
     __repr__ = one_line
 

@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
+from itertools import groupby
 from typing import Any
 
+from flowcut.criteria.positions import Positions
 from flowcut.cut import CutConfig
+from flowcut.families.support import positions_under
 from flowcut.models.loading import VisionLanguageModel
 from flowcut.records.studies import (
     AnswerScores,
@@ -16,7 +19,7 @@ from flowcut.records.studies import (
 )
 from flowcut.studies.one_shot import PatchChooser
 from flowcut.studies.scorer import AnswerScorer
-from flowcut.studies.steps import KnownScores, attempt, in_shares, score_at
+from flowcut.studies.steps import KnownScores, attempt, in_shares, score_at, with_positions
 
 
 def sweep(
@@ -27,17 +30,22 @@ def sweep(
     cuts_at: Sequence[CutConfig],
     *,
     system: str | None = None,
+    positions: Positions | None = None,
 ) -> Iterator[SweepPoint]:
     """The answer under every cut; those that share their reading come first, so that order is not kept.
 
-    A cut that fails has its sentence in its point, and the others go on.
+    A cut that fails has its sentence in its point, and the others go on. `positions` are those of every cut, which the
+    point's cut then names; None: as each cut says.
 
     Raises:
         FlowCutError: picture, question or answer cannot be used.
     """
     scorer = AnswerScorer(model, image, question, answer_ids, system)
     chooser, known = PatchChooser(scorer), KnownScores(scorer)
-    cuts = sorted(cuts_at, key=lambda cut: cut.tokens)  # equal budgets side by side are read at once
+    placed = [with_positions(cut, positions) for cut in cuts_at]
+    cuts = sorted(
+        placed, key=lambda cut: (cut.tokens, _positions(scorer, cut))
+    )  # equal budgets side by side are read at once
     together = [cut for cut in cuts if chooser.knows(cut)]
     for _, points in in_shares(together, lambda share: _points(chooser, known, share)):
         yield from points
@@ -48,15 +56,28 @@ def sweep(
 
 def _points(chooser: PatchChooser, known: KnownScores, cuts: Sequence[CutConfig]) -> list[SweepPoint]:
     """Several one-shot cuts, read at once; each for itself where one fails, so that only its own point does."""
-    scores, _ = attempt(lambda: known.score([chooser.kept(cut) for cut in cuts]))
+    points: list[SweepPoint] = []
+    for positions, alike in groupby(cuts, key=partial(_positions, known.scorer)):
+        points += _points_at(chooser, known, list(alike), positions)
+    return points
+
+
+def _points_at(
+    chooser: PatchChooser, known: KnownScores, cuts: Sequence[CutConfig], positions: Positions
+) -> list[SweepPoint]:
+    scores, _ = attempt(lambda: known.score([chooser.kept(cut) for cut in cuts], positions))
     if scores is None:
         return [_point(cut, partial(_score_kept, chooser, known, cut)) for cut in cuts]
     rows = zip(cuts, scores.total.tolist(), scores.exact_match.tolist(), strict=True)
     return [SweepPoint(cut, total, exact_match) for cut, total, exact_match in rows]
 
 
+def _positions(scorer: AnswerScorer, cut: CutConfig) -> Positions:
+    return positions_under(cut, scorer.model.family)
+
+
 def _score_kept(chooser: PatchChooser, known: KnownScores, cut: CutConfig) -> AnswerScores:
-    return known.score([chooser.kept(cut)])
+    return known.score([chooser.kept(cut)], _positions(known.scorer, cut))
 
 
 def _point(cut: CutConfig, measure: Callable[[], AnswerScores]) -> SweepPoint:
@@ -74,17 +95,18 @@ def smallest_budget(
     cut: CutConfig,
     *,
     system: str | None = None,
+    positions: Positions | None = None,
 ) -> Iterator[SmallestBudget]:
     """The fewest tokens with which a method keeps the answer: by bisection, then looked for below, ever further down.
 
     An answer that comes back with fewer tokens moves the search there; `monotone` is then False. Budgets that were not
-    tried may keep the answer too.
+    tried may keep the answer too. `positions` outweigh the cut's own; None: as it says.
 
     Raises:
         FlowCutError: this model cannot do the cut, or picture, question or answer cannot be used.
     """
     scorer = AnswerScorer(model, image, question, answer_ids, system)
-    chooser = PatchChooser(scorer)
+    chooser, cut = PatchChooser(scorer), with_positions(cut, positions)
     tried: dict[int, bool] = {}
     search = _downwards(scorer.most_tokens)
     tokens, ended = next(search), False

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from flowcut.criteria import METHODS
+from flowcut.criteria.positions import Positions
 from flowcut.cut import CutConfig
 from flowcut.generation.ask import ask
 from flowcut.models.loading import VisionLanguageModel
@@ -21,16 +22,24 @@ from flowcut.records.studies import (
 from flowcut.settings import Generation
 from flowcut.studies.one_shot import PatchChooser
 from flowcut.studies.scorer import AnswerScorer
-from flowcut.studies.steps import attempt, score_at
+from flowcut.studies.steps import attempt, score_at, with_positions
 
 NO_ANSWER = 0
 """A token id that stands where only the picture matters."""
 
 
 def compare_methods(
-    model: VisionLanguageModel, image: Any, question: str, full: Run, cuts: Sequence[CutConfig]
+    model: VisionLanguageModel,
+    image: Any,
+    question: str,
+    full: Run,
+    cuts: Sequence[CutConfig],
+    *,
+    positions: Positions | None = None,
 ) -> Iterator[MethodResult]:
     """Ask the same question under every cut, with the settings of `full`, and score the full answer there.
+
+    `positions` are those of every cut, which the result's cut then names; None: as each cut says.
 
     Only FlowCut and its ablations are recorded: up to its cut, the encoder of a one-shot method does what it does in
     the full run. A method that fails has its sentence in its result, and the others go on.
@@ -44,7 +53,7 @@ def compare_methods(
     if full.stopped:
         settings = replace(settings, max_new_tokens=len(full.tokens))
     for cut in cuts:
-        yield _compare_one(scorer, chooser, question, full, cut, settings)
+        yield _compare_one(scorer, chooser, question, full, with_positions(cut, positions), settings)
 
 
 def _compare_one(
@@ -55,7 +64,7 @@ def _compare_one(
     if run is None:
         return MethodResult(cut, None, None, False, failed)
     if run.token_ids == full.token_ids:  # then the run itself has measured them
-        return MethodResult(cut, run, np.array([token.logprob for token in run.tokens], dtype=np.float32), True)
+        return MethodResult(cut, run, np.array([token.logprob for token in run.tokens]), True)
     scores, failed = attempt(partial(score_at, scorer, chooser, cut))
     return MethodResult(cut, run, None if scores is None else scores.logprobs[0], False, failed)
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
+from flowcut.criteria.positions import KEPT, Positions
 from flowcut.models.loading import free_memory
 
 SHARE_OF_MEMORY = 0.25
@@ -35,16 +36,22 @@ class PromptStart:
         patch_of_row: Tensor,
         grid_cols: int,
         ranking: np.ndarray | None = None,
+        places: Tensor | None = None,
+        ends_at: int | None = None,
     ) -> None:
         """`embeds` is [V, width]; `patch_of_row` int64 [V] on the CPU: the patch that each token is, -1: none.
 
         `grid_cols` are the patches in a row of the grid; `ranking` is that of the cut that made it, if one did.
+        `places` are the tokens' positions in the full prompt, int64 [V] on the CPU, and `ends_at` that of what comes
+        after the picture there; None: nothing is missing, they are 0 to V - 1, and V.
         """
         self.model: Any = hf_model
         self.grid_cols = grid_cols
         self.ranking = ranking
         self.embeds = embeds
         self.patch_of_row = patch_of_row
+        self.places = torch.arange(len(embeds)) if places is None else places
+        self.ends_at = len(embeds) if ends_at is None else ends_at
         self._whole: list[tuple[Any, Any]] | None = None
         """Keys and values of every decoder layer after the whole picture, [1, heads, V, head width]."""
 
@@ -76,14 +83,19 @@ class PromptStart:
                 batches.append([index])
         return batches
 
-    def read(self, rows: Tensor) -> DynamicCache:
-        """The decoder's keys and values after these choices, int64 [B, m]; positions are without gaps."""
+    def read(self, rows: Tensor, positions: Positions) -> DynamicCache:
+        """The decoder's keys and values after these choices, int64 [B, m]."""
         shared = min(_same_start(one) for one in rows)
         cache = self._begin(shared, len(rows))
         if shared < rows.shape[1]:
             new = self.embeds[rows[:, shared:].to(self.embeds.device)]
-            self.model(inputs_embeds=new, past_key_values=cache, use_cache=True, logits_to_keep=1)
+            places = self.places[rows] if positions == KEPT else torch.arange(rows.shape[1]).expand_as(rows)
+            _read(self.model, cache, new, places[:, shared:], keep=1)
         return cache
+
+    def begin_after(self, rows: Tensor, positions: Positions) -> int:
+        """The position of the first token after these choices, int64 [B, m]."""
+        return self.ends_at if positions == KEPT else rows.shape[1]
 
     def _begin(self, shared: int, batch: int) -> DynamicCache:
         """A cache that holds the first tokens of the whole prompt for each of a batch."""
@@ -91,7 +103,7 @@ class PromptStart:
             return DynamicCache()
         if self._whole is None:
             cache = DynamicCache()
-            self.model(inputs_embeds=self.embeds[None], past_key_values=cache, use_cache=True, logits_to_keep=1)
+            _read(self.model, cache, self.embeds[None], self.places[None], keep=1)
             self._whole = [(keys, values) for keys, values, *_ in cache]
         return DynamicCache(
             [tuple(part[:, :, :shared].expand(batch, -1, -1, -1) for part in pair) for pair in self._whole]
@@ -108,11 +120,21 @@ class PromptStart:
         return int(size * (2 * length * cached + new * active) + 4 * (new * length + new * config.vocab_size))
 
 
-def read_on(hf_model: PreTrainedModel, cache: DynamicCache, embeds: Tensor, keep: int) -> Tensor:
-    """Logits [B, keep, vocabulary] of the last of `embeds` [B, t, width] after a cache, which is left as it was."""
-    model: Any = hf_model
-    logits: Tensor = model(inputs_embeds=embeds, past_key_values=cache, use_cache=True, logits_to_keep=keep).logits
+def read_on(hf_model: PreTrainedModel, cache: DynamicCache, embeds: Tensor, keep: int, begin: int) -> Tensor:
+    """Logits [B, keep, vocabulary] of the last of `embeds` [B, t, width] after a cache, which is left as it was.
+
+    The first of them has the position `begin`.
+    """
+    positions = torch.arange(begin, begin + embeds.shape[1])[None]
+    logits = _read(hf_model, cache, embeds, positions, keep)
     cache.crop(-embeds.shape[1])
+    return logits
+
+
+def _read(model: Any, cache: DynamicCache, embeds: Tensor, positions: Tensor, keep: int) -> Tensor:
+    """Logits [B, keep, vocabulary] of the last of `embeds` [B, t, width] at positions [B, t], or [1, t] for all."""
+    read = {"inputs_embeds": embeds, "position_ids": positions.to(embeds.device), "past_key_values": cache}
+    logits: Tensor = model(**read, use_cache=True, logits_to_keep=keep).logits
     return logits
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from flowcut.checks import whole_number
+from flowcut.criteria.positions import Positions
 from flowcut.errors import FlowCutError
 from flowcut.models.loading import VisionLanguageModel
 from flowcut.records.studies import (
@@ -29,8 +31,12 @@ def knock_out(
     block: int = 1,
     *,
     system: str | None = None,
+    positions: Positions = "kept",
 ) -> Iterator[KnockOut]:
     """The answer without each block of `block` x `block` patches, and with each alone; the last yield is complete.
+
+    With positions renumbered a block's effect is mostly that all tokens behind it move: it is then a smooth curve of
+    reading order, whatever the block shows.
 
     Raises:
         FlowCutError: this model's visual tokens are not its patches, or a block is not of 1 patch or more.
@@ -39,17 +45,19 @@ def knock_out(
     scorer = AnswerScorer(model, image, question, answer_ids, system)
     blocks = block_of_patch(scorer.n_patches // scorer.grid_cols, scorer.grid_cols, block)
     ids, count = np.arange(scorer.n_patches), int(blocks.max()) + 1
-    full, no_image = scorer.score([ids, ids[:0]]).total.tolist()
+    full, no_image = scorer.score([ids, ids[:0]], positions).total.tolist()
     insertion, without = np.full(count, np.nan), np.full(count, np.nan)
 
     def so_far() -> KnockOut:
         done = float(np.isfinite([insertion, without]).mean())
-        return KnockOut(block, blocks, without.copy(), insertion.copy(), full, no_image, done, scorer.grid_cols)
+        return KnockOut(
+            block, blocks, without.copy(), insertion.copy(), full, no_image, done, scorer.grid_cols, positions
+        )
 
     yield so_far()
     for found, keeps in ((insertion, True), (without, False)):
         sets = [ids[(blocks == one) == keeps] for one in range(count)]
-        for share, scores in in_shares(sets, scorer.score):
+        for share, scores in in_shares(sets, partial(scorer.score, positions=positions)):
             found[share] = scores.total
             yield so_far()
 
@@ -70,6 +78,7 @@ def deletion_insertion(
     steps: int = 16,
     *,
     system: str | None = None,
+    positions: Positions = "kept",
 ) -> Iterator[RemovalCurves]:
     """Each ranking's curves: its highest patches removed first, and its highest alone, in `steps` equal steps.
 
@@ -77,6 +86,7 @@ def deletion_insertion(
 
     Args:
         rankings: by name float [N], higher counts as more; `-inf` is allowed, NaN is not.
+        positions: of the tokens that are there, as in the full prompt or renumbered without gaps.
 
     Raises:
         FlowCutError: a ranking does not have one number for each patch, or there is not one step at least.
@@ -87,8 +97,9 @@ def deletion_insertion(
     counts = np.unique(np.round(np.linspace(0, scorer.n_patches, steps + 1)).astype(int))
     known = KnownScores(scorer)
     for name, order in orders.items():
-        totals = known.totals([*(order[count:] for count in counts), *(order[:count] for count in counts)])
-        yield RemovalCurves(name, counts / scorer.n_patches, totals[: len(counts)], totals[len(counts) :])
+        sets = [*(order[count:] for count in counts), *(order[:count] for count in counts)]
+        totals = known.totals(sets, positions)
+        yield RemovalCurves(name, counts / scorer.n_patches, totals[: len(counts)], totals[len(counts) :], positions)
 
 
 def highest_first(name: str, ranking: Any, n_patches: int) -> np.ndarray:

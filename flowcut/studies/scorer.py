@@ -11,11 +11,12 @@ import torch
 from torch import Tensor
 from transformers import LogitsProcessor
 
+from flowcut.criteria.positions import RENUMBERED, Positions, known_positions
 from flowcut.criteria.stages import DECODER
 from flowcut.cut import CutConfig, check_is_cut, stage_of
 from flowcut.decoder.recording import LanguageRecording
 from flowcut.errors import FlowCutError
-from flowcut.families.support import check_allowed
+from flowcut.families.support import check_allowed, check_positions, positions_under
 from flowcut.generation.prompt import put_question
 from flowcut.generation.session import Session
 from flowcut.media.picture import open_picture
@@ -32,8 +33,9 @@ class AnswerScorer:
     scorer.score([np.arange(64), np.arange(64, 128)]).total
     ```
 
-    Every patch is as the unpruned vision encoder made it; what is left out is not given to the language model, and the
-    positions of the rest have no gaps, as LLaVA-1.5 reads a pruned picture. The encoder runs once, at the first look.
+    Every patch is as the unpruned vision encoder made it; what is left out is not given to the language model. The
+    positions of the rest are without gaps, as LLaVA-1.5 reads a pruned picture, or those of the full prompt, so that
+    nothing changes but what is there. The encoder runs once, at the first look.
     The model's lock is held for one batch at a time, and nothing of ours stays on the model.
 
     Args:
@@ -109,13 +111,18 @@ class AnswerScorer:
             other._whole = self._encoded()
         return other
 
-    def score(self, kept: Sequence[Any]) -> AnswerScores:
+    def score(self, kept: Sequence[Any], positions: Positions = "renumbered") -> AnswerScores:
         """The answer under K sets of patches, each an int array of patch ids in any order; an empty one: no picture.
 
+        Args:
+            kept: the sets.
+            positions: of all tokens but those left out: `renumbered` without gaps, or `kept` as in the full prompt.
+
         Raises:
-            FlowCutError: a set names no patches of this picture; or this model's visual tokens are not its patches.
+            FlowCutError: a set names no patches of this picture; or this model's visual tokens are not its patches, or
+                cannot have these positions.
         """
-        return score_together([self], kept)[0]
+        return score_together([self], kept, positions)[0]
 
     def score_cut(self, cut: CutConfig | None) -> AnswerScores:
         """The answer through the real pruned path, in vision encoder, projector and decoder; None: the whole picture.
@@ -144,12 +151,10 @@ class AnswerScorer:
         """The prompt up to its last visual token under a cut; None where tokens alone do not say how it is read on."""
         hf_model, family = self.model.model, self.model.family
         with Session(hf_model, cut, record=False) as session:
-            if session.language is not None:
+            if session.language is not None or family.positions_are_places:  # dropping tokens changes their layout
                 return None
             prepared = session.prepare(self.inputs)
             (picture,) = session.media
-        if "position_ids" in prepared:  # positions that follow the picture's layout, which dropping tokens changes
-            return None
         input_ids = prepared["input_ids"][0]
         visual = input_ids == family.placeholder_id(hf_model)
         end = int(visual.nonzero()[-1]) + 1
@@ -157,7 +162,10 @@ class AnswerScorer:
         embeds[visual[:end]] = picture.features.to(embeds.dtype)
         patch_of_row = torch.full((end,), -1)
         patch_of_row[visual[:end].cpu()] = picture.sources[:, 1].cpu()
-        return PromptStart(hf_model, embeds, patch_of_row, session.recording.grid[1], session.ranking)
+        kept_places = "position_ids" in prepared
+        places = prepared["position_ids"][0, :end].cpu() if kept_places else None
+        ends_at = len(self._beginning()) if kept_places else None
+        return PromptStart(hf_model, embeds, patch_of_row, session.recording.grid[1], session.ranking, places, ends_at)
 
     def _encoded(self) -> PromptStart | None:
         """The whole picture, encoded once; None where `_encode` says so."""
@@ -192,7 +200,8 @@ class AnswerScorer:
                 logits.append(hf_model(inputs_embeds=answer, past_key_values=read.past_key_values).logits)
         ranking = recording.record.ranking
         found = _measured(torch.cat(logits, dim=1), self.answer_ids)
-        return AnswerScores(*found, ranking=None if ranking is None else ranking[0].astype(np.float32))
+        positions = positions_under(cut, self.model.family)
+        return AnswerScores(*found, None if ranking is None else ranking[0].astype(np.float32), positions)
 
     def _score_forced(self, cut: CutConfig | None) -> AnswerScores:
         """The stock `generate` under a cut, made to write this answer."""
@@ -209,17 +218,21 @@ class AnswerScorer:
                 output_logits=True,
                 return_dict_in_generate=True,
             )
-        return AnswerScores(*_measured(torch.stack(out.logits, dim=1), self.answer_ids), ranking=session.ranking)
+        found = _measured(torch.stack(out.logits, dim=1), self.answer_ids)
+        return AnswerScores(*found, session.ranking, session.positions or RENUMBERED)
 
 
-def score_together(scorers: Sequence[AnswerScorer], kept: Sequence[Any]) -> list[AnswerScores]:
+def score_together(
+    scorers: Sequence[AnswerScorer], kept: Sequence[Any], positions: Positions = "renumbered"
+) -> list[AnswerScores]:
     """The same sets of patches under several questions about one picture, each set read once for all of them.
 
     Args:
         scorers: one, and others made by its `also`.
-        kept: K int arrays of patch ids, as in `AnswerScorer.score`.
+        kept: K int arrays of patch ids, as in `AnswerScorer.score`; positions likewise.
     """
     start, model = scorers[0].start, scorers[0].model
+    check_positions(known_positions(positions), model.model, model.family)
     if any(scorer.start is not start for scorer in scorers):
         raise FlowCutError("The scorers are not of one picture and prompt: make the others by also() of the first.")
     sets = [_checked_set(one, scorers[0].n_patches) for one in kept]
@@ -231,11 +244,11 @@ def score_together(scorers: Sequence[AnswerScorer], kept: Sequence[Any]) -> list
     for batch in start.batches([rows[index] for index in which], longest):
         indices = [which[position] for position in batch]
         with model.lock, torch.inference_mode():
-            results = _read_batch(scorers, start, torch.stack([rows[index] for index in indices]))
+            results = _read_batch(scorers, start, torch.stack([rows[index] for index in indices]), positions)
         for rows_found, result in zip(found, results, strict=True):
             rows_found.put(indices, *result)
     everywhere = [place[one.tobytes()] for one in sets]
-    return [AnswerScores(one.logprobs[everywhere], one.exact_match[everywhere]) for one in found]
+    return [AnswerScores(one.logprobs[everywhere], one.exact_match[everywhere], positions=positions) for one in found]
 
 
 def score_cut_together(scorers: Sequence[AnswerScorer], cut: CutConfig | None) -> list[AnswerScores]:
@@ -249,17 +262,19 @@ def score_cut_together(scorers: Sequence[AnswerScorer], cut: CutConfig | None) -
         if start is None or any(not torch.equal(first._beginning(), scorer._beginning()) for scorer in scorers):
             return [scorer._score_forced(cut) for scorer in scorers]
         everything = torch.arange(len(start.embeds))[None]
-        return [AnswerScores(*found, ranking=start.ranking) for found in _read_batch(scorers, start, everything)]
+        positions = RENUMBERED if cut is None else positions_under(cut, first.model.family)
+        found = _read_batch(scorers, start, everything, positions)
+        return [AnswerScores(*one, ranking=start.ranking, positions=positions) for one in found]
 
 
 def _read_batch(
-    scorers: Sequence[AnswerScorer], start: PromptStart, rows: Tensor
+    scorers: Sequence[AnswerScorer], start: PromptStart, rows: Tensor, positions: Positions
 ) -> list[tuple[np.ndarray, np.ndarray]]:
     """Log-probs [B, A] and sameness [B] of every scorer under B choices of rows, [B, m]."""
-    cache, found = start.read(rows), []
+    cache, begin, found = start.read(rows, positions), start.begin_after(rows, positions), []
     for scorer in scorers:
         tail = scorer._tail().expand(len(rows), -1, -1)
-        logits = read_on(scorer.model.model, cache, tail, keep=len(scorer.answer_ids))
+        logits = read_on(scorer.model.model, cache, tail, len(scorer.answer_ids), begin)
         found.append(_measured(logits, scorer.answer_ids))
     return found
 
@@ -268,7 +283,7 @@ class _Rows:
     """Results of one scorer, filled batch by batch."""
 
     def __init__(self, sets: int, tokens: int) -> None:
-        self.logprobs = np.full((sets, tokens), np.nan, dtype=np.float32)
+        self.logprobs = np.full((sets, tokens), np.nan)
         self.exact_match = np.zeros(sets, dtype=bool)
 
     def put(self, indices: list[int], logprobs: np.ndarray, exact_match: np.ndarray) -> None:
@@ -289,12 +304,14 @@ class _ForcedAnswer(LogitsProcessor):  # type: ignore[misc]  # mypy does not rea
 
 
 def _measured(logits: Tensor, answer_ids: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
-    """Of logits [B, A, vocabulary]: an answer's log-probs float32 [B, A], and bool [B]: each token is the likeliest."""
-    answer = torch.tensor(answer_ids, device=logits.device)
-    logprobs = logits.float().log_softmax(dim=-1)
-    own = logprobs.gather(-1, answer.expand(len(logits), -1)[..., None])[..., 0]
+    """Of logits [B, A, vocabulary]: an answer's log-probs float64 [B, A], and bool [B]: each token is the likeliest.
+
+    In float64, or an answer that is all but certain would be exactly certain. On the CPU: not every device has float64.
+    """
+    logits, answer = logits.cpu().double(), torch.tensor(answer_ids)
+    own = logits.gather(-1, answer.expand(len(logits), -1)[..., None])[..., 0]
     exact_match = (logits.argmax(dim=-1) == answer).all(dim=1)
-    return own.cpu().numpy(), exact_match.cpu().numpy()
+    return (own - logits.logsumexp(dim=-1)).numpy(), exact_match.numpy()
 
 
 def _checked_answer(model: VisionLanguageModel, answer_ids: Any) -> tuple[int, ...]:

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import numpy as np
 
+from flowcut.criteria.positions import Positions
 from flowcut.cut import CutConfig
 from flowcut.errors import FlowCutError
-from flowcut.records.studies import (
-    AnswerScores,
-)
+from flowcut.families.support import positions_under
+from flowcut.records.studies import AnswerScores
 from flowcut.studies.one_shot import PatchChooser
 from flowcut.studies.scorer import AnswerScorer
 
@@ -29,19 +29,19 @@ class KnownScores:
     scorer: AnswerScorer
 
     def __post_init__(self) -> None:
-        self._scores: dict[bytes, tuple[np.ndarray, bool]] = {}
+        self._scores: dict[tuple[str, bytes], tuple[np.ndarray, bool]] = {}
 
-    def score(self, sets: Sequence[np.ndarray]) -> AnswerScores:
-        keys = [np.sort(one).astype(np.int64).tobytes() for one in sets]
+    def score(self, sets: Sequence[np.ndarray], positions: Positions) -> AnswerScores:
+        keys = [(positions, np.sort(one).astype(np.int64).tobytes()) for one in sets]
         new = {key: one for key, one in zip(keys, sets, strict=True) if key not in self._scores}
         if new:
-            scores = self.scorer.score(list(new.values()))
+            scores = self.scorer.score(list(new.values()), positions)
             self._scores.update(zip(new, zip(scores.logprobs, scores.exact_match, strict=True), strict=True))
         logprobs, exact_match = zip(*(self._scores[key] for key in keys), strict=True)
-        return AnswerScores(np.stack(logprobs), np.array(exact_match))
+        return AnswerScores(np.stack(logprobs), np.array(exact_match), positions=positions)
 
-    def totals(self, sets: Sequence[np.ndarray]) -> np.ndarray:
-        return self.score(sets).total
+    def totals(self, sets: Sequence[np.ndarray], positions: Positions) -> np.ndarray:
+        return self.score(sets, positions).total
 
 
 def in_shares(items: Sequence[Any], work: Callable[[Sequence[Any]], Any]) -> Iterator[tuple[slice, Any]]:
@@ -58,7 +58,18 @@ def in_shares(items: Sequence[Any], work: Callable[[Sequence[Any]], Any]) -> Ite
 
 
 def score_at(scorer: AnswerScorer, chooser: PatchChooser, cut: CutConfig) -> AnswerScores:
-    return scorer.score([chooser.kept(cut)]) if chooser.knows(cut) else scorer.score_cut(cut)
+    if chooser.knows(cut):
+        return scorer.score([chooser.kept(cut)], positions_under(cut, scorer.model.family))
+    return scorer.score_cut(cut)
+
+
+def with_positions(cut: CutConfig, positions: Positions | None) -> CutConfig:
+    """The cut with these positions; None: with its own.
+
+    Raises:
+        InvalidCut: there are no such positions.
+    """
+    return cut if positions is None else replace(cut, positions=positions)
 
 
 def attempt(work: Callable[[], T]) -> tuple[T | None, str | None]:

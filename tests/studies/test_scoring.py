@@ -75,7 +75,7 @@ def test_equals_the_slow_way(model: VisionLanguageModel) -> None:
     sets = some_sets(tiny.N_PATCHES)
     scores = AnswerScorer(model, tiny.picture(), QUESTION, ANSWER).score(sets)
     expected = np.stack([plain(model, tiny.picture(), QUESTION, ANSWER, kept) for kept in sets])
-    assert scores.logprobs.dtype == np.float32
+    assert scores.logprobs.dtype == np.float64
     assert scores.total.dtype == np.float64
     np.testing.assert_allclose(scores.logprobs, expected, rtol=0, atol=1e-5)
     np.testing.assert_allclose(scores.total, expected.sum(axis=1), rtol=0, atol=5e-5)

@@ -12,6 +12,7 @@ import pytest
 import flowcut
 from flowcut import studies
 from flowcut.criteria import METHODS
+from flowcut.criteria.positions import Positions
 from flowcut.errors import FlowCutError
 from flowcut.models.loading import VisionLanguageModel
 from flowcut.records.studies import SweepPoint
@@ -120,9 +121,9 @@ def test_a_stopped_answer_is_compared_as_far_as_it_goes(model: VisionLanguageMod
         list(studies.compare_methods(model, PICTURE, QUESTION, silent, [flowcut.Cut("random", tokens=9)]))
 
 
-@pytest.mark.parametrize("block", [1, 3])
-def test_knock_out_one_by_one(model: VisionLanguageModel, answer: list[int], block: int) -> None:
-    steps = list(studies.knock_out(model, PICTURE, QUESTION, answer, block))
+@pytest.mark.parametrize(("block", "positions"), [(1, "kept"), (3, "kept"), (3, "renumbered")])
+def test_knock_out_one_by_one(model: VisionLanguageModel, answer: list[int], block: int, positions: Positions) -> None:
+    steps = list(studies.knock_out(model, PICTURE, QUESTION, answer, block, positions=positions))
     scorer, ids = AnswerScorer(model, PICTURE, QUESTION, answer), np.arange(N)
     last = steps[-1]
     assert last.done == 1
@@ -135,11 +136,12 @@ def test_knock_out_one_by_one(model: VisionLanguageModel, answer: list[int], blo
     n_blocks = N if block == 1 else 9
     assert last.without.shape == last.insertion.shape == last.logprob_drop.shape == (n_blocks,)
     assert last.full == pytest.approx(scorer.score_cut(None).total[0], abs=1e-5)
-    assert last.no_image == pytest.approx(scorer.score([[]]).total[0], abs=1e-5)
+    assert last.no_image == pytest.approx(scorer.score([[]], positions).total[0], abs=1e-5)
+    assert last.positions == positions
     for one in range(0, n_blocks, 4):
         inside = last.block_of_patch == one
-        assert last.without[one] == pytest.approx(scorer.score([ids[~inside]]).total[0], abs=1e-5)
-        assert last.insertion[one] == pytest.approx(scorer.score([ids[inside]]).total[0], abs=1e-5)
+        assert last.without[one] == pytest.approx(scorer.score([ids[~inside]], positions).total[0], abs=1e-5)
+        assert last.insertion[one] == pytest.approx(scorer.score([ids[inside]], positions).total[0], abs=1e-5)
     np.testing.assert_allclose(last.logprob_drop, last.full - last.without)
 
 
@@ -150,17 +152,20 @@ def test_blocks_by_hand() -> None:
     np.testing.assert_array_equal(removal.block_of_patch(2, 3, 9), np.zeros(6))
 
 
-def test_removal_curves(model: VisionLanguageModel, answer: list[int]) -> None:
+@pytest.mark.parametrize("positions", ["kept", "renumbered"])
+def test_removal_curves(model: VisionLanguageModel, answer: list[int], positions: Positions) -> None:
     scorer = AnswerScorer(model, PICTURE, QUESTION, answer)
     ranking = np.random.default_rng(0).normal(size=N)
     order = np.argsort(-ranking)
+    rankings = {"one": ranking, "again": 2 * ranking, "flat": np.zeros(N)}
     first, same, flat = studies.deletion_insertion(
-        model, PICTURE, QUESTION, answer, {"one": ranking, "again": 2 * ranking, "flat": np.zeros(N)}, steps=4
+        model, PICTURE, QUESTION, answer, rankings, steps=4, positions=positions
     )
+    assert first.positions == positions
     np.testing.assert_allclose(first.removed, [0, 0.25, 0.5, 0.75, 1])
     for place, count in enumerate([0, 16, 32, 48, 64]):
-        assert first.deletion[place] == pytest.approx(scorer.score([order[count:]]).total[0], abs=1e-5)
-        assert first.insertion[place] == pytest.approx(scorer.score([order[:count]]).total[0], abs=1e-5)
+        assert first.deletion[place] == pytest.approx(scorer.score([order[count:]], positions).total[0], abs=1e-5)
+        assert first.insertion[place] == pytest.approx(scorer.score([order[:count]], positions).total[0], abs=1e-5)
     assert first.deletion[0] == first.insertion[-1]
     assert first.deletion[-1] == first.insertion[0]
     np.testing.assert_array_equal(same.deletion, first.deletion)
