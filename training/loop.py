@@ -1,4 +1,8 @@
-"""What all stages share: a budget in minutes, a rate that falls towards its end, a log, checkpoints to go on from."""
+"""What all stages share: a budget in minutes, a rate that falls towards its end, a log, checkpoints to go on from.
+
+The minutes are those that the processors worked, not the clock's: beside other work a stage takes longer and learns as
+much.
+"""
 
 from __future__ import annotations
 
@@ -91,7 +95,7 @@ class Optimisers:
 
 @dataclass
 class Loop:
-    """Runs steps until the minutes are spent, those of earlier runs of the same stage counted in."""
+    """Runs steps until the minutes of work are spent, those of earlier runs of the same stage counted in."""
 
     path: Path
     """The stage's checkpoint (safetensors)."""
@@ -134,7 +138,7 @@ class Loop:
 
     def run(self, losses: Callable[[float], tuple[Tensor, dict[str, float]]]) -> None:
         """`losses` takes the share of the training that is done and gives a loss and figures for the log."""
-        total, earlier, began, saved = self.minutes * 60, self.seconds, time.time(), time.time()
+        total, earlier, began, saved = self.minutes * 60, self.seconds, _worked(), time.time()
         mean: dict[str, float] = {}
         while self.seconds < total:
             progress = self.seconds / total
@@ -143,7 +147,7 @@ class Loop:
                 raise SystemExit("The loss is no longer a number: start again from the checkpoint with a lower --rate.")
             self.optimisers.step(loss, schedule(progress))
             self.step += 1
-            self.seconds = earlier + time.time() - began
+            self.seconds = earlier + _worked() - began
             for name, value in {**figures, "loss": loss.item()}.items():
                 mean[name] = value if name not in mean else 0.98 * mean[name] + 0.02 * value
             if self.step % 50 == 0:
@@ -157,6 +161,11 @@ class Loop:
                 self.save()
                 saved = time.time()
         self.save()
+
+
+def _worked() -> float:
+    """Seconds that this process has worked, its threads counted once; on a GPU the clock's."""
+    return time.time() if device().type == "cuda" else time.process_time() / torch.get_num_threads()
 
 
 def _under(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
