@@ -32,7 +32,8 @@ def _app(wanted: argparse.Namespace) -> int:
     _check_address(wanted.host, wanted.port)
     settings = {**_settings(page), "server.address": wanted.host, "server.port": str(wanted.port)}
     sys.argv = ["streamlit", "run", str(page), *(f"--{name}={value}" for name, value in settings.items())]
-    runpy.run_module("streamlit", run_name="__main__", alter_sys=True)  # this process: a signal to it ends the server
+    # In this process: a signal to it ends the server. Streamlit's own command, after what begins with the server.
+    runpy.run_module("flowcut_lens.app", run_name="__main__", alter_sys=True)
     return 0
 
 

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 from PIL import Image
 
+from flowcut_lens.app.jobs.imports import FOR_A_MODEL, import_alone, no_collections
+
 if TYPE_CHECKING:
     from flowcut.models.loading import VisionLanguageModel
 
@@ -39,20 +41,41 @@ class Models:
             return ready
         with self._lock:
             if name not in self._loaded:
-                progress(None, "Loading PyTorch")
-                import flowcut
-
-                model = flowcut.load(name, progress=progress)
-                if name == EMBEDDED or model.device != "cpu":  # where it takes a second, not a minute
-                    progress(None, "First steps")
-                    warm_up_run(model)
+                model = _read(name, progress)
                 self._loaded = {known: kept for known, kept in self._loaded.items() if known == EMBEDDED}
                 self._loaded[name] = model
-                # A garbage collection through all of PyTorch takes half a second, in which no answer goes on. What is
-                # loaded stays, so it is taken out of later collections (see also runner.postScriptGC in config.toml).
-                gc.collect()
-                gc.freeze()
             return self._loaded[name]
+
+
+def _read(name: str, progress: Callable[[float | None, str], None]) -> VisionLanguageModel:
+    """A model, and all that was imported for it kept out of garbage collections."""
+    with no_collections():
+        for module in FOR_A_MODEL:
+            progress(None, "Loading PyTorch")
+            import_alone(module)
+        gc.freeze()
+    import flowcut
+
+    model = flowcut.load(name, progress=progress)
+    if model.device != "cpu":  # there the first answer would take seconds longer than every other
+        progress(None, "First steps")
+        warm_up_run(model)
+    if name == EMBEDDED:
+        gc.freeze()  # at once: somebody may wait for its first answer
+    else:
+        keep_for_good()
+    return model
+
+
+def keep_for_good() -> None:
+    """Take all objects that are in use now out of later garbage collections.
+
+    A collection through all of PyTorch takes half a second, in which no answer goes on, and so does this: it is for
+    when nobody waits. See also runner.postScriptGC in config.toml.
+    """
+    gc.unfreeze()
+    gc.collect()
+    gc.freeze()
 
 
 def warm_up_run(model: VisionLanguageModel) -> None:

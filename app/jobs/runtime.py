@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cache, partial
-from importlib import import_module
 from typing import TYPE_CHECKING
 
 import streamlit as st
@@ -24,7 +24,8 @@ from flowcut.media.picture import Picture
 from flowcut.media.video import Video
 from flowcut.records.run import Run
 from flowcut_lens.app.jobs.explain import explain
-from flowcut_lens.app.jobs.models import Models
+from flowcut_lens.app.jobs.imports import CLOSING, COMPARE_PAGE, Pages, given_up, import_alone
+from flowcut_lens.app.jobs.models import EMBEDDED, Models, keep_for_good, warm_up_run
 from flowcut_lens.app.jobs.orders import ARM_WORDS, ARMS, Job, Order, run_key
 from flowcut_lens.app.jobs.studies import Studies
 
@@ -42,6 +43,12 @@ MOST_ATTENTION_BYTES = 32 * 2**20
 KEPT_FIGURES = 48
 """Prepared figures held in memory: of each comparison two, one for every pruned run (0.2 MB, 0.6 MB for CLIP-L)."""
 
+QUIET_SECONDS = 2.0
+"""How long nobody may have waited for an answer or a page before what is not needed for them yet is made ready."""
+
+PAUSE = 0.1
+"""Seconds between two looks whether somebody waits."""
+
 CLOSING_SECONDS = 20
 """How long the end of the process waits for a study's step."""
 
@@ -57,12 +64,16 @@ class Runtime:
 
     def __init__(self) -> None:
         self.models = Models()
+        self.pages = Pages()
         self._runs: LRUCache[str, Run] = LRUCache(KEPT_RUNS)  # used by the answering thread only, so without a lock
         self._figures: LRUCache[str, Future[bytes]] = LRUCache(KEPT_FIGURES)
         self._figures_lock = threading.Lock()
         self._loading = ThreadPoolExecutor(1, thread_name_prefix="loading")
         self._answering = ThreadPoolExecutor(1, thread_name_prefix="answering")
         self._drawing = ThreadPoolExecutor(1, thread_name_prefix="figures")
+        # Of the last question, and of those that had not ended then: no more of a job, which holds a visitor's picture.
+        self._ends: list[threading.Event] = []
+        self._ends_lock = threading.Lock()
         self._warm_up: Future[None] | None = None
         self._closing = threading.Event()
         self._busy = threading.Event()
@@ -72,19 +83,22 @@ class Runtime:
         """Cancel what waits, stop what runs within one token, and end the threads.
 
         A thread still inside PyTorch would crash the process's exit. A model that is being downloaded or read is given
-        up at its next report of progress.
+        up at its next report of progress, what is being imported at the next module.
         """
         self._closing.set()
         threads = (self._loading, self._answering, self._drawing)
         for thread in threads:
             thread.shutdown(wait=False, cancel_futures=True)
-        for thread in threads:
-            thread.shutdown()
-        self.studies.close(CLOSING_SECONDS)
+        with given_up():
+            for thread in threads:
+                thread.shutdown()
+            self.studies.close(CLOSING_SECONDS)
 
     def submit(self, order: Order, asked_by: Visitor | None = None) -> Job:
         """Queue a question; returns at once."""
         job = Job(order, asked_by=asked_by)
+        with self._ends_lock:
+            self._ends = [*(end for end in self._ends if not end.is_set()), job.ended]
         if self.models.get(order.model) is None:
             job.report("Loading the model")
             _line_up(self._loading, self._load_for, job)
@@ -92,13 +106,13 @@ class Runtime:
             _line_up(self._answering, self._answer_one, job)
         return job
 
-    def warm_up(self, model: str, module: str) -> None:
-        """Import a module, then load a model, in the background, so that clicks and questions find them there.
+    def warm_up(self) -> None:
+        """Load the embedded model in the background, so that a question finds it there; then the rest, see `_settle`.
 
-        One thread does both: of two that import PyTorch at once, one can fail.
+        While nobody has asked anything, the page that somebody waits for goes first.
         """
-        if self.models.get(model) is None and (self._warm_up is None or self._warm_up.done()):
-            self._warm_up = self._loading.submit(self._load_ahead, model, module)
+        if self.models.get(EMBEDDED) is None and (self._warm_up is None or self._warm_up.done()):
+            self._warm_up = self._loading.submit(self._load_ahead)
 
     def figures(self, key: str, compute: Callable[[], bytes]) -> Future[bytes]:
         """What `compute` packs of finished runs; made on a thread of its own and kept under `key`, a content hash."""
@@ -108,12 +122,45 @@ class Runtime:
                 future = self._figures[key] = self._drawing.submit(compute)
             return future
 
-    def _load_ahead(self, model: str, module: str) -> None:
+    @property
+    def _awaited(self) -> bool:
+        """Whether a question has no answer yet."""
+        return not all(end.is_set() for end in self._ends)
+
+    def _load_ahead(self) -> None:
         try:
-            import_module(module)
-            self._load(model, lambda fraction, text: None)
+            self._load(EMBEDDED, lambda fraction, text: None if self._awaited else self.pages.wait_until_out())
         except Exception as error:  # the question that needs the model will meet the same error and show it
-            log.warning("Loading %s ahead of the first question failed: %s", model, error)
+            self._warn("Loading the embedded model ahead of the first question", error)
+        else:
+            self._settle_when_quiet(time.monotonic())
+
+    def _settle_when_quiet(self, since: float) -> None:
+        """Settle once nobody has waited for a while; until then what is queued on this thread comes in between."""
+        if self._closing.wait(PAUSE):
+            return
+        now = time.monotonic()
+        if self._awaited or self.pages.any:
+            since = now
+        if now - since < QUIET_SECONDS:
+            self._loading.submit(self._settle_when_quiet, since)
+        else:
+            self._settle()
+
+    def _settle(self) -> None:
+        """What makes later clicks and answers faster, and the first answer would have had to wait for."""
+        model = self.models.get(EMBEDDED)
+        try:
+            if model is not None and not self._ends:  # no question has done it
+                warm_up_run(model)
+            keep_for_good()
+            import_alone(COMPARE_PAGE)
+        except Exception as error:  # whoever asks, or opens the page, meets it again
+            self._warn("Getting ready for what comes next", error)
+
+    def _warn(self, what: str, error: Exception) -> None:
+        if not self._closing.is_set():
+            log.warning("%s failed: %s", what, error)
 
     def _load_for(self, job: Job) -> None:
         """Load the model of a job, then queue the job to be answered."""
@@ -138,7 +185,7 @@ class Runtime:
 
         def report(fraction: float | None, text: str) -> None:
             if self._closing.is_set():
-                raise FlowCutError("FlowCut Lens is being closed.")
+                raise FlowCutError(CLOSING)
             progress(fraction, text)
 
         return self.models.load(model, report)

@@ -182,6 +182,72 @@ def test_a_process_ends_while_questions_wait() -> None:
         assert process.wait(30) == 0
 
 
+COLD = """
+import sys, time
+from tests.app.test_runtime import SECONDS, ended, order
+from flowcut_lens.app.jobs import models, runtime as module
+from flowcut_lens.app.jobs.imports import COMPARE_PAGE
+from flowcut_lens.app.jobs.runtime import runtime
+
+def until(condition):
+    deadline = time.monotonic() + SECONDS
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+made, done = runtime(), []
+warm_up_run, keep_for_good = module.warm_up_run, module.keep_for_good
+module.warm_up_run = lambda model: done.append("warm-up run") or warm_up_run(model)
+module.keep_for_good = lambda: done.append("kept for good") or keep_for_good()
+"""
+"""A process in which nothing is loaded yet, and `done` gets to know what is made ready."""
+
+
+def in_a_cold_process(program: str) -> list[str]:
+    """The words that it prints; it must end well, and write nothing else but how weights are read."""
+    ran = subprocess.run(
+        [sys.executable, "-c", COLD + program], capture_output=True, text=True, timeout=SECONDS, check=False
+    )
+    assert ran.returncode == 0, ran.stderr
+    assert "Traceback" not in ran.stderr
+    assert "failed" not in ran.stderr
+    return ran.stdout.splitlines()
+
+
+def test_a_first_question_waits_for_nothing_but_its_model() -> None:
+    """What it does not need comes when nobody has waited for a while."""
+    program = """
+module.QUIET_SECONDS = 3 * SECONDS
+made.warm_up()
+assert ended(made.submit(order())).complete
+print(COMPARE_PAGE in sys.modules, *done)
+module.QUIET_SECONDS = 0
+until(lambda: COMPARE_PAGE in sys.modules)
+print(*done)
+"""
+    assert in_a_cold_process(program) == ["False", "kept for good"]
+
+
+def test_without_a_question_everything_is_made_ready() -> None:
+    program = """
+module.QUIET_SECONDS = 0
+made.warm_up()
+until(lambda: made.models.any_loaded and COMPARE_PAGE in sys.modules)
+print(*done)
+"""
+    assert in_a_cold_process(program) == ["warm-up run kept for good"]
+
+
+def test_the_end_of_the_process_does_not_wait_for_imports() -> None:
+    program = """
+made.warm_up()
+until(lambda: "torch" in sys.modules)
+made.close()
+print("flowcut.models.loading" in sys.modules)
+"""
+    assert in_a_cold_process(program) == ["False"]
+
+
 def test_errors_become_one_sentence() -> None:
     assert explain(InvalidPicture("It is empty.")) == "It is empty."
     assert "ran out of memory" in explain(MemoryError())

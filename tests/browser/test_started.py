@@ -166,6 +166,15 @@ def test_the_server_ends_with_its_process(tmp_path: Path) -> None:
     assert not served.listens_on()
 
 
+def test_the_model_is_loaded_before_anybody_opens_the_page(tmp_path: Path) -> None:
+    port, library = free_port(), "libtorch_cpu"
+    with serving([str(FLOWCUT), "app", "--port", str(port)], tmp_path, tmp_path / "log.txt", port) as served:
+        deadline = time.monotonic() + ANSWER_SECONDS
+        while library not in Path(f"/proc/{served.process.pid}/maps").read_text():
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+
+
 def test_a_script_beside_folders_that_are_called_like_ours(installed: Path, tmp_path: Path) -> None:
     """`import flowcut` and all that it brings in runs nothing of the user's; `import app` gives theirs."""
     script = own_folders(tmp_path) / "script.py"

@@ -169,7 +169,7 @@ def test_the_app_is_handed_to_streamlit(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(app.runpy, "run_module", lambda name, **options: called.append([name, *app.sys.argv]))
     assert flow("app", "--port", "9000") == 0
     (told,) = called
-    assert told[:3] == ["streamlit", "streamlit", "run"]
+    assert told[:3] == ["flowcut_lens.app", "streamlit", "run"]
     assert told[3].endswith("main.py")
     assert told[-1] == "--server.port=9000"
     for setting in ("browser.gatherUsageStats=false", "client.showErrorDetails=none", "client.toolbarMode=minimal",
