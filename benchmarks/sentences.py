@@ -69,7 +69,7 @@ def _pruned(numbers: dict[str, Any]) -> str:
     against = {tokens: tables["exact, minus full"][label(FLOWCUT, tokens)] for tokens in budgets}
     return (
         f"At {_listed(budgets)} tokens FlowCut gives {own}% right answers, random tokens {drawn}%; compared with the "
-        f"whole picture FlowCut's are {verdicts(against)}."
+        f"whole picture that is, for FlowCut, {verdicts(against)}."
     )
 
 

@@ -290,11 +290,14 @@ def questions_hash(rows: Iterable[dict[str, Any]]) -> str:
 
 
 def examine_all(
-    model: Path, questions: Asked, wanted: list[Way], growing: Path, workers: int
+    model: Path, questions: Asked, wanted: list[Way], growing: Path, workers: int = 1, n_scenes: int | None = None
 ) -> tuple[results.Facts, list[results.Line]]:
-    """What it was measured with, and a row for each question and way; the growing file keeps what is done."""
+    """What it was measured with, and a row for each question and way; the growing file keeps what is done.
+
+    `n_scenes`: the first so many, in the order of their seeds, so that no result has a say in it; None: all.
+    """
     facts = facts_of(model, questions, wanted)
-    asked = [(seed, rows, wanted) for seed, rows in by_scene(questions)]
+    asked = [(seed, rows, wanted) for seed, rows in by_scene(questions)[:n_scenes]]
     lines = results.measure(growing, facts, asked, _examine, partial(_prepare, model), workers)
     return facts, [row for line in lines for row in line["rows"]]
 
@@ -321,17 +324,16 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=1, help="processes, each on one thread")
     wanted = parser.parse_args()
     questions = [json.loads(line) for line in wanted.questions.read_text().splitlines()]
-    asked = by_scene(questions)[: wanted.scenes]
     if wanted.check:
-        examiner = Examiner(wanted.model)
+        examiner, asked = Examiner(wanted.model), by_scene(questions)[: wanted.scenes]
         print(f"{sum(examiner.disagreements(*scene) for scene in asked)} disagreements")
         return
     chosen = [way for way in ways() if way.method.startswith(("full", wanted.only))]
-    rows = [row for _, own in asked for row in own]
     growing = wanted.out.with_suffix("")
-    facts, found = examine_all(wanted.model, rows, chosen, growing, wanted.workers)
+    facts, found = examine_all(wanted.model, questions, chosen, growing, wanted.workers, wanted.scenes)
     results.pack(wanted.out, facts, found)
-    growing.unlink()  # all of it is packed: the next run, of another model perhaps, begins anew
+    if wanted.scenes is None:
+        growing.unlink()  # all of it is packed: the next run, of another model perhaps, begins anew
     print_means(found)
 
 

@@ -38,14 +38,15 @@ def measure(
     """
     done = begun(path, facts)
     missing = [scene for scene in scenes if scene[0] not in done]
-    with get_context("spawn").Pool(min(workers, max(1, len(missing))), _prepare, (prepare,)) as pool:
-        for number, line in enumerate(pool.imap(work, missing), 1):  # in the scenes' order, also when broken off
-            with path.open("a") as file:
-                file.write(_compact(line) + "\n")
-            if number % 50 == 0 or number == len(missing):
-                print(f"{number} of {len(missing)} scenes", flush=True)
-        pool.close()
-        pool.join()
+    if missing:
+        with get_context("spawn").Pool(min(workers, len(missing)), _prepare, (prepare,)) as pool:
+            for number, line in enumerate(pool.imap(work, missing), 1):  # in their order, also when broken off
+                with path.open("a") as file:
+                    file.write(_compact(line) + "\n")
+                if number % 50 == 0 or number == len(missing):
+                    print(f"{number} of {len(missing)} scenes", flush=True)
+            pool.close()
+            pool.join()
     wanted = {scene[0] for scene in scenes}
     found = [json.loads(line) for line in path.read_text().splitlines()[1:]]
     return sorted((line for line in found if line["scene"] in wanted), key=lambda line: int(line["scene"]))
