@@ -18,6 +18,7 @@ import numpy as np
 from scipy.stats import spearmanr
 
 from flowcut.criteria import METHODS
+from flowcut_lens.analysis.causal import DRAWS, in_drawn_order
 
 RESAMPLES = 10_000
 SEED = 0
@@ -27,8 +28,6 @@ MATTERS = 0.01
 """Nats from which on the loss of a block is said to cost the answer something."""
 TOP = 0.1
 """Share of the blocks that is called the top."""
-DRAWS = 5
-"""Orders drawn for what is equal."""
 ALL_SCENES = 500
 
 
@@ -152,7 +151,7 @@ def object_on_top(questions: list[dict[str, Any]], scene: np.ndarray) -> Measure
 def _object_row(shown: np.ndarray, logprob_drop: np.ndarray, draws: np.ndarray) -> tuple[float, float, float]:
     """`draws`: float [DRAWS, P], orders for blocks that are equal."""
     top = np.lexsort((draws[0], -logprob_drop))[: max(1, round(TOP * len(logprob_drop)))]
-    rankings = [np.lexsort((draw, shown)).argsort() for draw in draws]
+    rankings = in_drawn_order(shown, draws)
     agreement = (
         np.mean([spearmanr(ranks, logprob_drop).statistic for ranks in rankings])
         if np.ptp(logprob_drop) > 0
