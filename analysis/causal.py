@@ -16,6 +16,8 @@ from flowcut_lens.analysis.agreement import row_spearman
 
 RESAMPLES = 1000
 LEVEL = 0.95
+DRAWS = 5
+"""Orders drawn for what a reference ranks alike."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +75,44 @@ def rank_agreement(
             )
         found[name] = _agreement(blocks[measured], logprob_drop[measured], drawn)
     return found
+
+
+def in_drawn_order(values: np.ndarray, draws: np.ndarray) -> np.ndarray:
+    """int64 [D, P], ranks of P places by value, what is equal in a drawn order: a ranking must put it in some.
+
+    Args:
+        values: [P].
+        draws: float [D, P], random numbers.
+    """
+    return np.stack([np.lexsort((draw, values)).argsort() for draw in draws])
+
+
+def object_agreement(
+    coverage: np.ndarray,
+    logprob_drop: np.ndarray,
+    block_of_patch: np.ndarray | None = None,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> Agreement:
+    """What a ranking would reach that knew where the object asked about is, and nothing else; as in the benchmark.
+
+    Blocks rank by how much of the object's pixels they show, and those that show equally much (most show none) in an
+    order that is drawn: mean over `DRAWS` of them, of the correlation and of both ends of its interval.
+
+    Args:
+        coverage: float [N], the share of each patch that shows the object.
+        logprob_drop, block_of_patch, resamples, seed: as for `rank_agreement`.
+
+    Raises:
+        ValueError: as for `rank_agreement`.
+    """
+    blocks = np.arange(len(coverage)) if block_of_patch is None else block_of_patch
+    shown = np.bincount(blocks, coverage) / np.bincount(blocks).clip(min=1)
+    drawn = in_drawn_order(shown, np.random.default_rng(seed).random((DRAWS, len(shown))))
+    rankings = {str(draw): ranking for draw, ranking in enumerate(drawn)}
+    found = list(rank_agreement(rankings, logprob_drop, None, resamples, seed).values())
+    value, low, high = (float(np.mean([getattr(one, end) for one in found])) for end in ("value", "low", "high"))
+    return Agreement(value, low, high, found[0].count)
 
 
 def _agreement(ranking: np.ndarray, logprob_drop: np.ndarray, drawn: np.ndarray) -> Agreement:

@@ -14,6 +14,7 @@ from scipy.stats import spearmanr
 
 from benchmarks.intervals import LEVEL, Measured, add_holm, summary
 from flowcut.criteria import METHODS
+from flowcut_lens.analysis.causal import DRAWS, in_drawn_order
 
 SEED = 0
 BASELINES = ("random", "flowcut")
@@ -21,8 +22,6 @@ MATTERS = 0.01
 """Nats from which on the loss of a block is said to cost the answer something."""
 TOP = 0.1
 """Share of the blocks that is called the top."""
-DRAWS = 5
-"""Orders drawn for what is equal."""
 ALL_SCENES = 500
 
 
@@ -78,7 +77,7 @@ def object_on_top(questions: list[dict[str, Any]], scene: np.ndarray) -> Measure
 def _object_row(shown: np.ndarray, logprob_drop: np.ndarray, draws: np.ndarray) -> tuple[float, float, float]:
     """`draws`: float [DRAWS, P], orders for blocks that are equal."""
     top = np.lexsort((draws[0], -logprob_drop))[: max(1, round(TOP * len(logprob_drop)))]
-    rankings = [np.lexsort((draw, shown)).argsort() for draw in draws]
+    rankings = in_drawn_order(shown, draws)
     agreement = (
         np.mean([spearmanr(ranks, logprob_drop).statistic for ranks in rankings])
         if np.ptp(logprob_drop) > 0

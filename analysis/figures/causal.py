@@ -24,8 +24,9 @@ def causal_bars(agreements: Mapping[str, Agreement], facts: str) -> go.Figure:
     """Which criterion ranks the patches most like the knock-outs do, best first.
 
     How to read: each dot is the rank correlation of one criterion with the drop of the answer's log-prob when a patch
-    is taken away (1: same order, 0: unrelated, −1: opposite), the bar its 95 % bootstrap interval over patches of this
-    one picture; intervals that overlap a lot do not separate two criteria.
+    is taken away (1: same order, 0: unrelated, −1: opposite), the bar its 95 % bootstrap interval over patches (or
+    blocks) of this one picture. They are drawn one by one as if they were independent; neighbours show one object
+    together, so that the true intervals are wider. Intervals that overlap a lot do not separate two criteria.
     """
     known = [(name, found) for name, found in agreements.items() if np.isfinite(found.value)]
     unknown = [name for name, found in agreements.items() if not np.isfinite(found.value)]

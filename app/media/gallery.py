@@ -16,6 +16,8 @@ from flowcut_lens.app.media.comparison import Comparison
 from flowcut_lens.scenes import Scene, draw, questions
 
 SUGGESTIONS = 4
+CHOSEN = "Chosen because their answers differ: they do not show how often pruning changes one."
+"""What is said of the gallery's scenes, as `app/scripts/seeds.py` finds them."""
 PHOTOGRAPH_QUESTIONS = ("Describe the picture.", "What is in the picture?", "What colours do you see?")
 """Suggested for pictures from outside, of which nothing is known."""
 VIDEO_QUESTIONS = ("What happens in the video?", "Describe the video.", "What changes from start to end?")

@@ -40,6 +40,7 @@ def choose_picture() -> None:
     for note in shown.notes:
         st.caption(note)
     thumbnails(_thumbnails(), shown.seed, "Gallery of drawn scenes", "gallery", session.show_scene)
+    st.caption(gallery.CHOSEN)
     paste("paste", lambda content: take_in(content, "pasted picture"))
 
 

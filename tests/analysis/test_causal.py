@@ -6,7 +6,16 @@ import numpy as np
 import pytest
 from scipy.stats import spearmanr
 
-from flowcut_lens.analysis.causal import band, block_mean, curve_area, flip_point, rank_agreement
+from flowcut_lens.analysis.causal import (
+    DRAWS,
+    band,
+    block_mean,
+    curve_area,
+    flip_point,
+    in_drawn_order,
+    object_agreement,
+    rank_agreement,
+)
 
 
 def test_an_interval_is_of_literal_draws() -> None:
@@ -33,6 +42,27 @@ def test_the_interval_holds_the_truth_about_as_often_as_it_says() -> None:
         assert found.low < found.value < found.high
         hits += found.low <= true <= found.high
     assert 51 <= hits <= 60
+
+
+def test_what_is_equal_stands_in_a_drawn_order() -> None:
+    shown = np.array([0, 0.5, 0, 0, 0.2])
+    draws = np.array([[0.3, 0, 0.1, 0.2, 0], [0.1, 0, 0.2, 0.3, 0]])
+    np.testing.assert_array_equal(in_drawn_order(shown, draws), [[2, 4, 0, 1, 3], [0, 4, 1, 2, 3]])
+
+
+def test_the_object_is_a_reference_whose_ties_are_drawn() -> None:
+    """As in the benchmark's tables: Spearman of blocks by their share of the object, mean over orders of the rest."""
+    coverage, drop = np.zeros(16), np.random.default_rng(3).normal(size=4)
+    coverage[:2] = 1
+    blocks = np.repeat(np.arange(4), 4)
+    draws = np.random.default_rng(0).random((DRAWS, 4))
+    expected = [spearmanr(np.lexsort((draw, [0.5, 0, 0, 0])).argsort(), drop).statistic for draw in draws]
+    found = object_agreement(coverage, drop, blocks, resamples=50)
+    assert found.value == pytest.approx(np.mean(expected))
+    assert found.count == 4
+    assert found.low <= found.value <= found.high
+    alone = object_agreement(coverage, np.arange(16.0)[::-1], resamples=10)
+    assert alone.count == 16
 
 
 def test_unmeasured_patches_are_left_out_and_the_seed_decides() -> None:

@@ -63,8 +63,9 @@ def test_costs_of_an_answer_token_stand_beside_totals() -> None:
     full, _ = synthetic.pair()
     short = replace(full, tokens=full.tokens[:1])
     told = numbers(short, full, "picture")
-    assert "Compute / token" in told
-    assert "1 answer token, the full answer 3: totals favour the shorter, these the longer" in told
+    assert "Per answer token (1): " in told
+    assert "The full answer has 3: totals favour the shorter, these the longer." in told
     assert "+200%" in told  # the same compute for a third of the tokens
-    assert "3 answer tokens</p>" in numbers(full, full, "picture")
-    assert "/ token" not in numbers(replace(full, tokens=()), full, "picture")
+    assert "Per answer token (3): " in numbers(full, full, "picture")
+    assert "favour" not in numbers(full, full, "picture")
+    assert "Per answer token" not in numbers(replace(full, tokens=()), full, "picture")

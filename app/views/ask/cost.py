@@ -9,9 +9,6 @@ from flowcut.criteria.stages import DECODER, PICTURE, PROJECTOR
 from flowcut.records.run import Run
 from flowcut_lens.app.components.formatting import BYTE_UNITS, FLOP_UNITS, change, duration, scaled
 
-Entry = tuple[str, str, str]
-"""Name, value, and its difference to the full run."""
-
 
 def times_bar(run: Run, full: Run, longest: float, kind: str) -> str:
     """A bar on the scale of the slowest answer, the seconds of each stage in words, and what belongs to none."""
@@ -61,19 +58,15 @@ def where_it_cuts(run: Run) -> str:
 def numbers(run: Run, full: Run, kind: str) -> str:
     """Visual tokens, KV cache and compute, and what an answer token takes of them, each against the full run."""
     kv, full_kv = sum(run.kv_bytes), sum(full.kv_bytes)
-    entries = [
+    entries = (
         ("Visual tokens", str(run.visual_tokens), change(run.visual_tokens, full.visual_tokens)),
         ("KV cache", scaled(kv, BYTE_UNITS), change(kv, full_kv)),
         ("Compute", scaled(run.flops.total, FLOP_UNITS), change(run.flops.total, full.flops.total)),
-    ]
-    return f"{_list(entries)}{_per_token(run, full)}{_counts(run, kind)}"
-
-
-def _list(entries: list[Entry]) -> str:
+    )
     lines = "".join(
         f"<div><dt>{name}</dt><dd>{value} <small>{delta}</small></dd></div>" for name, value, delta in entries
     )
-    return f'<dl class="lens-numbers">{lines}</dl>'
+    return f'<dl class="lens-numbers">{lines}</dl>{_per_token(run, full)}{_counts(run, kind)}'
 
 
 def _per_token(run: Run, full: Run) -> str:
@@ -82,18 +75,18 @@ def _per_token(run: Run, full: Run) -> str:
     if not count or not full_count:
         return ""
     pairs = (
-        ("Time", run.times.total, full.times.total, duration),
-        ("KV cache", sum(run.kv_bytes), sum(full.kv_bytes), lambda value: scaled(value, BYTE_UNITS)),
-        ("Compute", run.flops.total, full.flops.total, lambda value: scaled(value, FLOP_UNITS)),
+        (run.times.total, full.times.total, duration),
+        (sum(run.kv_bytes), sum(full.kv_bytes), lambda value: f"{scaled(value, BYTE_UNITS)} of KV"),
+        (run.flops.total, full.flops.total, lambda value: scaled(value, FLOP_UNITS)),
     )
-    entries = [
-        (f"{name} / token", told(value / count), change(value / count, whole / full_count))
-        for name, value, whole, told in pairs
-    ]
-    length = f"{count} answer token{'s' if count > 1 else ''}"
+    told = ", ".join(
+        f"{in_words(value / count)} {change(value / count, whole / full_count)}".rstrip()
+        for value, whole, in_words in pairs
+    )
+    sentences = f"Per answer token ({count}): {told}."
     if count != full_count:
-        length += f", the full answer {full_count}: totals favour the shorter, these the longer"
-    return f'{_list(entries)}<p class="lens-looking" data-testid="answer-length">{length}</p>'
+        sentences += f" The full answer has {full_count}: totals favour the shorter, these the longer."
+    return f'<p class="lens-looking" data-testid="per-token">{sentences}</p>'
 
 
 def _counts(run: Run, kind: str) -> str:

@@ -13,7 +13,15 @@ from PIL.Image import Image
 from flowcut.criteria import METHODS
 from flowcut.records.mask_picture import heat_picture
 from flowcut.records.studies import KnockOut, MethodResult, RemovalCurves
-from flowcut_lens.analysis.causal import Agreement, band, curve_area, rank_agreement
+from flowcut_lens.analysis.causal import (
+    DRAWS,
+    Agreement,
+    band,
+    curve_area,
+    in_drawn_order,
+    object_agreement,
+    rank_agreement,
+)
 from flowcut_lens.analysis.figures.causal import causal_bars, removal_areas, removal_curves
 from flowcut_lens.app.components.choice import choose
 from flowcut_lens.app.components.formatting import signed
@@ -32,8 +40,9 @@ SIDE = 300
 TRUTH = "The object asked about"
 """What stands beside the criteria as a reference, where the pixels of what was asked about are known."""
 WHAT_TRUTH_IS = (
-    "is no criterion but the truth of this drawn scene: patches by how much of the object they show, all others tied. "
-    "It says what a ranking would reach here that knew where the object is and nothing else."
+    "is no criterion but the truth of this drawn scene: patches by how much they show of what the question names, all "
+    f"others in an order that is drawn (agreement: mean of {DRAWS} orders; curves: one). It says what a ranking would "
+    "reach here that knew where the object is and nothing else; the tables of `benchmarks/causal.md` mean the same."
 )
 BLOCKS = {1: "one by one", 2: "2 × 2", 4: "4 × 4"}
 BLOCK_HELP = "Blocks are quicker, and find what neighbours hold between them"
@@ -80,7 +89,10 @@ def rankings_of(context: Context, found: list[MethodResult]) -> dict[str, np.nda
     ranked = [one.run for one in found if one.run is not None and one.run.cut is not None]
     rankings = {methods.short_title(run.cut): run.ranking for run in ranked if run.cut and run.ranking is not None}
     shown = known_coverage(context)
-    return rankings if shown is None else {**rankings, TRUTH: shown}
+    if shown is None:
+        return rankings
+    order = in_drawn_order(shown, np.random.default_rng(0).random((1, len(shown))))[0]
+    return {**rankings, TRUTH: order.astype(np.float32)}
 
 
 def plan(context: Context, block: int, found: list[MethodResult]) -> StudySpec:
@@ -95,13 +107,21 @@ def plan(context: Context, block: int, found: list[MethodResult]) -> StudySpec:
             study.report("Taking patches away", 0.7 * state.done)
             yield state
         study.report("Comparing rankings", 0.7)
-        yield Trust(rank_agreement(rankings, state.logprob_drop, state.block_of_patch))
+        yield _trusted(rankings, known_coverage(context), state)
         curves = flowcut.deletion_insertion(*asked, rankings, steps=STEPS, system=context.system)
         for done, curve in enumerate(curves, 1):
             study.report("Removing and adding patches in each criterion's order", 0.7 + 0.3 * done / len(rankings))
             yield curve
 
     return StudySpec(context.key("causal", context.tokens, block), work, "Take patches away", TAKES)
+
+
+def _trusted(rankings: dict[str, np.ndarray], shown: np.ndarray | None, knocked: KnockOut) -> Trust:
+    """How well each ranking agrees; of the truth the mean over several orders of what shows nothing of the object."""
+    agreements = rank_agreement(rankings, knocked.logprob_drop, knocked.block_of_patch)
+    if shown is not None:
+        agreements[TRUTH] = object_agreement(shown, knocked.logprob_drop, knocked.block_of_patch)
+    return Trust(agreements)
 
 
 def _results(context: Context, results: list[Any], found: list[MethodResult]) -> None:
@@ -140,7 +160,9 @@ def _heat(context: Context, picture: Image, knocked: KnockOut, change: Callable[
 
 def _trust(context: Context, knocked: KnockOut, trust: Trust) -> None:
     facts = context.facts(
-        f"budget {context.tokens}", f"{len(knocked.logprob_drop)} knock-outs", "1,000 bootstrap draws, seed 0"
+        f"budget {context.tokens}",
+        f"{len(knocked.logprob_drop)} knock-outs",
+        f"1,000 bootstrap draws of single {'patches' if knocked.block == 1 else 'blocks'}, seed 0",
     )
     plot(causal_bars(trust.agreements, facts), causal_bars)
     if TRUTH in trust.agreements:
