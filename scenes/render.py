@@ -39,27 +39,57 @@ _SHADOW_BLUR = 9.0
 _LAYOUT_TRIES = 50
 
 
-def draw(seed: int) -> Scene:
+def draw(seed: int, without: int | None = None) -> Scene:
     """The scene of a seed: the same picture, objects and masks on every machine.
 
+    Args:
+        seed: of the scene.
+        without: leave this object out, by its place in the whole scene's `objects`: every random number is drawn as
+            before, so that nothing else changes but what it hid and shaded.
+
     Raises:
-        ValueError: the seed is not an integer from 0 to 2**63 - 1.
+        ValueError: the seed is not an integer from 0 to 2**63 - 1, or the scene has no such object.
     """
     if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or not 0 <= seed < 2**63:
         raise ValueError(f"A scene's seed is an integer from 0 to 2**63 - 1; got {seed!r}. Pass for example 7.")
     rng = np.random.default_rng(int(seed))
-    return compose(int(seed), background(rng), rng)
+    return compose(int(seed), background(rng), rng, without=without)
 
 
-def compose(seed: int, canvas: NDArray[np.float32], rng: np.random.Generator, extra_cards: float = 0.0) -> Scene:
-    """Lay random objects on a table top ([336, 336, 3], 0..1; drawn over in place) and say what lies where."""
+def compose(
+    seed: int,
+    canvas: NDArray[np.float32],
+    rng: np.random.Generator,
+    extra_cards: float = 0.0,
+    without: int | None = None,
+) -> Scene:
+    """Lay random objects on a table top ([336, 336, 3], 0..1; drawn over in place) and say what lies where.
+
+    `without` is as in `draw`.
+    """
     placements, masks = _visible_layout(rng, extra_cards)
-    for placement in placements:
-        _paint(canvas, placement, rng)
+    left_out = None if without is None else _place_of(without, placements)
+    for place, placement in enumerate(placements):
+        _paint(canvas.copy() if place == left_out else canvas, placement, rng)
+    if left_out is not None:
+        placements = [*placements[:left_out], *placements[left_out + 1 :]]
+        masks = _visible([_mask(placement) for placement in placements])
     canvas += np.float32(0.007) * rng.standard_normal((SIDE, SIDE, 1), dtype=np.float32)
     image = Image.fromarray((np.clip(canvas, 0, 1) * 255 + 0.5).astype(np.uint8))
     objects = [_seen(placement, mask) for placement, mask in zip(placements, masks, strict=True)]
-    return Scene(seed, image, tuple(sorted(objects, key=lambda thing: (thing.row, thing.centre_x))))
+    return Scene(seed, image, tuple(sorted(objects, key=_reading_order)))
+
+
+def _reading_order(thing: Placement | SceneObject) -> tuple[int, float]:
+    return min(int(thing.centre_y * 3 / SIDE), 2), thing.centre_x  # as SceneObject.row
+
+
+def _place_of(wanted: int, placements: list[Placement]) -> int:
+    """Where among the placements, in the order of painting, the object of this place in reading order is."""
+    if isinstance(wanted, bool) or not isinstance(wanted, int) or not 0 <= wanted < len(placements):
+        last = len(placements) - 1
+        raise ValueError(f"This scene has {last + 1} objects; got without={wanted!r}. Pass 0 to {last}.")
+    return sorted(range(len(placements)), key=lambda place: _reading_order(placements[place]))[wanted]
 
 
 def _visible_layout(
@@ -69,17 +99,22 @@ def _visible_layout(
     for _ in range(_LAYOUT_TRIES):
         placements = sample_placements(rng, extra_cards)
         full = [_mask(placement) for placement in placements]
-        hidden, visible = np.zeros((SIDE, SIDE), bool), []
-        for mask in reversed(full):  # later objects lie on top
-            visible.append(mask & ~hidden)
-            hidden |= mask
-        visible.reverse()
+        visible = _visible(full)
         if all(
             seen.sum() >= MIN_VISIBLE.get(placement.shape, MIN_VISIBLE_DEFAULT) * mask.sum()
             for placement, mask, seen in zip(placements, full, visible, strict=True)
         ):
             return placements, visible
     return placements[-1:], full[-1:]  # the last object lies on top and alone is always visible
+
+
+def _visible(full: list[NDArray[np.bool_]]) -> list[NDArray[np.bool_]]:
+    """The pixels of each object that no later one hides: later objects lie on top."""
+    hidden, visible = np.zeros((SIDE, SIDE), bool), []
+    for mask in reversed(full):
+        visible.append(mask & ~hidden)
+        hidden |= mask
+    return visible[::-1]
 
 
 def _seen(placement: Placement, mask: NDArray[np.bool_]) -> SceneObject:
