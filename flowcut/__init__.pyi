@@ -41,6 +41,7 @@ from .records.store import save_run as save_run
 from .records.studies import AnswerScores as AnswerScores
 from .records.studies import KnockOut as KnockOut
 from .records.studies import MethodResult as MethodResult
+from .records.studies import ObjectKnockOut as ObjectKnockOut
 from .records.studies import PatchRanking as PatchRanking
 from .records.studies import RemovalCurves as RemovalCurves
 from .records.studies import SmallestBudget as SmallestBudget
@@ -53,6 +54,7 @@ from .settings import Generation as Generation
 from .studies import compare_methods as compare_methods
 from .studies import deletion_insertion as deletion_insertion
 from .studies import knock_out as knock_out
+from .studies import knock_out_objects as knock_out_objects
 from .studies import rank_patches as rank_patches
 from .studies import sampled_subsets as sampled_subsets
 from .studies import smallest_budget as smallest_budget

@@ -159,6 +159,30 @@ class SubsetEffects:
 
 
 @dataclass(frozen=True, eq=False)
+class ObjectKnockOut:
+    """What an answer loses without one object, in log-odds of the full answer."""
+
+    name: str
+    patch_ids: np.ndarray
+    """int64, the patches that show the object, ascending."""
+    answer: str
+    """What is answered about the picture that never showed it."""
+    full: float
+    """Log-odds of the full answer with all visual tokens of the picture itself."""
+    without_object: float
+    """Log-odds of it with the picture that never showed the object, encoded anew."""
+    without_patches: float
+    """Log-odds of it with the picture itself, the object's patches kept from the language model."""
+    flips_without_object: bool
+    """Whether greedy decoding then writes another answer: the object was needed."""
+    flips_without_patches: bool
+    positions: str
+    """Of the tokens that stay when patches are left out: `kept` or `renumbered`."""
+
+    __repr__ = one_line
+
+
+@dataclass(frozen=True, eq=False)
 class RemovalCurves:
     """One ranking of the patches, held against the answer by removing and by inserting its highest first."""
 

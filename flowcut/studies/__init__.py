@@ -8,6 +8,7 @@ import flowcut.hooks  # noqa: F401  # declares torchvision's operators before tr
 from flowcut._moved import names_from
 from flowcut.studies.budgets import smallest_budget, sweep
 from flowcut.studies.methods import compare_methods, rank_patches
+from flowcut.studies.objects import knock_out_objects
 from flowcut.studies.removal import deletion_insertion, knock_out
 from flowcut.studies.subsets import sampled_subsets
 
@@ -15,6 +16,7 @@ __all__ = [
     "compare_methods",
     "deletion_insertion",
     "knock_out",
+    "knock_out_objects",
     "rank_patches",
     "sampled_subsets",
     "smallest_budget",
