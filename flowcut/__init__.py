@@ -47,7 +47,9 @@ transformers. `help(flowcut.ask)` says more on a name. The public names:
     rank_patches         What each method ranks the patches by.
     sweep                The answer's probability under many cuts.
     smallest_budget      The fewest tokens with which a method keeps the answer.
+    sampled_subsets      What each block adds to the answer among random sets of a budget's size.
     knock_out            The answer without each block of patches, and with it alone.
+    knock_out_objects    The answer without each object, in the picture and in the tokens.
     deletion_insertion   The answer with a ranking's highest patches removed, and alone.
     AnswerScorer         One answer, scored under any choice of patches.
     AnswerScores         How probable an answer is under several choices of patches.
@@ -55,7 +57,9 @@ transformers. `help(flowcut.ask)` says more on a name. The public names:
     PatchRanking         One method's part of `rank_patches`.
     SweepPoint           One cut's part of `sweep`.
     SmallestBudget       What `smallest_budget` finds.
+    SubsetEffects        What `sampled_subsets` finds.
     KnockOut             What `knock_out` finds.
+    ObjectKnockOut       One object's part of `knock_out_objects`.
     RemovalCurves        One ranking's part of `deletion_insertion`.
 
     FlowCutError         What every error below is: something given to flowcut cannot be used.

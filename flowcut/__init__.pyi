@@ -41,9 +41,11 @@ from .records.store import save_run as save_run
 from .records.studies import AnswerScores as AnswerScores
 from .records.studies import KnockOut as KnockOut
 from .records.studies import MethodResult as MethodResult
+from .records.studies import ObjectKnockOut as ObjectKnockOut
 from .records.studies import PatchRanking as PatchRanking
 from .records.studies import RemovalCurves as RemovalCurves
 from .records.studies import SmallestBudget as SmallestBudget
+from .records.studies import SubsetEffects as SubsetEffects
 from .records.studies import SweepPoint as SweepPoint
 from .records.vision import FlowRecord as FlowRecord
 from .records.vision import LayerFlow as LayerFlow
@@ -52,7 +54,9 @@ from .settings import Generation as Generation
 from .studies import compare_methods as compare_methods
 from .studies import deletion_insertion as deletion_insertion
 from .studies import knock_out as knock_out
+from .studies import knock_out_objects as knock_out_objects
 from .studies import rank_patches as rank_patches
+from .studies import sampled_subsets as sampled_subsets
 from .studies import smallest_budget as smallest_budget
 from .studies import sweep as sweep
 from .studies.scorer import AnswerScorer as AnswerScorer

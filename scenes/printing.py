@@ -16,6 +16,8 @@ SCALE = 2
 """Print is drawn larger and reduced: turning then leaves no jagged edge."""
 
 Window = tuple[slice, slice]
+Area = tuple[float, float, float, float]
+"""Left, top, right and bottom, in pixels of the picture."""
 Ink = tuple[NDArray[np.float32], NDArray[np.float32]]
 """A colour [3], 0..1, and how much of each pixel it covers [rows, cols], 0..1."""
 
@@ -29,8 +31,8 @@ def printed(placement: Placement, window: Window, ink: NDArray[np.float32]) -> I
         yield ink, _card(sheet)
 
 
-def chart_bars(placement: Placement) -> list[tuple[float, float, float, float]]:
-    """Left, top, right and bottom of each bar, in pixels; its number stands above it. Empty unless it is a chart."""
+def chart_bars(placement: Placement) -> list[Area]:
+    """The area of each bar; its number stands above it. Empty unless it is a chart."""
     radius = placement.extent / 2
     pitch = 1.32 * radius / max(len(placement.bars), 1)
     bottom, found = placement.centre_y + 0.5 * radius, []
@@ -40,12 +42,15 @@ def chart_bars(placement: Placement) -> list[tuple[float, float, float, float]]:
     return found
 
 
-def bar_placements(placement: Placement) -> list[Placement]:
-    """The bars of a chart as objects: each with its colour, its number, and the middle of its area."""
-    return [
-        Placement(BAR, colour, "small", str(number), (left + right) / 2, (top + bottom) / 2, bottom - top, 0.0)
-        for (colour, number), (left, top, right, bottom) in zip(placement.bars, chart_bars(placement), strict=True)
-    ]
+def shown_bars(placement: Placement) -> list[tuple[Placement, Area]]:
+    """The bars of a chart as objects (colour, number, the middle of the area), each with its area."""
+    found = []
+    for place, ((colour, number), area) in enumerate(zip(placement.bars, chart_bars(placement), strict=True)):
+        if place != placement.left_out:
+            left, top, right, bottom = area
+            middle = ((left + right) / 2, (top + bottom) / 2)
+            found.append((Placement(BAR, colour, "small", str(number), *middle, bottom - top, 0.0), area))
+    return found
 
 
 def number_height(placement: Placement) -> float:
@@ -110,15 +115,15 @@ def _card(sheet: _Sheet) -> NDArray[np.float32]:
 def _chart(sheet: _Sheet, ink: NDArray[np.float32]) -> Iterator[Ink]:
     """Bars on a line, each with its number above it."""
     placement = sheet.placement
-    areas = chart_bars(placement)
-    for (colour, _), (left, top, right, bottom) in zip(placement.bars, areas, strict=True):
+    bars = shown_bars(placement)
+    for bar, (left, top, right, bottom) in bars:
         sheet.pen.rectangle((*sheet.at(left, top), *sheet.at(right, bottom)), 255)
-        yield np.asarray(PAINT[colour], np.float32), sheet.coverage()
-    for (_, number), (left, top, right, _) in zip(placement.bars, areas, strict=True):
-        middle = (left + right) / 2 - placement.centre_x
-        height = number_height(placement)
-        sheet.write(str(number), 0.95 * height, height, middle, top - 0.55 * height - placement.centre_y)
-    line = areas[0][3]
+        yield np.asarray(PAINT[bar.colour], np.float32), sheet.coverage()
+    height = number_height(placement)
+    for bar, (_, top, _, _) in bars:
+        right, down = bar.centre_x - placement.centre_x, top - 0.55 * height - placement.centre_y
+        sheet.write(bar.text or "", 0.95 * height, height, right, down)
+    line = chart_bars(placement)[0][3]
     reach = 0.68 * placement.extent / 2
     ends = (*sheet.at(placement.centre_x - reach, line), *sheet.at(placement.centre_x + reach, line + 1.5))
     sheet.pen.rectangle(ends, 255)

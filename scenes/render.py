@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from flowcut_lens.scenes.backgrounds import background
 from flowcut_lens.scenes.paint import PAINT
-from flowcut_lens.scenes.printing import bar_placements, chart_bars, number_height, printed
+from flowcut_lens.scenes.printing import number_height, printed, shown_bars
 from flowcut_lens.scenes.shapes import SIGNED_DISTANCE
 from flowcut_lens.scenes.world import (
     DRAWN,
@@ -30,31 +32,66 @@ _SHADOW_BLUR = 9.0
 _LAYOUT_TRIES = 50
 
 
-def draw(seed: int, mix: SceneMix = DRAWN) -> Scene:
+def draw(seed: int, mix: SceneMix = DRAWN, without: int | None = None) -> Scene:
     """The scene of a seed: the same picture, objects and masks on every machine.
 
     Args:
         seed: 0 to 2**63 - 1.
         mix: how often what is harder to see comes up; the shipped model knows the default.
+        without: leave this object out, by its place in the whole scene's `objects`: every random number is drawn as
+            before, so that nothing else changes but what it hid and shaded. With a chart its bars go; a bar goes alone.
 
     Raises:
-        ValueError: the seed is not an integer from 0 to 2**63 - 1.
+        ValueError: the seed is not an integer from 0 to 2**63 - 1, or the scene has no such object.
     """
     if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or not 0 <= seed < 2**63:
         raise ValueError(f"A scene's seed is an integer from 0 to 2**63 - 1; got {seed!r}. Pass for example 7.")
     rng = np.random.default_rng(int(seed))
-    return compose(int(seed), background(rng), rng, mix)
+    return compose(int(seed), background(rng), rng, mix, without)
 
 
-def compose(seed: int, canvas: NDArray[np.float32], rng: np.random.Generator, mix: SceneMix = DRAWN) -> Scene:
-    """Lay random objects on a table top ([336, 336, 3], 0..1; drawn over in place) and say what lies where."""
-    placements, masks = _visible_layout(rng, mix)
-    for placement in placements:
-        _paint(canvas, placement, rng)
+def compose(
+    seed: int,
+    canvas: NDArray[np.float32],
+    rng: np.random.Generator,
+    mix: SceneMix = DRAWN,
+    without: int | None = None,
+) -> Scene:
+    """Lay random objects on a table top ([336, 336, 3], 0..1; drawn over in place) and say what lies where.
+
+    `without` is as in `draw`.
+    """
+    laid, masks = _visible_layout(rng, mix)
+    painted: list[Placement | None] = list(laid)
+    if without is not None:
+        place, what_stays = _leave_out(without, laid, masks)
+        painted[place] = what_stays
+    for placement, stays in zip(laid, painted, strict=True):
+        _paint(canvas.copy() if stays is None else canvas, stays or placement, rng)
+    if without is not None:
+        laid = [placement for placement in painted if placement is not None]
+        masks = _visible([_mask(placement) for placement in laid])
     canvas += np.float32(0.007) * rng.standard_normal((SIDE, SIDE, 1), dtype=np.float32)
     image = Image.fromarray((np.clip(canvas, 0, 1) * 255 + 0.5).astype(np.uint8))
-    objects = [thing for placement, mask in zip(placements, masks, strict=True) for thing in _seen(placement, mask)]
+    objects = [thing for placement, mask in zip(laid, masks, strict=True) for thing in _seen(placement, mask)]
     return Scene(seed, image, reading_order(objects))
+
+
+def _leave_out(
+    wanted: int, placements: list[Placement], masks: list[NDArray[np.bool_]]
+) -> tuple[int, Placement | None]:
+    """Which placement the object of this place in reading order is of, and what stays of it: a chart less a bar."""
+    things = [
+        (thing, place, number - 1)
+        for place, (placement, mask) in enumerate(zip(placements, masks, strict=True))
+        for number, thing in enumerate(_seen(placement, mask))
+    ]
+    if isinstance(wanted, bool) or not isinstance(wanted, int) or not 0 <= wanted < len(things):
+        last = len(things) - 1
+        raise ValueError(f"This scene has {last + 1} objects; got without={wanted!r}. Pass 0 to {last}.")
+    chosen = reading_order(thing for thing, _, _ in things)[wanted]
+    place, bar = next((place, bar) for thing, place, bar in things if thing is chosen)
+    return place, None if bar < 0 else replace(placements[place], left_out=bar)
 
 
 def _visible_layout(rng: np.random.Generator, mix: SceneMix = DRAWN) -> tuple[list[Placement], list[NDArray[np.bool_]]]:
@@ -62,11 +99,7 @@ def _visible_layout(rng: np.random.Generator, mix: SceneMix = DRAWN) -> tuple[li
     for _ in range(_LAYOUT_TRIES):
         placements = sample_placements(rng, mix)
         full = [_mask(placement) for placement in placements]
-        hidden, visible = np.zeros((SIDE, SIDE), bool), []
-        for mask in reversed(full):  # later objects lie on top
-            visible.append(mask & ~hidden)
-            hidden |= mask
-        visible.reverse()
+        visible = _visible(full)
         if all(
             seen.sum() >= MIN_VISIBLE.get(placement.shape, MIN_VISIBLE_DEFAULT) * mask.sum()
             for placement, mask, seen in zip(placements, full, visible, strict=True)
@@ -75,10 +108,19 @@ def _visible_layout(rng: np.random.Generator, mix: SceneMix = DRAWN) -> tuple[li
     return placements[-1:], full[-1:]  # the last object lies on top and alone is always visible
 
 
+def _visible(full: list[NDArray[np.bool_]]) -> list[NDArray[np.bool_]]:
+    """The pixels of each object that no later one hides: later objects lie on top."""
+    hidden, visible = np.zeros((SIDE, SIDE), bool), []
+    for mask in reversed(full):
+        visible.append(mask & ~hidden)
+        hidden |= mask
+    return visible[::-1]
+
+
 def _seen(placement: Placement, mask: NDArray[np.bool_]) -> list[SceneObject]:
     """The object of a placement with the pixels it is seen in; a chart's bars are objects of their own, cut from it."""
     found, middles = [], np.arange(SIDE) + 0.5
-    for bar, (left, top, right, bottom) in zip(bar_placements(placement), chart_bars(placement), strict=True):
+    for bar, (left, top, right, bottom) in shown_bars(placement):
         inside_rows = (middles >= top - number_height(placement)) & (middles < bottom)
         inside = inside_rows[:, None] & ((middles >= left) & (middles < right))
         found.append(_object(bar, mask & inside))

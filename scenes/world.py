@@ -92,6 +92,8 @@ class Placement:
     small_print: str | None = None
     bars: tuple[tuple[str, int], ...] = ()
     """Of a chart, from the left: the colour of each bar, and its number, 1 to 9."""
+    left_out: int | None = None
+    """The bar that is not there, by its place among `bars`; the others stay where they are."""
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from flowcut_lens.scenes.printing import bar_placements
+from flowcut_lens.scenes.printing import shown_bars
 from flowcut_lens.scenes.world import WORLD, Placement, SceneObject, reading_order, sample_placements
 from training.cache import FIELD_VALUES, PLACE
 
@@ -28,7 +28,8 @@ def _from_placement(placement: Placement) -> SceneObject:
 def random_objects(rng: np.random.Generator) -> list[SceneObject]:
     """The objects of a random scene in reading order, not checked for how much one hides another; bars come last."""
     laid = sample_placements(rng, WORLD)
-    objects = [_from_placement(one) for placement in laid for one in (placement, *bar_placements(placement))]
+    parts = [(placement, *(bar for bar, _ in shown_bars(placement))) for placement in laid]
+    objects = [_from_placement(one) for group in parts for one in group]
     return list(reading_order(objects))
 
 

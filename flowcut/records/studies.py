@@ -112,6 +112,77 @@ class KnockOut:
 
 
 @dataclass(frozen=True, eq=False)
+class SubsetEffects:
+    """What each block of patches adds to the answer among others drawn at random, as far as it is known; P blocks.
+
+    It says what the language model makes of the vision encoder's output at this budget: every token was made by an
+    encoder that saw the full picture. Blocks that can stand in for each other share what they add.
+    """
+
+    block: int
+    """Side of a block, in patches; those at the far edges are smaller where the grid cannot be divided."""
+    block_of_patch: np.ndarray
+    """int64 [N], the block of each patch; blocks in reading order."""
+    effect: np.ndarray
+    """float64 [P], log-odds of the full answer that a block adds to a random set of the others (ridge regression). In
+    sets of one size a block comes in place of another: effects are then against the mean block, and sum to about 0.
+    NaN: not yet estimated."""
+    half_agreement: float
+    """Spearman's correlation between the effects estimated from two halves of the sets; NaN: not yet estimated."""
+    reliability: float
+    """What it says of all sets together (Spearman-Brown): 1 repeats exactly, 0 is noise."""
+    explained: float
+    """Share of the variance of the log-odds (within sets of one size) that the effects foresee in sets left out; the
+    rest is what blocks do only together."""
+    sets: int
+    """Random sets read so far."""
+    sizes: tuple[int, ...]
+    """Blocks in a set."""
+    exact_match: float
+    """Share of the sets with which greedy decoding writes the full answer; NaN: none was read yet."""
+    full: float
+    """Log-odds of the full answer with all visual tokens."""
+    no_image: float
+    """Log-odds with no visual token."""
+    done: float
+    """Share of the most sets that may be read; the last estimate may come before all are."""
+    settled: bool
+    """Whether the reliability that was asked for is reached."""
+    grid_cols: int
+    """Patches in a row of the grid."""
+    seed: int
+    """Of the draw of the sets."""
+    positions: str
+    """Of the tokens that are there: `kept`, those of the full prompt, or `renumbered`."""
+
+    __repr__ = one_line
+
+
+@dataclass(frozen=True, eq=False)
+class ObjectKnockOut:
+    """What an answer loses without one object, in log-odds of the full answer."""
+
+    name: str
+    patch_ids: np.ndarray
+    """int64, the patches that show the object, ascending."""
+    answer: str
+    """What is answered about the picture that never showed it."""
+    full: float
+    """Log-odds of the full answer with all visual tokens of the picture itself."""
+    without_object: float
+    """Log-odds of it with the picture that never showed the object, encoded anew."""
+    without_patches: float
+    """Log-odds of it with the picture itself, the object's patches kept from the language model."""
+    flips_without_object: bool
+    """Whether greedy decoding then writes another answer: the object was needed."""
+    flips_without_patches: bool
+    positions: str
+    """Of the tokens that stay when patches are left out: `kept` or `renumbered`."""
+
+    __repr__ = one_line
+
+
+@dataclass(frozen=True, eq=False)
 class RemovalCurves:
     """One ranking of the patches, held against the answer by removing and by inserting its highest first."""
 

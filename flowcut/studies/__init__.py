@@ -8,9 +8,20 @@ import flowcut.hooks  # noqa: F401  # declares torchvision's operators before tr
 from flowcut._moved import names_from
 from flowcut.studies.budgets import smallest_budget, sweep
 from flowcut.studies.methods import compare_methods, rank_patches
+from flowcut.studies.objects import knock_out_objects
 from flowcut.studies.removal import deletion_insertion, knock_out
+from flowcut.studies.subsets import sampled_subsets
 
-__all__ = ["compare_methods", "deletion_insertion", "knock_out", "rank_patches", "smallest_budget", "sweep"]
+__all__ = [
+    "compare_methods",
+    "deletion_insertion",
+    "knock_out",
+    "knock_out_objects",
+    "rank_patches",
+    "sampled_subsets",
+    "smallest_budget",
+    "sweep",
+]
 
 MOVED = ("NO_ANSWER", "SECONDS_A_SHARE", "T", "TIE_SEED", "block_of_patch", "highest_first", "in_shares")
 HOMES = ("flowcut.studies.steps", "flowcut.studies.removal", "flowcut.studies.methods")

@@ -235,7 +235,7 @@ def score_together(
     check_positions(known_positions(positions), model.model, model.family)
     if any(scorer.start is not start for scorer in scorers):
         raise FlowCutError("The scorers are not of one picture and prompt: make the others by also() of the first.")
-    sets = [_checked_set(one, scorers[0].n_patches) for one in kept]
+    sets = [checked_set(one, scorers[0].n_patches) for one in kept]
     place = {one.tobytes(): index for index, one in enumerate(sets)}  # equal sets are read once
     which = sorted(set(place.values()))
     rows = {index: start.rows(torch.from_numpy(sets[index])) for index in which}
@@ -331,8 +331,12 @@ def _checked_answer(model: VisionLanguageModel, answer_ids: Any) -> tuple[int, .
     return tuple(int(i) for i in ids)
 
 
-def _checked_set(kept: Any, n_patches: int) -> np.ndarray:
-    """int64 [T] ascending."""
+def checked_set(kept: Any, n_patches: int) -> np.ndarray:
+    """int64 [T] ascending, the ids of some of a picture's patches.
+
+    Raises:
+        FlowCutError: they are no ids of its patches, each once.
+    """
     ids = np.asarray(kept)
     if ids.size == 0:
         return np.zeros(0, dtype=np.int64)

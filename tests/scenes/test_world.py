@@ -37,6 +37,48 @@ def test_a_wrong_seed_is_refused_in_one_sentence(seed):
         scenes.draw(seed)
 
 
+def test_a_scene_without_an_object_is_the_same_elsewhere(drawn):
+    """Far from it every pixel is the same, where it was none of it is left, and what it hid is seen."""
+    for scene in drawn[:8]:
+        for place, thing in enumerate(scene.objects):
+            bare = scenes.draw(scene.seed, without=place)
+            others = [*scene.objects[:place], *scene.objects[place + 1 :]]
+            assert [(o.shape, o.colour, o.centre_x) for o in bare.objects] == [
+                (o.shape, o.colour, o.centre_x) for o in others
+            ]
+            changed = (np.asarray(scene.image, int) != np.asarray(bare.image, int)).any(axis=2)
+            left, top, right, bottom = thing.box
+            near = np.zeros_like(changed)
+            near[max(0, top - 45) : bottom + 45, max(0, left - 45) : right + 45] = True
+            assert not (changed & ~near).any(), "only it and its shadow may go"
+            assert changed[thing.mask].mean() > 0.95
+            for now, before in zip(bare.objects, others, strict=True):
+                assert (now.mask >= before.mask).all()
+                assert not (now.mask & ~before.mask & ~thing.mask).any(), "what comes out was behind it"
+
+
+def test_a_bar_leaves_its_chart_alone_and_a_chart_takes_its_bars_with_it(drawn):
+    scene = next(scene for scene in drawn if any(thing.shape == CHART for thing in scene.objects))
+    names = [(thing.shape, thing.colour, thing.centre_x) for thing in scene.objects]
+    place = next(i for i, thing in enumerate(scene.objects) if thing.shape == BAR)
+    bare = scenes.draw(scene.seed, WORLD, without=place)
+    assert [(o.shape, o.colour, o.centre_x) for o in bare.objects] == names[:place] + names[place + 1 :]
+    changed = (np.asarray(scene.image, int) != np.asarray(bare.image, int)).any(axis=2)
+    bar = scene.objects[place]
+    left, top, right, bottom = bar.box
+    assert changed[bar.mask].mean() > 0.4
+    assert changed.sum() == changed[top - 2 : bottom + 2, left - 4 : right + 4].sum()
+    chart = next(i for i, thing in enumerate(scene.objects) if thing.shape == CHART)
+    bare = scenes.draw(scene.seed, WORLD, without=chart)
+    assert [o.shape for o in bare.objects] == [shape for shape, _, _ in names if shape not in (CHART, BAR)]
+
+
+@pytest.mark.parametrize("place", [-1, 6, True, 1.0])
+def test_an_object_that_is_not_there_cannot_be_left_out(place):
+    with pytest.raises(ValueError, match=r"This scene has \d objects"):
+        scenes.draw(3, without=place)
+
+
 def test_masks_lie_where_objects_are(drawn):
     for scene in drawn:
         stacked = np.sum([thing.mask for thing in scene.objects], axis=0)
