@@ -88,7 +88,7 @@ class _Sheet:
         centre = self.at(self.placement.centre_x, self.placement.centre_y)
         turned = self.image.rotate(-np.degrees(self.placement.rotation), Image.Resampling.BICUBIC, center=centre)
         self.pen.rectangle((0, 0, *self.image.size), 0)
-        return np.asarray(turned.reduce(SCALE), np.float32) / 255
+        return np.asarray(turned.reduce(SCALE), np.float32) / np.float32(255)
 
 
 @lru_cache(maxsize=256)

@@ -126,7 +126,8 @@ def train(arguments: argparse.Namespace) -> None:
             image = image_tokens(llava, hidden)
             logits, states = read_packed(llava.model.language_model, llava.lm_head, packed, image)
         marked, looked_up = answer_loss(logits, packed), read_outs.understanding.loss(states, packed)
-        kept_up, seen = UNDERSTANDING_WEIGHT * looked_up, {}
+        kept_up = UNDERSTANDING_WEIGHT * looked_up
+        seen: dict[str, float] = {}
         if arguments.tower_rate > 0:
             dense, seen = losses(read_outs.dense, hidden, batch)
             kept_up = kept_up + DENSE_WEIGHT * torch.stack(list(dense.values())).sum()
