@@ -5,8 +5,8 @@
 
 Every number of training/RESULTS.md is compared as two samples of scenes: the difference of found and claimed with its
 95 % interval (each sample of scenes drawn again by itself), and p that both come from the same world (scenes change
-sides), Holm-corrected over all numbers. Of many true claims some intervals miss zero by chance, one in twenty; a claim
-whose corrected p is below 0.05 does not survive.
+sides), Holm-corrected over all numbers. Of many true claims one in twenty is off by chance (p < 0.05); a claim whose
+corrected p is below 0.05 does not survive. Few fresh scenes can refute little: the intervals say how much.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from benchmarks import heldout_tables
 from benchmarks.heldout_tables import HeldOut
 from benchmarks.intervals import LEVEL, Measured, Row, add_holm, summary, two_samples
 from training.evaluate import MODEL, examine_all, ways, weights_hash
-from training.heldout import FIRST_SEED, held_out
+from training.heldout import FIRST_SEED, N_SCENES, held_out
 
 FRESH_SEED = 600_000
 """Behind the held-out scenes, the validation's and the tests'."""
@@ -35,8 +35,8 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=1, help="processes, each on one thread")
     parser.add_argument("--model", type=Path, default=MODEL)
     wanted = parser.parse_args()
+    check_fresh(wanted.first_seed, wanted.scenes)
     claimed = heldout_tables.read()
-    check_fresh(wanted.first_seed, wanted.scenes, claimed)
     name = f"audit-{weights_hash(wanted.model)}-{wanted.first_seed}-{wanted.scenes}.jsonl"
     growing = heldout_tables.RESULTS.with_name(name)
     questions = held_out(wanted.first_seed, wanted.scenes)
@@ -44,20 +44,19 @@ def main() -> None:
     print(report(claimed, found))
 
 
-def check_fresh(first_seed: int, n_scenes: int, claimed: HeldOut) -> None:
+def check_fresh(first_seed: int, n_scenes: int) -> None:
     """Scenes that a claim was made from, or the model chosen by, prove nothing.
 
     Raises:
-        SystemExit: some of them are no fresh ones, or there are none.
+        SystemExit: some of them are no fresh ones, or there are too few.
     """
     if n_scenes < 2 or first_seed < 0:
         raise SystemExit(f"Got --first-seed {first_seed} --scenes {n_scenes}: a seed of at least 0, and two scenes.")
-    size = int(np.ptp(claimed.scene)) + 1
-    for part, first in {**FIRST_SEED, "test": int(claimed.scene.min())}.items():
-        if first_seed < first + size and first < first_seed + n_scenes:
+    for part, first in FIRST_SEED.items():
+        if first_seed < first + N_SCENES and first < first_seed + n_scenes:
             raise SystemExit(
                 f"Seeds {first_seed} to {first_seed + n_scenes - 1} are not fresh: the {part} scenes are {first} to "
-                f"{first + size - 1}. Choose another --first-seed."
+                f"{first + N_SCENES - 1}. Choose another --first-seed."
             )
 
 
@@ -83,9 +82,18 @@ def report(claimed: HeldOut, found: HeldOut) -> str:
 
 
 def _comparable(claimed: HeldOut, found: HeldOut) -> dict[str, tuple[Measured, Measured]]:
-    """Both sides of every table, the same names in both."""
-    sides = [heldout_tables.claims(one) for one in (claimed, found)]
-    return {name: (first, sides[1][name]) for name, first in sides[0].items()}
+    """Both sides of every table that RESULTS.md prints, the types of question that both have."""
+    first, second = (heldout_tables.claims(one) for one in (claimed, found))
+    printed = heldout_tables.printed_types(claimed)
+    pairs = {name: (first[name], second[name]) for name in first if name in printed or "type" not in name}
+    return {name: (_named(one, other.names), _named(other, one.names)) for name, (one, other) in pairs.items()}
+
+
+def _named(measured: Measured, names: list[str]) -> Measured:
+    """Those of these names, in its own order."""
+    rows = [row for row, name in enumerate(measured.names) if name in names]
+    out_of = None if measured.out_of is None else measured.out_of[rows]
+    return Measured([measured.names[row] for row in rows], measured.values[rows], measured.scene, out_of)
 
 
 def _table(claimed: dict[str, Row], found: dict[str, Row], changes: dict[str, Row], unit: float) -> str:
@@ -108,7 +116,7 @@ def _survives(change: Row) -> str:
         return "nothing to compare"
     if change["holm"] < LEVEL:
         return "DOES NOT SURVIVE"
-    return "within" if change["low"] <= 0 <= change["high"] else "outside its interval"
+    return "within" if change["p"] >= LEVEL else "off, as chance may have it"
 
 
 def _verdict(changes: dict[str, dict[str, Row]]) -> str:
@@ -117,8 +125,8 @@ def _verdict(changes: dict[str, dict[str, Row]]) -> str:
     missed = sum(verdict != "within" for verdict in compared)
     fallen = [f"- {table}: {name}" for (table, name), verdict in said.items() if verdict == "DOES NOT SURVIVE"]
     first = (
-        f"{len(compared)} numbers were compared. The interval of the difference misses zero for {missed} of them "
-        f"({missed / len(compared):.1%}; by chance alone about 5 %)."
+        f"{len(compared)} numbers were compared. {missed} of them ({missed / len(compared):.1%}) are off with p < "
+        f"{LEVEL} each; by chance alone up to 5 % are."
     )
     second = (
         f"{len(fallen)} claims do not survive (p < {LEVEL} after Holm's correction over all numbers):"

@@ -117,6 +117,12 @@ def claims(found: HeldOut) -> dict[str, Measured]:
     return {**claimed, **by_type}
 
 
+def printed_types(found: HeldOut) -> list[str]:
+    """The tables by type that RESULTS.md shows; the others are in RESULTS.json."""
+    ways = [way for way in found.ways if way[0] in (FULL, *BY_TYPE, *FLOORS)]
+    return [f"by type, {label(*way)}" for way in ways]
+
+
 def _minus_random(found: HeldOut, pruned: list[tuple[str, int]]) -> Measured:
     """Each method's exact answers minus random's at the same budget."""
     others = [way for way in pruned if way[0] != RANDOM]

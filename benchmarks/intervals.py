@@ -79,26 +79,25 @@ def two_samples(first: Measured, second: Measured) -> dict[str, Row]:
     """
     assert first.names == second.names, "two samples are compared name by name"
     sides = [measured.by_scene() for measured in (first, second)]
-    of_first, of_second, sides_changed = np.random.default_rng(SEED).spawn(3)
-    drawn = []
-    for stream, (sums, counts) in zip((of_first, of_second), sides, strict=True):
-        draws = _draws(stream, sums.shape[1])
-        drawn.append(_ratio(draws @ sums.T, draws @ counts.T))
+    *draws, second_side = _two_resamples(*(sums.shape[1] for sums, _ in sides))
+    pairs = zip(draws, sides, strict=True)
+    drawn = [_ratio(of_side @ sums.T, of_side @ counts.T) for of_side, (sums, counts) in pairs]
     low, high = _interval(drawn[1] - drawn[0])
     means = [_ratio(sums.sum(axis=1), counts.sum(axis=1)) for sums, counts in sides]
-    p = _p(_scenes_change_sides(sides_changed, sides), means[1] - means[0])
+    sums, counts = (np.concatenate(both, axis=1) for both in zip(*sides, strict=True))
+    dealt = [_ratio(side @ sums.T, side @ counts.T) for side in (1 - second_side, second_side)]
+    p = _p(dealt[1] - dealt[0], means[1] - means[0])
     n = sum(np.isfinite(measured.values).sum(axis=1) for measured in (first, second))
     return _rows(first.names, means[1] - means[0], low, high, p, np.asarray(n))
 
 
-def _scenes_change_sides(stream: np.random.Generator, sides: list[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
-    """float64 [RESAMPLES, M]: the difference of the two means were the scenes of both dealt out anew."""
-    sums, counts = (np.concatenate(both, axis=1) for both in zip(*sides, strict=True))
-    second = np.zeros((RESAMPLES, sums.shape[1]))
-    second[:, : sides[1][0].shape[1]] = 1
-    second = stream.permuted(second, axis=1)
-    means = [_ratio(chosen @ sums.T, chosen @ counts.T) for chosen in (1 - second, second)]
-    return np.asarray(means[1] - means[0])
+@lru_cache(maxsize=2)
+def _two_resamples(n_first: int, n_second: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """How often each scene of either sample is drawn, and 1 where a scene of both is dealt to the second."""
+    of_first, of_second, sides_changed = np.random.default_rng(SEED).spawn(3)
+    second = np.zeros((RESAMPLES, n_first + n_second))
+    second[:, :n_second] = 1
+    return _draws(of_first, n_first), _draws(of_second, n_second), sides_changed.permuted(second, axis=1)
 
 
 def holm(p: Iterable[float]) -> np.ndarray:

@@ -19,8 +19,11 @@ from training.text import as_people_type
 FIRST_SEED = {"test": 500_000, "validation": 400_000}
 """Training seeds start at a thousand million (training.cache); choices are made on the validation scenes alone."""
 
+N_SCENES = 500
+"""Of each part."""
 
-def held_out(first_seed: int, n_scenes: int = 500, per_scene: int = 4) -> list[dict[str, Any]]:
+
+def held_out(first_seed: int, n_scenes: int = N_SCENES, per_scene: int = 4) -> list[dict[str, Any]]:
     """Rows of scene seed, question, answer and type. A third of the questions is typed as people type."""
     rng, asked, rows = np.random.default_rng(first_seed), Counter[str](), []
     for seed in range(first_seed, first_seed + n_scenes):
