@@ -83,8 +83,8 @@ def heat_matrix(
     if unread:
         border, line = len(labels) - unread - 0.5, {"color": COLOURS[1], "width": 2.5}
         figure.add_vline(x=border, line=line)
-        figure.add_hline(y=border, line=line, annotation_text=f"below and to the right: {NOT_READ}",
-                         annotation_position="top left", annotation_font_size=11)  # fmt: skip
+        figure.add_hline(y=border, line=line)
+        figure.update_xaxes(title={"text": f"{axis}; right of the line: {NOT_READ}"})
     return finished(figure, title, facts, 110 + 30 * max(len(labels), 3))
 
 

@@ -98,11 +98,13 @@ def mark_unread(figure: go.Figure, layers: np.ndarray, last_read_layer: float, o
     """
     if layers[-1] <= last_read_layer:
         return
+    first, last = last_read_layer + 0.5, layers[-1] + 0.5
+    aside = {"textangle": -90, "xanchor": "center", "yanchor": "middle", "x": (first + last) / 2, "y": 0.5}
+    above = {"textangle": 0, "xanchor": "right", "yanchor": "bottom", "x": last, "y": 1.0}
     figure.add_vrect(
-        x0=last_read_layer + 0.5, x1=layers[-1] + 0.5, fillcolor=NEUTRAL, opacity=0.45 if over else 0.22,
-        layer="above" if over else "below", line={"color": NEUTRAL, "width": 1, "dash": "dot"},
-        annotation={"text": NOT_READ, "textangle": -90, "font": {"size": 11}, "xanchor": "center", "yanchor": "middle",
-                    "x": (last_read_layer + 0.5 + layers[-1] + 0.5) / 2, "y": 0.5},
+        x0=first, x1=last, fillcolor=NEUTRAL, opacity=0.45 if over else 0.22, layer="above" if over else "below",
+        line={"color": NEUTRAL, "width": 1, "dash": "dot"},
+        annotation={"text": NOT_READ, "font": {"size": 11}, **(above if over else aside)},
     )  # fmt: skip
 
 

@@ -123,6 +123,7 @@ def sink_norms(found: Sinks, facts: str) -> go.Figure:
     most = max(0.1, float(found.cls_share.max()), float(found.received_share.max()))
     figure.update_xaxes(**layer_axis(found.layers))
     mark_unread(figure, found.layers, found.last_read_layer)
+    figure.layout.annotations = figure.layout.annotations[:1]  # the panel below is too low for the words
     figure.update_xaxes(title="", row=1)
     figure.update_yaxes(title="L2 norm of the state", row=1)
     figure.update_yaxes(title="share of attention", tickformat=".0%", range=[0, 1.1 * most], row=2)

@@ -16,7 +16,7 @@ from flowcut_lens.app.media.comparison import Comparison
 from flowcut_lens.scenes import Scene, draw, questions
 
 SUGGESTIONS = 4
-CHOSEN = "Chosen because their answers differ: they do not show how often pruning changes one."
+CHOSEN = "Chosen for answers that differ: they do not show how often pruning changes one."
 """What is said of the gallery's scenes, as `app/scripts/seeds.py` finds them."""
 PHOTOGRAPH_QUESTIONS = ("Describe the picture.", "What is in the picture?", "What colours do you see?")
 """Suggested for pictures from outside, of which nothing is known."""

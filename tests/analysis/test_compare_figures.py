@@ -364,7 +364,7 @@ def test_a_matrix_of_layers_sets_those_apart_that_are_not_read() -> None:
     figure = agreement.heat_matrix(np.eye(3), ["0", "1", "2"], FACTS, "spearman", "vision layer", unread=1)
     assert [line.x0 for line in figure.layout.shapes if line.x0 == line.x1] == [1.5]
     assert [line.y0 for line in figure.layout.shapes if line.y0 == line.y1] == [1.5]
-    assert "not read by the language model" in figure.layout.annotations[0].text
+    assert figure.layout.xaxis.title.text == "vision layer; right of the line: not read by the language model"
 
 
 def test_a_crop_is_drawn_where_the_encoder_saw_it() -> None:

@@ -16,6 +16,7 @@ from streamlit.testing.v1 import AppTest
 
 import flowcut
 from flowcut.criteria import METHODS, forget_method
+from flowcut.records.run import Run
 from flowcut.records.studies import KnockOut, MethodResult, RemovalCurves, SmallestBudget, SweepPoint
 from flowcut_lens.app.components.formatting import signed
 from flowcut_lens.app.jobs.runtime import runtime
@@ -148,6 +149,55 @@ def test_sections_of_figures(compared: AppTest, section: str) -> None:
     figures = compared.get("plotly_chart")
     assert len(figures) >= 2
     assert "How to read this." in " ".join(caption.value for caption in compared.caption)
+
+
+VERDICTS = ("holds", "half holds", "does not hold")
+
+
+def claims(page: AppTest) -> list[str]:
+    return [one.proto.body for one in page.get("html") if 'data-testid="claim"' in one.proto.body]
+
+
+def test_findings_stand_beside_their_curves_with_number_and_rule(compared: AppTest) -> None:
+    found = claims(go(compared, "depth")) + claims(go(compared, "agreement"))
+    for figure, said in zip(("F2", "F3", "F3", "F6", "F4"), found, strict=True):
+        assert f"The paper ({figure}):" in said
+        assert any(f">{verdict}</span>" in said for verdict in VERDICTS)
+        assert "Half holds: " in said
+
+
+def with_head_norms(page: AppTest, factor: float | None) -> None:
+    """The last answers as if the norms of single heads had been recorded, or had not."""
+
+    def recorded(run: Run) -> Run:
+        assert run.record is not None
+        norms = [None if factor is None else factor * layer.value_norm for layer in run.record.layers]
+        pairs = zip(run.record.layers, norms, strict=True)
+        layers = tuple(replace(layer, head_value_norm=norm) for layer, norm in pairs)
+        return replace(run, record=replace(run.record, layers=layers))
+
+    last = shown(page)
+    page.session_state.comparison = replace(last, full=recorded(last.full), cut=recorded(last.cut))
+
+
+def test_both_value_norms_can_be_shown_where_both_were_recorded(page: AppTest) -> None:
+    with_head_norms(page, None)
+    page.run()
+    assert "recorded without those of single heads" in text(page)
+    with_head_norms(page, 3.0)
+    page.run()
+    assert "alike by 1.00 (layer 0)" in text(page)
+    curve = drawn(page, "Information density, of the head-averaged value")
+    page.segmented_control("value-norm").set_value("per head").run()
+    per_head = drawn(page, "Information density, of each head's own value, mean over heads")
+    np.testing.assert_allclose(per_head, 3 * np.array(curve))
+
+
+def drawn(page: AppTest, title: str) -> list[float]:
+    """The first curve of the figure with this title."""
+    figures = [json.loads(one.proto.spec) for one in page.get("plotly_chart")]
+    (figure,) = [one for one in figures if one["layout"]["title"]["text"] == title]
+    return numbers(figure["data"][0]["y"])
 
 
 def test_cls_as_a_proxy_begins_by_itself(page: AppTest) -> None:
