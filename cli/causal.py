@@ -118,8 +118,8 @@ def _objects(wanted: argparse.Namespace, work: Begun, run: Run) -> Iterator[Obje
     for file in wanted.without:
         bare = open_picture(file)
         with _said_of(file):
-            pictures = (np.asarray(one.image.convert("RGB")) for one in (work.picture, bare))
-            objects[str(file)] = (bare, changed_patches(*pictures, geometry))
+            whole, changed = (np.asarray(one.image.convert("RGB")) for one in (work.picture, bare))
+            objects[str(file)] = (bare, changed_patches(whole, changed, geometry))
     arguments = (work.model, work.picture, wanted.question, run.token_ids, objects)
     knocked = knock_out_objects(*arguments, settings=work.settings, positions=wanted.positions)
     for done, one in enumerate(knocked, 1):
