@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.stats import rankdata
 
+from flowcut.records.studies import KnockOut, SubsetEffects
 from flowcut_lens.analysis.agreement import row_spearman
 
 RESAMPLES = 1000
@@ -29,6 +30,15 @@ class Agreement:
     high: float
     count: int
     """Patches (or blocks) that it rests on."""
+
+
+def needed(study: SubsetEffects | KnockOut) -> np.ndarray:
+    """float64 [P], how much a block matters by this study, as rankings are compared with it.
+
+    Sampled subsets: what it adds. A knock-out: the absolute change. What one block of a full picture costs is so little
+    that its sign is that of other tokens' small shifts: a block is not needed less where its loss helps.
+    """
+    return study.effect if isinstance(study, SubsetEffects) else np.abs(study.logprob_drop)
 
 
 def block_mean(ranking: np.ndarray, block_of_patch: np.ndarray) -> np.ndarray:

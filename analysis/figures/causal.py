@@ -21,13 +21,60 @@ from flowcut_lens.analysis.figures.compare_template import (
 
 
 def causal_bars(agreements: Mapping[str, Agreement], facts: str) -> go.Figure:
-    """Which criterion ranks the patches most like the knock-outs do, best first.
+    """Which criterion ranks the patches most like single knock-outs do, best first.
 
-    How to read: each dot is the rank correlation of one criterion with the drop of the answer's log-prob when a patch
-    is taken away (1: same order, 0: unrelated, −1: opposite), the bar its 95 % bootstrap interval over patches (or
-    blocks) of this one picture. They are drawn one by one as if they were independent; neighbours show one object
-    together, so that the true intervals are wider. Intervals that overlap a lot do not separate two criteria.
+    How to read: each dot is the rank correlation of one criterion with how far the answer's log-prob moves, up or down,
+    when a patch (or block) alone is taken away (1: same order, 0: unrelated, −1: opposite), the bar its 95 % bootstrap
+    interval over patches of this one picture. They are drawn one by one as if they were independent; neighbours show
+    one object together, so that the true intervals are wider. Intervals that overlap a lot do not separate two
+    criteria. Most single patches can be spared, so that this is mostly an order of very small numbers.
     """
+    return _agreement_bars(
+        agreements, facts, "Spearman's ρ with the absolute log-prob change", "Which ranking agrees with the knock-outs?"
+    )
+
+
+def subset_bars(agreements: Mapping[str, Agreement], facts: str) -> go.Figure:
+    """Which criterion ranks the blocks most like what they add to the answer among random sets, best first.
+
+    How to read: each dot is the rank correlation of one criterion with what a block adds to the log-odds of the answer
+    among random sets of the budget's size (1: same order, 0: unrelated, −1: opposite), the bar its 95 % bootstrap
+    interval over blocks of this one picture, drawn one by one as if they were independent: the true intervals are
+    wider. No criterion can be expected to reach more than about the square root of
+    the reliability; the random draws show what chance does.
+    """
+    return _agreement_bars(
+        agreements, facts, "Spearman's ρ with what a block adds", "Which ranking agrees with what blocks add?"
+    )
+
+
+def settling(sets: np.ndarray, reliability: np.ndarray, wanted: float, facts: str) -> go.Figure:
+    """How reliable the estimate of what blocks add is, as more random sets are read.
+
+    How to read: reliability is foretold from the agreement of two halves of the sets (Spearman, then Spearman-Brown):
+    1 would come out the same again, 0 is noise. Dotted: where the study ends by itself. Blocks that add nothing are in
+    no true order, so that it never reaches 1.
+
+    Args:
+        sets: int [E], random sets read at each estimate.
+        reliability: float [E].
+        wanted: at which the study ends.
+        facts: of the figure.
+    """
+    figure = go.Figure(
+        go.Scatter(
+            x=sets, y=reliability, name="reliability", **line_and_marker(0, 7),
+            hovertemplate="%{x} sets: reliability %{y:.2f}<extra></extra>",
+        )
+    )  # fmt: skip
+    line = {"color": NEUTRAL, "dash": "dot", "width": 1}
+    figure.add_hline(y=wanted, line=line, annotation_text="ends here", annotation_font_size=11)
+    figure.update_xaxes(title="random sets read", rangemode="tozero")
+    figure.update_yaxes(title="reliability", range=[min(-0.05, float(np.nanmin(reliability, initial=0)) - 0.05), 1.02])
+    return finished(figure, "How far the estimate has settled", facts, 260)
+
+
+def _agreement_bars(agreements: Mapping[str, Agreement], facts: str, axis: str, title: str) -> go.Figure:
     known = [(name, found) for name, found in agreements.items() if np.isfinite(found.value)]
     unknown = [name for name, found in agreements.items() if not np.isfinite(found.value)]
     known.sort(key=lambda pair: pair[1].value)
@@ -52,9 +99,9 @@ def causal_bars(agreements: Mapping[str, Agreement], facts: str) -> go.Figure:
     ends = [-0.1, 0.1, *low[np.isfinite(low)], *high[np.isfinite(high)]]
     spare = 0.08 * (max(ends) - min(ends))
     reach = [max(-1.05, min(ends) - spare), min(1.05, max(ends) + spare)]
-    figure.update_xaxes(title="Spearman's ρ with the log-prob drop", range=reach)
+    figure.update_xaxes(title=axis, range=reach)
     figure.update_yaxes(categoryorder="array", categoryarray=names, range=[-0.6, len(names) - 0.3])
-    return finished(figure, "Which ranking agrees with the knock-outs?", facts, 60 + 34 * max(len(names), 2))
+    return finished(figure, title, facts, 60 + 34 * max(len(names), 2))
 
 
 def removal_curves(
@@ -226,4 +273,4 @@ def _signed(value: float) -> str:
     return ("+" if value >= 0.005 else "") + number(value)
 
 
-HOW_TO_READ = how_to_read_all((causal_bars, removal_curves, removal_areas, budget_sweep))
+HOW_TO_READ = how_to_read_all((causal_bars, subset_bars, settling, removal_curves, removal_areas, budget_sweep))

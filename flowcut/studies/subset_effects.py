@@ -139,8 +139,7 @@ def split_half(included: np.ndarray, outcome: np.ndarray, rounds: np.ndarray) ->
     first, second = (ridge(included[half], outcome[half]).effect for half in (even, ~even))
     a, b = (rankdata(effect, axis=1) - (effect.shape[1] + 1) / 2 for effect in (first, second))
     spread = np.sqrt((a * a).sum(axis=1) * (b * b).sum(axis=1))
-    unknown = np.full(len(a), np.nan)
-    return np.asarray(np.divide((a * b).sum(axis=1), spread, out=unknown, where=spread > 0))
+    return np.asarray(np.divide((a * b).sum(axis=1), spread, out=np.full(len(a), np.nan), where=spread > 0))
 
 
 def full_length(half: np.ndarray | float) -> np.ndarray:

@@ -67,6 +67,8 @@ DRAWN: dict[str, Callable[[], go.Figure]] = {
     "layer_keeps": lambda: agreement.layer_keeps(found(), GEOMETRY, FACTS, PICTURE),
     "criteria_scatter": lambda: agreement.criteria_scatter(*layer_rankings(FULL)[:2], ("S 0", "S 1"), FACTS),
     "causal_bars": lambda: causal.causal_bars({"one": Agreement(0.3, 0.1, 0.5, 64)}, FACTS),
+    "subset_bars": lambda: causal.subset_bars({"one": Agreement(0.3, 0.1, 0.5, 64)}, FACTS),
+    "settling": lambda: causal.settling(np.array([100, 125]), np.array([0.1, 0.3]), 0.6, FACTS),
     "removal_curves": lambda: causal.removal_curves(SHARE, {"one": -SHARE}, FACTS),
     "removal_areas": lambda: causal.removal_areas({"one": 0.2}, {"one": 0.8}, FACTS, [0.4, 0.5], [0.5, 0.6]),
     "budget_sweep": lambda: causal.budget_sweep(TOKENS, {"a": -TOKENS / 9}, {"a": TOKENS > 9}, FACTS),

@@ -17,15 +17,25 @@ from streamlit.testing.v1 import AppTest
 import flowcut
 from flowcut.criteria import METHODS, forget_method
 from flowcut.records.run import Run
-from flowcut.records.studies import KnockOut, MethodResult, RemovalCurves, SmallestBudget, SweepPoint
+from flowcut.records.studies import (
+    KnockOut,
+    MethodResult,
+    RemovalCurves,
+    SmallestBudget,
+    SubsetEffects,
+    SweepPoint,
+)
 from flowcut_lens.app.components.formatting import signed
 from flowcut_lens.app.jobs.runtime import runtime
 from flowcut_lens.app.jobs.studies import Study
+from flowcut_lens.app.media import gallery
 from flowcut_lens.app.media.chosen import ChosenPicture
-from flowcut_lens.app.views.compare import causal, methods, proxy, sweep
+from flowcut_lens.app.views.compare import causal, causal_objects, causal_subsets, methods, proxy, sweep
 from flowcut_lens.app.views.compare.context import Context
+from flowcut_lens.app.views.compare.rankings import TRUTH, Trust, rankings_of
 from flowcut_lens.app.views.compare.sections import SECTIONS
 from flowcut_lens.app.views.compare.study import StudySpec
+from flowcut_lens.scenes import about
 from tests.analysis import synthetic
 from tests.analysis.test_views import ENCODERS, geometries, joined
 from tests.app.conftest import SECONDS, settled, shown
@@ -208,9 +218,53 @@ def test_cls_as_a_proxy_begins_by_itself(page: AppTest) -> None:
     assert len(page.get("plotly_chart")) == 3
 
 
+def test_the_causal_check_by_random_sets(compared: AppTest, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(causal_subsets, "MOST_SETS", 300)
+    go(compared, "causal")
+    compared.session_state["subset-block"] = 4
+    compared.run()
+    context, found = context_of(compared), methods.found(context_of(compared))
+    assert found is not None
+    results = begin(compared, causal_subsets.plan(context, 4, found)).results
+    states = [one for one in results if isinstance(one, SubsetEffects)]
+    assert states[-1].sets == 300
+    assert states[-1].sizes == (4,)
+    (trust,) = (one for one in results if isinstance(one, Trust))
+    assert set(trust.agreements) == set(rankings_of(context, found))
+    compared.run()
+    titles = [json.loads(one.proto.spec)["layout"]["title"]["text"] for one in compared.get("plotly_chart")]
+    assert titles == ["How far the estimate has settled", "Which ranking agrees with what blocks add?"]
+    assert f"Reliability **{states[-1].reliability:.2f}**" in text(compared)
+    assert "share what they add" in text(compared)
+    assert "positions of the full prompt" in text(compared)
+
+
+def test_the_causal_check_by_objects(compared: AppTest) -> None:
+    go(compared, "causal")
+    compared.session_state["causal-reading"] = "objects"
+    compared.run()
+    context = context_of(compared)
+    assert context.picture.seed is not None
+    scene = gallery.scene(context.picture.seed)
+    results = begin(compared, causal_objects.plan(context)).results
+    assert [one.name for one in results] == [str(place) for place in range(len(scene.objects))]
+    compared.run()
+    asked, said = about(scene, context.full.question), text(compared)
+    assert asked
+    assert said.count("(asked about)") == len(asked)
+    assert f"of {sum(one.flips_without_object for one in results)} needed objects" in said
+    assert "(blind)" in said
+    compared.session_state.comparison = type(shown(compared))(
+        ChosenPicture(shown(compared).picture.source, "your picture"), *shown(compared).runs
+    )
+    compared.run()
+    assert any("drawn again without one of its objects" in box.value for box in compared.info)
+
+
 def test_the_causal_check_by_blocks(compared: AppTest, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(causal, "STEPS", 3)
     go(compared, "causal")
+    compared.session_state["causal-reading"] = "blocks"
     compared.session_state["knock-out-block"] = 4
     compared.run()
     found = methods.found(context_of(compared))
@@ -220,8 +274,8 @@ def test_the_causal_check_by_blocks(compared: AppTest, monkeypatch: pytest.Monke
     assert knocked.done == 1.0
     assert np.isfinite(knocked.logprob_drop).all()
     assert knocked.full == pytest.approx(context_of(compared).full.logprob, abs=1e-3)
-    rankings = causal.rankings_of(context_of(compared), found)
-    assert causal.TRUTH in rankings, "the scene's truth covers its suggested question"
+    rankings = rankings_of(context_of(compared), found)
+    assert TRUTH in rankings, "the scene's truth covers its suggested question"
     assert {one.name for one in results if isinstance(one, RemovalCurves)} == set(rankings)
     compared.run()
     assert len(compared.get("plotly_chart")) == 4
