@@ -9,7 +9,8 @@ answer under every criterion's cuts, with positions kept and renumbered.
     python -m benchmarks.causal --scenes 60     # the first 60 scenes, in the order of their seeds
     python -m benchmarks.causal --table         # the tables of what was measured so far
     python -m benchmarks.causal --workers 2     # two scenes at a time, each in a process and on a thread of its own
-    python -m benchmarks.causal --validation    # the scenes on which choices are made, into a folder of their own
+    python -m benchmarks.causal --questions F   # other scenes: choices are made on the validation scenes alone, which
+                                                # python -m training.heldout --part validation --out F writes
 
 Every scene is a line of benchmarks/results/causal.jsonl as soon as it is measured; a run that was broken off goes on.
 """
@@ -39,7 +40,6 @@ from flowcut.models.loading import VisionLanguageModel
 HERE = Path(__file__).parent
 QUESTIONS = HERE.parent / "assets" / "questions.jsonl"
 RESULTS = HERE / "results" / "causal.jsonl"
-VALIDATION = HERE / "results" / "validation"
 SEEDS = range(5)
 
 
@@ -51,11 +51,12 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=float("inf"), help="stop at the first scene after so long")
     parser.add_argument("--workers", type=int, default=1, help="processes that measure scenes (default 1)")
     parser.add_argument("--table", action="store_true", help="measure nothing, write the tables of what is there")
-    parser.add_argument("--validation", action="store_true", help="the validation scenes, not the held-out ones")
+    parser.add_argument("--questions", type=Path, default=QUESTIONS, help="of other scenes: results go beside them")
     wanted = parser.parse_args()
-    results, folder = (VALIDATION / RESULTS.name, VALIDATION) if wanted.validation else (RESULTS, HERE)
+    folder = HERE if wanted.questions == QUESTIONS else wanted.questions.parent
+    results = RESULTS if wanted.questions == QUESTIONS else folder / f"{wanted.questions.stem}-{RESULTS.name}"
     if not wanted.table:
-        scenes = list(islice(_scenes(wanted.validation), wanted.scenes))
+        scenes = list(islice(_scenes(wanted.questions), wanted.scenes))
         measure(scenes, results, wanted.minutes, wanted.workers)
     facts, *lines = [json.loads(line) for line in results.read_text().splitlines()]
     print(write_tables(facts, lines, folder))
@@ -100,14 +101,9 @@ def all_cuts(model: VisionLanguageModel) -> Cuts:
     return cuts
 
 
-def _scenes(validation: bool) -> Iterator[tuple[int, list[dict[str, Any]]]]:
-    """Every held-out (or validation) scene with its questions, in the order of their seeds."""
-    if validation:
-        from training.heldout import held_out
-
-        rows: list[dict[str, Any]] = held_out("validation")
-    else:
-        rows = [json.loads(line) for line in QUESTIONS.read_text().splitlines()]
+def _scenes(file: Path) -> Iterator[tuple[int, list[dict[str, Any]]]]:
+    """Every scene of a file of questions, in the order of their seeds."""
+    rows = [json.loads(line) for line in file.read_text().splitlines()]
     for seed, questions in groupby(sorted(rows, key=lambda row: row["seed"]), key=lambda row: row["seed"]):
         yield seed, [{name: value for name, value in row.items() if name != "seed"} for row in questions]
 
