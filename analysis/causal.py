@@ -143,6 +143,23 @@ def _draws(count: int, resamples: int, seed: int) -> np.ndarray:
     return np.repeat(places.ravel(), often.ravel()).reshape(resamples, count)
 
 
+def validity(agreements: Mapping[str, Agreement], kept: Mapping[str, float]) -> Agreement:
+    """Whether a check is one of anything: across criteria, Spearman between their agreement with it and what they keep.
+
+    Args:
+        agreements: by criterion, as from `rank_agreement`.
+        kept: by criterion, how well its cut keeps the answer, such as the full answer's log-prob; NaN: not known.
+
+    Returns:
+        The correlation without an interval (criteria are no sample); `count` criteria have both.
+    """
+    names = [name for name in agreements if np.isfinite(agreements[name].value) and np.isfinite(kept.get(name, np.nan))]
+    if len(names) < 3:
+        return Agreement(np.nan, np.nan, np.nan, len(names))
+    pairs = np.array([(agreements[name].value, kept[name]) for name in names])
+    return Agreement(float(row_spearman(*pairs.T)), np.nan, np.nan, len(names))
+
+
 def curve_area(share: np.ndarray, logprob: np.ndarray, full: float, no_image: float) -> float:
     """Area under a deletion or insertion curve, by the trapezoid rule, over the range of `share`.
 

@@ -1,6 +1,7 @@
-"""The tables of benchmarks/causal.py: means over questions with intervals and tests by scene (benchmarks/intervals.py).
+"""The tables of the former causal check: single blocks taken away, positions renumbered.
 
-Tests are Holm-corrected over their table.
+Its results are stored in causal.json and causal.md until those of the present one are (see causal_report). Means over
+questions with intervals and tests by scene (benchmarks/intervals.py); tests are Holm-corrected over their table.
 """
 
 from __future__ import annotations
@@ -117,12 +118,12 @@ def write_tables(facts: dict[str, Any], lines: list[dict[str, Any]], folder: Pat
 
 def as_json(facts: dict[str, Any], found: dict[str, Any]) -> str:
     """All numbers of the tables, and those that the tables leave out."""
-    return json.dumps({"facts": facts, **_rounded(found)}, indent=1) + "\n"
+    return json.dumps({"facts": facts, **rounded(found)}, indent=1) + "\n"
 
 
-def _rounded(value: Any) -> Any:
+def rounded(value: Any) -> Any:
     if isinstance(value, dict):
-        return {name: _rounded(one) for name, one in value.items()}
+        return {name: rounded(one) for name, one in value.items()}
     return None if value != value else round(value, 4) if isinstance(value, float) else value
 
 
@@ -198,12 +199,12 @@ def _reach(found: dict[str, Any]) -> str:
 
 
 def _object_in_words(asked: dict[str, dict[str, float]]) -> str:
-    top, area = (_cell(asked[name], 100, 1) for name in ("top", "area"))
+    top, area = (cell(asked[name], 100, 1) for name in ("top", "area"))
     return (
         f"The largest drops do know the picture: of the tenth of the blocks with the largest drops {top} % show what "
         f"was asked about, of all blocks {area} % ({asked['top']['n']} questions about an object, whose pixels are "
         "known). Yet a ranking by how much of the object each block shows, the others in an order that is drawn (mean "
-        f"of {DRAWS}), agrees with the drops by {_cell(asked['agreement'], 1, 3)} only (Spearman, the same questions): "
+        f"of {DRAWS}), agrees with the drops by {cell(asked['agreement'], 1, 3)} only (Spearman, the same questions): "
         "so much a criterion would reach that knew where the object is and nothing else."
     )
 
@@ -214,9 +215,9 @@ def _agreement(table: dict[str, Any], where: dict[str, Any]) -> str:
     head = f"| criterion | Spearman [95 %] | minus random | minus FlowCut | in {count} questions |"
     lines = [head, "|-|-|-|-|-|"]
     for name in sorted(value, key=lambda name: -value[name]["mean"]):
-        differences = (_cell(part.get(name), 1, 3, signed=True) for part in (random, own))
-        cells = (_cell(value[name], 1, 3), *differences, _cell(where.get(name), 1, 3))
-        lines.append(f"| {_label(name)} | {' | '.join(cells)} |")
+        differences = (cell(part.get(name), 1, 3, signed=True) for part in (random, own))
+        cells = (cell(value[name], 1, 3), *differences, cell(where.get(name), 1, 3))
+        lines.append(f"| {label(name)} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
@@ -229,18 +230,18 @@ def _grid(columns: dict[str, Any], percent: bool = False, marks: dict[str, Any] 
         cells = []
         for column, rows in columns.items():
             if marks is None:
-                cells.append(_cell(rows[name], scale, digits, signed="holm" in rows[name]))
+                cells.append(cell(rows[name], scale, digits, signed="holm" in rows[name]))
             else:
                 star = "*" if marks[column].get(name, {}).get("holm", 1) < LEVEL else ""
                 cells.append(f"{scale * rows[name]['mean']:.{digits}f}{star}")
-        lines.append(f"| {_label(name)} | {' | '.join(cells)} |")
+        lines.append(f"| {label(name)} | {' | '.join(cells)} |")
     if marks is not None:
         counts = [str(max(row["n"] for row in rows.values())) for rows in columns.values()]
         lines.append(f"| (questions) | {' | '.join(counts)} |")
     return "\n".join(lines)
 
 
-def _cell(row: dict[str, float] | None, scale: float, digits: int, signed: bool = False) -> str:
+def cell(row: dict[str, float] | None, scale: float, digits: int, signed: bool = False) -> str:
     if row is None:
         return ""
     numbers = [f"{scale * row[part]:{'+' if signed else ''}.{digits}f}" for part in ("mean", "low", "high")]
@@ -248,5 +249,5 @@ def _cell(row: dict[str, float] | None, scale: float, digits: int, signed: bool 
     return f"{numbers[0]} [{numbers[1]}, {numbers[2]}]{star}"
 
 
-def _label(name: str) -> str:
+def label(name: str) -> str:
     return METHODS[name].label if name in METHODS else name

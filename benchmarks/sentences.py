@@ -10,7 +10,6 @@ import textwrap
 from collections.abc import Iterable
 from typing import Any
 
-from benchmarks.causal_tables import MATTERS
 from benchmarks.heldout_tables import RANDOM, WHOLE, label
 from benchmarks.intervals import LEVEL, Row
 
@@ -74,28 +73,8 @@ def _pruned(numbers: dict[str, Any]) -> str:
 
 
 def causal(numbers: dict[str, Any]) -> str:
-    """What the causal check found, from the numbers of benchmarks/causal_tables.py."""
-    reaches = numbers["object"]["agreement"]["mean"]
-    return " ".join(
-        [
-            f"Over {numbers['scenes']} held-out scenes ([benchmarks/causal.md](benchmarks/causal.md)) "
-            f"{_ranked(numbers['agreement'])}.",
-            f"Such losses are small: in {1 - numbers['matters']:.0%} of the questions no block costs {MATTERS} nats, "
-            f"and a ranking by the very object that is asked about reaches {reaches:.2f}.",
-            _kept(numbers["kept"]),
-        ]
-    )
-
-
-def _ranked(agreement: dict[str, Any]) -> str:
-    against = agreement["minus_random"]["all"].values()
-    better, worse = (sum(_significant(row) == sign for row in against) for sign in (1, -1))
-    own = agreement["value"]["all"]["flowcut"]
-    return (
-        f"{better} of {len(against)} criteria rank blocks of patches by what their loss costs significantly better "
-        f"than random orders do, and {worse} significantly worse (FlowCut: Spearman {own['mean']:.2f} "
-        f"[{own['low']:.2f}, {own['high']:.2f}])"
-    )
+    """Which answers are kept, from the causal check (benchmarks/causal_tables.py)."""
+    return f"Over {numbers['scenes']} held-out scenes, {_kept(numbers['kept'])}"
 
 
 def _kept(kept: dict[str, Any]) -> str:
@@ -108,7 +87,7 @@ def _kept(kept: dict[str, Any]) -> str:
     more, fewer = (_listed(column.count(sign) for column in others) for sign in (1, -1))
     against = {int(tokens): kept["minus_flowcut"][tokens]["dart"] for tokens in budgets}
     return (
-        f"Yet at {_listed(budgets)} tokens FlowCut keeps {own}% of the answers, random tokens {drawn}%. DART, which "
+        f"at {_listed(budgets)} tokens FlowCut keeps {own}% of the answers, random tokens {drawn}%. DART, which "
         f"cuts inside the language model, keeps {dart}%: compared with FlowCut that is {verdicts(against)}. Of all "
         f"{len(others[0])} other ways {more} keep significantly more answers than FlowCut at these budgets, and "
         f"{fewer} significantly fewer."

@@ -68,7 +68,10 @@ def settling(sets: np.ndarray, reliability: np.ndarray, wanted: float, facts: st
         )
     )  # fmt: skip
     line = {"color": NEUTRAL, "dash": "dot", "width": 1}
-    figure.add_hline(y=wanted, line=line, annotation_text="ends here", annotation_font_size=11)
+    figure.add_hline(
+        y=wanted, line=line, annotation_text="ends here", annotation_font_size=11,
+        annotation_position="bottom left",
+    )  # fmt: skip
     figure.update_xaxes(title="random sets read", rangemode="tozero")
     figure.update_yaxes(title="reliability", range=[min(-0.05, float(np.nanmin(reliability, initial=0)) - 0.05), 1.02])
     return finished(figure, "How far the estimate has settled", facts, 260)

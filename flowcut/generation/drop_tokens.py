@@ -13,16 +13,21 @@ from flowcut.errors import FlowCutError
 from flowcut.families.family import EncodedMedium, MediaKind
 
 
-def drop_tokens(model: PreTrainedModel, inputs: Mapping[str, Any], stays: Tensor) -> dict[str, Any]:
+def drop_tokens(
+    model: PreTrainedModel, inputs: Mapping[str, Any], stays: Tensor, keeps_positions: bool = False
+) -> dict[str, Any]:
     """The inputs without the tokens that do not stay; rows that lost more than their neighbours are padded.
 
     Args:
         inputs: `input_ids` [batch, length]; whatever else is of that shape, and `position_ids` [3, batch, length], is
             cut with it.
         stays: bool [batch, length].
+        keeps_positions: whether tokens that count themselves have the positions of the full prompt afterwards.
     """
     if bool(stays.all()):
         return dict(inputs)
+    if keeps_positions and "position_ids" not in inputs:
+        inputs = {**inputs, **full_positions(inputs)}
     input_ids: Tensor = inputs["input_ids"]
     per_token = {
         name: value for name, value in inputs.items() if isinstance(value, Tensor) and value.shape == input_ids.shape

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from transformers import BatchFeature, PreTrainedModel
 
 from flowcut.criteria import METHODS
-from flowcut.criteria.positions import KEPT, Positions
+from flowcut.criteria.positions import KEPT
 from flowcut.criteria.stages import DECODER, PROJECTOR
 from flowcut.cut import CutConfig, check_is_cut, stage_of
 from flowcut.decoder.recording import LanguageRecording
@@ -29,13 +29,7 @@ from flowcut.errors import FlowCutError
 from flowcut.families import family_of
 from flowcut.families.family import EncodedMedium, MediaKind, is_visual
 from flowcut.families.support import check_allowed, positions_under
-from flowcut.generation.drop_tokens import (
-    check_placeholders,
-    drop_tokens,
-    filled_placeholders,
-    full_positions,
-    text_positions,
-)
+from flowcut.generation.drop_tokens import check_placeholders, drop_tokens, filled_placeholders, text_positions
 from flowcut.generation.outside_encoder import (
     Coarser,
     behind_the_projector,
@@ -100,8 +94,7 @@ class Session:
         self.family = family_of(hf_model.config)
         check_allowed(cut, hf_model, self.family)
         self.encoder_cut = in_the_encoder(cut)
-        self.positions: Positions | None = None if cut is None else positions_under(cut, self.family)
-        """Those of the tokens that stay; None: nothing is cut."""
+        self.positions = None if cut is None else positions_under(cut, self.family)  # of the tokens that stay
         self.remarks: tuple[str, ...] = ()
         """What a reader must know of a cut outside the encoder, of what was prepared last."""
         self.grid: Coarser | None = None
@@ -247,9 +240,7 @@ class Session:
         if self.language is not None:
             self.language.aim(None)
         kind = self._kind_of(prepared)
-        if kind is not None:
-            prepared = self._encode(kind, prepared)
-        return BatchFeature(prepared)
+        return BatchFeature(prepared if kind is None else self._encode(kind, prepared))
 
     def _kind_of(self, inputs: Mapping[str, Any]) -> MediaKind | None:
         """The kind of media that a prompt holds; None: text alone."""
@@ -284,9 +275,7 @@ class Session:
         )
         stays = ~is_placeholder
         stays[is_placeholder] = filled.to(stays.device)
-        if positions is None and self.positions == KEPT and not bool(stays.all()):
-            prepared |= full_positions(inputs)
-        prepared = drop_tokens(self.model, prepared, stays)
+        prepared = drop_tokens(self.model, prepared, stays, self.positions == KEPT)
         if positions is not None:
             prepared["position_ids"] = torch.cat([text_positions(prepared)[None], prepared["position_ids"]])
         features: Any = [medium.features for medium in self.media]

@@ -6,15 +6,19 @@ import numpy as np
 import pytest
 from scipy.stats import spearmanr
 
+from flowcut.records.studies import KnockOut
 from flowcut_lens.analysis.causal import (
     DRAWS,
+    Agreement,
     band,
     block_mean,
     curve_area,
     flip_point,
     in_drawn_order,
+    needed,
     object_agreement,
     rank_agreement,
+    validity,
 )
 
 
@@ -91,6 +95,20 @@ def test_blocks_take_the_mean_rank_of_their_patches() -> None:
     assert found.value == pytest.approx(spearmanr([2, 5.5, 7], [0.1, 0.4, 0.2]).statistic)
     with pytest.raises(ValueError, match="'short' is of 3 patches or blocks, the log-prob drop of 4"):
         rank_agreement({"short": np.ones(3)}, logprob_drop)
+
+
+def test_what_matters_to_a_knock_out_is_the_absolute_change() -> None:
+    blocks = np.arange(3)
+    knocked = KnockOut(1, blocks, np.array([-2.0, -1.0, -0.5]), np.zeros(3), -1.0, -9.0, 1.0, 3)
+    np.testing.assert_array_equal(needed(knocked), [1.0, 0.0, 0.5])
+
+
+def test_a_check_is_valid_as_far_as_it_goes_with_what_is_kept() -> None:
+    agreements = {name: Agreement(value, 0, 0, 9) for name, value in zip("abcd", (0.1, 0.3, 0.2, np.nan), strict=True)}
+    kept = {"a": -3.0, "b": -1.0, "c": -2.0, "d": 0.0, "e": 1.0}
+    assert (validity(agreements, kept).value, validity(agreements, kept).count) == (1.0, 3)
+    assert validity(agreements, {**kept, "b": -9.0}).value == -0.5
+    assert np.isnan(validity(agreements, {"a": 1.0}).value)
 
 
 def test_areas_by_hand() -> None:

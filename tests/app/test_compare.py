@@ -236,6 +236,7 @@ def test_the_causal_check_by_random_sets(compared: AppTest, monkeypatch: pytest.
     assert titles == ["How far the estimate has settled", "Which ranking agrees with what blocks add?"]
     assert f"Reliability **{states[-1].reliability:.2f}**" in text(compared)
     assert "share what they add" in text(compared)
+    assert "Validity: across" in text(compared) + " ".join(box.value for box in compared.warning)
     assert "positions of the full prompt" in text(compared)
 
 

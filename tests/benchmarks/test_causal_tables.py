@@ -1,4 +1,4 @@
-"""The statistics of benchmarks/causal.py, by hand and against what they must do."""
+"""The statistics of benchmarks/causal.py, by hand and against what they must do; and the page of the former check."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from benchmarks import causal_tables
-from benchmarks.causal import with_truth
+from benchmarks.causal_report import with_truth
 from benchmarks.causal_tables import as_text, object_on_top
 from benchmarks.intervals import Measured, summary
 from flowcut_lens.scenes import about, draw, questions
@@ -52,7 +52,7 @@ def test_no_questions_give_no_rows() -> None:
 def test_the_object_lies_in_the_blocks_that_show_it() -> None:
     scene = draw(500_000)
     asked = [question.text for question in questions(scene, seed=1)]
-    line = {"seed": 500_000, "questions": [{"question": text, "fall": [0.0] * 144} for text in asked]}
+    line = {"seed": 500_000, "questions": [{"question": text, "subsets": {"effect": [0.0] * 144}} for text in asked]}
     for text, question in zip(asked, with_truth(line)["questions"], strict=True):
         objects = about(scene, text)
         if not objects:

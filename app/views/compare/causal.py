@@ -20,7 +20,15 @@ from flowcut_lens.app.jobs.studies import Study
 from flowcut_lens.app.views.compare import causal_objects, causal_subsets, methods
 from flowcut_lens.app.views.compare.context import Context
 from flowcut_lens.app.views.compare.mask_thumbnails import on_small, small
-from flowcut_lens.app.views.compare.rankings import TRUTH, Trust, is_random, rankings_of, trusted, what_truth_is
+from flowcut_lens.app.views.compare.rankings import (
+    TRUTH,
+    Trust,
+    is_random,
+    rankings_of,
+    show_validity,
+    trusted,
+    what_truth_is,
+)
 from flowcut_lens.app.views.compare.study import StudySpec, follow
 from flowcut_lens.app.views.compare.truth import known_coverage
 
@@ -99,7 +107,7 @@ def _results(context: Context, results: list[Any], found: list[MethodResult]) ->
         return
     _maps(context, knocked)
     for trust in (one for one in results if isinstance(one, Trust)):
-        _trust(context, knocked, trust)
+        _trust(context, knocked, trust, found)
     curves = {one.name: one for one in results if isinstance(one, RemovalCurves)}
     if len(curves) == len(rankings_of(context, found)):
         _curves(context, curves, knocked)
@@ -127,12 +135,13 @@ def _heat(context: Context, picture: Image, knocked: KnockOut, change: Callable[
     return heat_picture(picture, geometry, np.arange(len(of_patch)), of_patch, float(of_patch.max()))
 
 
-def _trust(context: Context, knocked: KnockOut, trust: Trust) -> None:
+def _trust(context: Context, knocked: KnockOut, trust: Trust, found: list[MethodResult]) -> None:
     facts = context.facts(
         f"budget {context.tokens}", f"{len(knocked.logprob_drop)} knock-outs", "positions kept",
         f"1,000 bootstrap draws of single {'patches' if knocked.block == 1 else 'blocks'}, seed 0",
     )  # fmt: skip
     plot(causal_bars(trust.agreements, facts), causal_bars)
+    show_validity(trust, found)
     what_truth_is(trust)
 
 

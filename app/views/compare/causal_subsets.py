@@ -17,7 +17,7 @@ from flowcut_lens.app.components.plots import plot
 from flowcut_lens.app.jobs.studies import Study
 from flowcut_lens.app.views.compare.context import Context
 from flowcut_lens.app.views.compare.mask_thumbnails import on_small, small
-from flowcut_lens.app.views.compare.rankings import Trust, rankings_of, trusted, what_truth_is
+from flowcut_lens.app.views.compare.rankings import Trust, rankings_of, show_validity, trusted, what_truth_is
 from flowcut_lens.app.views.compare.study import StudySpec, follow
 from flowcut_lens.app.views.compare.truth import known_coverage
 
@@ -48,7 +48,7 @@ def show(context: Context, found: list[MethodResult]) -> None:
     if context.tokens >= context.record.n_patches - block**2:
         st.info("At this budget nearly all patches are kept, so that sets hardly differ: ask with fewer tokens.")
         return
-    follow(context, plan(context, block, found), lambda results: _results(context, results))
+    follow(context, plan(context, block, found), lambda results: _results(context, results, found))
 
 
 def plan(context: Context, block: int, found: list[MethodResult]) -> StudySpec:
@@ -69,7 +69,7 @@ def plan(context: Context, block: int, found: list[MethodResult]) -> StudySpec:
     return StudySpec(context.key("subsets", context.tokens, block), work, "Read random sets", TAKES)
 
 
-def _results(context: Context, results: list[Any]) -> None:
+def _results(context: Context, results: list[Any], found: list[MethodResult]) -> None:
     states = [one for one in results if isinstance(one, SubsetEffects) and np.isfinite(one.effect).all()]
     if not states:
         return
@@ -79,15 +79,16 @@ def _results(context: Context, results: list[Any]) -> None:
         f"seed {last.seed}",
     )  # fmt: skip
     _map(context, last, facts)
-    estimates = {one.reliability: one for one in states}.values()  # between two estimates the last one is repeated
+    estimates: dict[float, SubsetEffects] = {}
+    for one in states:  # between two estimates the last one is repeated
+        estimates.setdefault(one.reliability, one)
     plot(
-        settling(
-            np.array([one.sets for one in estimates]), np.array([one.reliability for one in estimates]), RELIABLE, facts
-        ),
+        settling(np.array([one.sets for one in estimates.values()]), np.array(list(estimates)), RELIABLE, facts),
         settling,
     )
     for trust in (one for one in results if isinstance(one, Trust)):
         plot(subset_bars(trust.agreements, f"{facts} · 1,000 bootstrap draws of single blocks, seed 0"), subset_bars)
+        show_validity(trust, found)
         what_truth_is(trust)
 
 

@@ -9,7 +9,14 @@ import streamlit as st
 
 from flowcut.criteria import METHODS
 from flowcut.records.studies import MethodResult
-from flowcut_lens.analysis.causal import DRAWS, Agreement, in_drawn_order, object_agreement, rank_agreement
+from flowcut_lens.analysis.causal import (
+    DRAWS,
+    Agreement,
+    in_drawn_order,
+    object_agreement,
+    rank_agreement,
+    validity,
+)
 from flowcut_lens.app.views.compare import methods
 from flowcut_lens.app.views.compare.context import Context
 from flowcut_lens.app.views.compare.truth import known_coverage
@@ -65,6 +72,22 @@ def what_truth_is(trust: Trust) -> None:
     """A line on the reference, where there is one."""
     if TRUTH in trust.agreements:
         st.caption(f"“{TRUTH}” {WHAT_TRUTH_IS}")
+
+
+def show_validity(trust: Trust, found: list[MethodResult]) -> None:
+    """Whether this reading goes with what the criteria's cuts keep of the answer here; a warning where it does not."""
+    kept = {methods.short_title(one.cut): methods.total(one) for one in found}
+    across = validity(trust.agreements, kept)
+    if np.isnan(across.value):
+        return
+    said = (
+        f"Validity: across {across.count} criteria and draws, their agreement with this reading correlates by "
+        f"{across.value:+.2f} (Spearman) with the log-prob of the full answer under their cuts, in this one picture."
+    )
+    if across.value > 0:
+        st.caption(said)
+    else:
+        st.warning(f"{said} Here it does not explain what they keep: do not rely on it.", icon=":material/warning:")
 
 
 def is_random(name: str) -> bool:
