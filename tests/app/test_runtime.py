@@ -206,7 +206,7 @@ module.keep_for_good = lambda: done.append("kept for good") or keep_for_good()
 def in_a_cold_process(program: str) -> list[str]:
     """The words that it prints; it must end well, and write nothing else but how weights are read."""
     ran = subprocess.run(
-        [sys.executable, "-c", COLD + program], capture_output=True, text=True, timeout=SECONDS, check=False
+        [sys.executable, "-c", COLD + program], capture_output=True, text=True, timeout=3 * SECONDS, check=False
     )
     assert ran.returncode == 0, ran.stderr
     assert "Traceback" not in ran.stderr
