@@ -232,7 +232,7 @@ class _Work:
     def _times(self, preprocess: float, vision: dict[str, float], started: float, ended: float, wall: float) -> Times:
         first = min(self.listener.first_token_at or ended, ended)
         attending = {"prefill": 0.0, "decode": 0.0} if self.attended is None else self.attended.seconds
-        spent = {**vision, "recording": vision["recording"] + sum(attending.values())}
+        spent: dict[str, Any] = {**vision, "recording": vision["recording"] + sum(attending.values())}
         prefill, decode = first - started - attending["prefill"], ended - first - attending["decode"]
         times = Times(preprocess=preprocess, **spent, prefill=prefill, decode=decode)
         return replace(times, unassigned=max(0.0, wall - times.total - times.recording))

@@ -83,7 +83,9 @@ class Times:
         if not times:
             raise ValueError("There are no times: give those of one run or more.")
         measured = {name: [getattr(one, name) for one in times] for name in (*STAGES, "recording", "unassigned")}
-        medians = {name: None if None in found else statistics.median(found) for name, found in measured.items()}
+        medians: dict[str, Any] = {
+            name: None if None in found else statistics.median(found) for name, found in measured.items()
+        }
         return cls(**medians, runs=sum(one.runs for one in times))
 
 
