@@ -298,6 +298,38 @@ def test_a_link_opens_the_same_view(page: Page, browser: Browser, server: str) -
     other.close()
 
 
+def test_a_link_to_the_graph_of_the_unpruned_run_chooses_it(browser: Browser, server: str) -> None:
+    page = browser.new_page()
+    page.goto(f"{server}/?graph=full")
+    stage(page)
+    expect(page.locator(".switch input[value=full]")).to_be_checked()
+    page.close()
+
+
+def test_layers_that_are_not_read_are_told_and_not_played(page: Page) -> None:
+    expect(page.locator(".stops .unread")).to_have_attribute("title", "not read by the language model")
+    expect(page.locator(".status")).not_to_contain_text("not read")
+    go_to(page, 11)
+    expect(page.locator(".status")).to_contain_text("enter layer 11 (not read by the language model)")
+    go_to(page, 9)
+    stage(page).focus()
+    page.keyboard.press(" ")
+    expect(page.get_by_role("button", name="Play through the layers")).to_be_visible(timeout=6000)
+    expect(stage(page)).to_have_attribute("data-layer", "10")
+
+
+def test_one_scale_thins_layers_that_hardly_flow_and_totals_are_told(page: Page) -> None:
+    go_to(page, 3)
+    expect(page.locator(".shown")).to_contain_text(re.compile(r"Totals: CLS pays the patches \d+% of its attention"))
+    own = pixels(page, "relay")
+    expect(page.locator(".relay .how")).to_contain_text("relative to the layer's own strongest edge")
+    page.get_by_label("one scale for all layers").check()
+    assert pixels(page, "relay") != own
+    expect(page.locator(".relay .how")).to_contain_text("on one scale for all layers and both runs")
+    page.get_by_label("one scale for all layers").uncheck()
+    assert pixels(page, "relay") == own
+
+
 def test_it_opens_where_the_mask_is_whole(browser: Browser, server: str) -> None:
     page = browser.new_page()
     page.goto(server)

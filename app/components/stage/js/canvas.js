@@ -126,8 +126,11 @@ export function write(context, theme, text, x, y, look = {}) {
   context.fillText(String(text), x, y);
 }
 
+/** Width from which on a strip has room for its word across, CSS pixels. */
+export const ROOMY = 200;
+
 /**
- * A shaded strip with a word along it, for layers that are drawn apart.
+ * A shaded strip with a word along it, or across its head where it is wide, for layers that are drawn apart.
  * @param {CanvasRenderingContext2D} context
  * @param {Theme} theme
  * @param {string} text
@@ -138,6 +141,10 @@ export function shade(context, theme, text, sides, middle = sides[1] + sides[3] 
   const [left, , width] = sides;
   context.fillStyle = hatch(context, theme.line, 6, 1.6);
   context.fillRect(...sides);
+  if (width > ROOMY) {
+    write(context, theme, text, left + width - 6, 11, { align: "right", size: 10.5 });
+    return;
+  }
   context.save();
   context.translate(left + width / 2, middle);
   context.rotate(-Math.PI / 2);

@@ -1,7 +1,7 @@
 // @ts-check
 // The relay graph: layers left to right; the layer in focus is wide and shows all its edges, the others a few.
 
-import { arrowhead, fit, shade, write } from "./canvas.js";
+import { arrowhead, fit, ROOMY, shade, write } from "./canvas.js";
 import { DIRECTIONS, lastRead, percent, strongestEdge } from "./data.js";
 import { mix } from "./geometry.js";
 import { blockOf, gapsOf, RELAY, squaresOf, thumbAt } from "./relay_layout.js";
@@ -56,8 +56,8 @@ export class RelayPanel {
     const run = this.data.runs[state.run];
     this.gaps = gapsOf(this.data.layers, this.width, state.focus);
     this.thumbs = [];
-    this.drawUnread(context, theme);
     this.drawFocus(context, state, theme);
+    this.drawUnread(context, theme);
     for (const gap of this.gaps) {
       for (const direction of DIRECTIONS) this.drawFlow(context, run, gap, direction, state, theme);
     }
@@ -74,7 +74,8 @@ export class RelayPanel {
     const last = lastRead(this.data);
     if (last === this.data.layers - 1) return;
     const left = this.gaps[last].to, width = this.gaps[this.data.layers - 1].to - left;
-    shade(context, theme, "not read", [left, 0, width, this.height - 18], RELAY.top + 20); // above the patches
+    const words = width > ROOMY ? this.data.notRead : "not read";
+    shade(context, theme, words, [left, 0, width, this.height - 18], RELAY.top + 20); // above the patches
   }
 
   /**

@@ -158,7 +158,8 @@ export class StageView {
     this.part(".pruned-title").textContent = data.runs.pruned.title;
     for (const run of RUNS) {
       const input = find(this.root, `.switch input[value=${run}]`, HTMLInputElement);
-      Object.assign(input, { name: "stage-run", checked: run === this.state.run });
+      // Checked first: one that joins the group while it is checked unchecks the others.
+      Object.assign(input, { checked: run === this.state.run, name: "stage-run" });
       /** @type {Element} */ (input.nextElementSibling).textContent = data.runs[run].title;
     }
     const { metric } = this.state, labels = data.curves.map((curve) => curve.label);
