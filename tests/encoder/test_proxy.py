@@ -181,7 +181,8 @@ def test_per_image_rows_do_not_know_their_neighbours() -> None:
     for image in range(3):
         alone, out_alone = run(model, tiny.pixels(3)[image : image + 1], cut)
         np.testing.assert_array_equal(together.image(image).kept_patch_ids, alone.kept_patch_ids)
-        torch.testing.assert_close(out.hidden_states[-1][image], out_alone.hidden_states[-1][0], atol=1e-5, rtol=0)
+        # Some processors add up a product of three pictures in another order than that of one: 2e-5 was seen.
+        torch.testing.assert_close(out.hidden_states[-1][image], out_alone.hidden_states[-1][0], atol=1e-4, rtol=0)
 
 
 def test_two_threads_do_not_meet() -> None:
