@@ -14,6 +14,7 @@ from benchmarks import causal, causal_report, causal_scene
 from benchmarks.causal_report import as_text, study, with_truth, write_tables
 from flowcut.studies.scorer import AnswerScorer
 from flowcut_lens.scenes import about, draw, questions
+from training.results import begun
 
 SEED = 400_000
 METHODS = ("flowcut", "random", "fastv", "divprune", "stride", "downsample", "flowcut-single")
@@ -148,10 +149,10 @@ def test_a_ranking_of_the_truth_is_as_good_as_the_truth() -> None:
 
 def test_a_run_that_was_broken_off_goes_on(tmp_path: Path) -> None:
     results = tmp_path / "some" / "causal.jsonl"
-    assert causal._begun(results, FACTS) == set()
+    assert begun(results, FACTS, "seed") == set()
     with results.open("a") as file:
         file.write(json.dumps({"seed": 7}) + "\n" + '{"seed": 8, "quest')
-    assert causal._begun(results, FACTS) == {7}
+    assert begun(results, FACTS, "seed") == {7}
     assert len(results.read_text().splitlines()) == 2
     with pytest.raises(SystemExit, match="other settings or another model"):
-        causal._begun(results, {**FACTS, "sets": 1})
+        begun(results, {**FACTS, "sets": 1}, "seed")

@@ -77,12 +77,23 @@ def test_a_terminal_shows_a_moving_bar_that_is_gone_at_the_end(options: list[str
     assert seen.rsplit("\r", 2)[-2].strip() == "", "the bar is wiped out before the answer"
 
 
-@pytest.mark.parametrize(("command", "work"), [("compare", "Comparing: "), ("causal", "Taking blocks away |")])
+STUDIES = [
+    (("compare",), "Comparing: "),
+    (("causal",), "Reading random sets: reliability "),
+    (("causal", "--reading", "blocks"), "Taking blocks away |"),
+]
+
+
+@pytest.mark.parametrize(("command", "work"), STUDIES)
 def test_studies_show_what_they_do_and_how_far_they_are(
-    options: list[str], command: str, work: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+    options: list[str],
+    command: tuple[str, ...],
+    work: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
 ) -> None:
     monkeypatch.setattr(progress, "DRAWN_EVERY", 0.005)
-    seen = in_a_terminal(monkeypatch, command, *options)
+    seen = in_a_terminal(monkeypatch, *command, *options)
     assert work in seen
     assert "%" in seen.split(work, 1)[1]
     assert capsys.readouterr().out

@@ -54,6 +54,12 @@ def results() -> list[Any]:
         studies.MethodResult(CUT, whole, np.zeros(64, np.float32), False, ODD),
         studies.PatchRanking(CUT, np.zeros(576, np.float32), ODD),
         studies.KnockOut(3, ids, np.zeros(64), np.zeros(64), -1 / 3, -20 / 3, 1 / 3, 24),
+        studies.SubsetEffects(
+            block=2, block_of_patch=ids, effect=np.zeros(144), half_agreement=1 / 3, reliability=1 / 2, explained=1 / 3,
+            sets=3200, sizes=(16,), exact_match=1 / 3, full=1 / 3, no_image=-20 / 3, done=1 / 3, settled=False,
+            grid_cols=24, seed=0, positions="kept",
+        ),
+        studies.ObjectKnockOut(ODD, ids, ODD, 1 / 3, -1 / 3, -20 / 3, False, True, "kept"),
         studies.RemovalCurves(ODD, np.zeros(21), np.zeros(21), np.zeros(21)),
         studies.SweepPoint(CUT, -1 / 3, False, ODD),
         studies.SmallestBudget(CUT, 12, tuple((n, n > 12) for n in range(1, 100)), True, True),
