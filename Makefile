@@ -79,12 +79,11 @@ examples: setup
 # The embedded model from nothing: scenes, tower, language model, both together. Every stage goes on from its last
 # checkpoint in training/runs, and on CUDA if there is one; the minutes are those of two CPU cores.
 train: setup
-	$(BIN)/python -m training.cache --shards 18
-	$(BIN)/python -m training.cache --first 100 --shards 9 --extra-cards 0.5
-	$(BIN)/python -m training.tower --minutes 72
-	$(BIN)/python -m training.tower --minutes 82 --tokens 112 256 576
-	$(BIN)/python -m training.language --minutes 80
-	$(BIN)/python -m training.joint --minutes 121 --tower-rate 0 --rate 1.1e-3 --batch 8 --questions 14 --threads 2
+	$(BIN)/python -m training.cache --shards 14
+	$(BIN)/python -m training.cache --mix crowded --first 100 --shards 6
+	$(BIN)/python -m training.tower --minutes 200
+	$(BIN)/python -m training.language --minutes 90
+	$(BIN)/python -m training.joint --minutes 120 --rate 1.1e-3 --batch 8 --questions 14 --threads 2
 	$(BIN)/python -m training.heldout --part validation --out training/runs/validation.jsonl
 	$(BIN)/python -m training.evaluate --model training/runs/embedded --questions training/runs/validation.jsonl \
 	  --out training/runs/validation.jsonl.gz

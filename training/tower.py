@@ -5,8 +5,10 @@ feature layer and, for its own sake, of the last one. CLS, as in CLIP, learns at
 of its words the description of the picture holds (`--cls caption`). Two other ways are kept as ablations: nothing
 (`none`), and counts at the feature layer (`counts`), which asks CLS to find every object.
 
-    python -m training.tower --minutes 60 --dropping window     # squares of the pictures first: cheaper attention
-    python -m training.tower --minutes 90 --dropping uniform    # goes on with whole pictures
+The first part (`--windows`) shows squares of the pictures: attention is cheap there, and every patch keeps its
+neighbours. Then come whole pictures and, half of the time, any share of their patches.
+
+    python -m training.tower --minutes 200
 """
 
 from __future__ import annotations
@@ -296,9 +298,12 @@ def train(arguments: argparse.Namespace) -> None:
     optimisers = Optimisers([(tower, 1.0), (heads, 1.0)], arguments.rate)
     stage = Loop(arguments.run / "tower.safetensors", {"tower": tower, "heads": heads}, optimisers, arguments.minutes)
     stage.resume()
-    sampler = Sampler(arguments.cache, arguments.seed + stage.step, arguments.dropping)
+    windows, pictures = (
+        Sampler(arguments.cache, arguments.seed + stage.step, dropping) for dropping in ("window", arguments.dropping)
+    )
 
     def step(progress: float) -> tuple[Tensor, dict[str, float]]:
+        sampler = windows if progress < arguments.windows else pictures
         tokens = sampler.count(sampler.rng)
         batch = sampler.batch(max(2, arguments.batch * 144 // max(tokens, 144)), tokens)
         with half():
@@ -313,9 +318,10 @@ def train(arguments: argparse.Namespace) -> None:
 
 
 def more_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--dropping", choices=sorted(DROPPINGS), default="window", help="which patches a step shows")
+    parser.add_argument("--windows", type=float, default=0.55, help="share of the training that shows windows")
+    parser.add_argument("--dropping", choices=sorted(DROPPINGS), default="uniform", help="what is shown afterwards")
     parser.add_argument("--cls", choices=CLS_TARGETS, default="caption", help="what CLS learns")
 
 
 if __name__ == "__main__":
-    train(loop.arguments(__doc__ or "", minutes=75, batch=24, rate=2e-3, more=more_arguments, cache=CACHES))
+    train(loop.arguments(__doc__ or "", minutes=200, batch=24, rate=2e-3, more=more_arguments, cache=CACHES))
