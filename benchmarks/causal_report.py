@@ -15,10 +15,11 @@ import numpy as np
 from scipy.stats import spearmanr
 
 from benchmarks.causal_tables import ALL_SCENES, cell, label, rounded
-from benchmarks.intervals import LEVEL, Measured, holm, summary
+from benchmarks.intervals import LEVEL, Measured, add_holm, summary
 from flowcut.criteria import METHODS
 from flowcut.criteria.stages import DECODER
 from flowcut.studies.subset_effects import full_length
+from flowcut_lens.analysis.causal import DRAWS, in_drawn_order
 from flowcut_lens.analysis.truth import patch_coverage
 from flowcut_lens.scenes import about, draw
 
@@ -27,8 +28,6 @@ VALIDITY_AT = ("64", "16")
 """Budgets at which answers kept are held against the readings."""
 TRUTH = "asked object"
 NULL = "random"
-DRAWS = 5
-"""Orders drawn for blocks that show none of the object that is asked about."""
 
 Question = dict[str, Any]
 
@@ -100,15 +99,16 @@ def _of_truth(shown: np.ndarray | None, effect: np.ndarray, seed: int) -> float 
     """Of a ranking that knows the object and nothing else; the rest is in an order that is drawn."""
     if shown is None or not np.any(shown) or np.ptp(effect) == 0:
         return None
-    drawn = np.random.default_rng(seed).random((DRAWS, len(effect)))
-    return float(np.mean([spearmanr(np.lexsort((one, shown)).argsort(), effect).statistic for one in drawn]))
+    drawn = in_drawn_order(shown, np.random.default_rng(seed).random((DRAWS, len(effect))))
+    return float(np.mean([spearmanr(ranks, effect).statistic for ranks in drawn]))
 
 
 def against_chance(measured: Measured) -> dict[str, dict[str, float]]:
     """By criterion its mean with interval, and `holm`: p of its difference to the random one, Holm-corrected."""
     found, less = summary(measured), summary(measured.minus(NULL))
-    for name, corrected in zip(less, holm(row["p"] for row in less.values()), strict=True):
-        found[name] |= {"minus": less[name]["mean"], "holm": float(corrected)}
+    add_holm([less])
+    for name, row in less.items():
+        found[name] |= {"minus": row["mean"], "holm": row["holm"]}
     return found
 
 
@@ -217,8 +217,7 @@ def _positions(questions: list[Question], scene: np.ndarray, tokens: str) -> dic
 def _tested(measured: Measured) -> dict[str, dict[str, float]]:
     """Means and intervals, with Holm-corrected p of a mean of zero."""
     found = summary(measured)
-    for row, corrected in zip(found.values(), holm(row["p"] for row in found.values()), strict=True):
-        row["holm"] = float(corrected)
+    add_holm([found])
     return found
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from transformers import PreTrainedModel
 
 from flowcut.criteria import METHODS
-from flowcut.criteria.positions import KEPT, RENUMBERED, Positions
+from flowcut.criteria.positions import KEPT, RENUMBERED, Positions, known_positions
 from flowcut.criteria.stages import DECODER, PICTURE
 from flowcut.cut import CutConfig, all_cuts
 from flowcut.decoder.locate import find_decoder
@@ -74,7 +74,7 @@ def positions_under(cut: CutConfig, family: Family) -> Positions:
     A family whose positions are places in the picture keeps them.
     """
     if cut.positions is not None:
-        return KEPT if cut.positions == KEPT else RENUMBERED
+        return known_positions(cut.positions)
     return KEPT if family.positions_are_places else METHODS[cut.method].positions
 
 

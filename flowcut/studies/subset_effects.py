@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import rankdata
+from scipy.stats import spearmanr
 
 PENALTIES = np.logspace(-3, 4, 57)
 """Penalties that are tried, in units of the mean eigenvalue."""
@@ -137,9 +137,8 @@ def split_half(included: np.ndarray, outcome: np.ndarray, rounds: np.ndarray) ->
     if min(even.sum(), (~even).sum()) < 2:
         return np.full(outcome.shape[1], np.nan)
     first, second = (ridge(included[half], outcome[half]).effect for half in (even, ~even))
-    a, b = (rankdata(effect, axis=1) - (effect.shape[1] + 1) / 2 for effect in (first, second))
-    spread = np.sqrt((a * a).sum(axis=1) * (b * b).sum(axis=1))
-    return np.asarray(np.divide((a * b).sum(axis=1), spread, out=np.full(len(a), np.nan), where=spread > 0))
+    pairs = zip(first, second, strict=True)
+    return np.array([spearmanr(a, b).statistic if np.ptp(a) > 0 and np.ptp(b) > 0 else np.nan for a, b in pairs])
 
 
 def full_length(half: np.ndarray | float) -> np.ndarray:

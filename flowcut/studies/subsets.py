@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import count
 from typing import Any
 
 import numpy as np
@@ -142,14 +141,12 @@ class _Study:
     def _drawn(self, most_sets: int) -> list[np.ndarray]:
         """bool [P] of each set, in whole rounds but for the last."""
         drawn: list[np.ndarray] = []
-        rounds = random_rounds(int(self.blocks.max()) + 1, self.sizes, self.rng)
-        for number in count():
-            one_round = next(rounds)[: most_sets - len(drawn)]
-            drawn += list(one_round)
-            self.rounds += [number] * len(one_round)
-            if len(drawn) == most_sets:
-                return drawn
-        raise AssertionError("rounds never end")
+        rounds = enumerate(random_rounds(int(self.blocks.max()) + 1, self.sizes, self.rng))
+        while len(drawn) < most_sets:
+            number, one_round = next(rounds)
+            drawn += list(one_round[: most_sets - len(drawn)])
+            self.rounds += [number] * (len(drawn) - len(self.rounds))
+        return drawn
 
     def _estimate(self, found: SubsetEffects) -> SubsetEffects:
         included, outcome = np.array(self.included), np.array(self.log_odds)[:, None]
