@@ -10,6 +10,19 @@ PUBLISHED: dict[str, tuple[str, ...]] = {
     "video_llava": ("LanguageBind/Video-LLaVA-7B-hf",),
     "llava_next_video": ("llava-hf/LLaVA-NeXT-Video-7B-hf",),
     "llava_onevision": ("llava-hf/llava-onevision-qwen2-0.5b-ov-hf",),
+    "internvl": (
+        "OpenGVLab/InternVL3-1B-hf",
+        "OpenGVLab/InternVL3_5-1B-HF",
+        "OpenGVLab/InternVL3_5-2B-HF",
+        "OpenGVLab/InternVL3_5-4B-HF",
+        "OpenGVLab/InternVL3_5-8B-HF",
+    ),
+    "smolvlm": (
+        "HuggingFaceTB/SmolVLM2-256M-Video-Instruct",
+        "HuggingFaceTB/SmolVLM2-500M-Video-Instruct",
+        "HuggingFaceTB/SmolVLM2-2.2B-Instruct",
+    ),
+    "idefics3": ("HuggingFaceTB/SmolVLM-256M-Instruct", "HuggingFaceTB/SmolVLM-500M-Instruct"),
 }
 """By transformers' model_type, as `flowcut.families.FAMILIES`; each family has its own ids as `published`."""
 MODEL_TYPES: dict[str, str] = {name: model_type for model_type, names in PUBLISHED.items() for name in names}

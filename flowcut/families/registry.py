@@ -6,11 +6,13 @@ from typing import Any
 
 from flowcut.errors import ModelNotLoaded
 from flowcut.families.family import Family
+from flowcut.families.internvl import InternVL
 from flowcut.families.llava import Llava
 from flowcut.families.llava_next import LlavaNext
 from flowcut.families.llava_next_video import LlavaNextVideo
 from flowcut.families.llava_onevision import LlavaOnevision
 from flowcut.families.qwen_vl import QwenVL
+from flowcut.families.smolvlm import Idefics3, SmolVLM
 from flowcut.families.video_llava import VideoLlava
 
 FAMILIES: dict[str, Family] = {
@@ -21,6 +23,9 @@ FAMILIES: dict[str, Family] = {
     "llava_onevision": LlavaOnevision(),
     "qwen2_vl": QwenVL("qwen2_vl", "Qwen2-VL", "Qwen2VLForConditionalGeneration", "Qwen2VLProcessor"),
     "qwen2_5_vl": QwenVL("qwen2_5_vl", "Qwen2.5-VL", "Qwen2_5_VLForConditionalGeneration", "Qwen2_5_VLProcessor"),
+    "internvl": InternVL(),
+    "smolvlm": SmolVLM(),
+    "idefics3": Idefics3(),
 }
 """By transformers' model_type. A new family is one adapter and one line here."""
 
