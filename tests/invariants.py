@@ -12,6 +12,7 @@ import torch
 import flowcut
 from flowcut.criteria import METHODS, Evidence
 from flowcut.cut import CutConfig
+from flowcut.families import family_of
 from flowcut.generation.session import Session
 from flowcut.records.vision import Geometry
 from tests.encoder.test_vision import state_of
@@ -40,7 +41,7 @@ def ranked(evidence: Evidence, cut: CutConfig) -> np.ndarray:
 def counted_at_decoder_input(model: Any) -> Iterator[list[int]]:
     """While inside, how many tokens the language model receives in each pass."""
     seen: list[int] = []
-    hook = model.model.language_model.register_forward_pre_hook(
+    hook = family_of(model.config).language_model(model).register_forward_pre_hook(
         lambda module, args, kwargs: seen.append(kwargs["inputs_embeds"].shape[1]), with_kwargs=True
     )
     try:
@@ -104,8 +105,14 @@ def paint_of(rng: np.random.Generator, size: tuple[int, int], part: int = 4) -> 
     return left, top, min(left + max(width // part, 1), width), min(top + max(height // part, 1), height)
 
 
-def check_paint(geometry: Geometry, changed: np.ndarray, paint: tuple[int, int, int, int]) -> None:
-    """bool [N]: the patches that changed are those whose boxes the paint, or its blur, reaches."""
+def check_paint(
+    geometry: Geometry, changed: np.ndarray, paint: tuple[int, int, int, int], between: float = 0.0
+) -> None:
+    """bool [N]: the patches that changed are those whose boxes the paint, or its blur, reaches.
+
+    Args:
+        between: side of a pixel, px of the original, of a smaller picture that the processor makes on its way.
+    """
     boxes = geometry.boxes()
     size = np.array([geometry.original_width, geometry.original_height])
     scale = size / [geometry.resized_width, geometry.resized_height]
@@ -115,5 +122,5 @@ def check_paint(geometry: Geometry, changed: np.ndarray, paint: tuple[int, int, 
         reached: np.ndarray = across & (boxes[:, 1] < paint[3] + grow[1]) & (boxes[:, 3] > paint[1] - grow[1])
         return reached
 
-    assert (changed <= overlaps(2 * np.maximum(scale, 1) + 1e-6)).all()
-    assert (overlaps(-scale) <= changed).all()  # a patch that the paint covers by a pixel and more
+    assert (changed <= overlaps(2 * np.maximum(scale, 1) + between + 1e-6)).all()
+    assert (overlaps(-scale - between) <= changed).all()  # a patch that the paint covers by a pixel and more
