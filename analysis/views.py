@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from flowcut.records.geometry import WHOLE_VIEWS
 from flowcut.records.vision import PADDING_ID, FlowRecord, Geometry
 
 if TYPE_CHECKING:
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
 NOT_READ = "not read by the language model"
 """What is said of layers behind the one whose output the language model reads."""
 
-BASE = "base"
 CROP = "crop"
 """How the names of tiles begin, in `Geometry.view`; others are frames, or the one picture."""
 
@@ -105,7 +105,7 @@ def _title(geometries: Sequence[Geometry], rows: Sequence[int]) -> str:
     """The pane's head: what it is, and how many patches it has across and down."""
     views = [geometries[row] for row in rows]
     if not views[0].view.startswith(CROP):
-        name = "base: the full picture once" if views[0].view == BASE else views[0].view
+        name = f"{views[0].view}: the full picture once" if views[0].view in WHOLE_VIEWS else views[0].view
         return f"{name}, {views[0].grid_cols} × {views[0].grid_rows} patches"
     across = len({view.crop_left for view in views}) * views[0].grid_cols
     down = len({view.crop_top for view in views}) * views[0].grid_rows

@@ -41,8 +41,12 @@ def ranked(evidence: Evidence, cut: CutConfig) -> np.ndarray:
 def counted_at_decoder_input(model: Any) -> Iterator[list[int]]:
     """While inside, how many tokens the language model receives in each pass."""
     seen: list[int] = []
-    hook = family_of(model.config).language_model(model).register_forward_pre_hook(
-        lambda module, args, kwargs: seen.append(kwargs["inputs_embeds"].shape[1]), with_kwargs=True
+    hook = (
+        family_of(model.config)
+        .language_model(model)
+        .register_forward_pre_hook(
+            lambda module, args, kwargs: seen.append(kwargs["inputs_embeds"].shape[1]), with_kwargs=True
+        )
     )
     try:
         yield seen

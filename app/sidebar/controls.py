@@ -15,9 +15,9 @@ from flowcut_lens.app.jobs.models import EMBEDDED
 from flowcut_lens.app.media import gallery
 from flowcut_lens.app.state import session
 
-PUBLISHED = published_of("llava", "llava_next", "qwen2_vl", "qwen2_5_vl")
+PUBLISHED = published_of("llava", "llava_next", "qwen2_vl", "qwen2_5_vl", "internvl", "smolvlm", "idefics3")
 """Models that people will try on photographs."""
-FOR_VIDEOS = published_of("video_llava", "llava_next_video", "qwen2_5_vl", "llava_onevision")
+FOR_VIDEOS = published_of("video_llava", "llava_next_video", "qwen2_5_vl", "llava_onevision", "smolvlm", "internvl")
 """Models that take videos."""
 
 MODEL_HELP = (

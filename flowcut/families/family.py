@@ -173,7 +173,7 @@ class Family(ABC):
         """Every medium through tower and projector, cut inside `recording`, which is in force."""
 
     def named(self, kind: MediaKind, inputs: BatchFeature) -> BatchFeature:
-        """What the processor gave for a medium of this kind, by the names in `kind.inputs`: some name all kinds alike."""
+        """What the processor gave for a medium of this kind, named as in `kind.inputs`: some name all kinds alike."""
         return inputs
 
     def positions(self, model: PreTrainedModel, inputs: Mapping[str, Any]) -> Tensor | None:

@@ -50,9 +50,11 @@ class InternVL(PixelShuffle):
         return round(1 / model.config.downsample_ratio)
 
     def grid_of_tiles(self, model: PreTrainedModel, pixels: Tensor) -> tuple[int, int, int]:
-        """How many tiles the pixels of all media hold, [tiles, 3, H, W], and the rows and columns of patches of each."""
+        """How many tiles the pixels hold, [tiles, 3, H, W], and the rows and columns of patches of each."""
         if pixels.ndim != 4:
-            raise FlowCutError(f"The pixels have the shape {tuple(pixels.shape)}: they must be [tiles, 3, height, width].")
+            raise FlowCutError(
+                f"The pixels have the shape {tuple(pixels.shape)}: they must be [tiles, 3, height, width]."
+            )
         down, across = model.config.vision_config.patch_size
         return len(pixels), pixels.shape[2] // down, pixels.shape[3] // across
 

@@ -149,7 +149,7 @@ class PixelShuffle(LlavaBuild):
 
 
 def kinds(*inputs: str) -> tuple[MediaKind, MediaKind]:
-    """Pictures and videos, both read as what the model calls images; `inputs` are what the processor gives with them."""
+    """Pictures and videos, both what the model calls images; `inputs` are what the processor gives with them."""
     kind = partial(MediaKind, beside=("input_ids",), output=IMAGE.name)
     return kind(IMAGE.name, ("pixel_values", *inputs)), kind("video", (VIDEO_PIXELS, *inputs))
 
@@ -160,9 +160,7 @@ def runs(is_place: Tensor) -> list[tuple[int, int]]:
     return list(zip((edges == 1).nonzero()[:, 0].tolist(), (edges == -1).nonzero()[:, 0].tolist(), strict=True))
 
 
-def stretched(
-    size: tuple[int, int], rows: int, cols: int, tile: tuple[int, int], patch: int
-) -> tuple[Geometry, ...]:
+def stretched(size: tuple[int, int], rows: int, cols: int, tile: tuple[int, int], patch: int) -> tuple[Geometry, ...]:
     """A picture of (width, height) stretched over rows and columns of tiles; behind several, a thumbnail on one tile.
 
     Args:

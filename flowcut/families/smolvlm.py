@@ -9,6 +9,7 @@ import sys
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any, cast
 
 import numpy as np
@@ -90,7 +91,7 @@ class Idefics3(PixelShuffle):
         if last == len(ids):
             raise FlowCutError("The prompt ends within a picture: hand over all that the processor gave.")
         counts, mark = [1], ids[last]
-        for (_, end), (start, _) in zip(found[:-1], found[1:], strict=True):
+        for (_, end), (start, _) in pairwise(found):
             if int((ids[end:start] == mark).sum()) == 1:
                 counts[-1] += 1
             else:

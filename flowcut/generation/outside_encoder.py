@@ -85,8 +85,9 @@ def coarser(cut: CutConfig | None, pictures: Mapping[str, Any], patch: int) -> C
 
 
 def behind_the_projector(medium: EncodedMedium, cut: CutConfig) -> tuple[EncodedMedium, np.ndarray | None]:
-    """A medium's tokens that a method of this stage keeps; float64 [N], its ranking, as the patches of the medium's first
-    row have it of their tokens, or None where nothing is cut.
+    """A medium's tokens that a method of this stage keeps, and its ranking; None where nothing is cut.
+
+    The ranking is float64 [N], of the patches of the medium's first row, each as its token.
 
     Tokens that are no patch, such as a CLS token, are no candidates and stay.
     """

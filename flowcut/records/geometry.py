@@ -8,6 +8,9 @@ import numpy as np
 
 from flowcut.records.display import one_line
 
+WHOLE_VIEWS = ("base", "thumbnail")
+"""Names of tiles that show the full picture once, beside crops of it."""
+
 
 @dataclass(frozen=True)
 class Geometry:

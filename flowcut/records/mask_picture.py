@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image
 
+from flowcut.records.geometry import WHOLE_VIEWS
 from flowcut.records.vision import FlowRecord, Geometry
 
 CUT_BRIGHTNESS = 0.25
@@ -30,9 +31,10 @@ def mask_picture(image: Image.Image, geometry: Geometry, kept_patch_ids: np.ndar
 
 
 def record_masks(image: Image.Image, record: FlowRecord) -> dict[str, Image.Image]:
-    """The masks of a record of one picture by name: `mask`, and where it has a base tile beside crops, `mask-base`."""
-    base = np.array([geometry.view == "base" for geometry in record.geometries])
-    rows = {"mask": ~base, "mask-base": base}
+    """The masks of a record of one picture by name: `mask`, and that of a tile which shows all of it, `mask-base` or
+    `mask-thumbnail`."""
+    views = np.array([geometry.view for geometry in record.geometries])
+    rows = {"mask": ~np.isin(views, WHOLE_VIEWS), **{f"mask-{view}": views == view for view in WHOLE_VIEWS}}
     masks = {}
     for name, chosen in rows.items():
         places = np.flatnonzero(chosen)

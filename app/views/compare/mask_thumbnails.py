@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from PIL.Image import Image, Resampling
 
+from flowcut.records.geometry import WHOLE_VIEWS
 from flowcut.records.mask_picture import assembled_mask
 from flowcut.records.run import Run
 from flowcut.records.vision import Geometry
@@ -40,7 +41,7 @@ def small_mask(about: Context, run: Run) -> str | None:
     if len(geometries) == 1:
         shown, kept = [geometries[0]], [run.final_patch_ids]
     elif run.record is not None:
-        rows = [row for row, geometry in enumerate(geometries) if geometry.view != "base"]
+        rows = [row for row, geometry in enumerate(geometries) if geometry.view not in WHOLE_VIEWS]
         shown, kept = [geometries[row] for row in rows], [run.record.kept_patch_ids[row] for row in rows]
     else:
         return None
