@@ -12,7 +12,7 @@ from flowcut.media.picture import open_picture
 from flowcut_lens.app.media.chosen import ChosenPicture
 from flowcut_lens.app.sidebar import controls
 from flowcut_lens.app.views.ask.flow import PROXY
-from tests import tiny, tiny_qwen
+from tests import tiny, tiny_qwen, tiny_shuffle
 from tests.app.conftest import MAIN, SECONDS, errors, run, settled, shown
 
 
@@ -54,5 +54,22 @@ def test_qwen_with_its_proxy(kind: str, tmp_path: Path, monkeypatch: pytest.Monk
     assert answered.cut.record is not None
     assert answered.cut.record.relay == "proxy"
     assert PROXY in [box.value for box in page.info]
+    assert not page.exception
+    assert not page.warning
+
+
+@pytest.mark.parametrize("kind", ["InternVL3", "SmolVLM"])
+def test_tiles_and_thumbnail_of_a_pixel_shuffle(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = asked(tiny_shuffle.checkpoint(kind, tmp_path), 12, monkeypatch)
+    answered = shown(page)
+    assert answered.cut.visual_tokens == answered.control.visual_tokens == 12
+    assert answered.full.visual_tokens > 12
+    record = answered.cut.record
+    assert record is not None
+    assert record.relay == ("cls" if kind == "InternVL3" else "proxy")
+    tiles = page.selectbox(f"tile-{record.batch}")
+    assert tiles.options[-2:] == ["thumbnail", f"mean of all {record.batch}"]
+    assert tiles.options[0] == "crop row 1, column 1"
+    tiles.set_value(record.batch - 1).run()
     assert not page.exception
     assert not page.warning
