@@ -52,7 +52,7 @@ def record(
 
     Args:
         vision_model: a CLIPVisionModel (bare, with projection, or the one in a LLaVA), a SiglipVisionModel, the
-            encoder of a Qwen2-VL or Qwen2.5-VL, or a model that holds one of them.
+            encoder of an InternVL, SmolVLM, Qwen2-VL or Qwen2.5-VL, or a model that holds one of them.
         cut: which patches to keep; None records only.
         feature_layer: the hidden state that is read from the encoder, as in `hidden_states[feature_layer]`; None: the
             one that language models read of this encoder, -2 for CLIP and the last for the others.
@@ -283,8 +283,9 @@ class Recording:
         whole = [index for index, prune_group in enumerate(self._finished) if not prune_group.steps]
         if cut is not None and len(whole) == len(self._finished):
             kind = "patches" if self.plan.merge_side == 1 else "tokens"
-            most = max(prune_group.tokens for prune_group in self._finished)
-            notes.append(f"Nothing was cut: {cut.tokens} tokens were asked for and there are {most} {kind}.")
+            most, rows = max(group.tokens for group in self._finished), sum(len(g.kept_ids) for g in self._finished)
+            there = f"{most} {kind}" if rows == 1 else f"at most {most} {kind} in each of {rows} pictures or tiles"
+            notes.append(f"Nothing was cut: {cut.tokens} tokens were asked for and there are {there}.")
         elif cut is not None and self.plan.merge_side > 1:
             notes += [f"Row {row} was left whole: its budget is no smaller than its tokens." for row in whole]
         return tuple(notes)
