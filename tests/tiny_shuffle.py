@@ -7,6 +7,7 @@ have fewer of them, SmolVLM's longest edge: two tiles, not four.
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -156,4 +157,36 @@ def checkpoint(kind: str, folder: Path) -> Path:
     """A whole checkpoint on disk, as `flowcut.load` takes it."""
     model(kind).save_pretrained(folder)
     processor(kind).save_pretrained(folder)
+    return folder
+
+
+def published(kind: str, folder: Path) -> Path:
+    """The same checkpoint in the files of the published ones, which older versions of transformers wrote."""
+    checkpoint(kind, folder)
+    side, old = SIDES[kind][0], {"rescale_factor": 0.00392156862745098, "do_convert_rgb": True, "do_normalize": True}
+    name = {"SmolVLM": "SmolVLM", "Idefics3": "Idefics3"}.get(kind, "InternVL")
+    if kind in INTERN:
+        old |= {
+            "image_processor_type": "GotOcr2ImageProcessorFast", "size": {"height": side, "width": side},
+            "image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225], "crop_to_patches": False,
+            "min_patches": 1, "max_patches": 12, "resample": 3, "default_to_square": True,
+        }  # fmt: skip
+        tokens = {"image_seq_length": per_tile(kind)}
+    else:
+        old |= {
+            "image_processor_type": f"{name}ImageProcessor", "do_image_splitting": True, "do_pad": True,
+            "image_mean": [0.5] * 3, "image_std": [0.5] * 3, "max_image_size": {"longest_edge": side}, "resample": 1,
+            "size": {"longest_edge": 2 * side},
+            "video_sampling": {"fps": 1, "max_frames": 64, "video_size": {"longest_edge": side}},
+        }  # fmt: skip
+        tokens = {"image_seq_len": per_tile(kind)}
+        (folder / "chat_template.jinja").unlink()
+        (folder / "chat_template.json").write_text(json.dumps({"chat_template": SMOL_TEMPLATE}))
+    own = {"processor_class": f"{name}Processor"}
+    (folder / "preprocessor_config.json").write_text(json.dumps({**old, **own}))
+    (folder / "processor_config.json").write_text(json.dumps({**tokens, **own}))
+    if kind == "Idefics3":
+        config = json.loads((folder / "config.json").read_text())
+        config["vision_config"]["model_type"] = "idefics3"
+        (folder / "config.json").write_text(json.dumps(config))
     return folder

@@ -19,6 +19,7 @@ SUPPORTED = {
     "internvl_vision": "the encoder of InternVL (InternVLVisionModel)",
     "smolvlm_vision": "the encoder of SmolVLM2",
     "idefics3_vision": "the encoder of Idefics3",
+    "idefics3": "the encoder of Idefics3",  # as older checkpoints call it
     "qwen2_vl_vision": "the encoder of Qwen2-VL",
     "qwen2_5_vl_vision": "the encoder of Qwen2.5-VL",
 }
@@ -116,7 +117,7 @@ def find_encoder(model: nn.Module) -> VisionEncoder:
         if model_type(candidate) in SUPPORTED and hasattr(candidate, "merger"):
             return _packed_encoder(candidate)
     kinds = [model_type(candidate) for candidate in candidates] or [type(model).__name__]
-    supported = ", ".join(SUPPORTED.values())
+    supported = ", ".join(dict.fromkeys(SUPPORTED.values()))
     raise FlowCutError(f"No supported vision encoder in {' / '.join(kinds)}: flowcut reads {supported}.")
 
 

@@ -176,6 +176,14 @@ class Family(ABC):
         """What the processor gave for a medium of this kind, named as in `kind.inputs`: some name all kinds alike."""
         return inputs
 
+    def remarks(self, kind: MediaKind, frames_a_second: float | None) -> tuple[str, ...]:
+        """What a reader must know of the prompt about a medium of this kind, one sentence each.
+
+        Args:
+            frames_a_second: of a video, where that is known.
+        """
+        return ()
+
     def positions(self, model: PreTrainedModel, inputs: Mapping[str, Any]) -> Tensor | None:
         """int64 [axes, batch, length], positions of an uncut prompt in space and time; None: tokens count themselves.
 

@@ -47,7 +47,7 @@ class InternVL(PixelShuffle):
 
     def merge_side(self, model: PreTrainedModel) -> int:
         """Patches along a side of the squares that become one token."""
-        return round(1 / model.config.downsample_ratio)
+        return int(round(1 / model.config.downsample_ratio))
 
     def grid_of_tiles(self, model: PreTrainedModel, pixels: Tensor) -> tuple[int, int, int]:
         """How many tiles the pixels hold, [tiles, 3, H, W], and the rows and columns of patches of each."""

@@ -34,7 +34,7 @@ class Idefics3(PixelShuffle):
 
     name = "Idefics3"
     model_class = "Idefics3ForConditionalGeneration"
-    towers: tuple[str, ...] = ("idefics3_vision",)
+    towers: tuple[str, ...] = ("idefics3_vision", "idefics3")  # the latter in older checkpoints, all of SmolVLM's
     description = "Idefics3 and SmolVLM (Idefics3ForConditionalGeneration)"
     published = PUBLISHED["idefics3"]
     media: tuple[MediaKind, ...] = kinds("pixel_attention_mask")[:1]
@@ -142,6 +142,12 @@ class SmolVLM(Idefics3):
     processor_class: str | None = "SmolVLMProcessor"
     frames = 8
     most_frames = 64
+
+    def remarks(self, kind: MediaKind, frames_a_second: float | None) -> tuple[str, ...]:
+        """The processor writes the time of each frame, and makes times up where it knows none."""
+        if kind.name != "video" or frames_a_second is not None:
+            return ()
+        return ("The times of the frames are not known: the prompt gives them as if there were 24 frames a second.",)
 
     def _rendered(self, owner: Any, messages: list[dict[str, Any]]) -> str:
         """By transformers' common code: SmolVLM's own sets a video processor up, which may be missing, for no text."""

@@ -39,10 +39,12 @@ def put_question(
     reserved = [*processor.tokenizer.all_special_tokens, *commands, *places]
     asked = clean_text(question, reserved)
     told = None if system is None else clean_text(system, reserved, what="system prompt")
-    prompt = model.family.prompt(processor, asked.text, told.text if told else None, kind_of(model, medium))
+    kind, rate = kind_of(model, medium), getattr(medium, "frames_a_second", None)
+    prompt = model.family.prompt(processor, asked.text, told.text if told else None, kind)
     inputs = processed(model, medium, prompt)
     _check_length(model, inputs["input_ids"].shape[1], new_tokens)
-    return Asked(prompt, inputs, (*asked.notes, *(told.notes if told else ())))
+    remarks = model.family.remarks(kind, rate)
+    return Asked(prompt, inputs, (*asked.notes, *(told.notes if told else ()), *remarks))
 
 
 def _check_length(model: VisionLanguageModel, prompt_tokens: int, new_tokens: int) -> None:

@@ -10,7 +10,7 @@ import torch
 
 import flowcut
 from flowcut.families import FAMILIES, family_of
-from tests import tiny, tiny_shuffle
+from tests import invariants, tiny, tiny_shuffle
 
 
 @pytest.mark.parametrize(
@@ -76,3 +76,22 @@ def test_pictures_without_gaps_in_the_prompt_are_refused() -> None:
     with flowcut.prune(model) as session, pytest.raises(flowcut.FlowCutError, match="2 tiles that need 16 each = 32"):
         session.prepare({"input_ids": ids, "pixel_values": tiny.pixels(2)})
     assert family.name == "InternVL"
+
+
+@pytest.mark.parametrize("kind", tiny_shuffle.INTERN)
+@pytest.mark.parametrize("method", ["fastv", "sparsevlm"])
+def test_decoding_after_a_cut_in_the_decoder(kind: str, method: str) -> None:
+    """Qwen2's and Qwen3's: the cached answer is that of one pass over prompt and answer, cut alike."""
+    model, processor = tiny_shuffle.model(kind), tiny_shuffle.processor(kind)
+    pictures = [tiny.picture(seed, (100, 80)) for seed in range(2)]
+    inputs = processor(images=pictures, text=["<IMG_CONTEXT> or <IMG_CONTEXT> what?"], return_tensors="pt")
+    with torch.no_grad(), flowcut.prune(model, flowcut.Cut(method, tokens=17)) as session:
+        prepared = session.prepare(inputs)
+        out = invariants.generate(model, prepared, (tiny_shuffle.image_id(kind),), 5)
+        again = invariants.all_at_once(session.prepare(inputs), out.sequences)
+        whole = model(**again, use_cache=False).logits
+    torch.testing.assert_close(whole[:, -6:-1], torch.stack(out.logits, dim=1), atol=1e-5, rtol=1e-5)
+    assert session.language_record is not None
+    assert session.language_record.kept_visual_ids.shape == (2, 17)
+    assert session.final_patch_ids is not None
+    assert len(session.final_patch_ids) % 4 == 0

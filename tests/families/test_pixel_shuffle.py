@@ -18,7 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode
 import flowcut
 from flowcut.criteria import METHODS
 from flowcut.families import family_of
-from flowcut.studies import AnswerScorer
+from flowcut.studies.scorer import AnswerScorer
 from flowcut_lens.cli import main
 from tests import invariants, tiny, tiny_shuffle
 from tests.encoder.test_vision import state_of
@@ -353,6 +353,16 @@ def test_asked_from_a_folder(kind: str, processor: Any, tmp_path: Path, capsys: 
     options = ["--model", str(folder), "--tokens", "17", "--max-new-tokens", "5", "--out", str(tmp_path / "out")]
     assert main.main(["ask", str(tmp_path / "a.png"), "What is it?", *options, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["visual_tokens"] == 17
+
+
+def test_a_checkpoint_in_the_files_of_the_published_ones(kind: str, tmp_path: Path) -> None:
+    loaded = flowcut.load(tiny_shuffle.published(kind, tmp_path))
+    run = flowcut.ask(loaded, tiny.picture(0, SIZES[0]), "Who?", CUT, max_new_tokens=3)
+    own = flowcut.load(tiny_shuffle.checkpoint(kind, tmp_path / "own"))
+    same = flowcut.ask(own, tiny.picture(0, SIZES[0]), "Who?", CUT, max_new_tokens=3)
+    assert (run.prompt, run.visual_tokens, run.answer) == (same.prompt, 17, same.answer)
+    assert run.record is not None
+    assert run.record.batch == len(run.record.geometries)
 
 
 @pytest.mark.parametrize(("cut", "more"), [(None, 0.0), (CUT, 0.1)], ids=["whole", "cut"])

@@ -123,3 +123,13 @@ def test_numbers_in_words() -> None:
         assert module.num2words is in_words
     finally:
         module.num2words = before
+
+
+def test_recorded_as_a_bare_tower() -> None:
+    """Without the model around it nobody knows of squares: single patches are cut."""
+    tower = tiny_shuffle.model("SmolVLM").model.vision_model
+    pixels = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad(), flowcut.record(tower, flowcut.FlowCut(tokens=9)) as rec:
+        out = tower(pixels)
+    assert out.last_hidden_state.shape == (2, 9, 32)
+    assert (rec.record.relay, rec.record.patches_per_token) == ("proxy", 1)
