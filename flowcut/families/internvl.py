@@ -47,7 +47,8 @@ class InternVL(PixelShuffle):
 
     def merge_side(self, model: PreTrainedModel) -> int:
         """Patches along a side of the squares that become one token."""
-        return int(round(1 / model.config.downsample_ratio))
+        side: int = round(1 / model.config.downsample_ratio)
+        return side
 
     def grid_of_tiles(self, model: PreTrainedModel, pixels: Tensor) -> tuple[int, int, int]:
         """How many tiles the pixels hold, [tiles, 3, H, W], and the rows and columns of patches of each."""
