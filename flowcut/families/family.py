@@ -113,6 +113,8 @@ class Family(ABC):
     """Frames that are taken of a video unless others are asked for; 0: it takes no videos."""
     most_frames: int = 0
     """Frames of a video that it takes at most."""
+    presumed_rate: int | None = None
+    """Frames a second that its processor presumes where none are known, to write their times into the prompt."""
     positions_are_places: bool = False
     """Whether visual tokens are numbered by their place in the picture or video, which tokens that stay keep."""
 
@@ -175,14 +177,6 @@ class Family(ABC):
     def named(self, kind: MediaKind, inputs: BatchFeature) -> BatchFeature:
         """What the processor gave for a medium of this kind, named as in `kind.inputs`: some name all kinds alike."""
         return inputs
-
-    def remarks(self, kind: MediaKind, frames_a_second: float | None) -> tuple[str, ...]:
-        """What a reader must know of the prompt about a medium of this kind, one sentence each.
-
-        Args:
-            frames_a_second: of a video, where that is known.
-        """
-        return ()
 
     def positions(self, model: PreTrainedModel, inputs: Mapping[str, Any]) -> Tensor | None:
         """int64 [axes, batch, length], positions of an uncut prompt in space and time; None: tokens count themselves.

@@ -22,13 +22,22 @@ def processor_class(name: str) -> Any:
     return stock if is_torchvision_available() else pictures_only(stock)
 
 
+class _NoFrames:
+    """Stands in for a missing video processor: SmolVLM2 asks it for these before it words any prompt."""
+
+    num_frames: int | None = None
+    fps: int | None = None
+
+
 def pictures_only(stock: Any) -> Any:
     """The stock class under its own name, with the video processor left out of what it is made of."""
 
     def get_attributes(cls: Any) -> list[str]:
         return [part for part in stock.get_attributes() if part != "video_processor"]
 
-    return type(stock.__name__, (stock,), {"get_attributes": classmethod(get_attributes), "video_processor": None})
+    return type(
+        stock.__name__, (stock,), {"get_attributes": classmethod(get_attributes), "video_processor": _NoFrames()}
+    )
 
 
 def say_numbers() -> None:

@@ -15,9 +15,8 @@ from typing import Any, cast
 import numpy as np
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel, ProcessorMixin
+from transformers import PreTrainedModel
 from transformers.image_utils import SizeDict
-from transformers.models.smolvlm.processing_smolvlm import DEFAULT_CHAT_TEMPLATE
 
 from flowcut.encoder.recording import Recording
 from flowcut.errors import FlowCutError
@@ -142,22 +141,7 @@ class SmolVLM(Idefics3):
     processor_class: str | None = "SmolVLMProcessor"
     frames = 8
     most_frames = 64
-
-    def remarks(self, kind: MediaKind, frames_a_second: float | None) -> tuple[str, ...]:
-        """The processor writes the time of each frame, and makes times up where it knows none."""
-        if kind.name != "video" or frames_a_second is not None:
-            return ()
-        return ("The times of the frames are not known: the prompt gives them as if there were 24 frames a second.",)
-
-    def _rendered(self, owner: Any, messages: list[dict[str, Any]]) -> str:
-        """By transformers' common code: SmolVLM's own sets a video processor up, which may be missing, for no text."""
-        if not isinstance(owner, ProcessorMixin):
-            return super()._rendered(owner, messages)
-        video = any(part["type"] == "video" for message in messages for part in message["content"])
-        template = DEFAULT_CHAT_TEMPLATE if video else None  # published templates know no videos
-        return str(
-            ProcessorMixin.apply_chat_template(owner, messages, template, add_generation_prompt=True, tokenize=False)
-        )
+    presumed_rate = 24
 
 
 class _Shapes:

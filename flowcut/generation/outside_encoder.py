@@ -85,9 +85,8 @@ def coarser(cut: CutConfig | None, pictures: Mapping[str, Any], patch: int) -> C
 
 
 def behind_the_projector(medium: EncodedMedium, cut: CutConfig) -> tuple[EncodedMedium, np.ndarray | None]:
-    """A medium's tokens that a method of this stage keeps, and its ranking; None where nothing is cut.
-
-    The ranking is float64 [N], of the patches of the medium's first row, each as its token.
+    """A medium's tokens that a method of this stage keeps, and its ranking of the patches, float64 [N], row by row;
+    None where nothing is cut.
 
     Tokens that are no patch, such as a CLS token, are no candidates and stay.
     """
@@ -101,16 +100,14 @@ def behind_the_projector(medium: EncodedMedium, cut: CutConfig) -> tuple[Encoded
     stays = ~is_patch
     stays[places[torch.from_numpy(highest(ranking, cut.tokens)[0]).to(places.device)]] = True
     kept = (part[stays] for part in (medium.features, medium.places, medium.source_patches, medium.shares))
-    return EncodedMedium(*kept), _of_first_row(ranking[0], medium.source_patches[places].cpu().numpy())
+    return EncodedMedium(*kept), by_patch(ranking[0], medium.source_patches[places].cpu().numpy())
 
 
-def _of_first_row(ranking: np.ndarray, parts: np.ndarray) -> np.ndarray:
-    """float64 [N], each patch of a medium's first row as its token, from [n] and int64 [n, k, 2], its tokens whole."""
-    own = parts[..., 0] == parts[0, 0, 0]
-    patches = parts[own][:, 1]
-    found = np.empty(patches.max() + 1)
-    found[patches] = np.broadcast_to(ranking[:, None], own.shape)[own]
-    return found
+def by_patch(ranking: np.ndarray, sources: np.ndarray) -> np.ndarray:
+    """float64 [n k], each token's rank at each of its k source patches, int64 [n, k, 2]: row by row, patch by patch."""
+    row, patch = sources.reshape(-1, 2).T
+    spread: np.ndarray = np.repeat(ranking, sources.shape[1])[np.lexsort((patch, row))]
+    return spread
 
 
 def leading_separators(medium: EncodedMedium) -> int:
@@ -126,18 +123,17 @@ def ranking_of_first_row(
     Args:
         in_encoder: float64 [N], what the vision encoder ranked its patches by.
         in_decoder: float [n], what the language model ranked the first picture's tokens by.
-        sources: int64 [n, k, 2], row and patch of each of these tokens' patches.
+        sources: int64 [n, k, 2], row and patch of each of the patches that these tokens are.
         n_patches: N.
     """
     if in_decoder is None:
         return None if in_encoder is None else in_encoder.astype(np.float32)
-    own = sources[..., 0] == 0
-    ranks = np.broadcast_to(in_decoder[:, None], own.shape)[own]
+    own, ranked = sources[..., 0] == 0, np.broadcast_to(in_decoder[:, None], sources.shape[:2])
     reached = np.full(n_patches, -np.inf)
-    reached[sources[own][:, 1]] = ranks
+    reached[sources[own][:, 1]] = ranked[own]
     if in_encoder is not None:  # who reached the decoder ranks above who did not
         return by_removal(reached, in_encoder).astype(np.float32)
-    return np.asarray(np.maximum(reached, ranks.min()), dtype=np.float32)
+    return np.asarray(np.maximum(reached, ranked[own].min()), dtype=np.float32)
 
 
 def patches_of_first_row(kept: np.ndarray, media: Sequence[EncodedMedium], stays: np.ndarray | None) -> np.ndarray:

@@ -203,8 +203,9 @@ class Session:
         told = self._told()
         if told is None or told.ranking is None or told.sources is None:
             return ranking_of_first_row(in_encoder, None, np.empty((0, 1, 2)), 0)
-        ranks, lead = told.ranking[0, : told.spans[0, 1]], leading_separators(self.media[0])
-        return ranking_of_first_row(in_encoder, ranks, self.media[0].source_patches[lead:].cpu().numpy(), n_patches)
+        n_tokens = told.spans[0, 1]
+        sources = self.media[0].source_patches[leading_separators(self.media[0]) :].cpu().numpy()
+        return ranking_of_first_row(in_encoder, told.ranking[0, :n_tokens], sources, n_patches)
 
     def describe(self, **facts: Any) -> None:
         """Add to all records what only the caller knows; `notes` come after those of family and cut."""
@@ -278,8 +279,7 @@ class Session:
         prepared = drop_tokens(self.model, prepared, stays, self.positions == KEPT)
         if positions is not None:
             prepared["position_ids"] = torch.cat([text_positions(prepared)[None], prepared["position_ids"]])
-        features = kind.container([medium.features for medium in self.media])
-        encoded = PreparedFeatures.of(features, self._handover(prepared))
+        encoded = PreparedFeatures.of(kind.container([one.features for one in self.media]), self._handover(prepared))
         prepared["mm_encoder_outputs"] = {kind.output or kind.name: encoded}
         return prepared
 

@@ -112,4 +112,4 @@ def test_a_video_asked_from_a_folder(kind: str, tmp_path: Path) -> None:
     assert run.record is not None
     assert [geometry.view for geometry in run.record.geometries] == ["frame 1", "frame 2", "frame 3"]
     assert any("a video's frames" in note for note in run.record.notes)
-    assert any("as if there were 24 frames" in note for note in run.notes) == (kind == "SmolVLM")
+    assert any("as if there were 24 a second" in note for note in run.notes) == (kind == "SmolVLM")
