@@ -27,8 +27,9 @@ from flowcut.decoder.spans import Aim
 from flowcut.encoder.recording import Recording
 from flowcut.errors import FlowCutError
 from flowcut.families import family_of
-from flowcut.families.family import EncodedMedium, MediaKind, is_visual
+from flowcut.families.family import EncodedMedium, MediaKind
 from flowcut.families.support import check_allowed, positions_under
+from flowcut.generation.aim import aim_at
 from flowcut.generation.drop_tokens import check_placeholders, drop_tokens, filled_placeholders, text_positions
 from flowcut.generation.outside_encoder import (
     Coarser,
@@ -43,7 +44,7 @@ from flowcut.generation.prepared import Handover, PreparedFeatures, handover_of
 from flowcut.hooks.attention import joined
 from flowcut.hooks.model_facts import synchronise
 from flowcut.records.language import LanguageRecord
-from flowcut.records.vision import PADDING_ID, FlowRecord
+from flowcut.records.vision import FlowRecord
 
 NOT_PREPARED = (
     "This model is inside flowcut.prune, and these pictures were not prepared, so they would not be cut: call "
@@ -320,21 +321,8 @@ class Session:
         """What the pass that reads a prompt is told of it; for a cut inside the language model where its tokens are."""
         if self.language is None:
             return Handover(weakref.ref(self))
-        input_ids, mask = prepared["input_ids"], prepared.get("attention_mask")
-        places, begin = is_visual(self.family, self.model, input_ids).nonzero().tolist(), 0
-        spans: list[list[tuple[int, int]]] = [[] for _ in input_ids]
-        sources = []
-        for medium in self.media:
-            if len(medium.features):
-                (prompt, start), lead = places[begin], leading_separators(medium)
-                spans[prompt].append((start + lead, len(medium.features) - lead))
-                sources.append(medium.sources[lead:].cpu())
-            begin += len(medium.features)
-        live = torch.ones_like(input_ids) if mask is None else mask
-        ends = [int(row.nonzero()[-1]) + 1 for row in live]
-        self._aim = Aim.at(spans, ends)
-        padded = nn.utils.rnn.pad_sequence(sources, batch_first=True, padding_value=PADDING_ID)
-        return Handover(weakref.ref(self), self._aim, padded.numpy())
+        self._aim, sources = aim_at(self.family, self.model, self.media, prepared)
+        return Handover(weakref.ref(self), self._aim, sources)
 
     def _at_the_tower(self, module: nn.Module, args: tuple[Any, ...]) -> None:
         """What enters a vision encoder outside `prepare` would go uncut into the language model, or not fit there."""

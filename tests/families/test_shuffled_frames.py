@@ -113,3 +113,9 @@ def test_a_video_asked_from_a_folder(kind: str, tmp_path: Path) -> None:
     assert [geometry.view for geometry in run.record.geometries] == ["frame 1", "frame 2", "frame 3"]
     assert any("a video's frames" in note for note in run.record.notes)
     assert any("as if there were 24 a second" in note for note in run.notes) == (kind == "SmolVLM")
+
+
+def test_frames_have_text_between_them_which_no_cut_in_the_decoder_takes(kind: str, model: Any, processor: Any) -> None:
+    inputs, cut = named(model, asked(processor, "@ what?")), flowcut.Cut("fastv", tokens=11)
+    with pytest.raises(flowcut.InvalidCut, match="text between"), flowcut.prune(model, cut) as session:
+        session.prepare(inputs)
