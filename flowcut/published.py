@@ -19,6 +19,19 @@ PUBLISHED: dict[str, tuple[str, ...]] = {
     "deepseek_vl_hybrid": ("deepseek-community/deepseek-vl-7b-chat",),
     "gemma3": ("google/gemma-3-4b-it", "google/gemma-3-12b-it", "google/gemma-3-27b-it"),
     "paligemma": ("google/paligemma2-3b-mix-224", "google/paligemma2-3b-mix-448", "google/paligemma-3b-mix-224"),
+    "internvl": (
+        "OpenGVLab/InternVL3-1B-hf",
+        "OpenGVLab/InternVL3_5-1B-HF",
+        "OpenGVLab/InternVL3_5-2B-HF",
+        "OpenGVLab/InternVL3_5-4B-HF",
+        "OpenGVLab/InternVL3_5-8B-HF",
+    ),
+    "smolvlm": (
+        "HuggingFaceTB/SmolVLM2-256M-Video-Instruct",
+        "HuggingFaceTB/SmolVLM2-500M-Video-Instruct",
+        "HuggingFaceTB/SmolVLM2-2.2B-Instruct",
+    ),
+    "idefics3": ("HuggingFaceTB/SmolVLM-256M-Instruct", "HuggingFaceTB/SmolVLM-500M-Instruct"),
 }
 """By transformers' model_type, as `flowcut.families.FAMILIES`; each family has its own ids as `published`."""
 MODEL_TYPES: dict[str, str] = {name: model_type for model_type, names in PUBLISHED.items() for name in names}

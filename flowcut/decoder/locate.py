@@ -13,7 +13,7 @@ from transformers.masking_utils import create_causal_mask, create_sliding_window
 from flowcut.errors import FlowCutError
 from flowcut.hooks.parts import model_type, parts_of
 
-SUPPORTED = {"llama": "Llama", "mistral": "Mistral", "qwen2": "Qwen2"}
+SUPPORTED = {"llama": "Llama", "mistral": "Mistral", "qwen2": "Qwen2", "qwen3": "Qwen3"}
 """Decoders with rotary positions and grouped keys, by transformers' model_type; these can be cut."""
 READABLE = {
     **SUPPORTED, "qwen2_vl_text": "Qwen2-VL", "qwen2_5_vl_text": "Qwen2.5-VL", "gemma": "Gemma", "phi3": "Phi-3",

@@ -16,6 +16,9 @@ from flowcut.hooks.parts import model_type, parts_of
 SUPPORTED = {
     "clip_vision_model": "CLIP vision towers (CLIPVisionModel)",
     "siglip_vision_model": "SigLIP vision towers (SiglipVisionModel)",
+    "internvl_vision": "the encoder of InternVL (InternVLVisionModel)",
+    "smolvlm_vision": "the encoder of SmolVLM2",
+    "idefics3_vision": "the encoder of Idefics3",
     "qwen2_vl_vision": "the encoder of Qwen2-VL",
     "qwen2_5_vl_vision": "the encoder of Qwen2.5-VL",
 }
@@ -48,10 +51,20 @@ class VisionEncoder:
     """The hidden state that language models read of it, as in `hidden_states[read_layer]`."""
     differs: tuple[str, ...] = ()
     """What FlowCut does here in another way than its released code, one sentence each."""
+    attention_name: str = "self_attn"
+    """What a layer calls the module that calls the attention function."""
+    takes_mask: bool = True
+    """Whether a layer's second argument is an attention mask."""
 
     def attention(self, layer: nn.Module) -> nn.Module:
         """The module of a layer that calls the attention function."""
-        return cast(nn.Module, layer.self_attn)
+        return cast(nn.Module, getattr(layer, self.attention_name))
+
+    def run_unseen(self, layer: nn.Module, hidden: Tensor) -> Tensor:
+        """One layer's output, [B, L, width], by its forward: no hook of ours or of transformers sees this run."""
+        forward = cast(Any, layer).forward
+        output: Tensor = forward(hidden, None) if self.takes_mask else forward(hidden)
+        return output
 
     def facts(self) -> dict[str, Any]:
         """What a record says about the encoder and the libraries it ran on."""
@@ -96,6 +109,8 @@ def find_encoder(model: nn.Module) -> VisionEncoder:
     """
     candidates = list(parts_of(model, ENCODER_NAMES))
     for candidate in candidates:
+        if model_type(candidate) == "internvl_vision":
+            return _internvl_encoder(candidate)
         if model_type(candidate) in SUPPORTED and hasattr(candidate, "encoder"):
             return _row_encoder(candidate)
         if model_type(candidate) in SUPPORTED and hasattr(candidate, "merger"):
@@ -114,6 +129,18 @@ def _row_encoder(parts: Any) -> VisionEncoder:
         n_heads=parts.config.num_attention_heads,
         has_cls=has_cls,
         read_layer=-2 if has_cls else -1,
+    )
+
+
+def _internvl_encoder(parts: Any) -> VisionEncoder:
+    return VisionEncoder(
+        model=parts,
+        layers=list(parts.encoder.layer),
+        patch_embedding=parts.embeddings.patch_embeddings.projection,
+        n_heads=parts.config.num_attention_heads,
+        read_layer=-1,
+        attention_name="attention",
+        takes_mask=False,
     )
 
 

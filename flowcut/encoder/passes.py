@@ -19,6 +19,7 @@ from flowcut.cut import even_shares
 from flowcut.encoder.evidence import LayerInputs
 from flowcut.encoder.locate import PackedEncoder, VisionEncoder
 from flowcut.encoder.prune_group import EncoderPlan, PruneGroup
+from flowcut.errors import FlowCutError
 from flowcut.hooks.attention import Attention
 from flowcut.hooks.model_facts import synchronise
 
@@ -118,9 +119,17 @@ class BatchPass(EncoderPass):
         self.prune_groups = [PruneGroup(plan, row, patch_ids[row].clone(), grid_cols, target) for row, target in pairs]
 
     def entering(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call | None:
-        """Layers take no mask and no positions: nothing becomes stale."""
+        """Layers take no positions, and a mask that hides nothing: it is left out once it does not fit any more.
+
+        Raises:
+            FlowCutError: the mask hides patches.
+        """
         self.hidden = args[0].detach()
-        return None
+        if all(mask is None for mask in args[1:]):
+            return None
+        check_hides_nothing(args[1])
+        whole = all(prune_group.n_kept == prune_group.pruned_at.shape[1] for prune_group in self.prune_groups)
+        return None if whole else ((args[0], *(None for _ in args[1:])), kwargs)
 
     def attend(
         self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float, attention: Attention
@@ -180,8 +189,7 @@ class BatchPass(EncoderPass):
         self.looking_ahead = True
         try:
             for layer in self.encoder.layers[self.plan.feature_layer + 1 : last + 1]:
-                # forward, not the module itself: no hook of ours or of transformers may see this second run
-                hidden = layer.forward(hidden, None)
+                hidden = self.encoder.run_unseen(layer, hidden)
         finally:
             self.looking_ahead = False
 
@@ -318,6 +326,19 @@ class PackedPass(EncoderPass):
             per_slice = rows * cols // self.plan.patches_per_token
             found.append(torch.cat([next(prune_groups).token_ids()[0] + place * per_slice for place in range(slices)]))
         return found
+
+
+def check_hides_nothing(mask: Tensor) -> None:
+    """
+    Raises:
+        FlowCutError: an encoder's attention mask, of True or of zeros where it hides nothing, hides patches.
+    """
+    hidden = ~mask if mask.dtype == torch.bool else mask < 0
+    if bool(hidden.any()):
+        raise FlowCutError(
+            "These pictures are padded, and the vision encoder is told to overlook the padding: flowcut records and "
+            "cuts whole tiles, so let the model's own processor make them."
+        )
 
 
 def _mean_joined(patches: Tensor, joins: Tensor, count: int) -> Tensor:

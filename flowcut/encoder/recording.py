@@ -285,7 +285,7 @@ class Recording:
             kind = "patches" if self.plan.merge_side == 1 else "tokens"
             most = max(prune_group.tokens for prune_group in self._finished)
             notes.append(f"Nothing was cut: {cut.tokens} tokens were asked for and there are {most} {kind}.")
-        elif cut is not None and isinstance(self.encoder, PackedEncoder):
+        elif cut is not None and self.plan.merge_side > 1:
             notes += [f"Row {row} was left whole: its budget is no smaller than its tokens." for row in whole]
         return tuple(notes)
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import BatchFeature, PreTrainedModel
 
 from flowcut.criteria.stages import ENCODER, Stage
 from flowcut.cut import CutConfig
@@ -34,6 +34,18 @@ class MediaKind:
     """What the processor gives for this kind alone, pixels first."""
     stacked: bool = False
     """Whether the model takes the features as one tensor [media, n, width]; else as a list of [n, width]."""
+    flat: bool = False
+    """Whether it takes them as one tensor of all media's tokens, [tokens, 1, width]."""
+    beside: tuple[str, ...] = ()
+    """Other inputs that say how the media lie in the prompt; they are the language model's, too."""
+    output: str | None = None
+    """What the model calls the features in `mm_encoder_outputs`, where that is not the name."""
+
+    def container(self, features: list[Tensor]) -> Any:
+        """The features of all media, [n, width] each, as the model takes them."""
+        if self.flat:
+            return torch.cat(features)[:, None]
+        return torch.stack(features) if self.stacked else features
 
 
 IMAGE = MediaKind("image", ("pixel_values",))
@@ -91,6 +103,8 @@ class Family(ABC):
     """Whether the number of a picture's tokens depends on its size."""
     stages: tuple[Stage, ...] = (ENCODER,)
     """Stages at which methods other than FlowCut may cut."""
+    why_not: Mapping[str, str] = {}
+    """By the name of a stage that is not among them, why it is not: what follows "cuts ..., and"."""
     merges_patches: bool = False
     """Whether squares of patches become one token."""
     one_grid: bool = True
@@ -157,6 +171,10 @@ class Family(ABC):
         cut: CutConfig | None,
     ) -> list[EncodedMedium]:
         """Every medium through tower and projector, cut inside `recording`, which is in force."""
+
+    def named(self, kind: MediaKind, inputs: BatchFeature) -> BatchFeature:
+        """What the processor gave for a medium of this kind, by the names in `kind.inputs`: some name all kinds alike."""
+        return inputs
 
     def positions(self, model: PreTrainedModel, inputs: Mapping[str, Any]) -> Tensor | None:
         """int64 [axes, batch, length], positions of an uncut prompt in space and time; None: tokens count themselves.

@@ -19,7 +19,7 @@ def input_on_whole_grids(module: nn.Module, recording: Recording, n_patches: int
     def before(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
         return (on_whole_grids(args[0], recording.kept, n_patches), *args[1:])
 
-    with _removed_after(module.register_forward_pre_hook(before)):
+    with removed_after(module.register_forward_pre_hook(before)):
         yield
 
 
@@ -30,7 +30,7 @@ def output_on_whole_grids(module: nn.Module, recording: Recording, n_patches: in
     def after(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
         return on_whole_grids(output, recording.kept, n_patches)
 
-    with _removed_after(module.register_forward_hook(after)):
+    with removed_after(module.register_forward_hook(after)):
         yield
 
 
@@ -51,7 +51,8 @@ def token_sources(recording: Recording) -> list[Tensor]:
 
 
 @contextmanager
-def _removed_after(hook: Any) -> Iterator[None]:
+def removed_after(hook: Any) -> Iterator[None]:
+    """While inside, a hook is in force that is removed on leaving."""
     try:
         yield
     finally:

@@ -112,9 +112,13 @@ class LlavaBuild(Family):
             told: Any = [{"type": "text", "text": system}] if wrap else system
             messages.insert(0, {"role": "system", "content": told})
         try:
-            return str(owner.apply_chat_template(messages, add_generation_prompt=True, tokenize=False))
+            return self._rendered(owner, messages)
         except TemplateError as error:
             raise InvalidQuestion(f"This model's chat template refuses the prompt: {error}.") from error
+
+    def _rendered(self, owner: Any, messages: list[dict[str, Any]]) -> str:
+        """Messages in the wording of the template that a processor or a tokenizer has."""
+        return str(owner.apply_chat_template(messages, add_generation_prompt=True, tokenize=False))
 
 
 def _resized(image_processor: Any, width: int, height: int) -> tuple[int, int]:

@@ -1,11 +1,14 @@
-"""A family's processor without its video half, where torchvision, which that half needs, is not installed."""
+"""A family's processor where a package is missing: without its video half, or with numbers said in our own words."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import transformers
+from transformers.models.smolvlm import processing_smolvlm
 from transformers.utils import is_torchvision_available
+
+from flowcut.families.number_words import in_words
 
 
 def processor_class(name: str) -> Any:
@@ -14,6 +17,8 @@ def processor_class(name: str) -> Any:
     transformers refuses to build these processors without a video processor, and has none without torchvision.
     """
     stock = getattr(transformers, name)
+    if name == "SmolVLMProcessor":
+        say_numbers()
     return stock if is_torchvision_available() else pictures_only(stock)
 
 
@@ -24,3 +29,12 @@ def pictures_only(stock: Any) -> Any:
         return [part for part in stock.get_attributes() if part != "video_processor"]
 
     return type(stock.__name__, (stock,), {"get_attributes": classmethod(get_attributes), "video_processor": None})
+
+
+def say_numbers() -> None:
+    """Give transformers something to say numbers with, where the package num2words is missing.
+
+    It refuses to build a SmolVLM processor without, and uses it for nothing but the number of a video's frames.
+    """
+    if processing_smolvlm.num2words is None:
+        processing_smolvlm.num2words = in_words

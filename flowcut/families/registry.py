@@ -8,12 +8,14 @@ from flowcut.errors import ModelNotLoaded
 from flowcut.families.deepseek_vl import DeepseekVL, DeepseekVLHybrid
 from flowcut.families.family import Family
 from flowcut.families.gemma3 import Gemma3
+from flowcut.families.internvl import InternVL
 from flowcut.families.llava import Llava
 from flowcut.families.llava_next import LlavaNext
 from flowcut.families.llava_next_video import LlavaNextVideo
 from flowcut.families.llava_onevision import LlavaOnevision
 from flowcut.families.paligemma import PaliGemma
 from flowcut.families.qwen_vl import QwenVL
+from flowcut.families.smolvlm import Idefics3, SmolVLM
 from flowcut.families.video_llava import VideoLlava
 
 FAMILIES: dict[str, Family] = {
@@ -28,6 +30,9 @@ FAMILIES: dict[str, Family] = {
     "deepseek_vl_hybrid": DeepseekVLHybrid(),
     "gemma3": Gemma3(),
     "paligemma": PaliGemma(),
+    "internvl": InternVL(),
+    "smolvlm": SmolVLM(),
+    "idefics3": Idefics3(),
 }
 """By transformers' model_type. A new family is one adapter and one line here."""
 

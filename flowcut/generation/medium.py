@@ -56,11 +56,12 @@ def processed(model: VisionLanguageModel, medium: Medium, prompt: str) -> BatchF
     bos = processor.tokenizer.bos_token
     options = {"return_tensors": "pt", "add_special_tokens": not (bos and prompt.startswith(bos))}
     if isinstance(medium, Picture):
-        return processor(images=medium.image, text=prompt, **options)
+        return model.family.named(IMAGE, processor(images=medium.image, text=prompt, **options))
     count, rate = len(medium.frames), medium.frames_a_second
     told = VideoMetadata(total_num_frames=count, fps=rate, frames_indices=list(range(count)))
     known = {} if rate is None else {"video_metadata": [told]}
-    return processor(videos=[medium.array()], text=prompt, do_sample_frames=False, **known, **options)
+    inputs = processor(videos=[medium.array()], text=prompt, do_sample_frames=False, **known, **options)
+    return model.family.named(kind_of(model, medium), inputs)
 
 
 def geometries(model: VisionLanguageModel, medium: Medium) -> tuple[Geometry, ...]:

@@ -85,7 +85,8 @@ def coarser(cut: CutConfig | None, pictures: Mapping[str, Any], patch: int) -> C
 
 
 def behind_the_projector(medium: EncodedMedium, cut: CutConfig) -> tuple[EncodedMedium, np.ndarray | None]:
-    """A medium's tokens that a method of this stage keeps, and its ranking, float64 [N]; None where nothing is cut.
+    """A medium's tokens that a method of this stage keeps; float64 [N], its ranking, as the patches of the medium's first
+    row have it of their tokens, or None where nothing is cut.
 
     Tokens that are no patch, such as a CLS token, are no candidates and stay.
     """
@@ -99,7 +100,16 @@ def behind_the_projector(medium: EncodedMedium, cut: CutConfig) -> tuple[Encoded
     stays = ~is_patch
     stays[places[torch.from_numpy(highest(ranking, cut.tokens)[0]).to(places.device)]] = True
     kept = (part[stays] for part in (medium.features, medium.places, medium.source_patches, medium.shares))
-    return EncodedMedium(*kept), ranking[0]
+    return EncodedMedium(*kept), _of_first_row(ranking[0], medium.source_patches[places].cpu().numpy())
+
+
+def _of_first_row(ranking: np.ndarray, parts: np.ndarray) -> np.ndarray:
+    """float64 [N], each patch of a medium's first row as its token, from [n] and int64 [n, k, 2], its tokens whole."""
+    own = parts[..., 0] == parts[0, 0, 0]
+    patches = parts[own][:, 1]
+    found = np.empty(patches.max() + 1)
+    found[patches] = np.broadcast_to(ranking[:, None], own.shape)[own]
+    return found
 
 
 def leading_separators(medium: EncodedMedium) -> int:
@@ -115,17 +125,18 @@ def ranking_of_first_row(
     Args:
         in_encoder: float64 [N], what the vision encoder ranked its patches by.
         in_decoder: float [n], what the language model ranked the first picture's tokens by.
-        sources: int64 [n, 2], row and patch of each of these tokens.
+        sources: int64 [n, k, 2], row and patch of each of these tokens' patches.
         n_patches: N.
     """
     if in_decoder is None:
         return None if in_encoder is None else in_encoder.astype(np.float32)
-    own = sources[:, 0] == 0
+    own = sources[..., 0] == 0
+    ranks = np.broadcast_to(in_decoder[:, None], own.shape)[own]
     reached = np.full(n_patches, -np.inf)
-    reached[sources[own, 1]] = in_decoder[own]
+    reached[sources[own][:, 1]] = ranks
     if in_encoder is not None:  # who reached the decoder ranks above who did not
         return by_removal(reached, in_encoder).astype(np.float32)
-    return np.asarray(np.maximum(reached, in_decoder[own].min()), dtype=np.float32)
+    return np.asarray(np.maximum(reached, ranks.min()), dtype=np.float32)
 
 
 def patches_of_first_row(kept: np.ndarray, media: Sequence[EncodedMedium], stays: np.ndarray | None) -> np.ndarray:

@@ -202,9 +202,9 @@ class Session:
         in_encoder = self.recording.ranking
         told = self._told()
         if told is None or told.ranking is None or told.sources is None:
-            return ranking_of_first_row(in_encoder, None, np.empty((0, 2)), 0)
-        n_tokens = told.spans[0, 1]
-        return ranking_of_first_row(in_encoder, told.ranking[0, :n_tokens], told.sources[0, :n_tokens], n_patches)
+            return ranking_of_first_row(in_encoder, None, np.empty((0, 1, 2)), 0)
+        ranks, lead = told.ranking[0, : told.spans[0, 1]], leading_separators(self.media[0])
+        return ranking_of_first_row(in_encoder, ranks, self.media[0].source_patches[lead:].cpu().numpy(), n_patches)
 
     def describe(self, **facts: Any) -> None:
         """Add to all records what only the caller knows; `notes` come after those of family and cut."""
@@ -254,8 +254,8 @@ class Session:
 
     def _encode(self, kind: MediaKind, inputs: Mapping[str, Any]) -> dict[str, Any]:
         """The inputs with encoded media in place of pixels, and as many placeholders as there are visual tokens."""
-        given = {name: inputs[name] for name in kind.inputs if name in inputs}
-        prepared = {name: value for name, value in inputs.items() if name not in given}
+        given = {name: inputs[name] for name in (*kind.inputs, *kind.beside) if name in inputs}
+        prepared = {name: value for name, value in inputs.items() if name not in kind.inputs}
         is_placeholder = inputs["input_ids"] == self.family.placeholder_id(self.model, kind)
         counts = self.family.placeholders(self.model, kind, given)
         check_placeholders(kind, int(is_placeholder.sum()), counts)
@@ -278,9 +278,9 @@ class Session:
         prepared = drop_tokens(self.model, prepared, stays, self.positions == KEPT)
         if positions is not None:
             prepared["position_ids"] = torch.cat([text_positions(prepared)[None], prepared["position_ids"]])
-        features: Any = [medium.features for medium in self.media]
-        features = torch.stack(features) if kind.stacked else features
-        prepared["mm_encoder_outputs"] = {kind.name: PreparedFeatures.of(features, self._handover(prepared))}
+        features = kind.container([medium.features for medium in self.media])
+        encoded = PreparedFeatures.of(features, self._handover(prepared))
+        prepared["mm_encoder_outputs"] = {kind.output or kind.name: encoded}
         return prepared
 
     def _notes(self) -> tuple[str, ...]:
