@@ -191,6 +191,10 @@ class Family(ABC):
         """What a reader of a record must know of this very model, one sentence each."""
         return ()
 
+    def blocks(self, model: PreTrainedModel, prepared: Mapping[str, Any]) -> Tensor | None:
+        """int64 [batch, length], tokens of one number see each other both ways, -1: causal; None: all are causal."""
+        return None
+
     def pairs_ahead(self, tokens: int, visual: Sequence[int]) -> int:
         """Pairs of a query and a later key in one decoder layer, where a prompt is not read causally throughout.
 

@@ -14,9 +14,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 from transformers import PreTrainedModel
+from transformers.models.gemma3.modeling_gemma3 import get_block_sequence_ids_for_mask
 
-from flowcut.criteria.stages import ENCODER, Stage
+from flowcut.criteria.stages import DECODER, ENCODER, PROJECTOR, Stage
 from flowcut.cut import CutConfig
 from flowcut.encoder.recording import Recording
 from flowcut.families.family import EncodedMedium, MediaKind
@@ -38,7 +40,8 @@ class Gemma3(OneGrid):
     towers: tuple[str, ...] = ("siglip_vision_model",)
     published = PUBLISHED["gemma3"]
     media: tuple[MediaKind, ...] = (MediaKind("image", ("pixel_values",), stacked=True),)
-    stages: tuple[Stage, ...] = (ENCODER,)
+    stages: tuple[Stage, ...] = (ENCODER, PROJECTOR, DECODER)
+    why_not: Mapping[str, str] = {"picture": "Gemma 3's projector reads one size of grid alone"}
     merges_patches = True
     default_prompt = "{picture}{question}"
 
@@ -88,6 +91,11 @@ class Gemma3(OneGrid):
         if cut is None:
             return ()
         return ("Squares of patches that become one token are cut whole; the budget is of each picture or crop.",)
+
+    def blocks(self, model: PreTrainedModel, prepared: Mapping[str, Any]) -> Tensor | None:
+        """Each picture's tokens are a block, by the model's own `get_block_sequence_ids_for_mask`."""
+        types: Tensor | None = prepared.get("token_type_ids")
+        return None if types is None else get_block_sequence_ids_for_mask(types)
 
     def pairs_ahead(self, tokens: int, visual: Sequence[int]) -> int:
         """The tokens of each picture see each other in both directions."""

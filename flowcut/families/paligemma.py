@@ -8,12 +8,13 @@ released code of FlowCut for these models.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from torch import Tensor
 from transformers import PreTrainedModel
 
-from flowcut.criteria.stages import ENCODER, PICTURE, PROJECTOR, Stage
+from flowcut.criteria.stages import STAGES, Stage
 from flowcut.errors import InvalidQuestion
 from flowcut.families.family import IMAGE, MediaKind
 from flowcut.families.one_grid import OneGrid
@@ -32,7 +33,7 @@ class PaliGemma(OneGrid):
     towers: tuple[str, ...] = ("siglip_vision_model",)
     published = PUBLISHED["paligemma"]
     media: tuple[MediaKind, ...] = (MediaKind("image", ("pixel_values",), stacked=True),)
-    stages: tuple[Stage, ...] = (PICTURE, ENCODER, PROJECTOR)
+    stages: tuple[Stage, ...] = tuple(STAGES.values())
 
     def feature_layer(self, model: PreTrainedModel) -> int | list[int]:
         """The projector reads the last layer."""
@@ -48,6 +49,11 @@ class PaliGemma(OneGrid):
             raise InvalidQuestion("PaliGemma's prompt has no place for a system prompt: leave it out.")
         task = question if TASK.match(question) else f"answer en {question}"
         return f"{self.place_text(processor, kind)}{task}"
+
+    def blocks(self, model: PreTrainedModel, prepared: Mapping[str, Any]) -> Tensor | None:
+        """All tokens of a prompt are one block; those of a suffix, as in training, are causal."""
+        types: Tensor | None = prepared.get("token_type_ids")
+        return None if types is None else (types != 0).long().neg()
 
     def pairs_ahead(self, tokens: int, visual: Sequence[int]) -> int:
         """The whole prompt is read in both directions."""

@@ -263,13 +263,13 @@ class Session:
         if positions is not None:
             prepared["position_ids"] = positions
         self.recording = self.recordings[kind.name]
+        scaled = self._scaled_down(given)
         with torch.no_grad():
-            self.media = self.family.encode(
-                self.model, self.recording, kind, self._scaled_down(given), self.encoder_cut
-            )
+            self.media = self.family.encode(self.model, self.recording, kind, scaled, self.encoder_cut)
         self._cut_behind_the_projector()
         if stage_of(self.cut) is DECODER:
             self._remark(DECODER.remark)
+            prepared.pop("labels", None)  # they are of every token, and logits will not be
         filled = torch.cat(
             [filled_placeholders(count, medium) for count, medium in zip(counts, self.media, strict=True)]
         )
@@ -332,7 +332,7 @@ class Session:
             begin += len(medium.features)
         live = torch.ones_like(input_ids) if mask is None else mask
         ends = [int(row.nonzero()[-1]) + 1 for row in live]
-        self._aim = Aim.at(spans, ends)
+        self._aim = Aim.at(spans, ends, self.family.blocks(self.model, prepared))
         padded = nn.utils.rnn.pad_sequence(sources, batch_first=True, padding_value=PADDING_ID)
         return Handover(weakref.ref(self), self._aim, padded.numpy())
 

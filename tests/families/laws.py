@@ -28,6 +28,8 @@ CUTS = [
     flowcut.Cut("stride", tokens=7),
     flowcut.Cut("cls-attention", tokens=7),
 ]
+INSIDE = [flowcut.Cut(method, tokens=7) for method in ("fastv", "dart", "pyramiddrop", "sparsevlm")]
+"""Cuts inside the language model."""
 ONE, SEVERAL, PADDED = ["@ what?"], ["@ or @?"], ["@ what?", "a longer one with @ and @"]
 
 model, processor = cache(tiny_gemma.model), cache(tiny_gemma.processor)
@@ -84,6 +86,43 @@ class Laws:
     @pytest.mark.parametrize("cut", CUTS, ids=lambda cut: f"{cut.title}{'-each' * cut.per_image}")
     def test_decoding_after_the_cut_equals_a_full_prefill(self, prompts: list[str], cut: Any) -> None:
         invariants.check_decoding(self.model, self.asked(*prompts), cut, generate, self.at_once)
+
+    @pytest.mark.parametrize("prompts", [ONE, SEVERAL], ids=["one", "several"])
+    @pytest.mark.parametrize("cut", INSIDE, ids=lambda cut: cut.method)
+    def test_decoding_after_a_cut_inside_the_decoder(self, prompts: list[str], cut: Any) -> None:
+        invariants.check_decoding(self.model, self.asked(*prompts), cut, generate, self.at_once)
+
+    @pytest.mark.parametrize("cut", INSIDE, ids=lambda cut: cut.method)
+    def test_a_padded_batch_inside_the_decoder(self, cut: Any) -> None:
+        prompts = ["@ what?", "one rather longer prompt, and then @ is?"]
+        together, found = self.asked(*prompts), []
+        with flowcut.prune(self.model, cut) as session:
+            batch = generate(self.model, session.prepare(together))
+            for row, prompt in enumerate(prompts):
+                found.append(generate(self.model, session.prepare(self.asked(prompt, first=row))))
+        for row, alone in enumerate(found):
+            torch.testing.assert_close(batch.logits[0][row], alone.logits[0][0], atol=1e-4, rtol=1e-4)
+            assert torch.equal(batch.new[row], alone.new[0])
+
+    @pytest.mark.parametrize("options", [{}, {"num_beams": 3}], ids=str)
+    @pytest.mark.parametrize("cut", [replace(cut, tokens=5000) for cut in INSIDE], ids=lambda cut: cut.method)
+    def test_keeping_all_inside_the_decoder_is_the_stock_answer(self, cut: Any, options: dict) -> None:
+        invariants.check_keeping_all(self.model, self.asked(*PADDED), cut, generate, **options)
+
+    def test_fastv_ranks_by_the_attention_that_eager_gives(self) -> None:
+        language = self.model.model.language_model
+        with flowcut.prune(self.model) as session, torch.no_grad():
+            prepared, before = session.prepare(self.asked("@ what?")), language.config._attn_implementation
+            language.set_attn_implementation("eager")
+            try:
+                rows = self.model(**prepared, output_attentions=True).attentions[1][0, :, -1].mean(0)
+            finally:
+                language.set_attn_implementation(before)
+        with flowcut.prune(self.model, INSIDE[0]) as session, torch.no_grad():
+            prepared = session.prepare(self.asked("@ what?"))
+            self.model(**prepared)
+            visual = prepared["input_ids"][0] == tiny_gemma.IMAGE
+            np.testing.assert_allclose(session.language_record.ranking[0], rows[visual].numpy(), atol=1e-5)
 
     def test_a_second_turn_goes_on_with_the_cache(self) -> None:
         with flowcut.prune(self.model, CUTS[0]) as session:
