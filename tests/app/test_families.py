@@ -12,7 +12,7 @@ from flowcut.media.picture import open_picture
 from flowcut_lens.app.media.chosen import ChosenPicture
 from flowcut_lens.app.sidebar import controls
 from flowcut_lens.app.views.ask.flow import PROXY
-from tests import tiny, tiny_qwen
+from tests import tiny, tiny_gemma, tiny_qwen
 from tests.app.conftest import MAIN, SECONDS, errors, run, settled, shown
 
 
@@ -53,6 +53,19 @@ def test_qwen_with_its_proxy(kind: str, tmp_path: Path, monkeypatch: pytest.Monk
     assert answered.full.visual_tokens > 6
     assert answered.cut.record is not None
     assert answered.cut.record.relay == "proxy"
+    assert PROXY in [box.value for box in page.info]
+    assert not page.exception
+    assert not page.warning
+
+
+@pytest.mark.parametrize("kind", ["PaliGemma2", "Gemma3"])
+def test_siglip_towers_with_their_proxy(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = asked(tiny_gemma.checkpoint(kind, tmp_path), 6, monkeypatch)
+    answered = shown(page)
+    assert answered.cut.visual_tokens == answered.control.visual_tokens == 6
+    assert answered.cut.record is not None
+    assert answered.cut.record.patches_per_token == (16 if kind == "Gemma3" else 1)
+    assert answered.cut.answer_attention is not None
     assert PROXY in [box.value for box in page.info]
     assert not page.exception
     assert not page.warning

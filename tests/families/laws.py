@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
@@ -13,6 +15,7 @@ import torch
 from PIL import Image
 
 import flowcut
+from flowcut.decoder.answer_recording import AnswerRecording
 from flowcut.families import family_of
 from flowcut.families.support import allowed_cuts, refusals
 from flowcut_lens.cli import main
@@ -109,15 +112,42 @@ class Laws:
     def test_keeping_all_inside_the_decoder_is_the_stock_answer(self, cut: Any, options: dict) -> None:
         invariants.check_keeping_all(self.model, self.asked(*PADDED), cut, generate, **options)
 
-    def test_fastv_ranks_by_the_attention_that_eager_gives(self) -> None:
+    @contextmanager
+    def eagerly(self) -> Iterator[None]:
+        """While inside, the language model gives its attention weights."""
         language = self.model.model.language_model
-        with flowcut.prune(self.model) as session, torch.no_grad():
-            prepared, before = session.prepare(self.asked("@ what?")), language.config._attn_implementation
-            language.set_attn_implementation("eager")
-            try:
-                rows = self.model(**prepared, output_attentions=True).attentions[1][0, :, -1].mean(0)
-            finally:
-                language.set_attn_implementation(before)
+        before = language.config._attn_implementation
+        language.set_attn_implementation("eager")
+        try:
+            yield
+        finally:
+            language.set_attn_implementation(before)
+
+    def test_the_answers_attention_is_that_of_eager(self) -> None:
+        language = self.model.model.language_model
+        with flowcut.prune(self.model) as session:
+            prepared = session.prepare(self.asked("@ what?"))
+            visual = (prepared["input_ids"][0] == tiny_gemma.IMAGE).nonzero()[:, 0]
+            length = prepared["input_ids"].shape[1]
+            with AnswerRecording(language, visual, length) as looks:
+                written = generate(self.model, prepared)
+            with self.eagerly():
+                prepared = session.prepare(self.asked("@ what?"))
+                out = generate(self.model, prepared, output_attentions=True)
+        assert torch.equal(written.new, out.new)
+        for step, layers in enumerate(out.attentions):
+            for layer, matrix in enumerate(layers):
+                row = matrix[0, :, -1]
+                whole = torch.nn.functional.pad(row, (length + step - row.shape[1], 0)).numpy()
+                np.testing.assert_allclose(looks.attention.visual[step, layer], whole[:, visual], atol=1e-5)
+                np.testing.assert_allclose(
+                    looks.attention.answer_text[step, layer], whole[:, length:].sum(1), atol=1e-5
+                )
+
+    def test_fastv_ranks_by_the_attention_that_eager_gives(self) -> None:
+        with self.eagerly(), flowcut.prune(self.model) as session, torch.no_grad():
+            prepared = session.prepare(self.asked("@ what?"))
+            rows = self.model(**prepared, output_attentions=True).attentions[1][0, :, -1].mean(0)
         with flowcut.prune(self.model, INSIDE[0]) as session, torch.no_grad():
             prepared = session.prepare(self.asked("@ what?"))
             self.model(**prepared)
@@ -252,3 +282,36 @@ class Laws:
         """What the stock processor makes of a prompt that may begin with the first token."""
         begins = prompt.startswith("<bos>")
         return processor(self.kind)(images=image, text=prompt, return_tensors="pt", add_special_tokens=not begins)
+
+
+class TwoWayLaws(Laws):
+    """Also for families of which some tokens see each other in both directions."""
+
+    @pytest.mark.parametrize("cut", [None, CUTS[0], *INSIDE], ids=lambda cut: cut.method if cut else "whole")
+    def test_who_sees_whom_is_what_the_stock_mask_of_such_a_prompt_says(self, cut: Any) -> None:
+        """In every layer: behind a cut inside the decoder, too."""
+        text = self.model.config.text_config
+        with self.eagerly(), flowcut.prune(self.model, cut) as session, torch.no_grad():
+            prepared = session.prepare(self.asked("@ or @?"))
+            seen = self.model(**prepared, output_attentions=True).attentions
+        for layer, weights in enumerate(seen):
+            length = weights.shape[2]
+            visual = (length - int((prepared["input_ids"] != tiny_gemma.IMAGE).sum())) // 2
+            short = self.with_fewer_placeholders(prepared, visual)
+            mask = self.model.create_masks_for_generate(
+                config=self.model.config, inputs_embeds=torch.zeros(1, length, 32), past_key_values=None,
+                attention_mask=torch.ones(1, length), position_ids=None, token_type_ids=short,
+            )  # fmt: skip
+            kinds = getattr(text, "layer_types", None)
+            mask = mask[kinds[layer]] if isinstance(mask, dict) else mask
+            causal = torch.ones(length, length, dtype=torch.bool).tril()
+            allowed = causal if mask is None else (mask[0, 0] if mask.dtype == torch.bool else mask[0, 0] == 0)
+            assert torch.equal((weights[0] > 0).any(0), allowed), layer
+
+    def with_fewer_placeholders(self, prepared: Any, visual: int) -> torch.Tensor | None:
+        """`token_type_ids` of a prompt of two pictures with so many placeholders each."""
+        ids, types = prepared["input_ids"][0], prepared.get("token_type_ids")
+        place = (ids == tiny_gemma.IMAGE).long()
+        nth = place.cumsum(0) - 1
+        each = int(place.sum()) // 2
+        return None if types is None else types[:, (place == 0) | (nth % each < visual)]
