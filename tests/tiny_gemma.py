@@ -110,19 +110,20 @@ def _hybrid() -> dict[str, Any]:
 
 
 def _paligemma() -> dict[str, Any]:
-    return {"text_config": _text("gemma"), "projection_dim": 32, "hidden_size": 32}
+    return {"text_config": _text("gemma"), "projection_dim": 32, "hidden_size": 32, "tie_word_embeddings": False}
 
 
 def _paligemma2() -> dict[str, Any]:
     text = _text("gemma2", sliding_window=24, query_pre_attn_scalar=8)
-    return {"text_config": text, "projection_dim": 32, "hidden_size": 32}
+    return {"text_config": text, "projection_dim": 32, "hidden_size": 32, "tie_word_embeddings": False}
 
 
 def _gemma3() -> dict[str, Any]:
     kinds = ["sliding_attention", "sliding_attention", "full_attention", "sliding_attention"]
     text = _text("gemma3_text", sliding_window=12, query_pre_attn_scalar=8, layer_types=kinds)
     return {
-        "text_config": text, "mm_tokens_per_image": 16, "boi_token_index": SPECIAL.index("<start_of_image>"),
+        "text_config": text, "mm_tokens_per_image": 16, "tie_word_embeddings": False,
+        "boi_token_index": SPECIAL.index("<start_of_image>"),
         "eoi_token_index": SPECIAL.index("<end_of_image>"),
     }  # fmt: skip
 

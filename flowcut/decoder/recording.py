@@ -348,8 +348,8 @@ class LanguageRecording:
         current.ahead = True
         try:
             with torch.no_grad(), watched_by(self):
-                assert current.origin is not None
                 positions = current.segments[-1].positions if current.segments else current.origin
+                assert positions is not None
                 self.decoder.attend_ahead(layer, hidden, kwargs, positions)
         finally:
             current.ahead = False

@@ -64,7 +64,7 @@ def padding_of(mask: Any, length: int | None) -> Tensor | None:
             "The language model was given a mask for a cache of fixed size: leave the cache at its default for a cut "
             "inside the language model."
         )
-    last = whole[:, 0, -1]  # the last token of a prompt sees all that are there
+    last: Tensor = whole[:, 0, -1]  # the last token of a prompt sees all that are there
     return last if last.dtype == torch.bool else last == 0
 
 
