@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 PUBLISHED: dict[str, tuple[str, ...]] = {
-    "llava": ("llava-hf/llava-1.5-7b-hf", "xtuner/llava-phi-3-mini-hf", "Intel/llava-gemma-2b"),
+    "llava": (
+        "llava-hf/llava-1.5-7b-hf",
+        "xtuner/llava-phi-3-mini-hf",
+        "Intel/llava-gemma-2b",
+        "llava-hf/llava-interleave-qwen-0.5b-hf",
+    ),
     "llava_next": ("llava-hf/llava-v1.6-mistral-7b-hf", "llava-hf/llava-v1.6-vicuna-7b-hf"),
     "qwen2_vl": ("Qwen/Qwen2-VL-2B-Instruct",),
     "qwen2_5_vl": ("Qwen/Qwen2.5-VL-3B-Instruct",),
     "video_llava": ("LanguageBind/Video-LLaVA-7B-hf",),
     "llava_next_video": ("llava-hf/LLaVA-NeXT-Video-7B-hf",),
     "llava_onevision": ("llava-hf/llava-onevision-qwen2-0.5b-ov-hf",),
+    "deepseek_vl": ("deepseek-community/deepseek-vl-1.3b-chat",),
+    "deepseek_vl_hybrid": ("deepseek-community/deepseek-vl-7b-chat",),
+    "gemma3": ("google/gemma-3-4b-it", "google/gemma-3-12b-it", "google/gemma-3-27b-it"),
+    "paligemma": ("google/paligemma2-3b-mix-224", "google/paligemma2-3b-mix-448", "google/paligemma-3b-mix-224"),
     "internvl": (
         "OpenGVLab/InternVL3-1B-hf",
         "OpenGVLab/InternVL3_5-1B-HF",

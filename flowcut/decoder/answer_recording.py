@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from flowcut.decoder.evidence import capped
 from flowcut.decoder.locate import READABLE, LanguageDecoder, find_decoder
 from flowcut.decoder.recording import LanguageRecording
 from flowcut.errors import FlowCutError
@@ -114,10 +115,16 @@ class AnswerRecording:
             if index not in self._layers:
                 self._layers[index] = self._first_look(index, value, heads=query.shape[1])
             weights = self._layers[index].weights
-            weights.append(last_row(query, key, scaling, self._window(index)))
+            window = None if self._sees_whole_prompt(index) else self._window(index)
+            weights.append(last_row(query, key, scaling, window, self.decoder.softcap))
         synchronise(query.device)
         self.seconds["prefill" if len(weights) == 1 else "decode"] += time.perf_counter() - started
         return attention(query, key, value)
+
+    def _sees_whole_prompt(self, layer: int) -> bool:
+        """Whether it is the prompt's pass through a decoder whose windows do not end within a prompt (PaliGemma)."""
+        first = not self._layers[layer].weights
+        return first and bool(getattr(self.decoder.model.config, "use_bidirectional_attention", False))
 
     def _window(self, layer: int) -> int | None:
         config: Any = self.decoder.model.config
@@ -154,11 +161,13 @@ class AnswerRecording:
         return found
 
 
-def last_row(query: Tensor, key: Tensor, scaling: float, window: int | None = None) -> Tensor:
+def last_row(
+    query: Tensor, key: Tensor, scaling: float, window: int | None = None, softcap: float | None = None
+) -> Tensor:
     """float32 [H, K], attention of the last query; [1, H, q, d] and [1, G, K, d] in, G key heads in groups of H/G."""
     groups = key.shape[1]
     last = query[0, :, -1].float().unflatten(0, (groups, -1))
-    logits = torch.einsum("ghd,gkd->ghk", last, key[0].float()).flatten(0, 1) * scaling
+    logits = capped(torch.einsum("ghd,gkd->ghk", last, key[0].float()).flatten(0, 1) * scaling, softcap)
     if window is not None and window < logits.shape[-1]:
         logits[:, :-window] = -torch.inf
     return logits.softmax(dim=-1)

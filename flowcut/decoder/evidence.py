@@ -13,6 +13,7 @@ from flowcut.criteria.decoder import raters
 from flowcut.criteria.flowcut import Criteria
 from flowcut.decoder.passes import DecoderPass
 from flowcut.decoder.segment import Span
+from flowcut.decoder.two_way import CAUSAL
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,8 @@ class LayerInputs:
     scaling: float
     window: int | None = None
     """How far back its attention reaches, in tokens; None: to the start."""
+    softcap: float | None = None
+    """What its logits are capped at, by a tanh; None: they are not."""
 
 
 def gather(needs: Sequence[str] | None, current: DecoderPass, span: Span, inputs: LayerInputs) -> None:
@@ -38,7 +41,7 @@ def gather(needs: Sequence[str] | None, current: DecoderPass, span: Span, inputs
         heads_per_group = inputs.query.shape[1] // key.shape[1]
         own = inputs.value[one, :, last].repeat_interleave(heads_per_group, dim=1)
         there = key[one][:, :, visual], inputs.value[one][:, :, visual]
-        span.criteria = visual_criteria(inputs.query[one, :, last], own, *there, inputs.scaling)
+        span.criteria = visual_criteria(inputs.query[one, :, last], own, *there, inputs.scaling, inputs.softcap)
         return
     if "visual_keys" in needs:
         text = current.columns(prompt, current.text_after(span)).to(key.device)
@@ -61,7 +64,11 @@ def _attention_over(current: DecoderPass, prompt: int, rows: Tensor, inputs: Lay
     seen = (back >= 0) & live.to(query.device)
     if inputs.window is not None:
         seen &= back < inputs.window
-    return attention_rows(query[prompt][:, columns], key[prompt], inputs.scaling, seen)
+    blocks = current.blocks_now()
+    if blocks is not None:
+        own = blocks[prompt].to(query.device)
+        seen |= (own[columns, None] == own) & (own != CAUSAL) & live.to(query.device)
+    return attention_rows(query[prompt][:, columns], key[prompt], inputs.scaling, seen, inputs.softcap)
 
 
 def find_raters(current: DecoderPass, embedded: Tensor) -> None:
@@ -85,13 +92,16 @@ def rows_of(tensor: Tensor, rows: Tensor) -> np.ndarray:
     return found
 
 
-def visual_criteria(query: Tensor, own_value: Tensor, key: Tensor, value: Tensor, scaling: float) -> Criteria:
+def visual_criteria(
+    query: Tensor, own_value: Tensor, key: Tensor, value: Tensor, scaling: float, softcap: float | None = None
+) -> Criteria:
     """What one text token's flow says of the visual tokens: softmaxes over the visual tokens alone, in float32.
 
     Args:
         query, own_value: [B, H, d], query (after rotary embedding) and value of the last instruction token.
         key, value: [B, G, N, d], those of the visual tokens; G key/value heads, repeated to H where they are grouped.
         scaling: the attention's own factor on the logits; the similarity of values has 1/sqrt(d).
+        softcap: what its logits are capped at, by a tanh; None: they are not.
 
     Returns:
         Criteria: float32 [B, N] each; `score` is (rel + sem) w.
@@ -99,26 +109,32 @@ def visual_criteria(query: Tensor, own_value: Tensor, key: Tensor, value: Tensor
     groups = query.shape[1] // key.shape[1]
     keys, values = (part.float().repeat_interleave(groups, dim=1) for part in (key, value))
     return Criteria(
-        relation=_mean_share(query, keys, scaling),
+        relation=_mean_share(query, keys, scaling, softcap),
         semantic=_mean_share(own_value, values, value.shape[-1] ** -0.5),
         norm=values.mean(dim=1).abs().sum(dim=-1),
     )
 
 
-def attention_rows(query: Tensor, key: Tensor, scaling: float, seen: Tensor) -> Tensor:
+def attention_rows(query: Tensor, key: Tensor, scaling: float, seen: Tensor, softcap: float | None = None) -> Tensor:
     """float32 [q, k], head-mean attention of some queries over some keys.
 
     Args:
         query: [H, q, d], after rotary embedding.
         key: [G, k, d], repeated to H heads where they are grouped.
         seen: bool [q, k], which keys each query sees; each sees one at least.
+        softcap: what logits are capped at, by a tanh; None: they are not.
     """
     keys = key.float().repeat_interleave(len(query) // len(key), dim=0)
-    logits = query.float() @ keys.transpose(-1, -2) * scaling
+    logits = capped(query.float() @ keys.transpose(-1, -2) * scaling, softcap)
     return logits.masked_fill(~seen, -torch.inf).softmax(dim=-1).mean(dim=0)
 
 
-def _mean_share(one: Tensor, many: Tensor, scaling: float) -> Tensor:
+def capped(logits: Tensor, softcap: float | None) -> Tensor:
+    """Logits of attention as a tanh caps them; as they are where nothing does."""
+    return logits if softcap is None else (logits / softcap).tanh() * softcap
+
+
+def _mean_share(one: Tensor, many: Tensor, scaling: float, softcap: float | None = None) -> Tensor:
     """float32 [B, N], head-mean softmax of one [B, H, d] against many [B, H, N, d]; sums to 1."""
-    logits = torch.einsum("bhd,bhnd->bhn", one.float(), many) * scaling
+    logits = capped(torch.einsum("bhd,bhnd->bhn", one.float(), many) * scaling, softcap)
     return logits.log_softmax(dim=-1).logsumexp(dim=1).softmax(dim=-1)

@@ -10,17 +10,20 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.masking_utils import create_causal_mask, create_sliding_window_causal_mask
 
+from flowcut.decoder.two_way import two_way_mask
 from flowcut.errors import FlowCutError
 from flowcut.hooks.parts import model_type, parts_of
 
-SUPPORTED = {"llama": "Llama", "mistral": "Mistral", "qwen2": "Qwen2", "qwen3": "Qwen3"}
+SUPPORTED = {
+    "llama": "Llama", "mistral": "Mistral", "qwen2": "Qwen2", "qwen3": "Qwen3",
+    "gemma": "Gemma", "gemma2": "Gemma 2", "gemma3_text": "Gemma 3",
+}  # fmt: skip
 """Decoders with rotary positions and grouped keys, by transformers' model_type; these can be cut."""
 READABLE = {
-    **SUPPORTED, "qwen2_vl_text": "Qwen2-VL", "qwen2_5_vl_text": "Qwen2.5-VL", "gemma": "Gemma", "phi3": "Phi-3",
+    **SUPPORTED, "qwen2_vl_text": "Qwen2-VL", "qwen2_5_vl_text": "Qwen2.5-VL", "phi3": "Phi-3",
 }  # fmt: skip
 """Decoders whose attention can be read. Those of Qwen-VL have positions in three axes, which no cut here renumbers, and
-Phi-3's one weight for query, key and value, which no cut here reads. Gemma 2 and 3 are left out: Gemma 2 caps its
-logits, which SDPA does not do."""
+Phi-3's one weight for query, key and value, which no cut here reads."""
 
 DECODER_NAMES = ("", "language_model")
 """Under which a causal or a composite model keeps its decoder; "" is the model itself."""
@@ -39,19 +42,33 @@ class LanguageDecoder:
         """The module of a layer that calls the attention function."""
         return cast(nn.Module, self.layers[layer].self_attn)
 
-    def rotary(self, hidden: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
-        """Cosine and sine for int64 [B, q] positions, in the dtype of `hidden`."""
-        angles: tuple[Tensor, Tensor] = cast(Any, self.model).rotary_emb(hidden, position_ids=positions)
+    def rotary(self, hidden: Tensor, positions: Tensor, layer: int = 0) -> tuple[Tensor, Tensor]:
+        """Cosine and sine for int64 [B, q] positions in a layer, in the dtype of `hidden`; alike where layers slide."""
+        by_layer = {"layer_type": self.model.config.layer_types[layer]} if self.turns_by_layer else {}
+        angles: tuple[Tensor, Tensor] = cast(Any, self.model).rotary_emb(hidden, position_ids=positions, **by_layer)
         return angles
 
-    def attend_ahead(self, layer: int, hidden: Tensor, given: Mapping[str, Any]) -> None:
+    @property
+    def turns_by_layer(self) -> bool:
+        """Whether layers that slide have other rotary angles than those that do not (Gemma 3)."""
+        return model_type(self.model) == "gemma3_text"
+
+    @property
+    def softcap(self) -> float | None:
+        """What the logits of attention are capped at, by a tanh (Gemma 2); None: they are not."""
+        return cast(Any, self.model.config).attn_logit_softcapping if model_type(self.model) == "gemma2" else None
+
+    def attend_ahead(self, layer: int, hidden: Tensor, given: Mapping[str, Any], positions: Tensor) -> None:
         """Let a layer's attention look at [B, q, width] that would enter it, for a probe to see; nothing is kept.
 
         Args:
             given: the keyword arguments of a layer that reads the same sequence.
+            positions: int64 [B, q], of that sequence.
         """
         part: Any = self.layers[layer]
         arguments = {name: value for name, value in given.items() if name not in ("hidden_states", "past_key_values")}
+        if self.turns_by_layer:
+            arguments["position_embeddings"] = self.rotary(hidden, positions, layer)
         # forward, not the module itself: no hook of transformers may see this second run
         part.self_attn.forward(hidden_states=part.input_layernorm(hidden), past_key_values=None, **arguments)
 
@@ -68,7 +85,7 @@ class LanguageDecoder:
             return bool(kinds[layer] == "sliding_attention")
         return getattr(config, "sliding_window", None) is not None
 
-    def mask(self, layer: int, hidden: Tensor, live: Tensor | None, cache: Any) -> Any:
+    def mask(self, layer: int, hidden: Tensor, live: Tensor | None, cache: Any, blocks: Tensor | None = None) -> Any:
         """The mask that transformers would make for this layer, sized to what the layer's own cache holds.
 
         Positions are left out: it would take gaps between them for the borders of several prompts in one row.
@@ -76,7 +93,10 @@ class LanguageDecoder:
         Args:
             hidden: [B, q, width], the layer's input.
             live: [B, keys], 0 where a key is padding; None: nothing is.
+            blocks: of a prefill int64 [B, q], tokens of one number see each other both ways; None: all are causal.
         """
+        if blocks is not None:
+            return two_way_mask(self.model, self.slides(layer), hidden, live, blocks)
         make = create_sliding_window_causal_mask if self.slides(layer) else create_causal_mask
         return make(
             config=self.model.config,

@@ -6,10 +6,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from flowcut.decoder.segment import Segment, Span
 from flowcut.decoder.spans import Aim, check_spans
+from flowcut.decoder.two_way import is_ready_made, makes_own_masks, padding_of
 from flowcut.errors import FlowCutError
 
 
@@ -32,6 +33,8 @@ class DecoderPass:
     """int64 [B, L], positions of a prefill before any cut."""
     aim: Aim | None = None
     """Of a prefill."""
+    blocks: Tensor | None = None
+    """int64 [B, L], of a prefill of which some tokens see each other both ways; None: all are causal."""
     ahead: bool = False
     """Whether a lookahead runs: the attention of a layer before that layer itself."""
 
@@ -48,11 +51,16 @@ class DecoderPass:
         for prompt, (own, kept, end) in enumerate(zip(spans, live.numpy(), ends, strict=True)):
             check_spans(own, prompt, kept, end)
         flat = [Span.whole(prompt, start, span) for prompt, own in enumerate(spans) for start, span in own]
-        return cls(mask, prefill=True, spans=flat, last=[end - 1 for end in ends], live=live, aim=aim)
+        last = [end - 1 for end in ends]
+        return cls(mask, prefill=True, spans=flat, last=last, live=live, aim=aim, blocks=aim.blocks_of(batch, length))
 
     def segment_at(self, layer: int) -> Segment | None:
         """What a layer reads; None: everything."""
         return next((segment for segment in reversed(self.segments) if segment.after < layer), None)
+
+    def blocks_now(self) -> Tensor | None:
+        """int64 [B, L'], the blocks of the sequence as it is now."""
+        return self.segments[-1].blocks if self.segments else self.blocks
 
     def columns(self, prompt: int, rows: Tensor) -> Tensor:
         """int64, where rows of a prompt that are still kept lie in the sequence as it is now."""
@@ -69,12 +77,21 @@ class DecoderPass:
         return is_text.nonzero()[:, 0]
 
 
-def padding_mask(mask: Any) -> Tensor | None:
+def padding_mask(mask: Any, decoder: nn.Module, length: int | None = None) -> Tensor | None:
     """The mask as it was given to the decoder, which must be one of padding, [B, keys], or none.
+
+    Where the model around the decoder makes its masks itself, what they say of padding.
+
+    Args:
+        mask: as it was given.
+        decoder: without its head.
+        length: of the prompts in a prefill; None: it goes on with a cache.
 
     Raises:
         FlowCutError: it is of another shape.
     """
+    if is_ready_made(mask) and makes_own_masks(decoder):
+        return padding_of(mask, length)
     if mask is not None and (not isinstance(mask, Tensor) or mask.ndim != 2):
         raise FlowCutError(
             "The language model was given a ready-made attention mask: give the padding mask [batch, length], and "

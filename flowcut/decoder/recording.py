@@ -32,6 +32,7 @@ from flowcut.decoder.passes import DecoderPass, padding_mask
 from flowcut.decoder.segment import Segment, Span
 from flowcut.decoder.spans import Aim
 from flowcut.decoder.to_record import Setting, draft
+from flowcut.decoder.two_way import blocks_left
 from flowcut.errors import FlowCutError, InvalidCut
 from flowcut.hooks.attention import Attention, is_watching, joined, watched_by, watching
 from flowcut.hooks.elsewhere import Elsewhere
@@ -220,7 +221,7 @@ class LanguageRecording:
         ahead = current is not None and current.ahead
         looks_now = self._plan is None or self._plan.looks_ahead == ahead
         if current is not None and current.prefill and looks_now:
-            inputs = LayerInputs(query, key, value, scaling, self._window(module))
+            inputs = LayerInputs(query, key, value, scaling, self._window(module), self.decoder.softcap)
             needs = None if self._plan is None else self._needs
             with torch.no_grad():
                 for span in current.spans:
@@ -249,13 +250,13 @@ class LanguageRecording:
         if cache is None or cache.get_seq_length() == 0:
             aim = getattr(self._thread, "aim", self._aim)
             if aim is not None:
-                self._pass = DecoderPass.of_prompts(aim, batch, length, padding_mask(mask))
+                self._pass = DecoderPass.of_prompts(aim, batch, length, padding_mask(mask, module, length))
                 self._check_text(self._pass)
                 if "rater_attention" in self._needs:
                     find_raters(self._pass, self._embedded(given))
         elif cache in self._cut_of:
             segments = [Segment(layer, kept_rows.for_batch(batch)) for layer, kept_rows in self._cut_of[cache]]
-            self._pass = DecoderPass(padding_mask(mask), prefill=False, segments=segments)
+            self._pass = DecoderPass(padding_mask(mask, module), prefill=False, segments=segments)
 
     def _check_text(self, current: DecoderPass) -> None:
         if self._plan is not None and not all(len(current.text_after(span)) for span in current.spans):
@@ -299,7 +300,9 @@ class LanguageRecording:
         if not lost:
             return None
         here = kept_rows.places(current.segments[-1].kept_rows if current.segments else None)
-        current.segments.append(Segment(self.layers[step], kept_rows, kept_rows.renumbered(current.origin)))
+        blocks = blocks_left(current.blocks, kept_rows.rows)
+        left = Segment(self.layers[step], kept_rows, kept_rows.renumbered(current.origin), blocks=blocks)
+        current.segments.append(left)
         if kwargs.get("past_key_values") is not None:
             self._cut_of[kwargs["past_key_values"]] = [
                 (segment.after, segment.kept_rows) for segment in current.segments
@@ -345,7 +348,9 @@ class LanguageRecording:
         current.ahead = True
         try:
             with torch.no_grad(), watched_by(self):
-                self.decoder.attend_ahead(layer, hidden, kwargs)
+                positions = current.segments[-1].positions if current.segments else current.origin
+                assert positions is not None
+                self.decoder.attend_ahead(layer, hidden, kwargs, positions)
         finally:
             current.ahead = False
 
@@ -360,12 +365,11 @@ class LanguageRecording:
             hidden = args[0] if args else kwargs["hidden_states"]
             if segment.positions is None:  # decoding: whatever position comes, less what was pruned before it
                 segment.positions = kwargs["position_ids"] - segment.kept_rows.moved[:, None]
-            if segment.rotary is None:
-                segment.rotary = self.decoder.rotary(hidden, segment.positions)
+            rotary = segment.angles(self.decoder, index, hidden)
             mask = segment.mask(self.decoder, index, hidden, current.mask, kwargs.get("past_key_values"))
             # The rotary embedding knows the positions; flash attention would take gaps for borders between prompts.
             positions = None if self._keeps_positions else segment.positions
-            ours = {"position_ids": positions, "position_embeddings": segment.rotary, "attention_mask": mask}
+            ours = {"position_ids": positions, "position_embeddings": rotary, "attention_mask": mask}
             return args, {**kwargs, **ours}
 
         return prepare

@@ -24,9 +24,20 @@ class Segment:
     kept_rows: KeptRows
     positions: Tensor | None = None
     """int64 [B, q], after the cut."""
-    rotary: tuple[Tensor, Tensor] | None = None
+    rotary: dict[bool, tuple[Tensor, Tensor]] = field(default_factory=dict)
+    """By the same as the masks."""
+    blocks: Tensor | None = None
+    """Of a prefill int64 [B, L'], tokens of one number see each other both ways, -1: causal; None: all are causal."""
     masks: dict[bool, Any] = field(default_factory=dict)
     """By whether the layer's attention reaches back a window only."""
+
+    def angles(self, decoder: LanguageDecoder, layer: int, hidden: Tensor) -> tuple[Tensor, Tensor]:
+        """The rotary embedding of one of its layers; made once for all layers that reach back alike."""
+        slides = decoder.slides(layer)
+        if slides not in self.rotary:
+            assert self.positions is not None
+            self.rotary[slides] = decoder.rotary(hidden, self.positions, layer)
+        return self.rotary[slides]
 
     def mask(self, decoder: LanguageDecoder, layer: int, hidden: Tensor, padding: Tensor | None, cache: Any) -> Any:
         """The mask of one of its layers; made once for all layers that reach back alike.
@@ -43,7 +54,7 @@ class Segment:
             cached = 0 if cache is None else cache.get_seq_length(layer)
             grown = cached + hidden.shape[1] - self.kept_rows.rows.shape[1]  # tokens since the prompt
             live = self.kept_rows.mask(padding, self.kept_rows.prompt_length + grown)
-            self.masks[slides] = decoder.mask(layer, hidden, live, cache)
+            self.masks[slides] = decoder.mask(layer, hidden, live, cache, self.blocks)
         return self.masks[slides]
 
 

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from torch import Tensor
+from torch import Tensor, nn
 
 from flowcut.checks import is_whole
+from flowcut.decoder.two_way import CAUSAL
 from flowcut.errors import FlowCutError
 
 Spans = list[list[tuple[int, int]]]
@@ -25,15 +26,17 @@ class Aim:
     """Whether the spans are those of every prompt."""
     instruction_end: int | list[int] | None
     """One past the last instruction token, for all prompts or for each; None: the last token that is no padding."""
+    blocks: Tensor | None = None
+    """int64 [prompts, L], tokens of one number see each other both ways, -1: causal; None: all are causal."""
 
     @classmethod
-    def at(cls, visual: Any, instruction_end: int | Sequence[int] | None = None) -> Aim:
+    def at(cls, visual: Any, instruction_end: int | Sequence[int] | None = None, blocks: Tensor | None = None) -> Aim:
         """
         Raises:
             FlowCutError: the spans are not pairs of whole numbers.
         """
         end = instruction_end if isinstance(instruction_end, int | None) else list(instruction_end)
-        return cls(*read_spans(visual), end)
+        return cls(*read_spans(visual), end, blocks)
 
     def spans_of(self, batch: int) -> Spans:
         """The spans of each prompt of a batch; beams and returned sequences repeat each prompt."""
@@ -47,6 +50,13 @@ class Aim:
     def repeats(self, batch: int) -> int:
         """How often each prompt stands in a batch."""
         return 1 if self.one_for_all or not self.spans else batch // len(self.spans)
+
+    def blocks_of(self, batch: int, length: int) -> Tensor | None:
+        """int64 [B, L], the blocks of each prompt of a batch; what follows a prompt is causal."""
+        if self.blocks is None:
+            return None
+        whole = self.blocks.repeat_interleave(batch // len(self.blocks), dim=0)
+        return nn.functional.pad(whole, (0, length - whole.shape[1]), value=CAUSAL)
 
     def ends(self, batch: int, live: Tensor) -> list[int]:
         """Per prompt, one past its last instruction token; bool [B, L] in, False where a prompt is padded."""

@@ -7,7 +7,7 @@ the rows of a record; the language model reads it as a run of tokens, one at eac
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -188,6 +188,23 @@ class Family(ABC):
     def notes(self, cut: CutConfig | None) -> tuple[str, ...]:
         """What a reader of a record must know of this family under this cut, one sentence each."""
         return ()
+
+    def model_notes(self, model: PreTrainedModel) -> tuple[str, ...]:
+        """What a reader of a record must know of this very model, one sentence each."""
+        return ()
+
+    def blocks(self, model: PreTrainedModel, prepared: Mapping[str, Any]) -> Tensor | None:
+        """int64 [batch, length], tokens of one number see each other both ways, -1: causal; None: all are causal."""
+        return None
+
+    def pairs_ahead(self, tokens: int, visual: Sequence[int]) -> int:
+        """Pairs of a query and a later key in one decoder layer, where a prompt is not read causally throughout.
+
+        Args:
+            tokens: of the prompt, in this layer.
+            visual: of each picture, in this layer.
+        """
+        return 0
 
 
 def is_visual(family: Family, model: PreTrainedModel, input_ids: Tensor) -> Tensor:

@@ -5,12 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 from flowcut.errors import ModelNotLoaded
+from flowcut.families.deepseek_vl import DeepseekVL, DeepseekVLHybrid
 from flowcut.families.family import Family
+from flowcut.families.gemma3 import Gemma3
 from flowcut.families.internvl import InternVL
 from flowcut.families.llava import Llava
 from flowcut.families.llava_next import LlavaNext
 from flowcut.families.llava_next_video import LlavaNextVideo
 from flowcut.families.llava_onevision import LlavaOnevision
+from flowcut.families.paligemma import PaliGemma
 from flowcut.families.qwen_vl import QwenVL
 from flowcut.families.smolvlm import Idefics3, SmolVLM
 from flowcut.families.video_llava import VideoLlava
@@ -23,6 +26,10 @@ FAMILIES: dict[str, Family] = {
     "llava_onevision": LlavaOnevision(),
     "qwen2_vl": QwenVL("qwen2_vl", "Qwen2-VL", "Qwen2VLForConditionalGeneration", "Qwen2VLProcessor"),
     "qwen2_5_vl": QwenVL("qwen2_5_vl", "Qwen2.5-VL", "Qwen2_5_VLForConditionalGeneration", "Qwen2_5_VLProcessor"),
+    "deepseek_vl": DeepseekVL(),
+    "deepseek_vl_hybrid": DeepseekVLHybrid(),
+    "gemma3": Gemma3(),
+    "paligemma": PaliGemma(),
     "internvl": InternVL(),
     "smolvlm": SmolVLM(),
     "idefics3": Idefics3(),

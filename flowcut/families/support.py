@@ -49,8 +49,9 @@ def check_budget(model: Any, tokens: int) -> None:
         InvalidCut: the sentence says how many there are.
     """
     if tokens > model.n_patches:
+        noun = "tokens" if model.family.merges_patches else "patches"
         raise InvalidCut(
-            f"tokens is {tokens}, and {model.id} sees a picture as {model.n_patches} patches: "
+            f"tokens is {tokens}, and {model.id} sees a picture as {model.n_patches} {noun}: "
             f"choose 1 to {model.n_patches}."
         )
 

@@ -50,4 +50,4 @@ def aim_at(
     live = torch.ones_like(input_ids) if mask is None else mask
     ends = [int(row.nonzero()[-1]) + 1 for row in live]
     padded = nn.utils.rnn.pad_sequence(sources, batch_first=True, padding_value=PADDING_ID)
-    return Aim.at(spans, ends), padded.numpy()
+    return Aim.at(spans, ends, family.blocks(model, prepared)), padded.numpy()

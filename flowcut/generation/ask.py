@@ -301,7 +301,12 @@ class _Work:
             hf_model.get_output_embeddings(),
             hf_model.config,
         )
-        counted = TokenCounts(visual_tokens, layer_tokens, len(self.listener.tokens()), attended_pairs)
+        visual = [len(medium.features) for medium in session.media]
+        ahead = []
+        for tokens in layer_tokens:
+            gone = (layer_tokens[0] - tokens) // max(len(visual), 1)  # a cut inside the decoder takes as many of each
+            ahead.append(family.pairs_ahead(tokens, [count - gone for count in visual]))
+        counted = TokenCounts(visual_tokens, layer_tokens, len(self.listener.tokens()), attended_pairs, ahead)
         return count_flops(model, session.record, counted)
 
 

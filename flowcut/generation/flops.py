@@ -1,7 +1,8 @@
 """Floating-point operations, counted from the model's own layers and the number of tokens that each of them saw.
 
 A multiply-add counts as two operations. Counted: linear layers, the patch embedding, and the two products of
-attention (causal in the decoder: half the square). Left out, being small: norms, activations, softmax, scoring.
+attention (causal in the decoder: half the square, and what a family reads ahead of that). Left out, being small: norms,
+activations, softmax, scoring; and what sliding windows and caps on logits save or cost.
 """
 
 from __future__ import annotations
@@ -42,6 +43,8 @@ class TokenCounts:
     """Tokens generated; the first of them is prefill's."""
     attended_pairs: Sequence[int]
     """Pairs of query and key in each vision layer, over all its windows."""
+    pairs_ahead: Sequence[int] = ()
+    """Pairs of a query and a later key that each decoder layer reads in the prompt; empty: it is causal throughout."""
 
 
 def count_flops(model: ModelParts, record: FlowRecord, counted: TokenCounts) -> Flops:
@@ -55,8 +58,10 @@ def count_flops(model: ModelParts, record: FlowRecord, counted: TokenCounts) -> 
     projected = max(counted.visual_tokens, kept // record.patches_per_token)
     return Flops(
         vision=_vision(model, record, counted.attended_pairs),
-        projector=projected * linear_flops(model.projector),
-        prefill=sum(n * per_layer + per_key * n * (n + 1) / 2 for n in prompt) + to_words,
+        projector=projected * (linear_flops(model.projector) + _bare_matrices(model.projector)),
+        prefill=sum(n * per_layer + per_key * n * (n + 1) / 2 for n in prompt)
+        + per_key * sum(counted.pairs_ahead)
+        + to_words,
         # each token of the answer attends to the prompt, the answer so far and itself
         decode=sum(per_layer + per_key * (n + step) for step in steps for n in prompt) + to_words * len(steps),
     )
@@ -66,6 +71,17 @@ def linear_flops(module: nn.Module) -> float:
     """Operations that one token costs in all linear layers of a module."""
     layers = (part for part in module.modules() if isinstance(part, nn.Linear))
     return float(sum(2 * layer.in_features * layer.out_features for layer in layers))
+
+
+def _bare_matrices(module: nn.Module) -> float:
+    """Operations that one token costs in matrices that are no linear layers of their own (Gemma 3's projector)."""
+    held = (
+        weight
+        for part in module.modules()
+        if type(part) not in (nn.Linear, nn.Embedding)
+        for weight in part._parameters.values()
+    )
+    return float(sum(2 * weight.numel() for weight in held if weight is not None and weight.ndim == 2))
 
 
 def tokens_by_layer(record: FlowRecord) -> list[int]:

@@ -265,13 +265,13 @@ class Session:
         if positions is not None:
             prepared["position_ids"] = positions
         self.recording = self.recordings[kind.name]
+        scaled = self._scaled_down(given)
         with torch.no_grad():
-            self.media = self.family.encode(
-                self.model, self.recording, kind, self._scaled_down(given), self.encoder_cut
-            )
+            self.media = self.family.encode(self.model, self.recording, kind, scaled, self.encoder_cut)
         self._cut_behind_the_projector()
         if stage_of(self.cut) is DECODER:
             self._remark(DECODER.remark)
+            prepared.pop("labels", None)  # they are of every token, and logits will not be
         filled = torch.cat(
             [filled_placeholders(count, medium) for count, medium in zip(counts, self.media, strict=True)]
         )
@@ -285,7 +285,7 @@ class Session:
         return prepared
 
     def _notes(self) -> tuple[str, ...]:
-        return (*self.family.notes(self.encoder_cut), *self.remarks)
+        return (*self.family.notes(self.encoder_cut), *self.family.model_notes(self.model), *self.remarks)
 
     def _remark(self, sentence: str) -> None:
         self.remarks = (*self.remarks, sentence)

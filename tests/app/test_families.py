@@ -12,7 +12,7 @@ from flowcut.media.picture import open_picture
 from flowcut_lens.app.media.chosen import ChosenPicture
 from flowcut_lens.app.sidebar import controls
 from flowcut_lens.app.views.ask.flow import PROXY
-from tests import tiny, tiny_qwen, tiny_shuffle
+from tests import tiny, tiny_gemma, tiny_qwen, tiny_shuffle
 from tests.app.conftest import MAIN, SECONDS, errors, run, settled, shown
 
 
@@ -71,5 +71,18 @@ def test_tiles_and_thumbnail_of_a_pixel_shuffle(kind: str, tmp_path: Path, monke
     assert tiles.options[-2:] == ["thumbnail", f"mean of all {record.batch}"]
     assert tiles.options[0] == "crop row 1, column 1"
     tiles.set_value(record.batch - 1).run()
+    assert not page.exception
+    assert not page.warning
+
+
+@pytest.mark.parametrize("kind", ["PaliGemma2", "Gemma3"])
+def test_siglip_towers_with_their_proxy(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = asked(tiny_gemma.checkpoint(kind, tmp_path), 6, monkeypatch)
+    answered = shown(page)
+    assert answered.cut.visual_tokens == answered.control.visual_tokens == 6
+    assert answered.cut.record is not None
+    assert answered.cut.record.patches_per_token == (16 if kind == "Gemma3" else 1)
+    assert answered.cut.answer_attention is not None
+    assert PROXY in [box.value for box in page.info]
     assert not page.exception
     assert not page.warning

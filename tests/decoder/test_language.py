@@ -8,7 +8,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, LlamaConfig, MistralConfig, PreTrainedModel, Qwen2Config
+from transformers import (
+    AutoModelForCausalLM,
+    Gemma3TextConfig,
+    GemmaConfig,
+    LlamaConfig,
+    MistralConfig,
+    PreTrainedModel,
+    Qwen2Config,
+)
 
 import flowcut
 from flowcut.records.language import LanguageRecord
@@ -24,6 +32,14 @@ DECODERS = {
     "llama": LlamaConfig(**SIZES),
     "mistral": MistralConfig(**SIZES, sliding_window=None),
     "mistral, window": MistralConfig(**SIZES, sliding_window=9),
+    "gemma": GemmaConfig(**SIZES, head_dim=8),
+    "gemma3, half windows": Gemma3TextConfig(
+        **SIZES,
+        head_dim=8,
+        sliding_window=9,
+        query_pre_attn_scalar=8,
+        layer_types=["sliding_attention", "full_attention"] * 2,
+    ),
     "qwen2, half windows": Qwen2Config(**SIZES, use_sliding_window=True, sliding_window=9, max_window_layers=2),
 }
 CUT = flowcut.FlowCut(tokens=5)
