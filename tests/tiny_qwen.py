@@ -66,19 +66,23 @@ TOKENS = {
 }  # fmt: skip
 
 
-def processor(kind: str, most_groups: int = 40) -> Any:
+def bytewise() -> PreTrainedTokenizerFast:
+    """Byte by byte, with the special tokens of Qwen."""
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())
     vocabulary = {token: i for i, token in enumerate([*SPECIAL, *letters])}
     tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
-    fast = PreTrainedTokenizerFast(
+    return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, pad_token="<pad>", eos_token="<|im_end|>", padding_side="left",
         additional_special_tokens=[token for token in SPECIAL if token not in ("<pad>", "<|im_end|>")],
     )  # fmt: skip
+
+
+def processor(kind: str, most_groups: int = 40) -> Any:
     pictures = Qwen2VLImageProcessorPil(size={"shortest_edge": 56 * 56, "longest_edge": 28 * 28 * most_groups})
     videos = Qwen2VLVideoProcessor(size={"shortest_edge": 56 * 56, "longest_edge": 28 * 28 * most_groups})
-    return getattr(transformers, f"{kind}Processor")(pictures, fast, videos, chat_template=TEMPLATE)
+    return getattr(transformers, f"{kind}Processor")(pictures, bytewise(), videos, chat_template=TEMPLATE)
 
 
 def checkpoint(kind: str, folder: Path) -> Path:

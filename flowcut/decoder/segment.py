@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -45,6 +46,27 @@ class Segment:
             live = self.kept_rows.mask(padding, self.kept_rows.prompt_length + grown)
             self.masks[slides] = decoder.mask(layer, hidden, live, cache)
         return self.masks[slides]
+
+    def turned(
+        self, decoder: LanguageDecoder, hidden: Tensor, given: Mapping[str, Any], keeps_positions: bool
+    ) -> tuple[Tensor, Tensor]:
+        """Cosine and sine for the positions of what its layers read; made once for all of them.
+
+        Args:
+            decoder: the decoder.
+            hidden: [B, q, width], what enters a layer.
+            given: the layer's keyword arguments, as for an uncut prompt.
+            keeps_positions: whether tokens keep the positions of the uncut prompt: then what is given is right, and of
+                a prefill (where `positions` are known before) it is that of the rows kept.
+        """
+        if self.rotary is None and keeps_positions:
+            stock = given["position_embeddings"]
+            self.rotary = stock if self.positions is None else self.kept_rows.of_rows(stock)
+        elif self.rotary is None:
+            if self.positions is None:  # decoding: whatever position comes, less what was pruned before it
+                self.positions = given["position_ids"] - self.kept_rows.moved[:, None]
+            self.rotary = decoder.rotary(hidden, self.positions)
+        return self.rotary
 
 
 @dataclass

@@ -9,7 +9,7 @@ from transformers import PreTrainedModel
 
 from flowcut.criteria import METHODS
 from flowcut.criteria.positions import KEPT, RENUMBERED, Positions, known_positions
-from flowcut.criteria.stages import DECODER, PICTURE
+from flowcut.criteria.stages import DECODER, ENCODER, PICTURE
 from flowcut.cut import CutConfig, all_cuts
 from flowcut.decoder.locate import find_decoder
 from flowcut.errors import FlowCutError, InvalidCut
@@ -100,7 +100,7 @@ def _reason(name: str, hf_model: PreTrainedModel, family: Family) -> str | None:
         return f"{label} cuts {method.cuts_at.place}, and that is not built for {family.name}: choose another method."
     if method.cuts_at is DECODER:
         return _decoder_reason(label, hf_model, family)
-    if _compares_patches(name) and family.merges_patches:
+    if method.cuts_at is ENCODER and _compares_patches(name) and family.merges_patches:
         return f"{label} compares single patches, and {family.name} cuts squares of them: choose another method."
     if method.takes_patches and not family.one_grid:
         return f"{label} patches are named on one grid, and {family.name} sees a picture as several tiles or frames."
@@ -137,6 +137,9 @@ def _compares_patches(name: str) -> bool:
 
 
 def _decoder_reason(label: str, hf_model: PreTrainedModel, family: Family) -> str | None:
+    reason = family.decoder_reason(hf_model)
+    if reason is not None:
+        return f"{label} cuts in the language model, and this one cannot be cut. {reason}"
     try:
         decoder = find_decoder(family.language_model(hf_model))
     except FlowCutError as error:

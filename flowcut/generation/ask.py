@@ -300,6 +300,7 @@ class _Work:
             family.language_model(hf_model),
             hf_model.get_output_embeddings(),
             hf_model.config,
+            encoder.early_mergers,
         )
         counted = TokenCounts(visual_tokens, layer_tokens, len(self.listener.tokens()), attended_pairs)
         return count_flops(model, session.record, counted)

@@ -85,7 +85,8 @@ def coarser(cut: CutConfig | None, pictures: Mapping[str, Any], patch: int) -> C
 
 
 def behind_the_projector(medium: EncodedMedium, cut: CutConfig) -> tuple[EncodedMedium, np.ndarray | None]:
-    """A medium's tokens that a method of this stage keeps, and its ranking, float64 [N]; None where nothing is cut.
+    """A medium's tokens that a method of this stage keeps, and its ranking of the patches, float64 [N], row by row;
+    None where nothing is cut.
 
     Tokens that are no patch, such as a CLS token, are no candidates and stay.
     """
@@ -98,8 +99,14 @@ def behind_the_projector(medium: EncodedMedium, cut: CutConfig) -> tuple[Encoded
     ranking = method.ranking(evidence, cut)
     stays = ~is_patch
     stays[places[torch.from_numpy(highest(ranking, cut.tokens)[0]).to(places.device)]] = True
-    kept = (part[stays] for part in (medium.features, medium.places, medium.source_patches, medium.shares))
-    return EncodedMedium(*kept), ranking[0]
+    return medium.kept(stays), by_patch(ranking[0], medium.source_patches[places].cpu().numpy())
+
+
+def by_patch(ranking: np.ndarray, sources: np.ndarray) -> np.ndarray:
+    """float64 [n k], each token's rank at each of its k source patches, int64 [n, k, 2]: row by row, patch by patch."""
+    row, patch = sources.reshape(-1, 2).T
+    spread: np.ndarray = np.repeat(ranking, sources.shape[1])[np.lexsort((patch, row))]
+    return spread
 
 
 def leading_separators(medium: EncodedMedium) -> int:
@@ -115,17 +122,17 @@ def ranking_of_first_row(
     Args:
         in_encoder: float64 [N], what the vision encoder ranked its patches by.
         in_decoder: float [n], what the language model ranked the first picture's tokens by.
-        sources: int64 [n, 2], row and patch of each of these tokens.
+        sources: int64 [n, k, 2], row and patch of each of the patches that these tokens are.
         n_patches: N.
     """
     if in_decoder is None:
         return None if in_encoder is None else in_encoder.astype(np.float32)
-    own = sources[:, 0] == 0
+    own, ranked = sources[..., 0] == 0, np.broadcast_to(in_decoder[:, None], sources.shape[:2])
     reached = np.full(n_patches, -np.inf)
-    reached[sources[own, 1]] = in_decoder[own]
+    reached[sources[own][:, 1]] = ranked[own]
     if in_encoder is not None:  # who reached the decoder ranks above who did not
         return by_removal(reached, in_encoder).astype(np.float32)
-    return np.asarray(np.maximum(reached, in_decoder[own].min()), dtype=np.float32)
+    return np.asarray(np.maximum(reached, ranked[own].min()), dtype=np.float32)
 
 
 def patches_of_first_row(kept: np.ndarray, media: Sequence[EncodedMedium], stays: np.ndarray | None) -> np.ndarray:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from flowcut.decoder.spans import Aim
 from flowcut.errors import FlowCutError
+from flowcut.families.family import EncodedMedium
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,12 +55,18 @@ class PreparedFeatures(BaseModelOutputWithPooling):  # type: ignore[misc]  # myp
 
     handover: Handover | None = None
     """None on a piece that transformers cut out of it, as chunked prefill does."""
+    deepstack_features: list[tuple[Tensor, ...]] | None = None
+    """By decoder layer, what is added to the tokens of each medium behind it."""
 
     @classmethod
-    def of(cls, features: Any, handover: Handover) -> PreparedFeatures:
-        """Features of all media, as the model wants them."""
-        made = cls(pooler_output=features)
+    def of(cls, media: Sequence[EncodedMedium], stacked: bool, handover: Handover) -> PreparedFeatures:
+        """Features of all media as the model wants them: in one tensor (`stacked`), or in a list."""
+        features = [medium.features for medium in media]
+        made = cls(pooler_output=torch.stack(features) if stacked else features)
         made.handover = handover
+        deepstack = [medium.deepstack.unbind(dim=1) for medium in media if medium.deepstack is not None]
+        if deepstack:
+            made.deepstack_features = list(zip(*deepstack, strict=True))
         return made
 
     def __getattribute__(self, name: str) -> Any:

@@ -9,6 +9,7 @@ from transformers import BatchFeature
 from flowcut.errors import InvalidQuestion
 from flowcut.generation.medium import Medium, kind_of, processed
 from flowcut.generation.question_text import clean_text
+from flowcut.media.video import Video
 from flowcut.models.loading import VisionLanguageModel
 
 
@@ -42,7 +43,15 @@ def put_question(
     prompt = model.family.prompt(processor, asked.text, told.text if told else None, kind_of(model, medium))
     inputs = processed(model, medium, prompt)
     _check_length(model, inputs["input_ids"].shape[1], new_tokens)
-    return Asked(prompt, inputs, (*asked.notes, *(told.notes if told else ())))
+    return Asked(prompt, inputs, (*asked.notes, *(told.notes if told else ()), *_presumed(model, medium)))
+
+
+def _presumed(model: VisionLanguageModel, medium: Medium) -> tuple[str, ...]:
+    """A note where the model is told times of frames that nobody knows."""
+    rate = model.family.presumed_rate
+    if rate is None or not isinstance(medium, Video) or medium.frames_a_second is not None:
+        return ()
+    return (f"The rate of the frames is not known: the prompt gives their times as if there were {rate} a second.",)
 
 
 def _check_length(model: VisionLanguageModel, prompt_tokens: int, new_tokens: int) -> None:

@@ -27,8 +27,9 @@ from flowcut.decoder.spans import Aim
 from flowcut.encoder.recording import Recording
 from flowcut.errors import FlowCutError
 from flowcut.families import family_of
-from flowcut.families.family import EncodedMedium, MediaKind, is_visual
+from flowcut.families.family import EncodedMedium, MediaKind
 from flowcut.families.support import check_allowed, positions_under
+from flowcut.generation.aim import aim_at
 from flowcut.generation.drop_tokens import check_placeholders, drop_tokens, filled_placeholders, text_positions
 from flowcut.generation.outside_encoder import (
     Coarser,
@@ -43,7 +44,7 @@ from flowcut.generation.prepared import Handover, PreparedFeatures, handover_of
 from flowcut.hooks.attention import joined
 from flowcut.hooks.model_facts import synchronise
 from flowcut.records.language import LanguageRecord
-from flowcut.records.vision import PADDING_ID, FlowRecord
+from flowcut.records.vision import FlowRecord
 
 NOT_PREPARED = (
     "This model is inside flowcut.prune, and these pictures were not prepared, so they would not be cut: call "
@@ -101,10 +102,11 @@ class Session:
         """The coarser grid that the last pictures were scaled down to, if they were."""
         self._projected_ranking: np.ndarray | None = None
         facts = {"model_id": hf_model.name_or_path or None, "family": self.family.name, "notes": self._notes()}
+        of_encoder = {**facts, "differs_from_release": self.family.differs(hf_model, cut)}
         layer = self.family.feature_layer(hf_model)
         towers = {kind.name: self.family.vision_tower(hf_model, kind) for kind in self.family.media}
         of_tower = {
-            tower: Recording.of(tower, self.encoder_cut, layer, flows=record, matrices=matrices, facts=dict(facts))
+            tower: Recording.of(tower, self.encoder_cut, layer, flows=record, matrices=matrices, facts=dict(of_encoder))
             for tower in towers.values()
         }
         self.recordings = {name: of_tower[tower] for name, tower in towers.items()}
@@ -113,8 +115,8 @@ class Session:
         """Of the tower that the last `prepare` used."""
         self.language: LanguageRecording | None = None
         """The cut inside the language model, for families and methods that have one."""
-        layer_of_flowcut = self.family.language_layer
-        if cut is not None and cut.by_flowcut and layer_of_flowcut is not None:
+        layer_of_flowcut = self.family.flowcut_layer(hf_model, cut)
+        if layer_of_flowcut is not None:
             decoder = self.family.language_model(hf_model)
             self.language = LanguageRecording.of(decoder, cut, layer_of_flowcut, facts=dict(facts))
         elif stage_of(cut) is DECODER:
@@ -185,7 +187,7 @@ class Session:
         if self.grid is not None:
             return None
         stays = None
-        if self.language is not None and self.media:
+        if self.language is not None and self._aim is not None and self.media:
             if self._told() is None:
                 return None
             lead = leading_separators(self.media[0])
@@ -202,9 +204,10 @@ class Session:
         in_encoder = self.recording.ranking
         told = self._told()
         if told is None or told.ranking is None or told.sources is None:
-            return ranking_of_first_row(in_encoder, None, np.empty((0, 2)), 0)
+            return ranking_of_first_row(in_encoder, None, np.empty((0, 1, 2)), 0)
         n_tokens = told.spans[0, 1]
-        return ranking_of_first_row(in_encoder, told.ranking[0, :n_tokens], told.sources[0, :n_tokens], n_patches)
+        sources = self.media[0].source_patches[leading_separators(self.media[0]) :].cpu().numpy()
+        return ranking_of_first_row(in_encoder, told.ranking[0, :n_tokens], sources, n_patches)
 
     def describe(self, **facts: Any) -> None:
         """Add to all records what only the caller knows; `notes` come after those of family and cut."""
@@ -278,9 +281,8 @@ class Session:
         prepared = drop_tokens(self.model, prepared, stays, self.positions == KEPT)
         if positions is not None:
             prepared["position_ids"] = torch.cat([text_positions(prepared)[None], prepared["position_ids"]])
-        features: Any = [medium.features for medium in self.media]
-        features = torch.stack(features) if kind.stacked else features
-        prepared["mm_encoder_outputs"] = {kind.name: PreparedFeatures.of(features, self._handover(prepared))}
+        handover = self._handover(kind, prepared)
+        prepared["mm_encoder_outputs"] = {kind.name: PreparedFeatures.of(self.media, kind.stacked, handover)}
         return prepared
 
     def _notes(self) -> tuple[str, ...]:
@@ -316,25 +318,13 @@ class Session:
         was_cut = self._projected_ranking is not None
         self.recording.describe(differs_from_release=METHODS[self.cut.method].differs if was_cut else ())
 
-    def _handover(self, prepared: Mapping[str, Any]) -> Handover:
+    def _handover(self, kind: MediaKind, prepared: Mapping[str, Any]) -> Handover:
         """What the pass that reads a prompt is told of it; for a cut inside the language model where its tokens are."""
-        if self.language is None:
+        by_flowcut = self.cut is not None and self.cut.by_flowcut
+        if self.language is None or (by_flowcut and not self.family.in_one_run(kind)):
             return Handover(weakref.ref(self))
-        input_ids, mask = prepared["input_ids"], prepared.get("attention_mask")
-        places, begin = is_visual(self.family, self.model, input_ids).nonzero().tolist(), 0
-        spans: list[list[tuple[int, int]]] = [[] for _ in input_ids]
-        sources = []
-        for medium in self.media:
-            if len(medium.features):
-                (prompt, start), lead = places[begin], leading_separators(medium)
-                spans[prompt].append((start + lead, len(medium.features) - lead))
-                sources.append(medium.sources[lead:].cpu())
-            begin += len(medium.features)
-        live = torch.ones_like(input_ids) if mask is None else mask
-        ends = [int(row.nonzero()[-1]) + 1 for row in live]
-        self._aim = Aim.at(spans, ends)
-        padded = nn.utils.rnn.pad_sequence(sources, batch_first=True, padding_value=PADDING_ID)
-        return Handover(weakref.ref(self), self._aim, padded.numpy())
+        self._aim, sources = aim_at(self.family, self.model, self.media, prepared)
+        return Handover(weakref.ref(self), self._aim, sources)
 
     def _at_the_tower(self, module: nn.Module, args: tuple[Any, ...]) -> None:
         """What enters a vision encoder outside `prepare` would go uncut into the language model, or not fit there."""
