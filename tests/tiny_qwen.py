@@ -35,10 +35,10 @@ TEMPLATE = (
 KINDS = ["Qwen2VL", "Qwen2_5_VL"]
 
 
-def model(kind: str, seed: int = 0) -> Any:
+def model(kind: str, seed: int = 0, layers: int = 2) -> Any:
     torch.manual_seed(seed)
     text = {
-        "vocab_size": 256 + len(SPECIAL), "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2,
+        "vocab_size": 256 + len(SPECIAL), "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": layers,
         "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 1024, "initializer_range": 0.3,
         "rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [2, 1, 1]},
         "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0,

@@ -21,7 +21,8 @@ from flowcut_lens.cli import main
 from tests import invariants, tiny, tiny_qwen, tiny_video
 from tests.encoder.test_vision import state_of
 
-CUT = flowcut.FlowCut(tokens=7)
+CUT = flowcut.FlowCut(tokens=7, variant="paper")
+"""In one stage; for two, as released, see test_qwen_stages."""
 SIZES = [(250, 140), (90, 300), (61, 57), (400, 33)]
 SHAPES = [(300, 300), (400, 100), (100, 400), (1000, 100), (100, 1000), (13, 11), (1, 1), (333, 217), (57, 290),
           (640, 480), (29, 700), (1500, 900)]  # fmt: skip
@@ -321,7 +322,7 @@ def test_a_video_is_slices_in_time(model: Any, processor: Any) -> None:
     assert (prepared["input_ids"] == 6).sum() == 7
     assert [int((kept != PADDING_ID).sum()) for kept in session.record.kept_patch_ids] == [12, 8, 8]
     with (
-        flowcut.prune(model, flowcut.FlowCut(tokens=2)) as session,
+        flowcut.prune(model, flowcut.FlowCut(tokens=2, variant="paper")) as session,
         pytest.raises(flowcut.InvalidCut, match="3 slices"),
     ):
         session.prepare(inputs)
@@ -395,6 +396,8 @@ def test_asked_from_a_folder(kind: str, processor: Any, tmp_path: Path, capsys: 
         str(folder),
         "--tokens",
         "7",
+        "--variant",
+        "paper",
         "--max-new-tokens",
         "5",
         "--out",
