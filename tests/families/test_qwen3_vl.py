@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,8 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
 from transformers.video_utils import VideoMetadata
 
 import flowcut
@@ -341,6 +344,42 @@ def test_a_video_asked_from_a_folder(kind: str, tmp_path: Path) -> None:
     assert run.record is not None
     assert [geometry.view for geometry in run.record.geometries] == ["frames 1 to 2", "frames 3 to 4"]
     assert any("as if there were 24 a second" in note for note in run.notes)
+
+
+@pytest.mark.parametrize(
+    ("cut", "more"),
+    [(None, 0), (ONCE, 0.01), (flowcut.FlowCut(tokens=7), 0.01), (flowcut.Cut("fastv", tokens=7), 0.01)],
+)
+def test_flops_are_what_torch_counts(tmp_path: Path, cut: Any, more: float) -> None:
+    """Deepstack's mergers among them; as for LLaVA in `tests/generation/test_run.py`."""
+    loaded = flowcut.load(tiny_qwen3.checkpoint("Qwen3VL", tmp_path))
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        run = flowcut.ask(loaded, tiny.picture(0, (250, 140)), "What is it?", cut, record=False, max_new_tokens=4)
+    ours = run.flops.total + 4 * 4 * 8 * sum(n * (n - 1) / 2 for n in run.layer_tokens)
+    assert ours <= counter.get_total_flops() <= (1 + more) * ours
+    counted = counter.get_flop_counts().items()
+    mergers = [
+        sum(flops.values()) for name, flops in counted if re.search(r"\.(merger|deepstack_merger_list\.\d)$", name)
+    ]
+    assert (len(mergers), sum(mergers)) == (4, run.flops.projector)
+
+
+@pytest.mark.parametrize("cut", [None, *CUTS, flowcut.Cut("fastv", tokens=7)], ids=str)
+def test_the_answer_depends_on_deepstack(processor: Any, cut: Any) -> None:
+    """What is cut with the tokens is read: without it the logits are others, far beyond rounding."""
+    model, inputs = tiny_qwen3.model("Qwen3VL"), qwen.asked(processor, "@ and @ differ?")
+    found = []
+    for _ in range(2):
+        with flowcut.prune(model, cut) as session, torch.no_grad():
+            prepared = session.prepare(inputs)
+            found.append(model(**prepared).logits[:, -1])
+        layers = prepared["mm_encoder_outputs"]["image"].deepstack_features
+        tokens = [len(medium.features) for medium in session.media]
+        assert [[len(one) for one in layer] for layer in layers] == [tokens] * 3
+        for merger in model.model.visual.deepstack_merger_list:
+            for weight in merger.linear_fc2.parameters():
+                weight.data.zero_()
+    assert (found[0] - found[1]).abs().max() > 0.1
 
 
 def test_positions_in_the_tower_are_interpolated_for_every_grid(model: Any) -> None:
