@@ -58,8 +58,8 @@ class EncodedMedium:
     def kept(self, stays: Tensor) -> EncodedMedium:
         """With the tokens alone that stay, bool [n]."""
         deepstack = None if self.deepstack is None else self.deepstack[stays]
-        parts = (part[stays] for part in (self.features, self.places, self.source_patches, self.shares))
-        return EncodedMedium(*parts, deepstack)
+        sources, shares = self.source_patches[stays], self.shares[stays]
+        return EncodedMedium(self.features[stays], self.places[stays], sources, shares, deepstack)
 
     @classmethod
     def of_patches(cls, features: Tensor, places: Tensor, sources: Tensor) -> EncodedMedium:

@@ -82,7 +82,7 @@ def _linear_attention(text: Any) -> float:
     keys = text.linear_num_key_heads * text.linear_key_head_dim
     values = text.linear_num_value_heads * text.linear_value_head_dim
     state = values * text.linear_key_head_dim
-    return 2.0 * text.linear_conv_kernel_dim * (2 * keys + values) + 3 * 2.0 * state
+    return float(2 * text.linear_conv_kernel_dim * (2 * keys + values) + 3 * 2 * state)
 
 
 def _early(model: ModelParts, record: FlowRecord) -> float:
