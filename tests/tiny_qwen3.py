@@ -39,10 +39,37 @@ TURNS = (
 )
 TEMPLATES = {
     "Qwen3VL": TURNS + "{%- endif %}",
-    "Qwen3_5": TURNS
+    "Qwen3_5": TURNS.replace("render(m.content)", "render(m.content)|trim")
     + "{%- if enable_thinking is defined and enable_thinking is false %}{{- '<think>\\n\\n</think>\\n\\n' }}"
     "{%- else %}{{- '<think>\\n' }}{%- endif %}{%- endif %}",
 }
+PUBLISHED = {
+    "Qwen3VL": {
+        "architectures": ["Qwen3VLForConditionalGeneration"], "model_type": "qwen3_vl", "tie_word_embeddings": True,
+        "text_config": {
+            "model_type": "qwen3_vl_text", "head_dim": 128, "hidden_size": 2560, "intermediate_size": 9728,
+            "num_attention_heads": 32, "num_hidden_layers": 36, "num_key_value_heads": 8, "vocab_size": 151936,
+            "max_position_embeddings": 262144, "rope_theta": 5000000,
+            "rope_scaling": {"mrope_interleaved": True, "mrope_section": [24, 20, 20], "rope_type": "default"},
+        },
+        "vision_config": {
+            "model_type": "qwen3_vl", "deepstack_visual_indexes": [5, 11, 17], "depth": 24, "hidden_size": 1024,
+            "intermediate_size": 4096, "num_heads": 16, "num_position_embeddings": 2304, "out_hidden_size": 2560,
+            "patch_size": 16, "spatial_merge_size": 2, "temporal_patch_size": 2,
+        },
+    },
+    "Qwen3_5": {
+        "architectures": ["Qwen3_5ForConditionalGeneration"], "model_type": "qwen3_5",
+        "text_config": {"model_type": "qwen3_5_text", "hidden_size": 1024, "num_hidden_layers": 24},
+        "vision_config": {"model_type": "qwen3_5", "depth": 12, "hidden_size": 768, "num_heads": 12},
+    },
+}  # fmt: skip
+"""`config.json` of Qwen3-VL-4B-Instruct; of Qwen3.5 the names of its parts, at a small size."""
+PREPROCESSOR = {
+    "size": {"longest_edge": 16777216, "shortest_edge": 65536}, "patch_size": 16, "temporal_patch_size": 2,
+    "merge_size": 2, "image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0.5, 0.5],
+}  # fmt: skip
+"""`preprocessor_config.json` of both."""
 TOWER = {
     "depth": 6, "hidden_size": 32, "intermediate_size": 48, "num_heads": 4, "out_hidden_size": 32,
     "num_position_embeddings": 64,
@@ -88,12 +115,9 @@ def model(kind: str, seed: int = 0) -> Any:
 
 
 def processor(kind: str, most_groups: int = 40) -> Qwen3VLProcessor:
-    """As in `preprocessor_config.json`: patches of 16 px, merged by two, pixels from -1 to 1; fewer pixels at most."""
-    half = [0.5, 0.5, 0.5]
-    pictures = Qwen2VLImageProcessorPil(
-        patch_size=16, temporal_patch_size=2, merge_size=2, image_mean=half, image_std=half,
-        size={"shortest_edge": 64 * 64, "longest_edge": 32 * 32 * most_groups},
-    )  # fmt: skip
+    """As published, but for how many pixels it makes of a picture."""
+    size = {"shortest_edge": 64 * 64, "longest_edge": 32 * 32 * most_groups}
+    pictures = Qwen2VLImageProcessorPil(**{**PREPROCESSOR, "size": size})
     videos = Qwen3VLVideoProcessor(size={"shortest_edge": 64 * 64, "longest_edge": 2 * 32 * 32 * most_groups})
     return Qwen3VLProcessor(pictures, bytewise(), videos, chat_template=TEMPLATES[kind])
 
