@@ -22,7 +22,7 @@ from transformers import PreTrainedModel
 from flowcut.criteria.stages import DECODER, ENCODER, PROJECTOR, Stage
 from flowcut.cut import CutConfig
 from flowcut.encoder.recording import Recording
-from flowcut.errors import FlowCutError
+from flowcut.errors import FlowCutError, InvalidCut
 from flowcut.families.family import IMAGE, EncodedMedium, MediaKind
 from flowcut.families.grids import token_sources
 from flowcut.families.llava_build import LlavaBuild, size_entry
@@ -152,7 +152,7 @@ class QwenVL(LlavaBuild):
         features = parts.get_image_features if kind is PICTURES else parts.get_video_features
         pixels, grids = (given[name] for name in kind.inputs[:2])
         twice = self.flowcut_layer(model, cut) is not None and self.in_one_run(kind)
-        recording.recut(_in_the_tower(cut, twice), recording.plan.merge_side)
+        recording.recut(_in_the_tower(cut, twice, int(grids[:, 0].max())), recording.plan.merge_side)
         whole = features(pixels, grids, return_dict=True)
         deepstack = _by_medium(getattr(whole, "deepstack_features", None), len(grids))
         rows = token_sources(recording)
@@ -224,9 +224,20 @@ class QwenVL(LlavaBuild):
         return height // image_processor.patch_size, width // image_processor.patch_size
 
 
-def _in_the_tower(cut: CutConfig | None, twice: bool) -> CutConfig | None:
-    """What leaves the encoder: twice the budget, where the decoder cuts once more."""
-    return replace(cut, tokens=2 * cut.tokens) if cut is not None and twice else cut
+def _in_the_tower(cut: CutConfig | None, twice: bool, slices: int) -> CutConfig | None:
+    """What leaves the encoder: twice the budget, where the decoder cuts once more.
+
+    Raises:
+        InvalidCut: that is less than a token for each of a video's slices in time.
+    """
+    if cut is None or not twice:
+        return cut
+    if 2 * cut.tokens < slices:
+        raise InvalidCut(
+            f"tokens is {cut.tokens}, and this video is {slices} slices in time, each of which keeps at least one of "
+            f"twice the budget: choose {(slices + 1) // 2} or more, or sample fewer frames."
+        )
+    return replace(cut, tokens=2 * cut.tokens)
 
 
 def _by_medium(by_layer: Sequence[Sequence[Tensor]] | None, count: int) -> list[Tensor | None]:

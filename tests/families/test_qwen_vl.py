@@ -317,13 +317,23 @@ def test_a_video_is_slices_in_time(model: Any, processor: Any) -> None:
         stock = model(**inputs).logits
         assert torch.equal(model(**session.prepare(inputs)).logits, stock)
         assert torch.equal(generate(model, session.prepare(inputs)).new, generate(model, inputs).new)
+    with flowcut.prune(model, flowcut.FlowCut(tokens=7)) as session:
+        generate(model, session.prepare(inputs))
+        assert session.language_record is not None
+        assert session.language_record.kept_visual_ids.shape == (1, 7)
+        assert [int((kept != PADDING_ID).sum()) for kept in session.record.kept_patch_ids] == [20, 20, 16]
     with flowcut.prune(model, CUT) as session:
         prepared = session.prepare(inputs)
     assert (prepared["input_ids"] == 6).sum() == 7
     assert [int((kept != PADDING_ID).sum()) for kept in session.record.kept_patch_ids] == [12, 8, 8]
     with (
         flowcut.prune(model, flowcut.FlowCut(tokens=2, variant="paper")) as session,
-        pytest.raises(flowcut.InvalidCut, match="3 slices"),
+        pytest.raises(flowcut.InvalidCut, match=r"3 slices.*choose 3 or more"),
+    ):
+        session.prepare(inputs)
+    with (
+        flowcut.prune(model, flowcut.FlowCut(tokens=1)) as session,
+        pytest.raises(flowcut.InvalidCut, match=r"tokens is 1.*3 slices.*choose 2 or more"),
     ):
         session.prepare(inputs)
     assert torch.equal(generate(model, inputs).new, generate(model, inputs).new)
