@@ -12,6 +12,8 @@ PUBLISHED: dict[str, tuple[str, ...]] = {
     "llava_next": ("llava-hf/llava-v1.6-mistral-7b-hf", "llava-hf/llava-v1.6-vicuna-7b-hf"),
     "qwen2_vl": ("Qwen/Qwen2-VL-2B-Instruct",),
     "qwen2_5_vl": ("Qwen/Qwen2.5-VL-3B-Instruct",),
+    "qwen3_vl": ("Qwen/Qwen3-VL-2B-Instruct", "Qwen/Qwen3-VL-4B-Instruct", "Qwen/Qwen3-VL-8B-Instruct"),
+    "qwen3_5": ("Qwen/Qwen3.5-0.8B", "Qwen/Qwen3.5-2B", "Qwen/Qwen3.5-4B", "Qwen/Qwen3.5-9B"),
     "video_llava": ("LanguageBind/Video-LLaVA-7B-hf",),
     "llava_next_video": ("llava-hf/LLaVA-NeXT-Video-7B-hf",),
     "llava_onevision": ("llava-hf/llava-onevision-qwen2-0.5b-ov-hf",),

@@ -74,7 +74,9 @@ def all_at_once(prepared: Any, sequences: torch.Tensor) -> Any:
     return {**prepared, "input_ids": sequences, "attention_mask": torch.ones_like(sequences)}
 
 
-def check_decoding(model: Any, inputs: Any, cut: Any, generate: Generate, all_at_once: Any = all_at_once) -> None:
+def check_decoding(
+    model: Any, inputs: Any, cut: Any, generate: Generate, all_at_once: Any = all_at_once, near: float = 1e-5
+) -> None:
     """Decoding after the cut equals one pass over prompt and answer, greedy and with beams."""
     with flowcut.prune(model, cut) as session:
 
@@ -84,10 +86,10 @@ def check_decoding(model: Any, inputs: Any, cut: Any, generate: Generate, all_at
             return logits[:, -out.new.shape[1] - 1 : -1]
 
         out = generate(model, session.prepare(inputs))
-        torch.testing.assert_close(continued(out), torch.stack(out.logits, 1), atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(continued(out), torch.stack(out.logits, 1), atol=near, rtol=near)
         beams = generate(model, session.prepare(inputs), num_beams=3, output_scores=True)
         mean = continued(beams).log_softmax(-1).gather(2, beams.new[..., None]).mean()
-        torch.testing.assert_close(mean[None], beams.sequences_scores, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(mean[None], beams.sequences_scores, atol=near, rtol=near)
 
 
 def check_padded_batch(model: Any, together: Any, alone: Sequence[Any], cut: Any) -> None:

@@ -35,10 +35,10 @@ TEMPLATE = (
 KINDS = ["Qwen2VL", "Qwen2_5_VL"]
 
 
-def model(kind: str, seed: int = 0) -> Any:
+def model(kind: str, seed: int = 0, layers: int = 2) -> Any:
     torch.manual_seed(seed)
     text = {
-        "vocab_size": 256 + len(SPECIAL), "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2,
+        "vocab_size": 256 + len(SPECIAL), "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": layers,
         "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 1024, "initializer_range": 0.3,
         "rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [2, 1, 1]},
         "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0,
@@ -66,19 +66,23 @@ TOKENS = {
 }  # fmt: skip
 
 
-def processor(kind: str, most_groups: int = 40) -> Any:
+def bytewise() -> PreTrainedTokenizerFast:
+    """Byte by byte, with the special tokens of Qwen."""
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())
     vocabulary = {token: i for i, token in enumerate([*SPECIAL, *letters])}
     tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
-    fast = PreTrainedTokenizerFast(
+    return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, pad_token="<pad>", eos_token="<|im_end|>", padding_side="left",
         additional_special_tokens=[token for token in SPECIAL if token not in ("<pad>", "<|im_end|>")],
     )  # fmt: skip
+
+
+def processor(kind: str, most_groups: int = 40) -> Any:
     pictures = Qwen2VLImageProcessorPil(size={"shortest_edge": 56 * 56, "longest_edge": 28 * 28 * most_groups})
     videos = Qwen2VLVideoProcessor(size={"shortest_edge": 56 * 56, "longest_edge": 28 * 28 * most_groups})
-    return getattr(transformers, f"{kind}Processor")(pictures, fast, videos, chat_template=TEMPLATE)
+    return getattr(transformers, f"{kind}Processor")(pictures, bytewise(), videos, chat_template=TEMPLATE)
 
 
 def checkpoint(kind: str, folder: Path) -> Path:

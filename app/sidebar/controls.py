@@ -16,8 +16,8 @@ from flowcut_lens.app.media import gallery
 from flowcut_lens.app.state import session
 
 PUBLISHED = published_of(
-    "llava", "llava_next", "qwen2_vl", "qwen2_5_vl", "internvl", "smolvlm", "idefics3", "deepseek_vl",
-    "deepseek_vl_hybrid", "gemma3", "paligemma",
+    "llava", "llava_next", "qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_5", "internvl", "smolvlm", "idefics3",
+    "deepseek_vl", "deepseek_vl_hybrid", "gemma3", "paligemma",
 )  # fmt: skip
 """Models that people will try on photographs."""
 FOR_VIDEOS = published_of("video_llava", "llava_next_video", "qwen2_5_vl", "llava_onevision", "smolvlm", "internvl")
@@ -25,9 +25,9 @@ FOR_VIDEOS = published_of("video_llava", "llava_next_video", "qwen2_5_vl", "llav
 
 MODEL_HELP = (
     "“embedded” comes with the program and knows drawn scenes only. Type a folder or a hub name to load another model "
-    "of the families LLaVA-1.5, LLaVA-NeXT, LLaVA-OneVision, Qwen2-VL, Qwen2.5-VL, DeepSeek-VL, Gemma 3 or PaliGemma, "
-    "for videos also Video-LLaVA or LLaVA-NeXT-Video; a published one is downloaded once, by the machine "
-    "that runs this page."
+    "of the families LLaVA-1.5, LLaVA-NeXT, LLaVA-OneVision, Qwen2-VL, Qwen2.5-VL, Qwen3-VL, Qwen3.5, InternVL, "
+    "SmolVLM, DeepSeek-VL, Gemma 3 or PaliGemma, for videos also Video-LLaVA or LLaVA-NeXT-Video; a published one is "
+    "downloaded once, by the machine that runs this page."
 )
 BUDGET_HELP = "How many visual tokens the language model reads; the paper's budgets are 192, 128 and 64."
 

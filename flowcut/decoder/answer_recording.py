@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -62,7 +63,7 @@ class AnswerRecording:
         self.cut = cut
         self.visual_rows = visual_rows
         self.prompt_length = prompt_length
-        self._layer_of = {self.decoder.attention(index): index for index in range(len(self.decoder.layers))}
+        self._layer_of = {self.decoder.attention(index): index for index in self.decoder.attending}
         self.seconds = {"prefill": 0.0, "decode": 0.0}
         """Spent on recording, in each stage."""
         self._layers: dict[int, _Layer] = {}
@@ -96,7 +97,9 @@ class AnswerRecording:
             name: torch.stack([torch.stack([layer[name] for layer in step]) for step in shown]).cpu().numpy()
             for name in shown[0][0]
         }
-        return AnswerAttention(**numbers, visual_rows=self.visual_rows.cpu().numpy())
+        some = len(self._layer_of) < len(self.decoder.layers)
+        layers = np.array(self.decoder.attending, dtype=np.int64) if some else None
+        return AnswerAttention(**numbers, visual_rows=self.visual_rows.cpu().numpy(), layers=layers)
 
     def watches(self, module: nn.Module) -> bool:
         """Whether this is an attention module of the decoder."""

@@ -58,6 +58,14 @@ class KeptRows:
         """int64 [B, L'], the positions of what is left, from the prompt's, [B, L]."""
         return positions.gather(1, self.rows) - self.shift.masked_fill(~self.live, 0)
 
+    def of_rows(self, parts: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        """[B, L', d] each, what of two tensors, [B or 1, L, d], belongs to the rows that are left."""
+        rows = self.rows[..., None]
+        first, second = (
+            part.expand(len(rows), -1, -1).gather(1, rows.expand(-1, -1, part.shape[-1])) for part in parts
+        )
+        return first, second
+
     def mask(self, mask: Tensor | None, keys: int) -> Tensor | None:
         """[B, keys after the cut], the padding mask [B, keys] as the layers after the cut need it."""
         if mask is None and not self.filled_up:

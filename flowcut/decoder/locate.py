@@ -16,14 +16,14 @@ from flowcut.hooks.parts import model_type, parts_of
 
 SUPPORTED = {
     "llama": "Llama", "mistral": "Mistral", "qwen2": "Qwen2", "qwen3": "Qwen3",
+    "qwen2_vl_text": "Qwen2-VL", "qwen2_5_vl_text": "Qwen2.5-VL", "qwen3_vl_text": "Qwen3-VL",
     "gemma": "Gemma", "gemma2": "Gemma 2", "gemma3_text": "Gemma 3",
 }  # fmt: skip
-"""Decoders with rotary positions and grouped keys, by transformers' model_type; these can be cut."""
-READABLE = {
-    **SUPPORTED, "qwen2_vl_text": "Qwen2-VL", "qwen2_5_vl_text": "Qwen2.5-VL", "phi3": "Phi-3",
-}  # fmt: skip
-"""Decoders whose attention can be read. Those of Qwen-VL have positions in three axes, which no cut here renumbers, and
-Phi-3's one weight for query, key and value, which no cut here reads."""
+"""Decoders with rotary positions and grouped keys, by transformers' model_type; these can be cut. Those of Qwen-VL have
+positions in three axes, which a cut leaves as they are."""
+READABLE = {**SUPPORTED, "qwen3_5_text": "Qwen3.5", "phi3": "Phi-3"}
+"""Decoders whose attention can be read. Most layers of Qwen3.5 have linear attention, which has no weights to read;
+Phi-3 has one weight for query, key and value, which no cut here reads."""
 
 DECODER_NAMES = ("", "language_model")
 """Under which a causal or a composite model keeps its decoder; "" is the model itself."""
@@ -41,6 +41,16 @@ class LanguageDecoder:
     def attention(self, layer: int) -> nn.Module:
         """The module of a layer that calls the attention function."""
         return cast(nn.Module, self.layers[layer].self_attn)
+
+    @property
+    def attending(self) -> list[int]:
+        """The layers that attend; others have linear attention, which has no weights."""
+        return [index for index, layer in enumerate(self.layers) if hasattr(layer, "self_attn")]
+
+    @property
+    def positions_are_places(self) -> bool:
+        """Whether visual tokens are numbered by time, row and column, not by their place in the prompt."""
+        return "mrope_section" in (getattr(self.model.config, "rope_parameters", None) or {})
 
     def rotary(self, hidden: Tensor, positions: Tensor, layer: int = 0) -> tuple[Tensor, Tensor]:
         """Cosine and sine for int64 [B, q] positions in a layer, in the dtype of `hidden`; alike where layers slide."""

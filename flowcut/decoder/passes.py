@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from flowcut.decoder.deepstack import Deepstack
 from flowcut.decoder.segment import Segment, Span
 from flowcut.decoder.spans import Aim, check_spans
 from flowcut.decoder.two_way import is_ready_made, makes_own_masks, padding_of
@@ -30,7 +31,9 @@ class DecoderPass:
     live: Tensor | None = None
     """bool [B, L] on the CPU, where a prefill's prompts are not padded."""
     origin: Tensor | None = None
-    """int64 [B, L], positions of a prefill before any cut."""
+    """int64 [B, L], positions of a prefill before any cut; where these are places in a picture, counted in tokens."""
+    deepstack: Deepstack | None = None
+    """Of a prefill: what is added to its visual tokens behind the first layers."""
     aim: Aim | None = None
     """Of a prefill."""
     blocks: Tensor | None = None
@@ -53,6 +56,13 @@ class DecoderPass:
         flat = [Span.whole(prompt, start, span) for prompt, own in enumerate(spans) for start, span in own]
         last = [end - 1 for end in ends]
         return cls(mask, prefill=True, spans=flat, last=last, live=live, aim=aim, blocks=aim.blocks_of(batch, length))
+
+    def note_positions(self, given: Tensor | None, device: torch.device) -> None:
+        """What a layer of a prefill was given as positions, [B or 1, L]; None: it was given none but the angles."""
+        assert self.live is not None
+        if self.origin is None:
+            counted = (self.live.long().cumsum(dim=1) - 1).clamp_min(0).to(device)
+            self.origin = counted if given is None else given.expand(len(self.live), -1)
 
     def segment_at(self, layer: int) -> Segment | None:
         """What a layer reads; None: everything."""

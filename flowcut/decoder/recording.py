@@ -13,9 +13,8 @@ import threading
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from numbers import Integral
 from types import TracebackType
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,7 +24,9 @@ from flowcut.criteria import METHODS, DecoderEvidence, DecoderPlan, highest
 from flowcut.criteria.decoder import step_tokens
 from flowcut.criteria.positions import KEPT, RENUMBERED
 from flowcut.cut import CutConfig, check_is_cut
+from flowcut.decoder.deepstack import ARGUMENTS, Deepstack, adds_features
 from flowcut.decoder.evidence import LayerInputs, find_raters, gather, take_states
+from flowcut.decoder.guards import check_cut, seal
 from flowcut.decoder.kept_rows import KeptRows, kept_rows_of
 from flowcut.decoder.locate import LanguageDecoder, find_decoder
 from flowcut.decoder.passes import DecoderPass, padding_mask
@@ -33,7 +34,7 @@ from flowcut.decoder.segment import Segment, Span
 from flowcut.decoder.spans import Aim
 from flowcut.decoder.to_record import Setting, draft
 from flowcut.decoder.two_way import blocks_left
-from flowcut.errors import FlowCutError, InvalidCut
+from flowcut.errors import FlowCutError
 from flowcut.hooks.attention import Attention, is_watching, joined, watched_by, watching
 from flowcut.hooks.elsewhere import Elsewhere
 from flowcut.hooks.model_facts import model_facts
@@ -58,7 +59,7 @@ def record_language(
     ```
 
     Args:
-        language_model: a Llama, Mistral or Qwen2 decoder, with its head or without, or a model that holds one.
+        language_model: a Llama, Mistral, Qwen2 or Qwen-VL decoder, with its head or without, or a model that holds one.
         visual: where the visual tokens are: (start, length) for all prompts, or one for each prompt, or for each prompt
             a list with one for each picture; counted in the sequence, padding included.
         cut: `flowcut.FlowCut(tokens=T)`, or another method of the decoder stage, keeps T visual tokens of each span;
@@ -95,7 +96,7 @@ class LanguageRecording:
         self.layers = (layer,) if self._plan is None else self._plan.cut_after(len(decoder.layers))
         """The layers (from 0) after which tokens are pruned."""
         positions = RENUMBERED if cut is None else cut.positions or METHODS[cut.method].positions
-        self._keeps_positions = positions == KEPT
+        self._keeps_positions = positions == KEPT or decoder.positions_are_places
         self._setting = Setting(decoder, cut, self._plan, self.layers)
         ahead = 1 if self._plan is not None and self._plan.looks_ahead else 0
         self._looked_at = {decoder.attention(layer + ahead) for layer in self.layers}
@@ -117,7 +118,7 @@ class LanguageRecording:
     ) -> LanguageRecording:
         """As `record_language`, before it is known where the visual tokens are."""
         decoder = find_decoder(language_model)
-        _check_cut(cut, layer, len(decoder.layers))
+        check_cut(cut, layer, decoder)
         return cls(decoder, cut, layer, facts or {})
 
     def aim(self, visual: Any, instruction_end: int | Sequence[int] | None = None) -> None:
@@ -161,6 +162,9 @@ class LanguageRecording:
             for step, layer in enumerate(self.layers):
                 pruner, hook = self.decoder.layers[layer], self._leaving(step)
                 undo.callback(pruner.register_forward_hook(hook, prepend=True, with_kwargs=True).remove)
+            for index in range(len(self.decoder.layers) if adds_features(self.decoder.model) else 0):
+                adder, hook = self.decoder.layers[index], self._adding(index)
+                undo.callback(adder.register_forward_hook(hook, prepend=True).remove)
             for index in range(self.layers[0] + 1, len(self.decoder.layers)):
                 hook = self._entering(index)
                 undo.callback(self.decoder.layers[index].register_forward_pre_hook(hook, with_kwargs=True).remove)
@@ -173,7 +177,7 @@ class LanguageRecording:
         self._pass = None
         self._undo.close()
         for cache, cuts in list(self._cut_of.items()):
-            _seal(cache, cuts[0][0] + 1)
+            seal(cache, cuts[0][0] + 1)
         if error is None and self.cut is not None:
             self.elsewhere.check()
 
@@ -235,12 +239,18 @@ class LanguageRecording:
         config: Any = self.decoder.model.config
         return int(config.sliding_window) if self.decoder.slides(layer) else None
 
-    def _on_decoder_input(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def _on_decoder_input(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """What enters the decoder: a full prompt, or more tokens for a cache that a prompt of ours filled."""
         self._pass = None
         self.elsewhere.note(is_watching(self), self.decoder.attention(self.layers[0]))
         if not is_watching(self):
-            return
+            return None
+        self._begin(args, kwargs)
+        if self._pass is None or self._pass.deepstack is None:
+            return None
+        return args, {**kwargs, **dict.fromkeys(ARGUMENTS)}  # added by hooks of ours
+
+    def _begin(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         given = self._signature.bind_partial(*args, **kwargs).arguments
         tokens = next((given[name] for name in ("inputs_embeds", "input_ids") if given.get(name) is not None), None)
         if tokens is None:
@@ -250,13 +260,14 @@ class LanguageRecording:
         if cache is None or cache.get_seq_length() == 0:
             aim = getattr(self._thread, "aim", self._aim)
             if aim is not None:
-                self._pass = DecoderPass.of_prompts(aim, batch, length, padding_mask(mask, module, length))
+                self._pass = DecoderPass.of_prompts(aim, batch, length, padding_mask(mask, self.decoder.model, length))
+                self._pass.deepstack = Deepstack.taken_from(self.decoder.model, given)
                 self._check_text(self._pass)
                 if "rater_attention" in self._needs:
                     find_raters(self._pass, self._embedded(given))
         elif cache in self._cut_of:
             segments = [Segment(layer, kept_rows.for_batch(batch)) for layer, kept_rows in self._cut_of[cache]]
-            self._pass = DecoderPass(padding_mask(mask, module), prefill=False, segments=segments)
+            self._pass = DecoderPass(padding_mask(mask, self.decoder.model), prefill=False, segments=segments)
 
     def _check_text(self, current: DecoderPass) -> None:
         if self._plan is not None and not all(len(current.text_after(span)) for span in current.spans):
@@ -267,6 +278,18 @@ class LanguageRecording:
         embedded = given.get("inputs_embeds")
         found: Tensor = self.decoder.model.get_input_embeddings()(given["input_ids"]) if embedded is None else embedded
         return found
+
+    def _adding(self, index: int) -> Callable[..., Any]:
+        """After a layer, before any cut there: with the features that the model adds behind it."""
+
+        def add(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor | None:
+            current = self._pass
+            if current is None or current.deepstack is None or not is_watching(self):
+                return None
+            segment = current.segment_at(index)
+            return current.deepstack.added(index, output, None if segment is None else segment.kept_rows)
+
+        return add
 
     def _leaving(self, step: int) -> Callable[..., Any]:
         """After a layer: its output, [B, L', width], without the visual tokens pruned here; None if all are kept."""
@@ -286,8 +309,8 @@ class LanguageRecording:
     def _cut_after(self, step: int, current: DecoderPass, hidden: Tensor, kwargs: Mapping[str, Any]) -> Tensor | None:
         """A prefill's sequence after one of the layers, without what is pruned there; None if all are kept."""
         assert current.live is not None
-        if current.origin is None:
-            current.origin = kwargs["position_ids"].expand(len(hidden), -1)
+        current.note_positions(kwargs.get("position_ids"), hidden.device)
+        assert current.origin is not None
         lost = self._choose(step, current, hidden, kwargs)
         kept = [torch.from_numpy(span.kept) for span in current.spans]
         places = [span.place for span in current.spans]
@@ -363,9 +386,7 @@ class LanguageRecording:
             if current is None or segment is None:
                 return None
             hidden = args[0] if args else kwargs["hidden_states"]
-            if segment.positions is None:  # decoding: whatever position comes, less what was pruned before it
-                segment.positions = kwargs["position_ids"] - segment.kept_rows.moved[:, None]
-            rotary = segment.angles(self.decoder, index, hidden)
+            rotary = segment.turned(self.decoder, index, hidden, kwargs, self._keeps_positions)
             mask = segment.mask(self.decoder, index, hidden, current.mask, kwargs.get("past_key_values"))
             # The rotary embedding knows the positions; flash attention would take gaps for borders between prompts.
             positions = None if self._keeps_positions else segment.positions
@@ -373,25 +394,3 @@ class LanguageRecording:
             return args, {**kwargs, **ours}
 
         return prepare
-
-
-def _seal(cache: Any, layer: int) -> None:
-    """Let nobody go on with a cache that was cut: without the recording it would be read at wrong positions."""
-
-    def refuse(*args: Any, **options: Any) -> NoReturn:
-        raise FlowCutError("This cache was filled under a cut whose with was left: go on decoding inside the with.")
-
-    for cut in cache.layers[layer : layer + 1]:
-        cut.update = refuse
-
-
-def _check_cut(cut: CutConfig | None, layer: int, n_layers: int) -> None:
-    if cut is not None and not cut.by_flowcut and METHODS[cut.method].decoder is None:
-        others = ", ".join(name for name, method in METHODS.items() if method.decoder is not None)
-        raise InvalidCut(f"The method {cut.method!r} has no stage in the language model: choose flowcut, {others}.")
-    if cut is not None and METHODS[cut.method].decoder is not None and n_layers < 2:
-        raise InvalidCut("The language model has a single layer, and tokens go between two: there is nothing to cut.")
-    if isinstance(layer, bool) or not isinstance(layer, Integral) or not 0 <= layer < n_layers:
-        raise InvalidCut(
-            f"layer is {layer!r} and the language model has {n_layers} layers: choose 0 to {n_layers - 1}."
-        )

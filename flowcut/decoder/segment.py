@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -31,14 +32,6 @@ class Segment:
     masks: dict[bool, Any] = field(default_factory=dict)
     """By whether the layer's attention reaches back a window only."""
 
-    def angles(self, decoder: LanguageDecoder, layer: int, hidden: Tensor) -> tuple[Tensor, Tensor]:
-        """The rotary embedding of one of its layers; made once for all layers that reach back alike."""
-        slides = decoder.slides(layer)
-        if slides not in self.rotary:
-            assert self.positions is not None
-            self.rotary[slides] = decoder.rotary(hidden, self.positions, layer)
-        return self.rotary[slides]
-
     def mask(self, decoder: LanguageDecoder, layer: int, hidden: Tensor, padding: Tensor | None, cache: Any) -> Any:
         """The mask of one of its layers; made once for all layers that reach back alike.
 
@@ -56,6 +49,30 @@ class Segment:
             live = self.kept_rows.mask(padding, self.kept_rows.prompt_length + grown)
             self.masks[slides] = decoder.mask(layer, hidden, live, cache, self.blocks)
         return self.masks[slides]
+
+    def turned(
+        self, decoder: LanguageDecoder, layer: int, hidden: Tensor, given: Mapping[str, Any], keeps_positions: bool
+    ) -> tuple[Tensor, Tensor]:
+        """Cosine and sine for what one of its layers reads; made once for all layers that reach back alike.
+
+        Args:
+            decoder: the decoder that the layer belongs to.
+            layer: its place in the decoder.
+            hidden: [B, q, width], its input.
+            given: its keyword arguments, as for an uncut prompt.
+            keeps_positions: whether tokens keep the positions of the uncut prompt: then what is given is right, and of
+                a prefill (where `positions` are known before) it is that of the rows kept.
+        """
+        slides = decoder.slides(layer)
+        if slides not in self.rotary:
+            stock = given["position_embeddings"]
+            if keeps_positions:
+                self.rotary[slides] = stock if self.positions is None else self.kept_rows.of_rows(stock)
+                return self.rotary[slides]
+            if self.positions is None:  # decoding: whatever position comes, less what was pruned before it
+                self.positions = given["position_ids"] - self.kept_rows.moved[:, None]
+            self.rotary[slides] = decoder.rotary(hidden, self.positions, layer)
+        return self.rotary[slides]
 
 
 @dataclass

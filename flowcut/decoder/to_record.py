@@ -128,10 +128,14 @@ def _differences(setting: Setting, current: DecoderPass, prompts: int, kept_rows
             "The released code takes several pictures of a prompt, and the text between them, as one span; here "
             "each picture is a span of its own, with T tokens each."
         )
-    return (*said, *_flash_difference(setting.decoder.model.config))
+    return (*said, *_attention_difference(setting.decoder))
 
 
-def _flash_difference(config: Any) -> tuple[str, ...]:
+def _attention_difference(decoder: LanguageDecoder) -> tuple[str, ...]:
+    config: Any = decoder.model.config
+    if decoder.positions_are_places:
+        stops = "sdpa" not in config._attn_implementation
+        return ("The released Qwen code stops with an error unless the decoder's attention is SDPA.",) if stops else ()
     if "flash" not in config._attn_implementation or config.num_key_value_heads == config.num_attention_heads:
         return ()
     return ("The released code does not repeat grouped keys on its FlashAttention path; here they are repeated.",)

@@ -22,18 +22,29 @@ SUPPORTED = {
     "idefics3": "the encoder of Idefics3",  # as older checkpoints call it
     "qwen2_vl_vision": "the encoder of Qwen2-VL",
     "qwen2_5_vl_vision": "the encoder of Qwen2.5-VL",
+    "qwen3_vl_vision": "the encoder of Qwen3-VL",
+    "qwen3_5_vision": "the encoder of Qwen3.5",
 }
 """Encoders by transformers' model_type."""
 ENCODER_NAMES = ("", "vision_tower", "vision_model", "visual")
 """Under which a composite model keeps its vision tower; "" is the model itself."""
 QWEN_DIFFERS = (
-    "The released Qwen code scores attention times value norm alone; this run adds the value similarity to the mean "
-    "value, as for encoders with a CLS token.",
     "The released Qwen code prunes single patches before the 2 x 2 merger, which then joins strangers; this run cuts "
     "whole merge groups, scored by the mean of their patches.",
     "The released Qwen code leaves the borders of attention (cu_seqlens) as they were before the cut; this run moves "
     "them, so that each picture and window attends within itself.",
     "The released Qwen code gives the patches kept the first positions of the picture; this run leaves each its own.",
+    "The released Qwen code scores and cuts all pictures of a prompt, and the text between them, as one; this run "
+    "gives each its own budget.",
+)
+QWEN_PAPER_DIFFERS = (
+    "The released Qwen code scores attention times value norm alone; this run adds the value similarity to the mean "
+    "value, as for encoders with a CLS token.",
+    "The released Qwen code prunes for the last time after the encoder's last layer; this run after the one before it.",
+)
+QWEN3_DIFFERS = (
+    *QWEN_DIFFERS,
+    "FlowCut was released for Qwen2-VL, and for no newer encoder than Qwen2.5-VL's; this run does the same here.",
 )
 
 
@@ -56,6 +67,10 @@ class VisionEncoder:
     """What a layer calls the module that calls the attention function."""
     takes_mask: bool = True
     """Whether a layer's second argument is an attention mask."""
+    paper_differs: tuple[str, ...] = ()
+    """What its variant `paper` does so besides."""
+    own_release: bool = False
+    """Whether FlowCut's release has code for this kind of encoder alone, which `official` follows."""
 
     def attention(self, layer: nn.Module) -> nn.Module:
         """The module of a layer that calls the attention function."""
@@ -67,9 +82,18 @@ class VisionEncoder:
         output: Tensor = forward(hidden, None) if self.takes_mask else forward(hidden)
         return output
 
+    @property
+    def early_mergers(self) -> dict[int, nn.Module]:
+        """By layer, what turns patches into tokens behind it, beside the projector behind the last; most have none."""
+        return {}
+
     def facts(self) -> dict[str, Any]:
         """What a record says about the encoder and the libraries it ran on."""
         return model_facts(self.model)
+
+    def differs_under(self, variant: str) -> tuple[str, ...]:
+        """What FlowCut's variant does here in another way than its released code, one sentence each."""
+        return (*self.differs, *(self.paper_differs if variant == "paper" else ()))
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,6 +109,12 @@ class PackedEncoder(VisionEncoder):
     def merger(self) -> nn.Module:
         """Turns each square of patches into one token of the language model."""
         return cast(nn.Module, self.model.merger)
+
+    @property
+    def early_mergers(self) -> dict[int, nn.Module]:
+        """By layer those that do so behind it, for features that are added later (Qwen3-VL's deepstack)."""
+        mergers = getattr(self.model, "deepstack_merger_list", ())
+        return dict(zip(getattr(self.model, "deepstack_visual_indexes", ()), mergers, strict=True))
 
     def attention(self, layer: nn.Module) -> nn.Module:
         """The module of a layer that calls the attention function."""
@@ -155,7 +185,9 @@ def _packed_encoder(parts: Any) -> PackedEncoder:
         n_heads=config.num_heads,
         has_cls=False,
         read_layer=-1,
-        differs=QWEN_DIFFERS,
+        differs=QWEN3_DIFFERS if config.model_type.startswith("qwen3") else QWEN_DIFFERS,
+        paper_differs=QWEN_PAPER_DIFFERS,
+        own_release=True,
         merge_side=config.spatial_merge_size,
         window_side=None if window is None else window // config.patch_size // config.spatial_merge_size,
     )

@@ -18,6 +18,7 @@ from flowcut.criteria import METHODS, Evidence, Method, Recipe
 from flowcut.criteria import highest as highest_ranked
 from flowcut.criteria.evidence import by_removal
 from flowcut.criteria.flowcut import (
+    Criteria,
     accumulate,
     cls_logits,
     criteria,
@@ -61,6 +62,18 @@ class EncoderPlan:
     """Whether a proxy stands in for CLS, the encoder having none."""
     merge_side: int = 1
     """Side of the squares of patches that become one token of the language model."""
+    own_release: bool = False
+    """Whether FlowCut's release has code for this kind of encoder alone (Qwen-VL)."""
+
+    @property
+    def as_own_release(self) -> bool:
+        """Whether FlowCut goes as in that code: no value similarity, and a last prune point after the feature layer."""
+        return self.own_release and self.cut is not None and self.cut.variant == "official"
+
+    @property
+    def last_prune(self) -> int:
+        """The layer after which FlowCut has its last prune point."""
+        return self.feature_layer if self.as_own_release else self.feature_layer - 1
 
     @property
     def patches_per_token(self) -> int:
@@ -229,7 +242,7 @@ class PruneGroup:
         if not self.above_target:
             return None
         if self._stepwise:
-            return self._step(layer) if prunes_after(layer, self.plan.feature_layer) else None
+            return self._step(layer) if prunes_after(layer, self.plan.last_prune + 1) else None
         return self._cut_at_once(layer) if layer == self.plan.feature_layer else None
 
     def observe_cut(self, kept: Tensor | None) -> None:
@@ -250,7 +263,7 @@ class PruneGroup:
         return self.plan.recipe is not None
 
     def _scores(self, layer: int) -> bool:
-        return self._stepwise and self.above_target and layer < self.plan.feature_layer
+        return self._stepwise and self.above_target and layer <= self.plan.last_prune
 
     def _score(self, inputs: LayerInputs) -> dict[str, Tensor]:
         assert self.plan.cut is not None
@@ -258,11 +271,18 @@ class PruneGroup:
         variant, groups = self.plan.cut.variant, self._groups()
         weighed = criteria(inputs.query, inputs.key, inputs.value, inputs.scaling, variant, self.plan.proxy)
         self.shares = group_mean(weighed.relation, groups) * self.plan.patches_per_token
-        score = weighed.score if self.plan.recipe.multi_criteria else weighed.relation
+        score = self._weigh(weighed)
         past = self.cumulative if self.plan.recipe.cumulative else None
         self.cumulative = accumulate(past, group_mean(score, groups))
         shares = {"relation": weighed.relation, "semantic": weighed.semantic}
         return {**shares, "score": score, "cumulative": ungroup(self.cumulative, groups)}
+
+    def _weigh(self, weighed: Criteria) -> Tensor:
+        """float32 [b, N], the score of single patches."""
+        assert self.plan.recipe is not None
+        if not self.plan.recipe.multi_criteria:
+            return weighed.relation
+        return weighed.relation * weighed.norm if self.plan.as_own_release else weighed.score
 
     def _flow(self, inputs: LayerInputs) -> dict[str, Tensor]:
         places, proxy = (self.kept_ids, self.grid_cols), self.plan.proxy
@@ -285,7 +305,7 @@ class PruneGroup:
         assert self.cumulative is not None
         assert self.plan.recipe is not None
         target, before, size = self.target, self.tokens, self.plan.patches_per_token
-        remaining = self.plan.feature_layer - 1 - layer
+        remaining = self.plan.last_prune - layer
         ratio = requested = np.full(len(self.kept_ids), np.nan)
         after = target
         if remaining > 0:

@@ -52,7 +52,7 @@ def record(
 
     Args:
         vision_model: a CLIPVisionModel (bare, with projection, or the one in a LLaVA), a SiglipVisionModel, the
-            encoder of an InternVL, SmolVLM, Qwen2-VL or Qwen2.5-VL, or a model that holds one of them.
+            encoder of an InternVL, SmolVLM, Qwen2-VL, Qwen2.5-VL, Qwen3-VL or Qwen3.5, or a model that holds one of them.
         cut: which patches to keep; None records only.
         feature_layer: the hidden state that is read from the encoder, as in `hidden_states[feature_layer]`; None: the
             one that language models read of this encoder, -2 for CLIP and the last for the others.
@@ -122,6 +122,7 @@ class Recording:
             flows=flows,
             matrices=flows and matrices,
             proxy=not encoder.has_cls,
+            own_release=encoder.own_release,
             merge_side=encoder.merge_side if isinstance(encoder, PackedEncoder) else 1,
         )
         return cls(encoder, plan, facts or {})
@@ -267,7 +268,7 @@ class Recording:
         if cut is None:
             return ()
         was_cut = any(group.steps for group in self._finished)
-        by_encoder = self.encoder.differs if cut.by_flowcut else ()
+        by_encoder = self.encoder.differs_under(cut.variant) if cut.by_flowcut else ()
         return (*by_encoder, *(METHODS[cut.method].differs if was_cut else ()))
 
     def _notes(self) -> tuple[str, ...]:
@@ -320,6 +321,8 @@ class Recording:
         if isinstance(self.encoder, PackedEncoder):
             start = self.encoder.model.register_forward_pre_hook(self._start_packed, with_kwargs=True)
             hooks.callback(self.encoder.merger.register_forward_hook(self._merged).remove)
+            for early in self.encoder.early_mergers.values():
+                hooks.callback(early.register_forward_hook(self._merged_early).remove)
         else:
             start = self.encoder.patch_embedding.register_forward_hook(self._start)
         hooks.callback(start.remove)
@@ -344,6 +347,10 @@ class Recording:
         self.kept_tokens = tuple(ended.token_places())
         self._finish(ended)
         return ended.on_full_grid(tokens)
+
+    def _merged_early(self, module: nn.Module, args: Any, tokens: Tensor) -> Tensor | None:
+        """A merger behind an earlier layer: of the tokens that are still there."""
+        return self._pass.on_full_grid(tokens) if isinstance(self._pass, PackedPass) and self._in_force() else None
 
     def _finish(self, ended: EncoderPass) -> None:
         """A pass came to its end."""

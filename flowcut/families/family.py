@@ -64,6 +64,14 @@ class EncodedMedium:
     first; (-1, -1): no source, and all of them -1: a separator."""
     shares: Tensor
     """float32 [n, k], the share of each source patch; they sum to 1, or to 0 for a separator."""
+    deepstack: Tensor | None = None
+    """[n, m, width], what is added to each token behind the decoder's first m layers; None: nothing is."""
+
+    def kept(self, stays: Tensor) -> EncodedMedium:
+        """With the tokens alone that stay, bool [n]."""
+        deepstack = None if self.deepstack is None else self.deepstack[stays]
+        sources, shares = self.source_patches[stays], self.shares[stays]
+        return EncodedMedium(self.features[stays], self.places[stays], sources, shares, deepstack)
 
     @classmethod
     def of_patches(cls, features: Tensor, places: Tensor, sources: Tensor) -> EncodedMedium:
@@ -111,6 +119,8 @@ class Family(ABC):
     """Whether a picture is one grid of patches, not several tiles or frames."""
     frames: int = 0
     """Frames that are taken of a video unless others are asked for; 0: it takes no videos."""
+    least_frames: int = 1
+    """Frames of a video that it takes at least."""
     most_frames: int = 0
     """Frames of a video that it takes at most."""
     presumed_rate: int | None = None
@@ -184,6 +194,22 @@ class Family(ABC):
         Kept tokens keep theirs; the place among the tokens kept goes on top of them, as generation expects it.
         """
         return None
+
+    def flowcut_layer(self, model: PreTrainedModel, cut: CutConfig | None) -> int | None:
+        """The decoder layer after which FlowCut prunes once more under this cut; None: it does not."""
+        return self.language_layer if cut is not None and cut.by_flowcut else None
+
+    def in_one_run(self, kind: MediaKind) -> bool:
+        """Whether the tokens of a medium of this kind lie in one run of the prompt, with no text between them."""
+        return True
+
+    def decoder_reason(self, model: PreTrainedModel) -> str | None:
+        """Why no cut can be made inside the language model, one sentence, where it is of a kind of its own."""
+        return None
+
+    def differs(self, model: PreTrainedModel, cut: CutConfig | None) -> tuple[str, ...]:
+        """What FlowCut does here in another way than its released code, beyond what the encoder says of itself."""
+        return ()
 
     def notes(self, cut: CutConfig | None) -> tuple[str, ...]:
         """What a reader of a record must know of this family under this cut, one sentence each."""

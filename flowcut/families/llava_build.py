@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -19,6 +20,8 @@ class LlavaBuild(Family):
 
     default_prompt = "USER: {picture}\n{question} ASSISTANT:"
     """Where neither processor nor tokenizer has a template."""
+    template_options: Mapping[str, Any] = {}
+    """What its template is told beside the messages."""
 
     def vision_tower(self, model: PreTrainedModel, kind: MediaKind = IMAGE) -> nn.Module:
         """The vision encoder inside the model, for this kind of media."""
@@ -111,8 +114,9 @@ class LlavaBuild(Family):
         if system is not None:
             told: Any = [{"type": "text", "text": system}] if wrap else system
             messages.insert(0, {"role": "system", "content": told})
+        options = {"add_generation_prompt": True, "tokenize": False, **self.template_options}
         try:
-            return str(owner.apply_chat_template(messages, add_generation_prompt=True, tokenize=False))
+            return str(owner.apply_chat_template(messages, **options))
         except TemplateError as error:
             raise InvalidQuestion(f"This model's chat template refuses the prompt: {error}.") from error
 

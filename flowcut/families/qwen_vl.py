@@ -3,12 +3,15 @@
 The encoder has no CLS token: a proxy stands in. Squares of 2 x 2 patches (merge groups) are kept or cut whole, and a
 budget counts squares, which is what the language model reads. Kept squares keep the positions (time, row, column) that
 they have in the whole picture.
+
+FlowCut as released for Qwen2-VL prunes in two stages: twice the budget leaves the encoder, and decoder layer 1 keeps
+the budget, at the positions that the tokens had. Its variant `paper` prunes once, in the encoder.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -16,10 +19,10 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from flowcut.criteria.stages import ENCODER, Stage
+from flowcut.criteria.stages import DECODER, ENCODER, PROJECTOR, Stage
 from flowcut.cut import CutConfig
 from flowcut.encoder.recording import Recording
-from flowcut.errors import FlowCutError
+from flowcut.errors import FlowCutError, InvalidCut
 from flowcut.families.family import IMAGE, EncodedMedium, MediaKind
 from flowcut.families.grids import token_sources
 from flowcut.families.llava_build import LlavaBuild, size_entry
@@ -31,13 +34,24 @@ PICTURES = MediaKind("image", ("pixel_values", "image_grid_thw"))
 VIDEOS = MediaKind("video", ("pixel_values_videos", "video_grid_thw", "second_per_grid_ts"))
 
 
+TWICE = (
+    "FlowCut as released for Qwen2-VL: an encoder's score is attention times value norm, twice the budget leaves the "
+    "encoder, and decoder layer 1 then keeps the budget."
+)
+ONCE = (
+    "The released Qwen code prunes in two stages, twice the budget leaving the encoder and the budget decoder layer 1; "
+    "this run prunes once, in the encoder, to the budget."
+)
+
+
 class QwenVL(LlavaBuild):
     """The families of `Qwen2VLForConditionalGeneration` and `Qwen2_5_VLForConditionalGeneration`."""
 
     default_prompt = "<|im_start|>user\n{picture}{question}<|im_end|>\n<|im_start|>assistant\n"
     media: tuple[MediaKind, ...] = (PICTURES, VIDEOS)
     counts_by_picture = True
-    stages: tuple[Stage, ...] = (ENCODER,)
+    stages: tuple[Stage, ...] = (ENCODER, PROJECTOR, DECODER)
+    language_layer: int | None = 1
     merges_patches = True
     positions_are_places = True
     frames = 8
@@ -77,8 +91,11 @@ class QwenVL(LlavaBuild):
         Raises:
             FlowCutError: the processor does not resize, and the picture is not of whole squares.
         """
-        width, height = size
-        rows, cols = self._grid(image_processor, width, height)
+        return self._laid(size, self._grid(image_processor, *size), patch)
+
+    def _laid(self, size: tuple[int, int], grid: tuple[int, int], patch: int) -> Geometry:
+        """A picture of (width, height) resized to a grid of (rows, columns)."""
+        (width, height), (rows, cols) = size, grid
         return Geometry(
             original_width=width,
             original_height=height,
@@ -97,7 +114,8 @@ class QwenVL(LlavaBuild):
         self, model: PreTrainedModel, video_processor: Any, size: tuple[int, int], frames: int
     ) -> tuple[Geometry, ...]:
         """One for each slice in time: its frames lie alike; a last one short of frames repeats the video's last."""
-        geometry = self.geometry(video_processor, size, model.config.vision_config.patch_size)
+        grid = self._video_grid(video_processor, *size, frames)
+        geometry = self._laid(size, grid, model.config.vision_config.patch_size)
         step = video_processor.temporal_patch_size
         slices = [(first + 1, min(first + step, frames)) for first in range(0, frames, step)]
         names = [f"frame {first}" if first == last else f"frames {first} to {last}" for first, last in slices]
@@ -133,15 +151,43 @@ class QwenVL(LlavaBuild):
         parts: Any = model
         features = parts.get_image_features if kind is PICTURES else parts.get_video_features
         pixels, grids = (given[name] for name in kind.inputs[:2])
-        whole = features(pixels, grids, return_dict=True).pooler_output
+        twice = self.flowcut_layer(model, cut) is not None and self.in_one_run(kind)
+        recording.recut(_in_the_tower(cut, twice, int(grids[:, 0].max())), recording.plan.merge_side)
+        whole = features(pixels, grids, return_dict=True)
+        deepstack = _by_medium(getattr(whole, "deepstack_features", None), len(grids))
         rows = token_sources(recording)
         encoded, first = [], 0
-        for tokens, places, slices in zip(whole, recording.kept_tokens, grids[:, 0].tolist(), strict=True):
+        of_media = zip(whole.pooler_output, deepstack, recording.kept_tokens, grids[:, 0].tolist(), strict=True)
+        for tokens, added, places, slices in of_media:
             patches = torch.cat(rows[first : first + slices])
             shares = torch.full(patches.shape[:2], 1 / patches.shape[1], device=patches.device)
-            encoded.append(EncodedMedium(tokens[places], places, patches, shares))
+            kept_added = None if added is None else added[places]
+            encoded.append(EncodedMedium(tokens[places], places, patches, shares, kept_added))
             first += slices
         return encoded
+
+    def flowcut_layer(self, model: PreTrainedModel, cut: CutConfig | None) -> int | None:
+        """As released after decoder layer 1, where the decoder can be cut; in the variant `paper` not at all."""
+        if cut is None or not cut.by_flowcut or cut.variant != "official":
+            return None
+        return None if self.decoder_reason(model) else self.language_layer
+
+    def decoder_reason(self, model: PreTrainedModel) -> str | None:
+        """A tiny decoder has no two layers to cut between."""
+        layers = model.config.text_config.num_hidden_layers
+        return None if layers > 1 else "This language model has a single layer, and tokens go between two."
+
+    def differs(self, model: PreTrainedModel, cut: CutConfig | None) -> tuple[str, ...]:
+        """That FlowCut cuts once, where it does."""
+        if cut is None or not cut.by_flowcut or self.flowcut_layer(model, cut) is not None:
+            return ()
+        return (ONCE,)
+
+    def notes(self, cut: CutConfig | None) -> tuple[str, ...]:
+        """How the budget is shared out between the stages."""
+        if cut is None or not cut.by_flowcut or cut.variant != "official":
+            return ()
+        return (TWICE,)
 
     def positions(self, model: PreTrainedModel, inputs: Mapping[str, Any]) -> Tensor | None:
         """int64 [3, batch, length], time, row and column of every token, by the model's own `get_rope_index`."""
@@ -158,6 +204,10 @@ class QwenVL(LlavaBuild):
     def _square(self, model: PreTrainedModel) -> int:
         return int(model.config.vision_config.spatial_merge_size) ** 2
 
+    def _video_grid(self, video_processor: Any, width: int, height: int, frames: int) -> tuple[int, int]:
+        """Rows and columns of patches that the processor makes of each frame."""
+        return self._grid(video_processor, width, height)
+
     def _grid(self, image_processor: Any, width: int, height: int) -> tuple[int, int]:
         """Rows and columns of patches that the processor makes of a picture."""
         side = image_processor.patch_size * image_processor.merge_size
@@ -172,3 +222,26 @@ class QwenVL(LlavaBuild):
                 f"{side} pixels."
             )
         return height // image_processor.patch_size, width // image_processor.patch_size
+
+
+def _in_the_tower(cut: CutConfig | None, twice: bool, slices: int) -> CutConfig | None:
+    """What leaves the encoder: twice the budget, where the decoder cuts once more.
+
+    Raises:
+        InvalidCut: that is less than a token for each of a video's slices in time.
+    """
+    if cut is None or not twice:
+        return cut
+    if 2 * cut.tokens < slices:
+        raise InvalidCut(
+            f"tokens is {cut.tokens}, and this video is {slices} slices in time, each of which keeps at least one of "
+            f"twice the budget: choose {(slices + 1) // 2} or more, or sample fewer frames."
+        )
+    return replace(cut, tokens=2 * cut.tokens)
+
+
+def _by_medium(by_layer: Sequence[Sequence[Tensor]] | None, count: int) -> list[Tensor | None]:
+    """Per medium [n, m, width], from what is added behind each of m layers, by medium [n, width]; None: nothing is."""
+    if not by_layer:
+        return [None] * count
+    return [torch.stack(parts, dim=1) for parts in zip(*by_layer, strict=True)]

@@ -14,6 +14,7 @@ from flowcut.families.llava_next import LlavaNext
 from flowcut.families.llava_next_video import LlavaNextVideo
 from flowcut.families.llava_onevision import LlavaOnevision
 from flowcut.families.paligemma import PaliGemma
+from flowcut.families.qwen3_vl import Qwen3VL, Qwen35
 from flowcut.families.qwen_vl import QwenVL
 from flowcut.families.smolvlm import Idefics3, SmolVLM
 from flowcut.families.video_llava import VideoLlava
@@ -26,6 +27,8 @@ FAMILIES: dict[str, Family] = {
     "llava_onevision": LlavaOnevision(),
     "qwen2_vl": QwenVL("qwen2_vl", "Qwen2-VL", "Qwen2VLForConditionalGeneration", "Qwen2VLProcessor"),
     "qwen2_5_vl": QwenVL("qwen2_5_vl", "Qwen2.5-VL", "Qwen2_5_VLForConditionalGeneration", "Qwen2_5_VLProcessor"),
+    "qwen3_vl": Qwen3VL("qwen3_vl", "Qwen3-VL", "Qwen3VLForConditionalGeneration", "Qwen3VLProcessor"),
+    "qwen3_5": Qwen35("qwen3_5", "Qwen3.5", "Qwen3_5ForConditionalGeneration", "Qwen3VLProcessor"),
     "deepseek_vl": DeepseekVL(),
     "deepseek_vl_hybrid": DeepseekVLHybrid(),
     "gemma3": Gemma3(),

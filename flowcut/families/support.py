@@ -139,6 +139,9 @@ def _compares_patches(name: str) -> bool:
 
 
 def _decoder_reason(label: str, hf_model: PreTrainedModel, family: Family) -> str | None:
+    reason = family.decoder_reason(hf_model)
+    if reason is not None:
+        return f"{label} cuts in the language model, and this one cannot be cut. {reason}"
     try:
         decoder = find_decoder(family.language_model(hf_model))
     except FlowCutError as error:

@@ -300,6 +300,7 @@ class _Work:
             family.language_model(hf_model),
             hf_model.get_output_embeddings(),
             hf_model.config,
+            encoder.early_mergers,
         )
         visual = [len(medium.features) for medium in session.media]
         ahead = []

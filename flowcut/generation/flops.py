@@ -1,14 +1,15 @@
 """Floating-point operations, counted from the model's own layers and the number of tokens that each of them saw.
 
 A multiply-add counts as two operations. Counted: linear layers, the patch embedding, and the two products of
-attention (causal in the decoder: half the square, and what a family reads ahead of that). Left out, being small: norms,
-activations, softmax, scoring; and what sliding windows and caps on logits save or cost.
+attention (causal in the decoder: half the square, and what a family reads ahead of that); of linear attention its
+convolution, and its state token by token (written once, read twice), whatever chunks it is computed in. Left out, being
+small: norms, activations, softmax, scoring; and what sliding windows and caps on logits save or cost.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import nn
@@ -29,6 +30,8 @@ class ModelParts:
     """From hidden states to the vocabulary."""
     config: Any
     """The full model's configuration."""
+    early_projectors: Mapping[int, nn.Module] = field(default_factory=dict)
+    """By vision layer, what makes tokens behind it beside the projector (deepstack)."""
 
 
 @dataclass(frozen=True)
@@ -50,20 +53,49 @@ class TokenCounts:
 def count_flops(model: ModelParts, record: FlowRecord, counted: TokenCounts) -> Flops:
     """One run's operations, by stage; of the record, what the encoder did with the picture, its steps suffice."""
     text = model.config.text_config
-    width = text.num_attention_heads * (getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads)
     per_layer = linear_flops(model.language_model) / text.num_hidden_layers
-    per_key, to_words = 4.0 * width, linear_flops(model.head)
-    prompt, steps = counted.layer_tokens, range(1, counted.answer_tokens)
+    to_words, steps = linear_flops(model.head), range(1, counted.answer_tokens)
+    layers = list(zip(counted.layer_tokens, mixers(text), strict=True))
     kept = int((record.kept_patch_ids != PADDING_ID).sum())
     projected = max(counted.visual_tokens, kept // record.patches_per_token)
     return Flops(
         vision=_vision(model, record, counted.attended_pairs),
-        projector=projected * (linear_flops(model.projector) + _bare_matrices(model.projector)),
-        prefill=sum(n * per_layer + per_key * n * (n + 1) / 2 for n in prompt)
-        + per_key * sum(counted.pairs_ahead)
+        projector=projected * (linear_flops(model.projector) + _bare_matrices(model.projector)) + _early(model, record),
+        prefill=sum(n * (per_layer + each) + per_key * n * (n + 1) / 2 for n, (per_key, each) in layers)
+        + sum(pairs * per_key for pairs, (_, (per_key, _)) in zip(counted.pairs_ahead, layers, strict=False))
         + to_words,
         # each token of the answer attends to the prompt, the answer so far and itself
-        decode=sum(per_layer + per_key * (n + step) for step in steps for n in prompt) + to_words * len(steps),
+        decode=sum(per_layer + each + per_key * (n + step) for step in steps for n, (per_key, each) in layers)
+        + to_words * len(steps),
+    )
+
+
+def mixers(text: Any) -> list[tuple[float, float]]:
+    """Per decoder layer the operations of one token's attention: for each key, and whatever their number.
+
+    Args:
+        text: the decoder's configuration.
+    """
+    width = text.num_attention_heads * (getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads)
+    kinds = getattr(text, "layer_types", None) or [""] * text.num_hidden_layers
+    return [(0.0, _linear_attention(text)) if kind == "linear_attention" else (4.0 * width, 0.0) for kind in kinds]
+
+
+def _linear_attention(text: Any) -> float:
+    """One token's convolution over keys, queries and values, and its three products with each head's state."""
+    keys = text.linear_num_key_heads * text.linear_key_head_dim
+    values = text.linear_num_value_heads * text.linear_value_head_dim
+    state = values * text.linear_key_head_dim
+    return float(2 * text.linear_conv_kernel_dim * (2 * keys + values) + 3 * 2 * state)
+
+
+def _early(model: ModelParts, record: FlowRecord) -> float:
+    """What makes tokens behind earlier vision layers, of the patches that leave these."""
+    kept = int((record.kept_patch_ids != PADDING_ID).sum())
+    leaving = [*tokens_by_layer(record)[1:], kept]
+    return sum(
+        leaving[layer] // record.patches_per_token * linear_flops(merger)
+        for layer, merger in model.early_projectors.items()
     )
 
 

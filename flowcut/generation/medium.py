@@ -40,6 +40,8 @@ def open_medium(model: VisionLanguageModel, source: Any, frames: int | None = No
         )
     if not is_torchvision_available():
         raise InvalidPicture("The frames of videos are resized by torchvision, which is not installed: install it.")
+    if frames is not None and 0 < frames < family.least_frames:
+        raise InvalidPicture(f"frames is {frames}: {family.name} takes at least {family.least_frames} of a video.")
     return open_video(source, frames or family.frames, family.most_frames)
 
 

@@ -96,12 +96,9 @@ class Listener(StoppingCriteria):  # type: ignore[misc]  # mypy does not read tr
         return tuple(self._layer_tokens)
 
     def kv_bytes(self) -> tuple[int, ...]:
-        """Bytes of keys and values in the cache, per decoder layer."""
-        layers = getattr(self._cache, "layers", ())
-        pairs = ((layer.keys, layer.values) for layer in layers)
-        return tuple(
-            sum(part.numel() * part.element_size() for part in pair if isinstance(part, Tensor)) for pair in pairs
-        )
+        """Bytes of the cache per decoder layer: its keys and values; of linear attention its states."""
+        kept = [_cached(layer) for layer in getattr(self._cache, "layers", ())]
+        return tuple(sum(part.numel() * part.element_size() for part in parts) for parts in kept)
 
     def _on_decoder_input(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """What enters the language model first is the whole prompt, [1, tokens, width]."""
@@ -131,6 +128,13 @@ class Listener(StoppingCriteria):  # type: ignore[misc]  # mypy does not read tr
         others = [(i, p) for i, p in zip(best.indices.tolist(), best.values.tolist(), strict=True) if i != token_id]
         self._runners_up.append(tuple(others[:RUNNERS_UP]))
         self._logprobs.append(float(self._log_probabilities[token_id]))
+
+
+def _cached(layer: Any) -> list[Tensor]:
+    """What one layer of a cache holds."""
+    pair = [getattr(layer, name, None) for name in ("keys", "values")]
+    states = [state for name in ("conv_states", "recurrent_states") for state in getattr(layer, name, {}).values()]
+    return [part for part in (*pair, *states) if isinstance(part, Tensor)]
 
 
 def _same_start(before: str, now: str) -> int:

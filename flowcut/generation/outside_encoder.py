@@ -99,8 +99,7 @@ def behind_the_projector(medium: EncodedMedium, cut: CutConfig) -> tuple[Encoded
     ranking = method.ranking(evidence, cut)
     stays = ~is_patch
     stays[places[torch.from_numpy(highest(ranking, cut.tokens)[0]).to(places.device)]] = True
-    kept = (part[stays] for part in (medium.features, medium.places, medium.source_patches, medium.shares))
-    return EncodedMedium(*kept), by_patch(ranking[0], medium.source_patches[places].cpu().numpy())
+    return medium.kept(stays), by_patch(ranking[0], medium.source_patches[places].cpu().numpy())
 
 
 def by_patch(ranking: np.ndarray, sources: np.ndarray) -> np.ndarray:

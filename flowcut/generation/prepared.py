@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from flowcut.decoder.spans import Aim
 from flowcut.errors import FlowCutError
+from flowcut.families.family import EncodedMedium, MediaKind
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,12 +54,17 @@ class PreparedFeatures(BaseModelOutputWithPooling):  # type: ignore[misc]  # myp
 
     handover: Handover | None = None
     """None on a piece that transformers cut out of it, as chunked prefill does."""
+    deepstack_features: list[tuple[Tensor, ...]] | None = None
+    """By decoder layer, what is added to the tokens of each medium behind it."""
 
     @classmethod
-    def of(cls, features: Any, handover: Handover) -> PreparedFeatures:
-        """Features of all media, as the model wants them."""
-        made = cls(pooler_output=features)
+    def of(cls, kind: MediaKind, media: Sequence[EncodedMedium], handover: Handover) -> PreparedFeatures:
+        """Features of all media as the model takes those of their kind."""
+        made = cls(pooler_output=kind.container([medium.features for medium in media]))
         made.handover = handover
+        deepstack = [medium.deepstack.unbind(dim=1) for medium in media if medium.deepstack is not None]
+        if deepstack:
+            made.deepstack_features = list(zip(*deepstack, strict=True))
         return made
 
     def __getattribute__(self, name: str) -> Any:

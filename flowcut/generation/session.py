@@ -102,10 +102,11 @@ class Session:
         """The coarser grid that the last pictures were scaled down to, if they were."""
         self._projected_ranking: np.ndarray | None = None
         facts = {"model_id": hf_model.name_or_path or None, "family": self.family.name, "notes": self._notes()}
+        of_encoder = {**facts, "differs_from_release": self.family.differs(hf_model, cut)}
         layer = self.family.feature_layer(hf_model)
         towers = {kind.name: self.family.vision_tower(hf_model, kind) for kind in self.family.media}
         of_tower = {
-            tower: Recording.of(tower, self.encoder_cut, layer, flows=record, matrices=matrices, facts=dict(facts))
+            tower: Recording.of(tower, self.encoder_cut, layer, flows=record, matrices=matrices, facts=dict(of_encoder))
             for tower in towers.values()
         }
         self.recordings = {name: of_tower[tower] for name, tower in towers.items()}
@@ -114,8 +115,8 @@ class Session:
         """Of the tower that the last `prepare` used."""
         self.language: LanguageRecording | None = None
         """The cut inside the language model, for families and methods that have one."""
-        layer_of_flowcut = self.family.language_layer
-        if cut is not None and cut.by_flowcut and layer_of_flowcut is not None:
+        layer_of_flowcut = self.family.flowcut_layer(hf_model, cut)
+        if layer_of_flowcut is not None:
             decoder = self.family.language_model(hf_model)
             self.language = LanguageRecording.of(decoder, cut, layer_of_flowcut, facts=dict(facts))
         elif stage_of(cut) is DECODER:
@@ -186,7 +187,7 @@ class Session:
         if self.grid is not None:
             return None
         stays = None
-        if self.language is not None and self.media:
+        if self.language is not None and self._aim is not None and self.media:
             if self._told() is None:
                 return None
             lead = leading_separators(self.media[0])
@@ -280,7 +281,7 @@ class Session:
         prepared = drop_tokens(self.model, prepared, stays, self.positions == KEPT)
         if positions is not None:
             prepared["position_ids"] = torch.cat([text_positions(prepared)[None], prepared["position_ids"]])
-        encoded = PreparedFeatures.of(kind.container([one.features for one in self.media]), self._handover(prepared))
+        encoded = PreparedFeatures.of(kind, self.media, self._handover(kind, prepared))
         prepared["mm_encoder_outputs"] = {kind.output or kind.name: encoded}
         return prepared
 
@@ -317,9 +318,10 @@ class Session:
         was_cut = self._projected_ranking is not None
         self.recording.describe(differs_from_release=METHODS[self.cut.method].differs if was_cut else ())
 
-    def _handover(self, prepared: Mapping[str, Any]) -> Handover:
+    def _handover(self, kind: MediaKind, prepared: Mapping[str, Any]) -> Handover:
         """What the pass that reads a prompt is told of it; for a cut inside the language model where its tokens are."""
-        if self.language is None:
+        by_flowcut = self.cut is not None and self.cut.by_flowcut
+        if self.language is None or (by_flowcut and not self.family.in_one_run(kind)):
             return Handover(weakref.ref(self))
         self._aim, sources = aim_at(self.family, self.model, self.media, prepared)
         return Handover(weakref.ref(self), self._aim, sources)

@@ -46,6 +46,9 @@ class AnswerAttention:
     largest first; -1: no source, and all -1: a separator. None where only the decoder is known."""
     shares: np.ndarray | None = None
     """float32 [V, P], the share of each source patch; they sum to 1, or to 0 for a separator."""
+    layers: np.ndarray | None = None
+    """int64 [D], the decoder layers (from 0) that are recorded, where others have linear attention, which has no
+    weights; None: all are."""
 
     __repr__ = one_line
 
@@ -53,6 +56,12 @@ class AnswerAttention:
     def first_is_visual(self) -> bool:
         """Whether the prompt begins with a visual token: its attention is then in `first` and in `visual`."""
         return bool((self.visual_rows == 0).any())
+
+    @property
+    def decoder_layers(self) -> tuple[int, ...]:
+        """The decoder layer, from 0, of each of the D that are recorded."""
+        found = range(self.visual.shape[1]) if self.layers is None else self.layers.tolist()
+        return tuple(found)
 
     @property
     def visual_mass(self) -> np.ndarray:

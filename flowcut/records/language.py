@@ -39,7 +39,8 @@ class LanguageRecord:
     rows_after: np.ndarray
     """int64 [B, L'], rows of the uncut sequence that are kept after the layer; padding is not."""
     positions_before: np.ndarray
-    """int64 [B, L], position ids at the layers up to and with the pruning layer."""
+    """int64 [B, L], position ids at the layers up to and with the pruning layer; where visual tokens are numbered by
+    time, row and column (Qwen-VL), which no cut changes, the places of all tokens in the prompt."""
     positions_after: np.ndarray
     """int64 [B, L'], position ids at the layers after it: renumbered without gaps, or, where the cut or its method's
     release keeps positions, those that the tokens had."""

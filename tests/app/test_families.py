@@ -12,7 +12,7 @@ from flowcut.media.picture import open_picture
 from flowcut_lens.app.media.chosen import ChosenPicture
 from flowcut_lens.app.sidebar import controls
 from flowcut_lens.app.views.ask.flow import PROXY
-from tests import tiny, tiny_gemma, tiny_qwen, tiny_shuffle
+from tests import tiny, tiny_gemma, tiny_qwen, tiny_qwen3, tiny_shuffle
 from tests.app.conftest import MAIN, SECONDS, errors, run, settled, shown
 
 
@@ -45,12 +45,20 @@ def test_llava_next_tile_by_tile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert not page.warning
 
 
-@pytest.mark.parametrize("kind", tiny_qwen.KINDS)
+@pytest.mark.parametrize("kind", [*tiny_qwen.KINDS, *tiny_qwen3.KINDS])
 def test_qwen_with_its_proxy(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    page = asked(tiny_qwen.checkpoint(kind, tmp_path), 6, monkeypatch)
+    family = tiny_qwen3 if kind in tiny_qwen3.KINDS else tiny_qwen
+    page = asked(family.checkpoint(kind, tmp_path), 6, monkeypatch)
     answered = shown(page)
-    assert answered.cut.visual_tokens == answered.control.visual_tokens == 6
-    assert answered.full.visual_tokens > 6
+    # As released FlowCut cuts once more inside the decoder, where it can be cut.
+    assert (answered.cut.visual_tokens, answered.control.visual_tokens) == (6 if kind == "Qwen3_5" else 12, 6)
+    assert answered.full.visual_tokens > 12
+    assert answered.cut.final_patch_ids is not None
+    assert len(answered.cut.final_patch_ids) == 4 * 6
+    assert (answered.cut.language_record is None) == (kind == "Qwen3_5")
+    layers = page.selectbox("word-layer")
+    assert layers.options[1] == ("layer 3" if kind == "Qwen3_5" else "layer 0")
+    layers.set_value(1).run()
     assert answered.cut.record is not None
     assert answered.cut.record.relay == "proxy"
     assert PROXY in [box.value for box in page.info]

@@ -87,7 +87,9 @@ def test_a_video_is_asked_about(kind: str, page: AppTest, folders: dict[str, str
     assert answered.full.image_hash == open_video(content, 4).hash
     assert answered.full.image_size == SIZE
     assert len(answered.picture.frames) == 4
-    assert [one.visual_tokens for one in answered.runs[1:]] == [6, 6]
+    # As released for Qwen FlowCut cuts once more inside the decoder: twice the budget reaches it, or all there are.
+    twice = min(12, answered.full.visual_tokens) if kind in tiny_qwen.KINDS else 6
+    assert [one.visual_tokens for one in answered.runs[1:]] == [twice, 6]
     record = answered.cut.record
     assert record is not None
     for part in (record.batch - 1, -1):  # the last frame, then the mean of all

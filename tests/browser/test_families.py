@@ -124,7 +124,7 @@ def test_a_patch_of_another_tile_brings_its_graph(visit: Visit, next_folder: Pat
 def test_qwen_with_its_proxy(visit: Visit, qwen_folder: Path) -> None:
     page = asked(visit, qwen_folder)
     expect(page.get_by_text("What is called CLS in these figures is a proxy")).to_be_visible()
-    expect(page.locator(".lens-card.cut")).to_contain_text(re.compile(r"Visual tokens\s*9"))
+    expect(page.locator(".lens-card.cut")).to_contain_text(re.compile(r"Visual tokens\s*18"))
     before = mask(page)
     move_to_layer(page, 0)
     assert mask(page) != before

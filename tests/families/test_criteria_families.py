@@ -24,20 +24,20 @@ def test_llava_allows_all_but_what_needs_a_text_tower() -> None:
 
 
 @pytest.mark.parametrize("kind", tiny_qwen.KINDS)
-def test_qwen_cuts_squares_in_the_encoder(kind: str) -> None:
+def test_qwen_cuts_squares_at_every_stage(kind: str) -> None:
     model, processor = tiny_qwen.model(kind), tiny_qwen.processor(kind)
     reasons = flowcut.refusals(model)
-    assert set(reasons) == {*ELSEWHERE, "visionzip", "vispruner"}
+    assert set(reasons) == {"cdpruner", "downsample", "visionzip", "vispruner"}
     assert all(reason.count("\n") == 0 and reason.endswith(".") for reason in reasons.values())
     inputs = qwen.asked(processor, "@ what?")
     for name in sorted(set(METHODS) - set(reasons)):
         patches = {"patches": range(7)} if name == "chosen" else {}
         with torch.no_grad(), flowcut.prune(model, flowcut.Cut(name, tokens=7, **patches), record=False) as session:
-            prepared = session.prepare(inputs)
-            assert int((prepared["input_ids"] == 5).sum()) == 7
-            assert session.record.kept_patch_ids.shape == (1, 28)
+            model(**session.prepare(inputs))
             assert session.final_patch_ids is not None
-            np.testing.assert_array_equal(session.final_patch_ids, session.record.kept_patch_ids[0])
+            assert len(session.final_patch_ids) == 28
+            if METHODS[name].stage == "encoder" and name != "flowcut":  # which cuts in the decoder once more
+                np.testing.assert_array_equal(session.final_patch_ids, session.record.kept_patch_ids[0])
             if METHODS[name].ranks:
                 assert session.ranking is not None
                 assert (

@@ -21,7 +21,8 @@ from flowcut_lens.cli import main
 from tests import invariants, tiny, tiny_qwen, tiny_video
 from tests.encoder.test_vision import state_of
 
-CUT = flowcut.FlowCut(tokens=7)
+CUT = flowcut.FlowCut(tokens=7, variant="paper")
+"""In one stage; for two, as released, see test_qwen_stages."""
 SIZES = [(250, 140), (90, 300), (61, 57), (400, 33)]
 SHAPES = [(300, 300), (400, 100), (100, 400), (1000, 100), (100, 1000), (13, 11), (1, 1), (333, 217), (57, 290),
           (640, 480), (29, 700), (1500, 900)]  # fmt: skip
@@ -316,13 +317,23 @@ def test_a_video_is_slices_in_time(model: Any, processor: Any) -> None:
         stock = model(**inputs).logits
         assert torch.equal(model(**session.prepare(inputs)).logits, stock)
         assert torch.equal(generate(model, session.prepare(inputs)).new, generate(model, inputs).new)
+    with flowcut.prune(model, flowcut.FlowCut(tokens=7)) as session:
+        generate(model, session.prepare(inputs))
+        assert session.language_record is not None
+        assert session.language_record.kept_visual_ids.shape == (1, 7)
+        assert [int((kept != PADDING_ID).sum()) for kept in session.record.kept_patch_ids] == [20, 20, 16]
     with flowcut.prune(model, CUT) as session:
         prepared = session.prepare(inputs)
     assert (prepared["input_ids"] == 6).sum() == 7
     assert [int((kept != PADDING_ID).sum()) for kept in session.record.kept_patch_ids] == [12, 8, 8]
     with (
-        flowcut.prune(model, flowcut.FlowCut(tokens=2)) as session,
-        pytest.raises(flowcut.InvalidCut, match="3 slices"),
+        flowcut.prune(model, flowcut.FlowCut(tokens=2, variant="paper")) as session,
+        pytest.raises(flowcut.InvalidCut, match=r"3 slices.*choose 3 or more"),
+    ):
+        session.prepare(inputs)
+    with (
+        flowcut.prune(model, flowcut.FlowCut(tokens=1)) as session,
+        pytest.raises(flowcut.InvalidCut, match=r"tokens is 1.*3 slices.*choose 2 or more"),
     ):
         session.prepare(inputs)
     assert torch.equal(generate(model, inputs).new, generate(model, inputs).new)
@@ -395,6 +406,8 @@ def test_asked_from_a_folder(kind: str, processor: Any, tmp_path: Path, capsys: 
         str(folder),
         "--tokens",
         "7",
+        "--variant",
+        "paper",
         "--max-new-tokens",
         "5",
         "--out",

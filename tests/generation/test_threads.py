@@ -15,12 +15,17 @@ from transformers import TextIteratorStreamer, pipeline
 
 import flowcut
 from flowcut.criteria import METHODS
-from tests import tiny, tiny_qwen, tiny_video
+from tests import tiny, tiny_qwen, tiny_qwen3, tiny_video
 from tests.encoder.test_vision import state_of
 
 SECONDS = 60
 DECODER = [name for name, method in METHODS.items() if method.decoder is not None]
-IN_LANGUAGE = [("next", "flowcut"), *((kind, name) for kind in ("llava", "next") for name in DECODER)]
+IN_LANGUAGE = [
+    ("next", "flowcut"),
+    ("Qwen3VL", "flowcut"),
+    ("Qwen3VL", "fastv"),
+    *((kind, name) for kind in ("llava", "next") for name in DECODER),
+]
 """Models and methods that cut inside the language model."""
 
 
@@ -33,13 +38,16 @@ class Subject:
             self.model, self.processor = tiny_video.model(kind), tiny_video.processor(kind)
         elif kind in tiny_qwen.KINDS:
             self.model, self.processor = tiny_qwen.model(kind), tiny_qwen.processor(kind)
+        elif kind in tiny_qwen3.KINDS:
+            self.model, self.processor = tiny_qwen3.model(kind), tiny_qwen3.processor(kind)
         else:
             self.model = tiny.llava() if kind == "llava" else tiny.llava_next()
             self.processor = tiny.processor() if kind == "llava" else tiny.next_processor()
 
     def inputs(self, seed: int = 0, words: str = "what is it?") -> Any:
         text = self.processor.image_token + words
-        return self.processor(images=[tiny.picture(seed)], text=[text], return_tensors="pt")
+        size = (250, 140) if self.kind in tiny_qwen3.KINDS else (60, 52)  # more tokens than any budget here
+        return self.processor(images=[tiny.picture(seed, size)], text=[text], return_tensors="pt")
 
     def generate(self, prepared: Any, **options: Any) -> Any:
         return self.model.generate(

@@ -18,7 +18,7 @@ from flowcut.models.loading import VisionLanguageModel
 from flowcut.studies import prefix_cache
 from flowcut.studies.scorer import AnswerScorer, score_cut_together, score_together
 from flowcut_lens.scenes import draw
-from tests import tiny, tiny_qwen
+from tests import tiny, tiny_qwen, tiny_qwen3
 
 QUESTION = "What is in the picture?"
 ANSWER = [60, 70, 80, 61, 2]
@@ -224,7 +224,8 @@ def test_a_cut_is_scored_as_real_decoding_scores_it(model: VisionLanguageModel, 
 
 def families(folder: Path) -> dict[str, VisionLanguageModel]:
     qwen = {kind: flowcut.load(tiny_qwen.checkpoint(kind, folder / kind)) for kind in tiny_qwen.KINDS}
-    return {"LLaVA-NeXT": flowcut.load(tiny.next_checkpoint(folder / "next")), **qwen}
+    qwen3 = {kind: flowcut.load(tiny_qwen3.checkpoint(kind, folder / kind)) for kind in tiny_qwen3.KINDS}
+    return {"LLaVA-NeXT": flowcut.load(tiny.next_checkpoint(folder / "next")), **qwen, **qwen3}
 
 
 @pytest.fixture(scope="module")
@@ -232,10 +233,10 @@ def other_families(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Vision
     return families(tmp_path_factory.mktemp("families"))
 
 
-@pytest.mark.parametrize("name", ["LLaVA-NeXT", *tiny_qwen.KINDS])
+@pytest.mark.parametrize("name", ["LLaVA-NeXT", *tiny_qwen.KINDS, *tiny_qwen3.KINDS])
 def test_other_families_score_whole_cuts(other_families: dict[str, VisionLanguageModel], name: str) -> None:
     """LLaVA-NeXT's FlowCut cuts once more inside the decoder, by the prompt alone; Qwen has positions of its own."""
-    model, picture = other_families[name], tiny.picture(size=(120, 60))
+    model, picture = other_families[name], tiny.picture(size=(250, 140))
     for cut in (None, flowcut.FlowCut(tokens=6), flowcut.Cut("stride", tokens=6)):
         run = flowcut.ask(model, picture, QUESTION, cut, max_new_tokens=5)
         scorer = AnswerScorer(model, picture, QUESTION, [token.id for token in run.tokens])

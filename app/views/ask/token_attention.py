@@ -81,7 +81,7 @@ def _choices(attention: AnswerAttention, word: AnswerWord) -> None:
     decoder_layers = [ALL, *range(attention.visual.shape[1])]
     layers.selectbox(
         "Decoder layer", decoder_layers, **selection.show_in("word-layer", "decoder", decoder_layers),
-        format_func=lambda one: f"all {len(decoder_layers) - 1}, mean" if one == ALL else f"layer {one}",
+        format_func=lambda one: _named(attention, one),
     )  # fmt: skip
     ranked = dict(heads_by_mass(attention, word, _chosen_layer()))
     decoder_heads = [ALL, *ranked]
@@ -91,6 +91,12 @@ def _choices(attention: AnswerAttention, word: AnswerWord) -> None:
         format_func=lambda one: f"all {len(ranked)}, mean" if one == ALL else f"head {one}: {ranked[one]:.0%}",
     )  # fmt: skip
     score_layer.toggle("Weigh by value", **selection.show_in("word-weighted", "weighted", (False, True)))
+
+
+def _named(attention: AnswerAttention, layer: int) -> str:
+    """A decoder layer in the box: its own number, of which some models record every fourth."""
+    numbers = attention.decoder_layers
+    return f"all {len(numbers)}, mean" if layer == ALL else f"layer {numbers[layer]}"
 
 
 def _chosen_layer() -> int | None:
@@ -142,7 +148,10 @@ def _heads(attention: AnswerAttention, word: AnswerWord, layer: int | None) -> s
 
 def _facts(full: Run, pruned: Run) -> str:
     layer, head = _chosen_layer(), _chosen_head()
-    where = "all decoder layers" if layer is None else f"decoder layer {layer}"
+    assert full.answer_attention is not None
+    recorded = full.answer_attention.decoder_layers
+    every = "all decoder layers" if full.answer_attention.layers is None else f"{len(recorded)} decoder layers"
+    where = every if layer is None else f"decoder layer {recorded[layer]}"
     which = "mean of all heads" if head is None else f"head {head}"
     measure = "norm of attention × value" if selection.chosen().weighted else "attention"
     return f"model {full.model_id} · {full.title} and {pruned.title} · {where} · {which} · {measure} · {full.dtype}"
