@@ -92,6 +92,11 @@ class Method:
     default_layer: str = "feature layer"
     """What it looks at where no layer is given, in words."""
     takes_seed: bool = False
+    of_videos: bool = False
+    """Whether it compares the frames of a video, behind the projector, and so cuts no picture."""
+    merges_by_mean: bool = False
+    """Of methods that merge: a kept patch becomes the mean of itself and all that join it; else the mean of those that
+    join is added to it."""
     takes_patches: bool = False
     """Whether somebody names the patches; such a method is no choice of a list of methods."""
 

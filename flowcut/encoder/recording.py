@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from flowcut.criteria import METHODS
-from flowcut.criteria.stages import ENCODER
-from flowcut.cut import CutConfig, check_is_cut
+from flowcut.criteria.stages import ENCODER, PROJECTOR
+from flowcut.cut import CutConfig, check_is_cut, check_single, stage_of
 from flowcut.encoder.locate import PackedEncoder, VisionEncoder, feature_layer_index, find_encoder, read_layer_index
 from flowcut.encoder.passes import BatchPass, Call, EncoderPass, PackedPass
 from flowcut.encoder.prune_group import EncoderPlan, PruneGroup
@@ -27,10 +27,9 @@ from flowcut.records.vision import FlowRecord
 PROXY_NOTE = (
     "This encoder has no CLS token: what is shown as CLS is a proxy, the mean of all patches' queries and values."
 )
-JOINED_NOTE = (
-    "Patches that were cut are not dropped: each is merged into one of the kept, which stands at its own place on the "
-    "grid (the released code puts merged tokens behind the others)."
-)
+MERGED = "Patches that were cut are not dropped: each is merged into one of the kept, which stands at its own place on "
+JOINED_NOTE = f"{MERGED}the grid (the released code puts merged tokens behind the others)."
+MEAN_NOTE = f"{MERGED}the grid, as the mean of all that it stands for."
 
 
 def record(
@@ -107,8 +106,9 @@ class Recording:
         flows: bool = True,
         matrices: bool = False,
         facts: dict[str, Any] | None = None,
+        seen_by: CutConfig | None = None,
     ) -> Recording:
-        """As `record`, for a cut that is known to be one of the encoder's."""
+        """As `record`, for a cut that is known to be one of the encoder's, or one that is made behind the projector."""
         encoder = find_encoder(vision_model)
         n_layers = len(encoder.layers)
         _check_evidence_layer(cut, n_layers)
@@ -123,6 +123,7 @@ class Recording:
             matrices=flows and matrices,
             proxy=not encoder.has_cls,
             merge_side=encoder.merge_side if isinstance(encoder, PackedEncoder) else 1,
+            seen_by=seen_by if stage_of(seen_by) is PROJECTOR else None,
         )
         return cls(encoder, plan, facts or {})
 
@@ -230,6 +231,12 @@ class Recording:
         """float64 [B, N, ...], what the method asked to know of the record's first rows, cut as one."""
         return {name: part.cpu().double().numpy() for name, part in self._finished[0].evidence.items()}
 
+    @property
+    def attention(self) -> list[np.ndarray] | None:
+        """float64 [N] per row of the last pass, CLS attention for the method behind the projector; None: not asked."""
+        found = [group.evidence.get("cls_attention") for group in self._last]
+        return None if None in found else [row.double().cpu().numpy() for part in found for row in part]
+
     def recut(self, cut: CutConfig | None, merge_side: int = 1) -> None:
         """Another cut for the passes to come: budgets of tiles depend on how many a picture has.
 
@@ -279,7 +286,7 @@ class Recording:
         if self.looks_behind is not None:
             notes.append(self.looks_behind)
         if cut is not None and METHODS[cut.method].joins is not None:
-            notes.append(JOINED_NOTE)
+            notes.append(MEAN_NOTE if METHODS[cut.method].merges_by_mean else JOINED_NOTE)
         whole = [index for index, prune_group in enumerate(self._finished) if not prune_group.steps]
         if cut is not None and len(whole) == len(self._finished):
             kind = "patches" if self.plan.merge_side == 1 else "tokens"
@@ -376,6 +383,7 @@ class Recording:
 
 
 def _check_stage(cut: CutConfig | None) -> None:
+    check_single(cut)
     if cut is not None and cut.stage is not ENCODER:
         raise InvalidCut(
             f"The method {cut.method!r} does not cut inside the vision encoder: give it to flowcut.ask or "
