@@ -37,7 +37,7 @@ def basis_then_error(features: np.ndarray, tokens: int) -> np.ndarray:
     """
     basis = farthest_points(features, min(BASIS, len(features)))
     error = approximation_error(features, features[basis])
-    ranking = error / max(error.max(), np.finfo(float).tiny)
+    ranking: np.ndarray = error / max(error.max(), np.finfo(float).tiny)
     kept = basis[:tokens]
     ranking[kept] = 2 - np.arange(len(kept)) / BASIS
     return ranking

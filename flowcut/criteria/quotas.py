@@ -99,7 +99,7 @@ def group_quotas(sizes: np.ndarray, single: np.ndarray, tokens: int) -> np.ndarr
         most = np.minimum(most + 1, sizes)
     spare = tokens - int(least.sum())
     up_to = np.rint(np.cumsum(single / single.sum()) * spare)
-    quotas = np.minimum(least + np.diff(up_to, prepend=0).astype(np.int64), most)
+    quotas: np.ndarray = np.minimum(least + np.diff(up_to, prepend=0).astype(np.int64), most)
     for group in np.argsort(-single, kind="stable"):
         quotas[group] += min(most[group] - quotas[group], tokens - quotas.sum())
     return quotas

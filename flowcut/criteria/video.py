@@ -55,7 +55,7 @@ def _of_video(frames: np.ndarray, tokens: int) -> np.ndarray:
     """float64 [N] of one video, [F, tokens of a frame, width]: how untypical each is, the chosen above the rest."""
     of_video, of_frame = typicality(frames)
     quotas = frame_quotas(-of_video.mean(axis=1), frames.shape[1], tokens)
-    score = 1 - (of_video + of_frame) / (2 * len(SCALES))  # 0 to 1
+    score: np.ndarray = 1 - (of_video + of_frame) / (2 * len(SCALES))  # 0 to 1
     for row, quota in zip(score, quotas, strict=True):
         row[highest(row, quota)] += 2
     return score.flatten()

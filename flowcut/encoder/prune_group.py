@@ -9,6 +9,7 @@ of its patches'. A prune group looks into each layer, decides after it, and draf
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -334,7 +335,7 @@ class PruneGroup:
         if size > 1 and {"keys", "features"} & set(method.needs):
             raise InvalidCut(f"{method.label} compares single patches, and squares of them are cut here.")
         batch, before, device = len(self.kept_ids), self.tokens, self.kept_ids.device
-        found = {name: tensor.cpu().double().numpy() for name, tensor in self.evidence.items()}
+        found: dict[str, Any] = {name: tensor.cpu().double().numpy() for name, tensor in self.evidence.items()}
         evidence = Evidence(batch, before, **found, grid_cols=self.grid_cols // self.plan.merge_side)
         cut = replace(cut, tokens=self.target)
         ranking = method.ranking(evidence, cut)

@@ -234,8 +234,8 @@ class Recording:
     @property
     def attention(self) -> list[np.ndarray] | None:
         """float64 [N] per row of the last pass, CLS attention for the method behind the projector; None: not asked."""
-        found = [group.evidence.get("cls_attention") for group in self._last]
-        return None if None in found else [row.double().cpu().numpy() for part in found for row in part]
+        found = [group.evidence["cls_attention"] for group in self._last if "cls_attention" in group.evidence]
+        return [row.double().cpu().numpy() for part in found for row in part] or None
 
     def recut(self, cut: CutConfig | None, merge_side: int = 1) -> None:
         """Another cut for the passes to come: budgets of tiles depend on how many a picture has.

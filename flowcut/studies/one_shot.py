@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -75,7 +76,7 @@ class PatchChooser:
 
     def _gather(self, cut: CutConfig) -> Evidence:
         n_patches = self.scorer.n_patches
-        found: dict[str, np.ndarray] = {}
+        found: dict[str, Any] = {}
         if set(METHODS[cut.method].needs) - ({"features"} if cut.stage is PROJECTOR else set()):
             with self.scorer.model.lock, torch.no_grad():
                 with Session(self.scorer.model.model, cut, record=False) as session:

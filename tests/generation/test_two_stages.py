@@ -195,7 +195,7 @@ def test_studies_take_it_like_any_cut(model: VisionLanguageModel) -> None:
     assert result.run is not None
     assert result.logprobs is not None
     (point,) = flowcut.sweep(model, picture, QUESTION, full.token_ids, [cut])
-    assert point.total == pytest.approx(float(result.logprobs.sum()), abs=1e-4)
+    assert point.logprob == pytest.approx(float(result.logprobs.sum()), abs=1e-4)
     (ranked,) = flowcut.rank_patches(model, picture, QUESTION, [cut])
     np.testing.assert_array_equal(ranked.ranking, result.run.ranking)
 
