@@ -41,7 +41,8 @@ SPARSE_DIFFERS = (
 )
 PRUNESID_DIFFERS = (
     "The released PruneSID counts the CLS token, which it hands on, as one of T; here T patches stay and no CLS token.",
-    "The released PruneSID finds principal components by a randomised method; here they are exact.",
+    "The released PruneSID finds principal components by a randomised method, so that groups change from run to run; "
+    "here they are exact.",
 )
 HOLOV_DIFFERS = (
     "Where a crop has fewer patches than its share, the released HoloV fills the budget up with zero tokens; here "
