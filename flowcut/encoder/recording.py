@@ -232,10 +232,10 @@ class Recording:
         return {name: part.cpu().double().numpy() for name, part in self._finished[0].evidence.items()}
 
     @property
-    def attention(self) -> list[np.ndarray] | None:
-        """float64 [N] per row of the last pass, CLS attention for the method behind the projector; None: not asked."""
-        found = [group.evidence["cls_attention"] for group in self._last if "cls_attention" in group.evidence]
-        return [row.double().cpu().numpy() for part in found for row in part] or None
+    def shown(self) -> list[dict[str, np.ndarray]]:
+        """Per row of the last pass, what a method wants to know of the attention: float64 [N, ...] by field's name."""
+        rows = [(group.evidence, row) for group in self._last for row in range(len(group.kept_ids))]
+        return [{name: part[row].double().cpu().numpy() for name, part in found.items()} for found, row in rows]
 
     def recut(self, cut: CutConfig | None, merge_side: int = 1) -> None:
         """Another cut for the passes to come: budgets of tiles depend on how many a picture has.

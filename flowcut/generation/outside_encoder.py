@@ -117,15 +117,16 @@ class Seen:
 
     grid: tuple[int, int]
     """Rows and columns of patches of the record's first row."""
-    attention: Sequence[np.ndarray] | None
-    """float64 [N] of each of the record's rows, CLS attention to its patches, where the method looks at it."""
+    shown: Sequence[Mapping[str, np.ndarray]]
+    """Of each of the record's rows, what the method wants to know of the encoder's attention: float64 [N, ...] by the
+    names of Evidence's fields."""
     video: bool
     """Whether the media are videos, their tokens frame by frame."""
 
     @classmethod
     def by(cls, recording: Recording, video: bool) -> Seen:
         """Of what has just gone through a vision encoder."""
-        return cls(recording.grid, recording.attention, video)
+        return cls(recording.grid, recording.shown, video)
 
 
 def cut_media(
@@ -159,12 +160,13 @@ def behind_the_projector(medium: EncodedMedium, cut: CutConfig, seen: Seen) -> t
 def _of_tokens(medium: EncodedMedium, places: Tensor, seen: Seen) -> Evidence:
     """What a method behind the projector is given of the tokens at these places."""
     sources = medium.sources[places].cpu().numpy()
-    attention = seen.attention
+    names = seen.shown[0]
+    shown: dict[str, Any] = {name: np.array([seen.shown[row][name][i] for row, i in sources])[None] for name in names}
     return Evidence(
         batch=1,
         n_patches=len(places),
         features=medium.features[places].detach().double().cpu().numpy()[None],
-        cls_attention=None if attention is None else np.array([attention[row][i] for row, i in sources])[None],
+        **shown,
         grid_cols=seen.grid[1],
         n_frames=len(np.unique(sources[:, 0])) if seen.video else None,
     )

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import flowcut
-from flowcut.criteria import METHODS, Evidence
+from flowcut.criteria import METHODS, Evidence, forget_method
 from flowcut.criteria.quotas import crop_score, crops_of, filled, group_quotas, principal_groups
 from flowcut.models.loading import VisionLanguageModel
 from tests import tiny
@@ -165,6 +165,30 @@ def test_holov_keeps_the_budget_where_a_crop_is_smaller_than_its_share(tokens: i
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> VisionLanguageModel:
     return flowcut.load(tiny.checkpoint(tmp_path_factory.mktemp("model")))
+
+
+def test_a_method_behind_the_projector_may_ask_for_what_the_encoder_shows(model: VisionLanguageModel) -> None:
+    """All that one layer shows: the same numbers as in the record of the uncut picture."""
+    seen: list[Evidence] = []
+
+    def watch(evidence: Evidence, cut: flowcut.CutConfig) -> np.ndarray:
+        seen.append(evidence)
+        return np.zeros((1, evidence.n_patches))
+
+    needs = ("cls_attention", "value_norm", "deep_mean", "keys", "features")
+    flowcut.register_method("watch", flowcut.Method("Watch", "a test", "projector", rank=watch, needs=needs))
+    try:
+        run = flowcut.ask(model, tiny.picture(), "What?", flowcut.Cut("watch", tokens=9), max_new_tokens=2)
+    finally:
+        forget_method("watch")
+    assert run.record is not None
+    layer = run.record.layers[4]
+    (found,) = seen
+    assert found.keys is not None
+    np.testing.assert_allclose(found.cls_attention, layer.cls_row.mean(axis=1)[:, 1:], atol=1e-6)
+    np.testing.assert_allclose(found.value_norm, layer.value_norm[:, 1:], rtol=1e-5)
+    assert found.keys.shape == (1, 64, 8)
+    assert run.record.kept_patch_ids.shape == (1, 64)
 
 
 @pytest.mark.parametrize("variant", ["official", "paper"])

@@ -156,6 +156,7 @@ def test_layers_that_are_not_between_two(layers: tuple[int, ...], model: VisionL
         ("mine", {"needs": "cls_attention"}, r"needs is 'cls_attention': give a tuple"),
         ("mine", {"needs": ("attention",)}, "needs holds 'attention': the encoder stage gathers cls_attention"),
         ("mine", {"differs": "Nothing."}, "differs is 'Nothing.': give a tuple of sentences"),
+        ("mine", {"of_videos": True}, "has the stage projector, and may need features, grid_cols, n_frames"),
         ("mine", {"kind": "best"}, "The kind is 'best': choose one of"),
     ],
 )

@@ -198,6 +198,8 @@ def test_studies_take_it_like_any_cut(model: VisionLanguageModel) -> None:
     assert point.logprob == pytest.approx(float(result.logprobs.sum()), abs=1e-4)
     (ranked,) = flowcut.rank_patches(model, picture, QUESTION, [cut])
     np.testing.assert_array_equal(ranked.ranking, result.run.ranking)
+    with pytest.raises(flowcut.InvalidCut, match=r"that of one cut, and CLS attention 20 .* are two: leave then out"):
+        next(flowcut.smallest_budget(model, picture, QUESTION, full.token_ids, cut))
 
 
 def test_a_video_is_cut_twice() -> None:
