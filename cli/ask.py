@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flowcut.criteria import METHODS
-from flowcut.cut import VARIANTS, CutConfig
+from flowcut.cut import VARIANTS, CutConfig, cut_from_text
 from flowcut.errors import FlowCutError
 from flowcut.records.store import write_run
 from flowcut.settings import Generation
@@ -33,7 +33,10 @@ def add_command(commands: Any) -> None:
     ask.add_argument("--model", default="embedded", help="embedded (default), a folder, or a hub id")
     ask.add_argument("--tokens", type=int, default=64, help="visual tokens to keep (default 64)")
     ask.add_argument("--method", default="flowcut", help=f"{NO_CUT} (all tokens), {', '.join(METHODS)}")
-    ask.add_argument("--variant", default="official", help=f"FlowCut's: {' or '.join(VARIANTS)}")
+    ask.add_argument(
+        "--then", metavar="METHOD:TOKENS", help="cut once more in the language model, for example fastv:32"
+    )
+    ask.add_argument("--variant", default="official", help=f"of methods that have them: {' or '.join(VARIANTS)}")
     takes_layer = ", ".join(name for name, method in METHODS.items() if method.takes_layer)
     ask.add_argument("--layer", type=int, help=f"the vision layer that the method looks at ({takes_layer})")
     ask.add_argument("--patches", type=_ids, metavar="3,17,...", help="the patches that --method chosen keeps")
@@ -90,12 +93,17 @@ def _generation(wanted: argparse.Namespace) -> Generation:
 
 
 def _cut(wanted: argparse.Namespace) -> CutConfig | None:
+    then = None if wanted.then is None else cut_from_text(wanted.then)
     if wanted.method == NO_CUT:
+        if then is not None:
+            raise FlowCutError(
+                f"--then follows a first cut, and --method is {NO_CUT}: give --method {then.method} alone."
+            )
         return None
     method = METHODS.get(wanted.method)
     seed = wanted.seed if method is not None and method.takes_seed else None
     tokens = wanted.tokens if wanted.patches is None else len(wanted.patches)
-    return CutConfig(wanted.method, tokens, wanted.variant, wanted.layer, seed, patches=wanted.patches)
+    return CutConfig(wanted.method, tokens, wanted.variant, wanted.layer, seed, patches=wanted.patches, then=then)
 
 
 def _ids(text: str) -> tuple[int, ...]:
@@ -140,7 +148,7 @@ def _facts(run: Run) -> dict[str, Any]:
     rows = _as_read(run.record, run).kept_patch_ids.tolist() if run.record is not None else None
     kept = rows[0] if rows is not None and len(rows) == 1 else rows  # several rows: one list for each tile
     cuts = [{"layer": s.layer, "before": s.kept_before, "after": s.kept_after, "clamped": s.clamped} for s in steps]
-    differs = () if run.cut is None else METHODS[run.cut.method].differs
+    differs = () if run.cut is None else run.cut.differs
     facts = {"id": run.id, "title": run.title, **run.facts(), "kept_patch_ids": kept, "steps": cuts}
     return {**facts, "differs_from_release": differs}
 

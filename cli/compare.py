@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from flowcut.criteria import METHODS
+from flowcut.cut import CutConfig, cut_from_text
 from flowcut_lens.cli.studies import add_options, begun, print_differences, table
 
 if TYPE_CHECKING:
@@ -21,16 +22,20 @@ def add_command(commands: Any) -> None:
     compare = commands.add_parser("compare", help="one question under every method, beside the full picture")
     compare.set_defaults(run=_compare)
     add_options(compare)
+    compare.add_argument(
+        "--also", action="append", default=[], metavar="CUT", help="one more cut, for example visionzip:128+fastv:64"
+    )
 
 
 def _compare(wanted: argparse.Namespace) -> int:
+    also = [cut_from_text(text) for text in wanted.also]  # refused before torch is loaded
     with begun(wanted) as work:
-        full, results = work.answer(wanted), []
+        full, results, cuts = work.answer(wanted), [], [*work.cuts, *also]
         from flowcut.studies import compare_methods
 
-        compared = compare_methods(work.model, work.picture, wanted.question, full, work.cuts)
-        for done, cut in enumerate(work.cuts):
-            work.progress.report(done / len(work.cuts), f"Comparing: {METHODS[cut.method].label}")
+        compared = compare_methods(work.model, work.picture, wanted.question, full, cuts)
+        for done, cut in enumerate(cuts):
+            work.progress.report(done / len(cuts), f"Comparing: {_name(cut)}")
             results.append(next(compared))
     refused = _refused(work.model)
     if wanted.json:
@@ -46,7 +51,7 @@ def _compare(wanted: argparse.Namespace) -> int:
     print(table(("method", "answer", "kept?", "ln p of the full answer", "source"), rows))
     for name, reason in refused.items():
         print(f"{METHODS[name].label}: {reason}")
-    print_differences(result.cut.method for result in results)
+    print_differences(dict.fromkeys(cut.method for result in results for cut in result.cut.stages))
     return 0
 
 
@@ -56,22 +61,32 @@ def _refused(model: VisionLanguageModel) -> dict[str, str]:
     return refusals(model)
 
 
+def _name(cut: CutConfig) -> str:
+    """The method; of two with their budgets."""
+    return cut.label if cut.then is None else cut.title
+
+
+def _source(cut: CutConfig) -> str:
+    return "; ".join(METHODS[one.method].source for one in cut.stages)
+
+
 def _row(result: MethodResult) -> tuple[str, ...]:
-    method = METHODS[result.cut.method]
+    name, source = _name(result.cut), _source(result.cut)
     if result.run is None:
-        return (method.label, result.error or "", "", "", method.source)
+        return (name, result.error or "", "", "", source)
     total = "" if result.logprobs is None else f"{result.logprobs.sum(dtype=np.float64):.4f}"
-    return (method.label, result.run.answer, "kept" if result.exact_match else "changed", total, method.source)
+    return (name, result.run.answer, "kept" if result.exact_match else "changed", total, source)
 
 
 def _facts(result: MethodResult) -> dict[str, Any]:
-    method, run = METHODS[result.cut.method], result.run
+    run, second = result.run, result.cut.then
     kept = None if run is None or run.final_patch_ids is None else run.final_patch_ids.tolist()
     return {
         "method": result.cut.method,
         "title": result.cut.title,
-        "source": method.source,
-        "differs": method.differs,
+        "source": _source(result.cut),
+        "differs": result.cut.differs,
+        **({} if second is None else {"then": second.as_dict()}),
         "answer": None if run is None else run.answer,
         "exact_match": result.exact_match,
         "logprobs": None if result.logprobs is None else [float(one) for one in result.logprobs],

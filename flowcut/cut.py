@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from flowcut.checks import whole_number
 from flowcut.criteria import METHODS, known_method
 from flowcut.criteria.positions import known_positions
-from flowcut.criteria.stages import Stage
+from flowcut.criteria.stages import DECODER, Stage
 from flowcut.errors import InvalidCut
 
 FLOWCUT = "flowcut"
@@ -44,6 +45,9 @@ class CutConfig:
     """Of the tokens that stay, in the language model: `kept`, those of the full prompt; `renumbered`, without gaps;
     None: as the method's release does it (`Method.positions`), and in Qwen-VL, whose positions are places in the
     picture, kept."""
+    then: CutConfig | None = None
+    """A second cut, inside the language model, of the tokens that the first one leaves: a method of the decoder stage
+    with a smaller budget. `positions` are said once, by the first."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "tokens", whole_number("tokens", self.tokens, least=1, error=InvalidCut))
@@ -59,6 +63,34 @@ class CutConfig:
         self._check_layer(method.takes_layer)
         self._check_seed(method.takes_seed)
         self._check_patches(method.takes_patches)
+        self._check_then()
+
+    def _check_then(self) -> None:
+        if isinstance(self.then, dict):  # as `as_dict` wrote it
+            object.__setattr__(self, "then", CutConfig(**self.then))
+        second = self.then
+        if second is None:
+            return
+        if not isinstance(second, CutConfig):
+            raise InvalidCut(f"then is a {type(second).__name__}: give a cut, such as flowcut.Cut('fastv', tokens=32).")
+        if second.then is not None:
+            raise InvalidCut(f"then is a cut of two stages, {second.title}: give one of a single stage.")
+        if second.stage is not DECODER:
+            names = ", ".join(name for name, method in METHODS.items() if method.cuts_at is DECODER)
+            raise InvalidCut(
+                f"{second.label} cuts {second.stage.place}, and the second cut is made in the language model: choose "
+                f"one of {names}."
+            )
+        if self.stage is DECODER:
+            raise InvalidCut(
+                f"{self.label} cuts in the language model already: let a method that cuts before it come first."
+            )
+        if second.positions is not None:
+            raise InvalidCut("then has positions of its own: say positions once, for both cuts, on the first.")
+        if second.tokens >= self.tokens:
+            raise InvalidCut(
+                f"The second cut keeps {second.tokens} tokens of {self.tokens}: choose 1 to {self.tokens - 1}."
+            )
 
     def _check_layer(self, takes_layer: bool) -> None:
         if self.layer is None:
@@ -95,13 +127,50 @@ class CutConfig:
         return known_method(self.method).cuts_at
 
     @property
+    def label(self) -> str:
+        """The method's name for readers, of the first cut alone."""
+        return known_method(self.method).label
+
+    @property
+    def stages(self) -> tuple[CutConfig, ...]:
+        """The cuts one after the other: this one without a second, then the second, if there is one.
+
+        What is said of positions is said to both.
+        """
+        first = replace(self, then=None)
+        return (first,) if self.then is None else (first, replace(self.then, positions=self.positions))
+
+    @property
+    def first(self) -> CutConfig:
+        """This cut without a second one."""
+        return self.stages[0]
+
+    @property
+    def in_decoder(self) -> CutConfig | None:
+        """The cut inside the language model, by another method than FlowCut; None: there is none."""
+        last = self.stages[-1]
+        return last if last.stage is DECODER else None
+
+    @property
+    def tokens_left(self) -> int:
+        """Tokens that the language model's last layer reads of a picture: the last cut's budget."""
+        return self.stages[-1].tokens
+
+    @property
+    def differs(self) -> tuple[str, ...]:
+        """What is done in another way than in the methods' released code, one sentence each."""
+        return tuple(sentence for one in self.stages for sentence in known_method(one.method).differs)
+
+    @property
     def by_flowcut(self) -> bool:
         """Whether FlowCut itself cuts, not an ablation of it and no other method."""
         return self.method == FLOWCUT
 
     @property
     def title(self) -> str:
-        """The cut as a figure's legend names it, such as `FlowCut 64 (official)`."""
+        """The cut as a figure's legend names it, such as `FlowCut 64 (official)` or `VisionZip 128 + FastV 64`."""
+        if self.then is not None:
+            return f"{self.first.title} + {self.then.title}"
         method = known_method(self.method)
         details = [self.variant] if method.has_variants else []
         if method.takes_layer:
@@ -132,11 +201,12 @@ class CutConfig:
     def as_dict(self) -> dict[str, Any]:
         """The settings as plain values, ready for JSON; `CutConfig(**d)` gives the same cut again.
 
-        Patches and positions are left out where none were given: a run's id must stay what it was before there were
-        any.
+        Patches, positions and a second cut are left out where none were given: a run's id must stay what it was before
+        there were any.
         """
-        newer = ("patches", "positions")
-        return {name: value for name, value in asdict(self).items() if name not in newer or value is not None}
+        newer, second = ("patches", "positions"), {} if self.then is None else {"then": self.then.as_dict()}
+        own = {name: value for name, value in asdict(self).items() if name != "then"}
+        return {name: value for name, value in own.items() if name not in newer or value is not None} | second
 
 
 def FlowCut(tokens: int = 64, variant: str = "official", per_image: bool = False) -> CutConfig:
@@ -145,8 +215,24 @@ def FlowCut(tokens: int = 64, variant: str = "official", per_image: bool = False
 
 
 def Cut(method: str, tokens: int = 64, **settings: Any) -> CutConfig:
-    """Any method by its name: `Cut("random", tokens=64, seed=3)`, `Cut("cls-attention", tokens=64, layer=5)`."""
+    """Any method by its name: `Cut("random", tokens=64, seed=3)`, `Cut("cls-attention", tokens=64, layer=5)`.
+
+    With a second cut inside the language model: `Cut("visionzip", tokens=128, then=Cut("fastv", tokens=64))`.
+    """
     return CutConfig(method, tokens, **settings)
+
+
+def cut_from_text(text: str) -> CutConfig:
+    """A cut as one word: `visionzip:128`, or with a second cut inside the language model `visionzip:128+fastv:64`.
+
+    Raises:
+        InvalidCut: it is no such word, or names a cut that there is not.
+    """
+    found = [re.fullmatch(r"([a-z0-9-]+):(\d+)", part) for part in text.split("+")]
+    cuts = [CutConfig(one[1], int(one[2])) for one in found if one]
+    if not 1 <= len(found) <= 2 or len(cuts) < len(found):
+        raise InvalidCut(f"The cut is {text!r}: write METHOD:TOKENS, or two such as visionzip:128+fastv:64.")
+    return cuts[0] if len(cuts) == 1 else replace(cuts[0], then=cuts[1])
 
 
 def stage_of(cut: CutConfig | None) -> Stage | None:
@@ -159,13 +245,14 @@ def all_cuts(tokens: int, seeds: Iterable[int] = (0,), every_setting: bool = Fal
 
     Args:
         seeds: a method that draws at random comes once for each.
-        every_setting: FlowCut comes in both variants. A method that takes a layer comes at its own default, one that
-            the language model reads.
+        every_setting: FlowCut, and each peer that has variants, comes in both. A method that takes a layer comes at its
+            own default, one that the language model reads.
     """
     drawn, found = list(seeds), []
     for name, method in METHODS.items():
         seeded = [{"seed": seed} for seed in drawn] if method.takes_seed else [{}]
-        variants = [{"variant": variant} for variant in VARIANTS] if method.kind == "flowcut" else [{}]
+        in_both = method.has_variants and method.kind != "ablation"
+        variants = [{"variant": variant} for variant in VARIANTS] if in_both else [{}]
         settings: list[dict[str, Any]] = seeded + (variants[1:] if every_setting else [])
         found += [] if method.takes_patches else [CutConfig(name, tokens, **one) for one in settings]
     return found
@@ -179,6 +266,18 @@ def check_is_cut(cut: object) -> None:
     """
     if cut is not None and not isinstance(cut, CutConfig):
         raise InvalidCut(f"cut is a {type(cut).__name__}: give flowcut.FlowCut(tokens=64), flowcut.Cut(...) or None.")
+
+
+def check_single(cut: CutConfig | None) -> None:
+    """Refuse a cut of two stages where one part of a model is recorded.
+
+    Raises:
+        InvalidCut: it has a second stage.
+    """
+    if cut is not None and cut.then is not None:
+        raise InvalidCut(
+            f"{cut.title} cuts in two parts of a model: give it to flowcut.ask or flowcut.prune, with the whole model."
+        )
 
 
 def even_shares(tokens: int, parts: int, noun: str) -> list[int]:

@@ -2,8 +2,9 @@
 
 FlowCut itself, and its ablations, decide layer by layer in the vision encoder (`flowcut.py`). The others rank the
 patches, and the T highest stay: once at the encoder's feature layer (`encoder.py`, `controls.py`), once behind the
-projector (`projector.py`), or after one or several layers of the language model (`decoder.py`). The registry imports no
-torch, so that names can be checked at once.
+projector (`projector.py`, of videos `video.py`), or after one or several layers of the language model (`decoder.py`,
+`prior.py`). `coverage.py`, `quotas.py` and `approximation.py` hold methods of several of these stages. The registry
+imports no torch, so that names can be checked at once.
 """
 
 from flowcut._moved import names_from

@@ -19,15 +19,15 @@ def second_layer(n_layers: int) -> tuple[int, ...]:
 
 def pyramid_layers(n_layers: int) -> tuple[int, ...]:
     """PyramidDrop: before layers 8, 16 and 24 of 32, scaled; the layers after which tokens go."""
-    return _scaled((8, 16, 24), n_layers)
+    return scaled_layers((8, 16, 24), n_layers)
 
 
 def sparse_layers(n_layers: int) -> tuple[int, ...]:
     """SparseVLM: after layers 2, 6 and 15 of 32, scaled."""
-    return _scaled((3, 7, 16), n_layers)
+    return scaled_layers((3, 7, 16), n_layers)
 
 
-def _scaled(starts: tuple[int, ...], n_layers: int) -> tuple[int, ...]:
+def scaled_layers(starts: tuple[int, ...], n_layers: int) -> tuple[int, ...]:
     """Layers after which to cut, from the first layers that read fewer tokens at the published depth; each once."""
     first = {min(max(round(start * n_layers / PUBLISHED_DEPTH), 1), n_layers - 1) for start in starts}
     return tuple(sorted(layer - 1 for layer in first))

@@ -27,6 +27,10 @@ class Budget(Protocol):
     def patches(self) -> tuple[int, ...] | None:
         """The patches that somebody named, ascending, for methods that take them."""
 
+    @property
+    def variant(self) -> str:
+        """`official` or `paper`, for methods that have variants."""
+
 
 @dataclass(frozen=True, eq=False)
 class Evidence:
@@ -50,6 +54,8 @@ class Evidence:
     """float64 [B, N, width], what the feature layer gives; for methods behind the projector, what that gives."""
     grid_cols: int | None = None
     """Patches in a row of the grid."""
+    n_frames: int | None = None
+    """Frames of a video, whose tokens come one frame after the other, as many of each: behind the projector only."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,6 +68,8 @@ class DecoderEvidence:
     """float64 [n], head-mean attention that the prompt's last token pays to each, out of all that it attends to."""
     rater_attention: np.ndarray | None = None
     """float64 [n], the same as a mean over the text tokens after the picture that are most like it (SparseVLM)."""
+    prior_attention: np.ndarray | None = None
+    """float64 [n], the same for the first text token after the picture, which sees none of what follows (PriorTR)."""
     visual_keys: np.ndarray | None = None
     """float64 [n, d], keys of all heads side by side."""
     text_keys: np.ndarray | None = None
@@ -70,6 +78,8 @@ class DecoderEvidence:
     """float64 [n, width], hidden states after the layer, normalised by the decoder's last norm."""
     text_states: np.ndarray | None = None
     """float64 [m, width], those of the text tokens."""
+    visual_hidden: np.ndarray | None = None
+    """float64 [n, width], hidden states after the layer, as they are."""
 
 
 def needed(value: Any) -> np.ndarray:

@@ -10,13 +10,15 @@ import numpy as np
 
 from flowcut.criteria.evidence import Budget, DecoderEvidence, Evidence, highest
 from flowcut.criteria.positions import KEPT, RENUMBERED, Positions
-from flowcut.criteria.stages import DECODER, PICTURE, STAGES, Stage
+from flowcut.criteria.stages import DECODER, PICTURE, PROJECTOR, STAGES, Stage
 from flowcut.errors import InvalidCut
 
 OneShot = Callable[[Evidence, Budget], np.ndarray]
 """Evidence and cut in; float64 [B, N] ranking out, the T highest stay."""
 Joins = Callable[[Evidence, Budget, np.ndarray], np.ndarray]
 """Evidence, cut and ranking in; int64 [B, N] out, the kept patch that each cut one is merged into, -1: into none."""
+OF_VIDEOS = frozenset({"features", "grid_cols", "n_frames"})
+"""The evidence that a method may need which compares the frames of a video."""
 KINDS = ("control", "flowcut", "ablation", "peer")
 
 
@@ -92,6 +94,11 @@ class Method:
     default_layer: str = "feature layer"
     """What it looks at where no layer is given, in words."""
     takes_seed: bool = False
+    of_videos: bool = False
+    """Whether it compares the frames of a video, behind the projector, and so cuts no picture."""
+    merges_by_mean: bool = False
+    """Of methods that merge: a kept patch becomes the mean of itself and all that join it; else the mean of those that
+    join is added to it."""
     takes_patches: bool = False
     """Whether somebody names the patches; such a method is no choice of a list of methods."""
 
@@ -144,6 +151,12 @@ class Method:
         strange = [name for name in self.needs if name not in given]
         if strange:
             raise InvalidCut(f"needs holds {strange[0]!r}: the {self.stage} stage gathers {', '.join(given)}.")
+
+        if self.of_videos and (self.cuts_at is not PROJECTOR or not set(self.needs) <= OF_VIDEOS):
+            raise InvalidCut(
+                "A method that compares the frames of a video (of_videos) has the stage projector, and may need "
+                f"{', '.join(sorted(OF_VIDEOS))}."
+            )
 
     def ranking(self, evidence: Evidence | DecoderEvidence, cut: Budget) -> np.ndarray:
         """float64, what the method ranks these patches by: [B, N], or [n] inside the language model.

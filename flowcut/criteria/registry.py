@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 
+from flowcut.criteria.approximation import apet, apet_joins, apet_layers, apet_states
 from flowcut.criteria.controls import chosen, random, stride
+from flowcut.criteria.coverage import otprune, scope
 from flowcut.criteria.decoder import (
     dart,
     last_token_attention,
@@ -22,7 +24,10 @@ from flowcut.criteria.encoder import (
     vispruner,
 )
 from flowcut.criteria.method import DecoderPlan, Method, Recipe
+from flowcut.criteria.prior import priortr, third_layer
 from flowcut.criteria.projector import divprune
+from flowcut.criteria.quotas import holov, prunesid
+from flowcut.criteria.video import evs, vidcom2
 from flowcut.errors import InvalidCut
 
 DART_DIFFERS = (
@@ -33,6 +38,39 @@ SPARSE_DIFFERS = (
     "The released SparseVLM merges some of the pruned tokens into new ones (recycling); here they go.",
     "The released SparseVLM has a table of counts for budgets that are means over layers; here the same share goes at "
     "each step, so that T are left after the last one.",
+)
+PRUNESID_DIFFERS = (
+    "The released PruneSID counts the CLS token, which it hands on, as one of T; here T patches stay and no CLS token.",
+    "The released PruneSID finds principal components by a randomised method, so that groups change from run to run; "
+    "here they are exact.",
+)
+HOLOV_DIFFERS = (
+    "Where a crop has fewer patches than its share, the released HoloV fills the budget up with zero tokens; here "
+    "other crops take what is left.",
+)
+PRIORTR_DIFFERS = (
+    "The released PriorTR asks, for LLaVA-1.5, the mean of all text tokens after the picture, and for LLaVA-NeXT the "
+    "last one; here it is the last one for every model.",
+)
+APET_DIFFERS = (
+    "The released ApET cuts once more in the language model; here then=Cut('apet-decoder', tokens) does.",
+    "The released ApET begins farthest point sampling at a patch drawn at random; here it is the one farthest from the "
+    "mean.",
+    "The released ApET puts its basis patches in the places of the 10 weakest of those kept, and merges them into "
+    "others besides; here they stay at their own places.",
+)
+APET_DECODER_DIFFERS = (
+    "The released ApET merges here what it prunes, and puts its basis tokens in the places of the 10 weakest of those "
+    "kept; here tokens are dropped, and basis tokens stay at their own places.",
+    APET_DIFFERS[1].replace("a patch", "a token"),
+)
+EVS_DIFFERS = (
+    "The paper compares pixels; here, as in vLLM and SGLang, tokens behind the projector are compared.",
+    "vLLM keeps the first frame whole whatever the budget; here a budget smaller than it is refused.",
+)
+VIDCOM2_DIFFERS = (
+    "The released VidCom2 rounds each frame's share by itself, so that the sum misses the budget; here what rounding "
+    "leaves goes to the frames of largest remainder.",
 )
 FLOWCUT = "FlowCut, arXiv 2505.19536 (NeurIPS 2025)"
 
@@ -150,6 +188,78 @@ METHODS: dict[str, Method] = {
     ),
     "flowcut-single-attention-equal": _ablation(
         "single layer, attention only, equal counts", Recipe(False, False, False)
+    ),
+    "scope": Method(
+        "SCOPE",
+        "SCOPE, arXiv 2510.24214 (NeurIPS 2025), Method: coverage of all patches, weighed by CLS attention",
+        rank=scope,
+        needs=("cls_attention", "features"),
+    ),
+    "prunesid": Method(
+        "PruneSID",
+        "PruneSID, arXiv 2603.09480 (ICLR 2026), Method: groups by principal component, doubles last, a quota for each",
+        rank=prunesid,
+        needs=("cls_attention", "features"),
+        differs=PRUNESID_DIFFERS,
+    ),
+    "apet": Method(
+        "ApET",
+        "ApET, arXiv 2602.19870 (CVPR 2026), Method: what a few patches cannot approximate stays, the rest is merged",
+        rank=apet,
+        needs=("features",),
+        joins=apet_joins,
+        merges_by_mean=True,
+        differs=APET_DIFFERS,
+    ),
+    "holov": Method(
+        "HoloV",
+        "HoloV, arXiv 2510.02912 (NeurIPS 2025), Method: a share for each of 16 crops, by attention and contrast",
+        stage="projector",
+        rank=holov,
+        needs=("cls_attention", "features"),
+        has_variants=True,
+        differs=HOLOV_DIFFERS,
+    ),
+    "otprune": Method(
+        "OTPrune",
+        "OTPrune, arXiv 2602.20205 (CVPR 2026), Method: the set whose distribution is closest to that of all tokens",
+        stage="projector",
+        rank=otprune,
+        needs=("features",),
+    ),
+    "priortr": Method(
+        "PriorTR",
+        "PriorTR, arXiv 2606.24156 (ECCV 2026), Method: what the question adds to a prior blind to it, after layer 2",
+        stage="decoder",
+        needs=("last_attention", "prior_attention"),
+        decoder=DecoderPlan(third_layer, priortr, keeps_positions=True),
+        differs=PRIORTR_DIFFERS,
+    ),
+    "apet-decoder": Method(
+        "ApET, second cut",
+        "ApET, arXiv 2602.19870 (CVPR 2026), Method: the same inside the language model, before layer 16 of 32",
+        stage="decoder",
+        needs=("visual_hidden",),
+        decoder=DecoderPlan(apet_layers, apet_states),
+        differs=APET_DECODER_DIFFERS,
+    ),
+    "evs": Method(
+        "EVS",
+        "Efficient Video Sampling, arXiv 2510.14624 (as vLLM and SGLang serve): tokens unlike those one frame earlier",
+        stage="projector",
+        rank=evs,
+        needs=("features", "n_frames"),
+        of_videos=True,
+        differs=EVS_DIFFERS,
+    ),
+    "vidcom2": Method(
+        "VidCom2",
+        "VidCom2, arXiv 2505.14454 (EMNLP 2025), Method: frames and tokens that stand out from the video",
+        stage="projector",
+        rank=vidcom2,
+        needs=("features", "n_frames"),
+        of_videos=True,
+        differs=VIDCOM2_DIFFERS,
     ),
     "chosen": Method(
         "Chosen", "control: the patches that someone named", kind="control", rank=chosen, ranks=False,

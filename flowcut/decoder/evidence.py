@@ -47,7 +47,11 @@ def gather(needs: Sequence[str] | None, current: DecoderPass, span: Span, inputs
         text = current.columns(prompt, current.text_after(span)).to(key.device)
         for name, columns in (("visual_keys", visual), ("text_keys", text)):
             span.evidence[name] = rows_of(key[prompt].transpose(0, 1).flatten(1), columns)
-    asking = {"last_attention": torch.tensor([current.last[prompt]]), "rater_attention": span.raters}
+    asking = {
+        "last_attention": torch.tensor([current.last[prompt]]),
+        "rater_attention": span.raters,
+        "prior_attention": current.text_after(span)[:1],
+    }
     for name in needs:
         rows = asking.get(name)
         if rows is not None:
@@ -84,6 +88,13 @@ def take_states(current: DecoderPass, states: Tensor) -> None:
         rows = {"visual_states": span.rows(), "text_states": current.text_after(span)}
         for name, own in rows.items():
             span.evidence[name] = rows_of(states[span.prompt], current.columns(span.prompt, own))
+
+
+def take_hidden(current: DecoderPass, hidden: Tensor) -> None:
+    """Keep the pictures' hidden states, [B, L', width], for a method that puts them together from each other."""
+    for span in current.spans:
+        columns = current.columns(span.prompt, span.rows())
+        span.evidence["visual_hidden"] = rows_of(hidden[span.prompt], columns)
 
 
 def rows_of(tensor: Tensor, rows: Tensor) -> np.ndarray:

@@ -23,9 +23,9 @@ from torch import Tensor, nn
 from flowcut.criteria import METHODS, DecoderEvidence, DecoderPlan, highest
 from flowcut.criteria.decoder import step_tokens
 from flowcut.criteria.positions import KEPT, RENUMBERED
-from flowcut.cut import CutConfig, check_is_cut
+from flowcut.cut import CutConfig, check_is_cut, check_single
 from flowcut.decoder.deepstack import ARGUMENTS, Deepstack, adds_features
-from flowcut.decoder.evidence import LayerInputs, find_raters, gather, take_states
+from flowcut.decoder.evidence import LayerInputs, find_raters, gather, take_hidden, take_states
 from flowcut.decoder.guards import check_cut, seal
 from flowcut.decoder.kept_rows import KeptRows, kept_rows_of
 from flowcut.decoder.locate import LanguageDecoder, find_decoder
@@ -75,6 +75,7 @@ def record_language(
             the prompt are found when it comes.
     """
     check_is_cut(cut)
+    check_single(cut)
     recording = LanguageRecording.of(language_model, cut, layer, facts=facts)
     recording.aim(visual, instruction_end)
     return recording
@@ -342,6 +343,8 @@ class LanguageRecording:
             self._run_ahead(current, self.layers[step] + 1, hidden, kwargs)
         if losing and "visual_states" in self._needs:
             take_states(current, self.decoder.final_norm(hidden))
+        if losing and "visual_hidden" in self._needs:
+            take_hidden(current, hidden)
         for span, left in losing:
             ranking = self._rank(span, step)
             span.rank[span.kept] = ranking

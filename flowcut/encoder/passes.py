@@ -196,7 +196,8 @@ class BatchPass(EncoderPass):
     def _keep_rows(self, hidden: Tensor, n_kept: int, kept: Tensor | None, joins: Tensor | None) -> Tensor:
         """CLS and the kept of one prune group's patches: [b, longest N+1, width] -> [b, N'+1, width].
 
-        Patches that join a kept one leave their mean with it: it becomes its own feature plus that mean (VisionZip).
+        Patches that join a kept one leave their mean with it: it becomes its own feature plus that mean (VisionZip), or
+        the mean of itself and them (ApET).
         """
         if kept is None:
             return hidden[:, : n_kept + self.cls]
@@ -204,8 +205,11 @@ class BatchPass(EncoderPass):
         rows = hidden.gather(1, tokens[..., None].expand(-1, -1, hidden.shape[-1]))
         if joins is None:
             return rows
-        joined = _mean_joined(hidden[:, self.cls : self.cls + n_kept], joins, kept.shape[1])
-        return torch.cat([rows[:, : self.cls], rows[:, self.cls :] + joined], dim=1)
+        patches, own = hidden[:, self.cls : self.cls + n_kept], rows[:, self.cls :]
+        joined, counts = _mean_joined(patches, joins, kept.shape[1])
+        by_mean = self.plan.method is not None and self.plan.method.merges_by_mean
+        merged = (own + joined * counts) / (1 + counts) if by_mean else own + joined
+        return torch.cat([rows[:, : self.cls], merged.to(rows.dtype)], dim=1)
 
 
 class PackedPass(EncoderPass):
@@ -341,16 +345,18 @@ def check_hides_nothing(mask: Tensor) -> None:
         )
 
 
-def _mean_joined(patches: Tensor, joins: Tensor, count: int) -> Tensor:
-    """[b, count, width], the mean of the patches that join each kept one, taken in float32; 0 where none does.
+def _mean_joined(patches: Tensor, joins: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """The mean of the patches that join each kept one, [b, count, width], taken in float32, 0 where none does; and how
+    many they are, [b, count, 1].
 
     Args:
         patches: [b, N, width].
         joins: int64 [b, N], places among the kept; -1: joins none.
     """
     which = nn.functional.one_hot(joins.to(patches.device) + 1, count + 1)[..., 1:].float()  # [b, N, count]
-    shares = which / which.sum(dim=1, keepdim=True).clamp_min(1)
-    return (shares.transpose(1, 2) @ patches.float()).to(patches.dtype)
+    counts = which.sum(dim=1, keepdim=True)
+    mean = ((which / counts.clamp_min(1)).transpose(1, 2) @ patches.float()).to(patches.dtype)
+    return mean, counts.transpose(1, 2).to(patches.dtype)
 
 
 def _shares(plan: EncoderPlan, slices: int) -> Sequence[int | None]:

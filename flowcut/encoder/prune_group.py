@@ -9,6 +9,7 @@ of its patches'. A prune group looks into each layer, decides after it, and draf
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -42,6 +43,8 @@ from flowcut.records.vision import PADDING_ID
 
 MIDDLE = 9 / 24
 """HiPrune looks at the 9th of CLIP-L's 24 layers; elsewhere at the layer of the same relative depth."""
+SHOWN_BY_A_LAYER = ("cls_attention", "value_norm", "middle_mean", "deep_mean", "keys")
+"""Fields of Evidence that one layer's queries, keys and values show."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +67,9 @@ class EncoderPlan:
     """Side of the squares of patches that become one token of the language model."""
     own_release: bool = False
     """Whether FlowCut's release has code for this kind of encoder alone (Qwen-VL)."""
+    seen_by: CutConfig | None = None
+    """The cut behind the projector, if one is made there: what its method wants to know of the attention is gathered
+    here, and nothing is cut."""
 
     @property
     def as_own_release(self) -> bool:
@@ -92,13 +98,15 @@ class EncoderPlan:
 
     def looks(self, layer: int) -> list[str]:
         """What a one-shot method wants to know of a layer's attention, by the names of Evidence's fields."""
-        if self.cut is None:
+        looking = self.cut or self.seen_by
+        if looking is None:
             return []
-        needs, chosen = METHODS[self.cut.method].needs, self.cut.layer
+        needs, chosen = METHODS[looking.method].needs, looking.layer
         asked = self.feature_layer if chosen is None else chosen % self.n_layers
         middle = max(round(MIDDLE * self.n_layers) - 1, 0) if chosen is None else asked
         wanted = {"cls_attention": asked, "value_norm": asked, "middle_mean": middle}
-        return [name for name in needs if wanted.get(name, self.feature_layer) == layer and name != "features"]
+        found = (name for name in needs if name in SHOWN_BY_A_LAYER)
+        return [name for name in found if wanted.get(name, self.feature_layer) == layer]
 
     @property
     def last_look(self) -> int:
@@ -196,7 +204,7 @@ class PruneGroup:
         draft = LayerDraft(inputs.layer, self.kept_ids)
         if self._scores(inputs.layer):
             draft.tensors.update(self._score(inputs))
-        if self.above_target:
+        if self.above_target or self.plan.seen_by is not None:
             self.gather_evidence(inputs)
         self.layers.append(draft)
 
@@ -347,7 +355,7 @@ class PruneGroup:
         if size > 1 and {"keys", "features"} & set(method.needs):
             raise InvalidCut(f"{method.label} compares single patches, and squares of them are cut here.")
         batch, before, device = len(self.kept_ids), self.tokens, self.kept_ids.device
-        found = {name: tensor.cpu().double().numpy() for name, tensor in self.evidence.items()}
+        found: dict[str, Any] = {name: tensor.cpu().double().numpy() for name, tensor in self.evidence.items()}
         evidence = Evidence(batch, before, **found, grid_cols=self.grid_cols // self.plan.merge_side)
         cut = replace(cut, tokens=self.target)
         ranking = method.ranking(evidence, cut)

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from flowcut.criteria import METHODS
-from flowcut.criteria.stages import ENCODER
-from flowcut.cut import CutConfig, check_is_cut
+from flowcut.criteria.stages import ENCODER, PROJECTOR
+from flowcut.cut import CutConfig, check_is_cut, check_single, stage_of
 from flowcut.encoder.locate import PackedEncoder, VisionEncoder, feature_layer_index, find_encoder, read_layer_index
 from flowcut.encoder.passes import BatchPass, Call, EncoderPass, PackedPass
 from flowcut.encoder.prune_group import EncoderPlan, PruneGroup
@@ -27,10 +27,9 @@ from flowcut.records.vision import FlowRecord
 PROXY_NOTE = (
     "This encoder has no CLS token: what is shown as CLS is a proxy, the mean of all patches' queries and values."
 )
-JOINED_NOTE = (
-    "Patches that were cut are not dropped: each is merged into one of the kept, which stands at its own place on the "
-    "grid (the released code puts merged tokens behind the others)."
-)
+MERGED = "Patches that were cut are not dropped: each is merged into one of the kept, which stands at its own place on "
+JOINED_NOTE = f"{MERGED}the grid (the released code puts merged tokens behind the others)."
+MEAN_NOTE = f"{MERGED}the grid, as the mean of all that it stands for."
 
 
 def record(
@@ -52,7 +51,7 @@ def record(
 
     Args:
         vision_model: a CLIPVisionModel (bare, with projection, or the one in a LLaVA), a SiglipVisionModel, the
-            encoder of an InternVL, SmolVLM, Qwen2-VL, Qwen2.5-VL, Qwen3-VL or Qwen3.5, or a model that holds one of them.
+            encoder of an InternVL, SmolVLM, Qwen-VL (2 to 3) or Qwen3.5, or a model that holds one of them.
         cut: which patches to keep; None records only.
         feature_layer: the hidden state that is read from the encoder, as in `hidden_states[feature_layer]`; None: the
             one that language models read of this encoder, -2 for CLIP and the last for the others.
@@ -107,8 +106,9 @@ class Recording:
         flows: bool = True,
         matrices: bool = False,
         facts: dict[str, Any] | None = None,
+        seen_by: CutConfig | None = None,
     ) -> Recording:
-        """As `record`, for a cut that is known to be one of the encoder's."""
+        """As `record`, for a cut that is known to be one of the encoder's, or one that is made behind the projector."""
         encoder = find_encoder(vision_model)
         n_layers = len(encoder.layers)
         _check_evidence_layer(cut, n_layers)
@@ -124,6 +124,7 @@ class Recording:
             proxy=not encoder.has_cls,
             own_release=encoder.own_release,
             merge_side=encoder.merge_side if isinstance(encoder, PackedEncoder) else 1,
+            seen_by=seen_by if stage_of(seen_by) is PROJECTOR else None,
         )
         return cls(encoder, plan, facts or {})
 
@@ -231,6 +232,12 @@ class Recording:
         """float64 [B, N, ...], what the method asked to know of the record's first rows, cut as one."""
         return {name: part.cpu().double().numpy() for name, part in self._finished[0].evidence.items()}
 
+    @property
+    def shown(self) -> list[dict[str, np.ndarray]]:
+        """Per row of the last pass, what a method wants to know of the attention: float64 [N, ...] by field's name."""
+        rows = [(group.evidence, row) for group in self._last for row in range(len(group.kept_ids))]
+        return [{name: part[row].double().cpu().numpy() for name, part in found.items()} for found, row in rows]
+
     def recut(self, cut: CutConfig | None, merge_side: int = 1) -> None:
         """Another cut for the passes to come: budgets of tiles depend on how many a picture has.
 
@@ -280,7 +287,7 @@ class Recording:
         if self.looks_behind is not None:
             notes.append(self.looks_behind)
         if cut is not None and METHODS[cut.method].joins is not None:
-            notes.append(JOINED_NOTE)
+            notes.append(MEAN_NOTE if METHODS[cut.method].merges_by_mean else JOINED_NOTE)
         whole = [index for index, prune_group in enumerate(self._finished) if not prune_group.steps]
         if cut is not None and len(whole) == len(self._finished):
             kind = "patches" if self.plan.merge_side == 1 else "tokens"
@@ -384,6 +391,7 @@ class Recording:
 
 
 def _check_stage(cut: CutConfig | None) -> None:
+    check_single(cut)
     if cut is not None and cut.stage is not ENCODER:
         raise InvalidCut(
             f"The method {cut.method!r} does not cut inside the vision encoder: give it to flowcut.ask or "

@@ -17,23 +17,24 @@ from flowcut.families.family import Family
 from flowcut.families.registry import family_of
 
 
-def refusals(model: Any) -> dict[str, str]:
+def refusals(model: Any, video: bool = False) -> dict[str, str]:
     """Method name -> one sentence why this model does not allow it; empty where it allows all.
 
     Args:
         model: what `flowcut.load` returned, or a transformers model of a supported family.
+        video: whether it is asked about a video, not about a picture.
 
     Raises:
         ModelNotLoaded: (a ValueError) the model is of a family that is not supported.
     """
     hf_model = model if isinstance(model, PreTrainedModel) else model.model
     family = family_of(hf_model.config)
-    reasons = {name: _reason(name, hf_model, family) for name in METHODS}
+    reasons = {name: _reason(name, hf_model, family) or _medium_reason(name, video) for name in METHODS}
     return {name: reason for name, reason in reasons.items() if reason is not None}
 
 
 def allowed_cuts(model: Any, tokens: int, seeds: Iterable[int] = (0,), every_setting: bool = False) -> list[CutConfig]:
-    """A cut of every method that this model allows at a budget; see `flowcut.cut.all_cuts` for the other arguments.
+    """A cut of every method that this model allows for a picture, at a budget; see `all_cuts` for the other arguments.
 
     Args:
         model: as for `refusals`, which has a sentence for every method that is not here.
@@ -64,7 +65,19 @@ def check_allowed(cut: CutConfig | None, hf_model: PreTrainedModel, family: Fami
     """
     if cut is None:
         return
-    reason = _reason(cut.method, hf_model, family) or _positions_reason(cut, hf_model, family)
+    reasons = (_reason(one.method, hf_model, family) or _positions_reason(one, hf_model, family) for one in cut.stages)
+    reason = next(filter(None, reasons), None) or _second_reason(cut, family)
+    if reason is not None:
+        raise InvalidCut(reason)
+
+
+def check_medium(cut: CutConfig, video: bool) -> None:
+    """Refuse a method that compares the frames of a video where a picture came.
+
+    Raises:
+        InvalidCut: the sentence says so.
+    """
+    reason = _medium_reason(cut.method, video)
     if reason is not None:
         raise InvalidCut(reason)
 
@@ -90,6 +103,21 @@ def check_positions(positions: Positions, hf_model: PreTrainedModel, family: Fam
         raise InvalidCut(reason)
 
 
+def _medium_reason(name: str, video: bool) -> str | None:
+    if video or not METHODS[name].of_videos:
+        return None
+    return f"{METHODS[name].label} compares the frames of a video: ask about one, or choose another method."
+
+
+def _second_reason(cut: CutConfig, family: Family) -> str | None:
+    if cut.then is None or not cut.by_flowcut or family.language_layer is None:
+        return None
+    return (
+        f"FlowCut cuts {family.name} in its language model too, so that no second cut can follow: leave it out, or "
+        "choose another method for the first."
+    )
+
+
 def _reason(name: str, hf_model: PreTrainedModel, family: Family) -> str | None:
     method, label = METHODS[name], METHODS[name].label
     if "text_tower" in method.needs:
@@ -97,6 +125,9 @@ def _reason(name: str, hf_model: PreTrainedModel, family: Family) -> str | None:
             f"{label} needs CLIP's text tower to say which patches the question is about, and {family.name} models "
             "hold none: choose another method."
         )
+    if method.of_videos:
+        no_videos = f"{label} compares the frames of a video, and {family.name} takes none: choose another method."
+        return None if family.frames else no_videos
     if method.cuts_at not in family.stages:
         why = family.why_not.get(method.cuts_at.name, f"that is not built for {family.name}")
         return f"{label} cuts {method.cuts_at.place}, and {why}: choose another method."

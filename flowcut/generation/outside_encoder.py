@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -15,14 +16,40 @@ from flowcut.criteria.controls import coarse_grid
 from flowcut.criteria.evidence import by_removal
 from flowcut.criteria.stages import ENCODER, PICTURE
 from flowcut.cut import CutConfig, stage_of
+from flowcut.encoder.recording import Recording
 from flowcut.errors import InvalidCut
 from flowcut.families.family import SEPARATOR, EncodedMedium
 from flowcut.records.vision import PADDING_ID, Geometry
 
 
 def in_the_encoder(cut: CutConfig | None) -> CutConfig | None:
-    """The cut if it is made in the vision encoder; else None."""
-    return cut if stage_of(cut) is ENCODER else None
+    """The cut that is made in the vision encoder, without a second one that follows it; else None."""
+    return cut.first if cut is not None and cut.stage is ENCODER else None
+
+
+def in_the_decoder(cut: CutConfig | None, layer_of_flowcut: int | None) -> tuple[CutConfig | None, int]:
+    """The cut that is made inside the language model, or None, and the layer that FlowCut looks into there.
+
+    Args:
+        layer_of_flowcut: of the family; None: FlowCut does not cut in its language model.
+    """
+    if cut is not None and cut.by_flowcut and layer_of_flowcut is not None:
+        return cut, layer_of_flowcut
+    return (None if cut is None else cut.in_decoder), 1
+
+
+def other_stage(cut: CutConfig | None, place: str) -> tuple[str, ...]:
+    """What a record of one of two cuts must say of the other; nothing where there is one.
+
+    Args:
+        place: `first` or `second`, which of the two cuts the record is of.
+    """
+    if cut is None or cut.then is None:
+        return ()
+    first, second = cut.stages
+    if place == "first":
+        return (f"A second cut follows {second.stage.place}: {second.title}.",)
+    return (f"A first cut was made {first.stage.place}: {first.title}.",)
 
 
 @dataclass(frozen=True)
@@ -84,29 +111,81 @@ def coarser(cut: CutConfig | None, pictures: Mapping[str, Any], patch: int) -> C
     return Coarser(*coarse_grid(rows, cols, cut.tokens), rows, cols)
 
 
-def behind_the_projector(medium: EncodedMedium, cut: CutConfig) -> tuple[EncodedMedium, np.ndarray | None]:
-    """A medium's tokens that a method of this stage keeps, and its ranking of the patches, float64 [N], row by row;
-    None where nothing is cut.
+@dataclass(frozen=True, eq=False)
+class Seen:
+    """What is known of the media besides their tokens, for methods behind the projector."""
+
+    grid: tuple[int, int]
+    """Rows and columns of patches of the record's first row."""
+    shown: Sequence[Mapping[str, np.ndarray]]
+    """Of each of the record's rows, what the method wants to know of the encoder's attention: float64 [N, ...] by the
+    names of Evidence's fields."""
+    video: bool
+    """Whether the media are videos, their tokens frame by frame."""
+
+    @classmethod
+    def by(cls, recording: Recording, video: bool) -> Seen:
+        """Of what has just gone through a vision encoder."""
+        return cls(recording.grid, recording.shown, video)
+
+
+def cut_media(
+    media: Sequence[EncodedMedium], cut: CutConfig, seen: Seen
+) -> tuple[list[EncodedMedium], np.ndarray | None]:
+    """What a method behind the projector keeps of each medium, and how it ranked the patches of the record's first row.
+
+    The ranking is float64 [N]; None where nothing was cut of the first medium.
+    """
+    cuts = [behind_the_projector(medium, cut, seen) for medium in media]
+    kept, ranking = [medium for medium, _ in cuts], cuts[0][1]
+    return kept, None if ranking is None else ranking_of_patches(ranking, media[0], math.prod(seen.grid))
+
+
+def behind_the_projector(medium: EncodedMedium, cut: CutConfig, seen: Seen) -> tuple[EncodedMedium, np.ndarray | None]:
+    """A medium's tokens that a method of this stage keeps, and its ranking, float64 [n]; None where nothing is cut.
 
     Tokens that are no patch, such as a CLS token, are no candidates and stay.
     """
-    method = METHODS[cut.method]
     is_patch = medium.sources[:, 0] != SEPARATOR
     places = is_patch.nonzero()[:, 0]
     if len(places) <= cut.tokens:
         return medium, None
-    evidence = Evidence(1, len(places), features=medium.features[places].detach().double().cpu().numpy()[None])
-    ranking = method.ranking(evidence, cut)
+    ranking = METHODS[cut.method].ranking(_of_tokens(medium, places, seen), cut)
     stays = ~is_patch
     stays[places[torch.from_numpy(highest(ranking, cut.tokens)[0]).to(places.device)]] = True
-    return medium.kept(stays), by_patch(ranking[0], medium.source_patches[places].cpu().numpy())
+    return medium.kept(stays), ranking[0]
 
 
-def by_patch(ranking: np.ndarray, sources: np.ndarray) -> np.ndarray:
-    """float64 [n k], each token's rank at each of its k source patches, int64 [n, k, 2]: row by row, patch by patch."""
-    row, patch = sources.reshape(-1, 2).T
-    spread: np.ndarray = np.repeat(ranking, sources.shape[1])[np.lexsort((patch, row))]
-    return spread
+def _of_tokens(medium: EncodedMedium, places: Tensor, seen: Seen) -> Evidence:
+    """What a method behind the projector is given of the tokens at these places."""
+    sources = medium.sources[places].cpu().numpy()
+    names = seen.shown[0]
+    shown: dict[str, Any] = {name: np.array([seen.shown[row][name][i] for row, i in sources])[None] for name in names}
+    return Evidence(
+        batch=1,
+        n_patches=len(places),
+        features=medium.features[places].detach().double().cpu().numpy()[None],
+        **shown,
+        grid_cols=seen.grid[1],
+        n_frames=len(np.unique(sources[:, 0])) if seen.video else None,
+    )
+
+
+def ranking_of_patches(ranking: np.ndarray, medium: EncodedMedium, n_patches: int) -> np.ndarray:
+    """float64 [N], a ranking of a medium's tokens as one of the patches of the record's first row.
+
+    A patch ranks as the highest token that it is in, one in no token lowest.
+
+    Args:
+        ranking: float64 [n], of those tokens that are no separators.
+        medium: before the cut.
+        n_patches: N.
+    """
+    patches = medium.source_patches[medium.sources[:, 0] != SEPARATOR].cpu().numpy()  # [n, k, 2]
+    found = np.full(n_patches, ranking.min())
+    own = (patches[..., 0] == 0) & (patches[..., 1] >= 0)
+    np.maximum.at(found, patches[..., 1][own], np.broadcast_to(ranking[:, None], own.shape)[own])
+    return found
 
 
 def leading_separators(medium: EncodedMedium) -> int:

@@ -18,7 +18,6 @@ import torch
 from torch import Tensor, nn
 from transformers import BatchFeature, PreTrainedModel
 
-from flowcut.criteria import METHODS
 from flowcut.criteria.positions import KEPT
 from flowcut.criteria.stages import DECODER, PROJECTOR
 from flowcut.cut import CutConfig, check_is_cut, stage_of
@@ -28,15 +27,18 @@ from flowcut.encoder.recording import Recording
 from flowcut.errors import FlowCutError
 from flowcut.families import family_of
 from flowcut.families.family import EncodedMedium, MediaKind
-from flowcut.families.support import check_allowed, positions_under
+from flowcut.families.support import check_allowed, check_medium, positions_under
 from flowcut.generation.aim import aim_at
 from flowcut.generation.drop_tokens import check_placeholders, drop_tokens, filled_placeholders, text_positions
 from flowcut.generation.outside_encoder import (
     Coarser,
-    behind_the_projector,
+    Seen,
     coarser,
+    cut_media,
+    in_the_decoder,
     in_the_encoder,
     leading_separators,
+    other_stage,
     patches_of_first_row,
     ranking_of_first_row,
 )
@@ -106,7 +108,9 @@ class Session:
         layer = self.family.feature_layer(hf_model)
         towers = {kind.name: self.family.vision_tower(hf_model, kind) for kind in self.family.media}
         of_tower = {
-            tower: Recording.of(tower, self.encoder_cut, layer, flows=record, matrices=matrices, facts=dict(of_encoder))
+            tower: Recording.of(
+                tower, self.encoder_cut, layer, flows=record, matrices=matrices, facts=dict(of_encoder), seen_by=cut
+            )
             for tower in towers.values()
         }
         self.recordings = {name: of_tower[tower] for name, tower in towers.items()}
@@ -115,12 +119,10 @@ class Session:
         """Of the tower that the last `prepare` used."""
         self.language: LanguageRecording | None = None
         """The cut inside the language model, for families and methods that have one."""
-        layer_of_flowcut = self.family.flowcut_layer(hf_model, cut)
-        if layer_of_flowcut is not None:
-            decoder = self.family.language_model(hf_model)
-            self.language = LanguageRecording.of(decoder, cut, layer_of_flowcut, facts=dict(facts))
-        elif stage_of(cut) is DECODER:
-            self.language = LanguageRecording.of(self.family.language_model(hf_model), cut, facts=dict(facts))
+        inside, layer_of_flowcut = in_the_decoder(cut, self.family.flowcut_layer(hf_model, cut))
+        if inside is not None:
+            decoder, facts = self.family.language_model(hf_model), {**facts, "notes": self._notes("second")}
+            self.language = LanguageRecording.of(decoder, inside, layer_of_flowcut, facts=facts)
         for part in (*self.recordings.values(), self.language):
             if part is not None:
                 part.elsewhere.matters = False  # what is prepared here is cut in every thread
@@ -198,11 +200,10 @@ class Session:
     @property
     def ranking(self) -> np.ndarray | None:
         """float32 [N], as `Run.ranking` says, of what was prepared last."""
-        n_patches = math.prod(self.recording.grid)
-        if self._projected_ranking is not None:
-            return self._projected_ranking[:n_patches].astype(np.float32)  # those of the first row come first
-        in_encoder = self.recording.ranking
-        told = self._told()
+        if self.grid is not None:
+            return None
+        n_patches, told = math.prod(self.recording.grid), self._told()
+        in_encoder = self.recording.ranking if self._projected_ranking is None else self._projected_ranking
         if told is None or told.ranking is None or told.sources is None:
             return ranking_of_first_row(in_encoder, None, np.empty((0, 1, 2)), 0)
         n_tokens = told.spans[0, 1]
@@ -211,11 +212,13 @@ class Session:
 
     def describe(self, **facts: Any) -> None:
         """Add to all records what only the caller knows; `notes` come after those of family and cut."""
-        facts["notes"] = (*self._notes(), *facts.get("notes", ()))
+        more: tuple[str, ...] = facts.get("notes", ())
+        facts["notes"] = (*self._notes(), *more)
         if self.grid is not None and "geometries" in facts:
             facts["geometries"] = tuple(self.grid.geometry(geometry) for geometry in facts["geometries"])
         self.recording.describe(**facts)
         if self.language is not None:
+            facts["notes"] = (*self._notes("second"), *more)
             self.language.describe(**{name: fact for name, fact in facts.items() if name != "geometries"})
 
     def prepare(self, inputs: Mapping[str, Any]) -> BatchFeature:
@@ -269,7 +272,7 @@ class Session:
         scaled = self._scaled_down(given)
         with torch.no_grad():
             self.media = self.family.encode(self.model, self.recording, kind, scaled, self.encoder_cut)
-        self._cut_behind_the_projector()
+        self._cut_behind_the_projector(kind.name == "video")
         if stage_of(self.cut) is DECODER:
             self._remark(DECODER.remark)
             prepared.pop("labels", None)  # they are of every token, and logits will not be
@@ -285,8 +288,9 @@ class Session:
         prepared["mm_encoder_outputs"] = {kind.output or kind.name: encoded}
         return prepared
 
-    def _notes(self) -> tuple[str, ...]:
-        return (*self.family.notes(self.encoder_cut), *self.family.model_notes(self.model), *self.remarks)
+    def _notes(self, place: str = "first") -> tuple[str, ...]:
+        of_family = (*self.family.notes(self.encoder_cut), *self.family.model_notes(self.model))
+        return (*of_family, *self.remarks, *other_stage(self.cut, place))
 
     def _remark(self, sentence: str) -> None:
         self.remarks = (*self.remarks, sentence)
@@ -301,27 +305,24 @@ class Session:
         scaled = self.grid.scaled(given["pixel_values"])
         return {**given, "pixel_values": scaled, "interpolate_pos_encoding": True}
 
-    def _cut_behind_the_projector(self) -> None:
+    def _cut_behind_the_projector(self, video: bool) -> None:
         """Drop the tokens that a method of this stage does not keep."""
         if self.cut is None or stage_of(self.cut) is not PROJECTOR:
             return
+        check_medium(self.cut, video)
         synchronise(self.model.device)
-        started = time.perf_counter()
-        cut = [behind_the_projector(medium, self.cut) for medium in self.media]
+        started, first = time.perf_counter(), self.cut.first
+        self.media, self._projected_ranking = cut_media(self.media, first, Seen.by(self.recording, video))
         self.recording.seconds["scoring"] += time.perf_counter() - started
-        self.media = [medium for medium, _ in cut]
-        self._projected_ranking = cut[0][1]
-        if self._projected_ranking is None:
-            self._remark(f"Nothing was cut: {self.cut.tokens} tokens were asked for, and no picture has more.")
-        else:
-            self._remark(PROJECTOR.remark)
         was_cut = self._projected_ranking is not None
-        self.recording.describe(differs_from_release=METHODS[self.cut.method].differs if was_cut else ())
+        uncut = f"Nothing was cut: {first.tokens} tokens were asked for, and no picture has more."
+        self._remark(PROJECTOR.remark if was_cut else uncut)
+        self.recording.describe(differs_from_release=first.differs if was_cut else ())
 
     def _handover(self, kind: MediaKind, prepared: Mapping[str, Any]) -> Handover:
         """What the pass that reads a prompt is told of it; for a cut inside the language model where its tokens are."""
-        by_flowcut = self.cut is not None and self.cut.by_flowcut
-        if self.language is None or (by_flowcut and not self.family.in_one_run(kind)):
+        inside = None if self.language is None else self.language.cut
+        if inside is None or (inside.by_flowcut and not self.family.in_one_run(kind)):
             return Handover(weakref.ref(self))
         self._aim, sources = aim_at(self.family, self.model, self.media, prepared)
         return Handover(weakref.ref(self), self._aim, sources)

@@ -10,6 +10,7 @@ from typing import Any
 
 from flowcut.criteria.positions import Positions
 from flowcut.cut import CutConfig
+from flowcut.errors import InvalidCut
 from flowcut.families.support import positions_under
 from flowcut.models.loading import VisionLanguageModel
 from flowcut.records.studies import (
@@ -105,6 +106,8 @@ def smallest_budget(
     Raises:
         FlowCutError: this model cannot do the cut, or picture, question or answer cannot be used.
     """
+    if cut.then is not None:
+        raise InvalidCut(f"The smallest budget is that of one cut, and {cut.title} are two: leave then out.")
     scorer = AnswerScorer(model, image, question, answer_ids, system)
     chooser, cut = PatchChooser(scorer), with_positions(cut, positions)
     tried: dict[int, bool] = {}

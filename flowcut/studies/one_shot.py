@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 import numpy as np
 import torch
 
@@ -21,7 +24,7 @@ class PatchChooser:
 
     def __init__(self, scorer: AnswerScorer) -> None:
         self.scorer = scorer
-        self._evidence: dict[tuple[tuple[str, ...], int | None], Evidence] = {}
+        self._evidence: dict[tuple[tuple[str, ...], int | None, str], Evidence] = {}
 
     def knows(self, cut: CutConfig) -> bool:
         """Whether the method is of this kind: it ranks patches once, behind the layer that is read, and merges none.
@@ -32,7 +35,8 @@ class PatchChooser:
         layers = model.family.feature_layer(model.model)
         one_layer = isinstance(layers, int) or len(layers) == 1
         in_place = cut.stage is PROJECTOR or (cut.stage is ENCODER and one_layer)
-        return in_place and method.rank is not None and method.joins is None and self.scorer.takes_patches
+        one_stage = cut.then is None and method.rank is not None and method.joins is None
+        return in_place and one_stage and self.scorer.takes_patches
 
     def kept(self, cut: CutConfig) -> np.ndarray:
         """int64 [T] ascending, what a method that it `knows` keeps; all where the budget is no smaller than that.
@@ -62,18 +66,18 @@ class PatchChooser:
     def _look(self, cut: CutConfig) -> Evidence:
         """What the method wants to know of this picture, gathered as it is in a real cut."""
         method = METHODS[cut.method]
-        if cut.stage is PROJECTOR:
-            features = self.scorer.start.patch_features().double().cpu().numpy()
-            return Evidence(1, self.scorer.n_patches, features=features[None])
-        key = method.needs, cut.layer
+        key = method.needs, cut.layer, cut.stage.name
         if key not in self._evidence:
             self._evidence[key] = self._gather(cut)
-        return self._evidence[key]
+        if cut.stage is not PROJECTOR:
+            return self._evidence[key]
+        features = self.scorer.start.patch_features().double().cpu().numpy()
+        return replace(self._evidence[key], features=features[None])
 
     def _gather(self, cut: CutConfig) -> Evidence:
         n_patches = self.scorer.n_patches
-        found: dict[str, np.ndarray] = {}
-        if METHODS[cut.method].needs:
+        found: dict[str, Any] = {}
+        if set(METHODS[cut.method].needs) - ({"features"} if cut.stage is PROJECTOR else set()):
             with self.scorer.model.lock, torch.no_grad():
                 with Session(self.scorer.model.model, cut, record=False) as session:
                     session.prepare(self.scorer.inputs)

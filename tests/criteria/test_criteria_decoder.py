@@ -245,7 +245,7 @@ def test_positions_are_those_of_the_released_code(name: str) -> None:
     record = cut_ids(name)
     kept = record.rows_after[0]
     own = plan_of(name).keeps_positions
-    assert own == (name in ("fastv", "dart"))
+    assert own == (name in ("fastv", "dart", "priortr"))
     np.testing.assert_array_equal(record.positions_after[0], kept if own else np.arange(13))
 
 
@@ -332,7 +332,7 @@ def test_stopped_before_the_decoder_nothing_was_kept(model: VisionLanguageModel)
 def test_next_can_be_cut_in_its_decoder(tmp_path_factory: pytest.TempPathFactory) -> None:
     model = flowcut.load(tiny.next_checkpoint(tmp_path_factory.mktemp("next")))
     reasons = flowcut.refusals(model)
-    assert sorted(reasons) == ["cdpruner", "chosen", "divprune", "downsample"]
+    assert sorted(reasons) == ["cdpruner", "chosen", "divprune", "downsample", "evs", "holov", "otprune", "vidcom2"]
     whole = flowcut.ask(model, tiny.picture(), QUESTION, max_new_tokens=2)
     for name in DECODER:
         run = flowcut.ask(model, tiny.picture(), QUESTION, flowcut.Cut(name, tokens=20), max_new_tokens=2)

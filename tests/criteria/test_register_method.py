@@ -37,9 +37,9 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> VisionLanguageModel:
 
 
 @pytest.fixture
-def scope() -> flowcut.Method:
+def low_norm() -> flowcut.Method:
     exec(BLOCKS[0], {})
-    return METHODS["scope"]
+    return METHODS["low-norm"]
 
 
 def registered(name: str = "mine", **settings: Any) -> None:
@@ -47,13 +47,10 @@ def registered(name: str = "mine", **settings: Any) -> None:
     flowcut.register_method(name, flowcut.Method(**method))
 
 
-def test_scope_by_hand(scope: flowcut.Method) -> None:
-    """Three patches look alike, and one like no other: first one of the three, then the other, whatever it weighs."""
-    features = np.array([[[1, 0], [1, 0.1], [1, -0.1], [0, 1]]], dtype=float)
-    evidence = Evidence(1, 4, np.array([[0.4, 0.2, 0.1, 0.3]]), features=features)
-    ranking = scope.ranking(evidence, flowcut.Cut("scope", tokens=2))
-    assert ranking.tolist() == [[2, 0, 0, 1]]
-    assert scope.select(evidence, flowcut.Cut("scope", tokens=2)).tolist() == [[0, 3]]
+def test_low_norm_by_hand(low_norm: flowcut.Method) -> None:
+    evidence = Evidence(1, 3, features=np.array([[[3.0, 4], [0, 1], [-2, 0]]]))
+    assert low_norm.ranking(evidence, flowcut.Cut("low-norm", tokens=2)).tolist() == [[-5, -1, -2]]
+    assert low_norm.select(evidence, flowcut.Cut("low-norm", tokens=2)).tolist() == [[1, 2]]
 
 
 def test_the_example_runs_as_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
@@ -62,35 +59,37 @@ def test_the_example_runs_as_written(tmp_path: Path, monkeypatch: pytest.MonkeyP
     notebook: dict[str, Any] = {}
     for block in BLOCKS:
         exec(block, notebook)
-    assert notebook["run"].record.differs_from_release == METHODS["scope"].differs
+    assert notebook["run"].record.differs_from_release == METHODS["low-norm"].differs
     assert len(notebook["run"].final_patch_ids) == 64
     assert notebook["run"].answer
     printed = capsys.readouterr().out
-    assert "SCOPE 64" in printed
+    assert "Low norm 64" in printed
     assert "FlowCut 64 (official)" in printed
 
 
-def test_it_is_among_the_methods_and_gone_when_forgotten(scope: flowcut.Method) -> None:
-    assert flowcut.methods()["scope"] == scope.source
-    flowcut.register_method("scope", flowcut.Method("SCOPE again", "mine", rank=scope.rank, needs=scope.needs))
-    assert METHODS["scope"].label == "SCOPE again"
-    forget_method("scope")
-    assert "scope" not in flowcut.methods()
+def test_it_is_among_the_methods_and_gone_when_forgotten(low_norm: flowcut.Method) -> None:
+    assert flowcut.methods()["low-norm"] == low_norm.source
+    flowcut.register_method(
+        "low-norm", flowcut.Method("Low norm again", "mine", rank=low_norm.rank, needs=("features",))
+    )
+    assert METHODS["low-norm"].label == "Low norm again"
+    forget_method("low-norm")
+    assert "low-norm" not in flowcut.methods()
     with pytest.raises(flowcut.InvalidCut, match="register_method"):
-        flowcut.Cut("scope")
+        flowcut.Cut("low-norm")
     with pytest.raises(flowcut.InvalidCut, match="only what was registered"):
         forget_method("flowcut")
 
 
-def test_the_studies_know_it(scope: flowcut.Method, model: VisionLanguageModel) -> None:
-    picture, cut = tiny.picture(), flowcut.Cut("scope", tokens=9)
+def test_the_studies_know_it(low_norm: flowcut.Method, model: VisionLanguageModel) -> None:
+    picture, cut = tiny.picture(), flowcut.Cut("low-norm", tokens=9)
     full = flowcut.ask(model, picture, QUESTION, max_new_tokens=3)
     (result,) = flowcut.compare_methods(model, picture, QUESTION, full, [cut])
     assert result.run is not None
     (ranked,) = flowcut.rank_patches(model, picture, QUESTION, [cut])
     assert ranked.ranking is not None
-    assert np.flatnonzero(ranked.ranking).tolist() == result.run.final_patch_ids.tolist()
-    assert "scope" not in flowcut.refusals(model)
+    assert np.sort(np.argsort(-ranked.ranking)[:9]).tolist() == result.run.final_patch_ids.tolist()
+    assert "low-norm" not in flowcut.refusals(model)
 
 
 @pytest.mark.parametrize("stage", ["encoder", "projector", "decoder"])
@@ -157,6 +156,7 @@ def test_layers_that_are_not_between_two(layers: tuple[int, ...], model: VisionL
         ("mine", {"needs": "cls_attention"}, r"needs is 'cls_attention': give a tuple"),
         ("mine", {"needs": ("attention",)}, "needs holds 'attention': the encoder stage gathers cls_attention"),
         ("mine", {"differs": "Nothing."}, "differs is 'Nothing.': give a tuple of sentences"),
+        ("mine", {"of_videos": True}, "has the stage projector, and may need features, grid_cols, n_frames"),
         ("mine", {"kind": "best"}, "The kind is 'best': choose one of"),
     ],
 )
@@ -170,22 +170,22 @@ def test_bad_registrations(name: str, settings: dict[str, Any], sentence: str) -
 
 
 def test_the_command_line_runs_the_file_that_registers_it(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    model, picture, plugin = str(tiny.checkpoint(tmp_path / "model")), tmp_path / "cat.png", tmp_path / "scope.py"
+    model, picture, plugin = str(tiny.checkpoint(tmp_path / "model")), tmp_path / "cat.png", tmp_path / "low_norm.py"
     tiny.picture().save(picture)
     plugin.write_text(BLOCKS[0])
     options = ["--model", model, "--tokens", "9", "--max-new-tokens", "3", "--json", "--plugin", str(plugin)]
-    assert main.main(["ask", str(picture), "What?", "--method", "scope", *options]) == 0
+    assert main.main(["ask", str(picture), "What?", "--method", "low-norm", *options]) == 0
     facts = json.loads(capsys.readouterr().out)
-    assert facts["cut"]["method"] == "scope"
-    assert facts["differs_from_release"] == list(METHODS["scope"].differs)
+    assert facts["cut"]["method"] == "low-norm"
+    assert facts["differs_from_release"] == list(METHODS["low-norm"].differs)
     assert main.main(["compare", str(picture), "What?", *options]) == 0
-    (row,) = [one for one in json.loads(capsys.readouterr().out)["methods"] if one["method"] == "scope"]
-    assert row["source"] == METHODS["scope"].source
+    (row,) = [one for one in json.loads(capsys.readouterr().out)["methods"] if one["method"] == "low-norm"]
+    assert row["source"] == METHODS["low-norm"].source
     assert row["differs"] == facts["differs_from_release"]
     assert main.main(["methods", "--plugin", str(plugin)]) == 0
     told = capsys.readouterr().out
-    assert METHODS["scope"].source in told
-    assert f"SCOPE: {facts['differs_from_release'][0]}" in told
+    assert METHODS["low-norm"].source in told
+    assert f"Low norm: {facts['differs_from_release'][0]}" in told
     assert all(f"{METHODS['dart'].label}: {sentence}" in told for sentence in METHODS["dart"].differs)
 
 

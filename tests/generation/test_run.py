@@ -321,7 +321,7 @@ def embedded() -> VisionLanguageModel:
 def test_the_embedded_model_with_every_method(embedded: VisionLanguageModel, method: str) -> None:
     cut, reasons = flowcut.Cut(method, tokens=64), flowcut.refusals(embedded)
     if method in reasons:
-        with pytest.raises(flowcut.InvalidCut, match="text tower"):
+        with pytest.raises(flowcut.InvalidCut, match="takes none" if METHODS[method].of_videos else "text tower"):
             flowcut.ask(embedded, tiny.picture(size=(400, 300)), QUESTION, cut)
         return
     run = flowcut.ask(embedded, tiny.picture(size=(400, 300)), QUESTION, cut, max_new_tokens=3, record=False)
@@ -357,7 +357,13 @@ def test_settings_are_checked_without_a_model(wrong: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("cut", "more"), [(None, 0), (flowcut.FlowCut(tokens=9), 0.005), (flowcut.Cut("fastv", tokens=9), 0.001)]
+    ("cut", "more"),
+    [
+        (None, 0),
+        (flowcut.FlowCut(tokens=9), 0.005),
+        (flowcut.Cut("fastv", tokens=9), 0.001),
+        (flowcut.Cut("cls-attention", tokens=30, then=flowcut.Cut("fastv", tokens=9)), 0.005),
+    ],
 )
 def test_flops_are_what_torch_counts(model: VisionLanguageModel, cut: Any, more: float) -> None:
     """torch counts every matrix product and convolution that is carried out, each multiply-add as two, as ours does.

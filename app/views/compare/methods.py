@@ -96,7 +96,7 @@ def _grid(context: Context, results: list[Any]) -> None:
     for kind, title in KINDS.items():
         of_kind = [result for result in found if METHODS[result.cut.method].kind == kind]
         if of_kind:
-            cards = "".join(_card(context, result, full) for result in one_draw(of_kind))
+            cards = "".join(card(context, result, full) for result in one_draw(of_kind))
             st.html(f'<h3 class="lens-panel">{title}</h3><div class="lens-smalls">{cards}</div>')
             _random_draws(of_kind, full)
     refused = [result for result in results if isinstance(result, NotAllowed)]
@@ -150,26 +150,29 @@ def _random_draws(results: list[MethodResult], full: float) -> None:
         )
 
 
-def _card(context: Context, result: MethodResult, full: float) -> str:
-    method = METHODS[result.cut.method]
+def card(context: Context, result: MethodResult, full: float) -> str:
+    """One cut's mask, answer and sources as HTML; `full` is the full answer's log-prob with all tokens."""
     head = f"<h4>{escape(short_title(result.cut))}</h4>"
     if result.run is None:
         reason = escape(result.error or "no answer")
         return f'<figure class="lens-small"><figcaption>{head}<p>{reason}</p></figcaption></figure>'
     words = f'<p class="answer" dir="auto">{escape(result.run.answer) or "(empty)"}</p>'
-    source = f'<p class="source" title="{escape(method.source)}">{escape(method.source)}</p>'
+    sources = [escape(METHODS[one.method].source) for one in result.cut.stages]
+    source = "".join(f'<p class="source" title="{one}">{one}</p>' for one in sources)
     behind = result.cut.looks_behind(context.record.n_layers, context.record.last_read_layer)
     if behind is not None:
         source += f'<p class="source whole">{escape(behind)}</p>'
-    if method.differs:
-        sentences = "".join(f"<p>{escape(sentence)}</p>" for sentence in method.differs)
+    if result.cut.differs:
+        sentences = "".join(f"<p>{escape(sentence)}</p>" for sentence in result.cut.differs)
         source += f'<details class="source"><summary>differs from its release</summary>{sentences}</details>'
     caption = f"<figcaption>{head}{words}<p>{_verdict(result, full)}</p>{source}</figcaption>"
     return f'<figure class="lens-small">{_picture(context, result.run)}{caption}</figure>'
 
 
 def short_title(cut: CutConfig) -> str:
-    """The method with what sets it apart from others at the same budget."""
+    """The method with what sets it apart from others at the same budget; two methods with their budgets."""
+    if cut.then is not None:
+        return cut.title
     details = [cut.variant] if METHODS[cut.method].has_variants else []
     details += [] if cut.seed is None else [f"seed {cut.seed}"]
     details += [] if cut.layer is None else [f"layer {cut.layer}"]

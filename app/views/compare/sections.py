@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import streamlit as st
 
 from flowcut_lens.app.components import heading as head
-from flowcut_lens.app.views.compare import causal, depth, methods, overlap, proxy, rescue, sweep, truth
+from flowcut_lens.app.views.compare import causal, depth, methods, overlap, proxy, rescue, sweep, truth, two_stages
 from flowcut_lens.app.views.compare.context import Context
 
 
@@ -21,8 +21,16 @@ class Section:
     show: Callable[[Context], None]
 
 
+def _show_methods(context: Context) -> None:
+    """Every method by itself, then two of them one after the other."""
+    methods.show(context)
+    two_stages.show(context)
+
+
 SECTIONS = {
-    "methods": Section("Methods", "What does every criterion keep at this budget, and what is answered?", methods.show),
+    "methods": Section(
+        "Methods", "What does every criterion keep at this budget, and what is answered?", _show_methods
+    ),
     "agreement": Section("Agreement", "Where do criteria and layers contradict each other?", overlap.show),
     "proxy": Section("CLS as a proxy", "Does the CLS row stand for what all tokens attend to?", proxy.show),
     "depth": Section("Flow by depth", "What flows where, how far, and how much does each patch carry?", depth.show),

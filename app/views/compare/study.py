@@ -53,7 +53,7 @@ def follow(about: Context, plan: StudySpec, show: Callable[[list[Any]], None]) -
         if study.results:
             show(study.results)
     else:
-        _watch(study, time.monotonic() + DRAW_EVERY, len(study.results))
+        _watch(plan.key, study, time.monotonic() + DRAW_EVERY, len(study.results))
         if study.results:
             show(list(study.results))
 
@@ -79,10 +79,10 @@ def _ended(about: Context, plan: StudySpec, study: Study) -> None:
 
 
 @st.fragment(run_every=POLL_SECONDS)
-def _watch(study: Study, draw_at: float, drawn: int) -> None:
+def _watch(key: str, study: Study, draw_at: float, drawn: int) -> None:
     """Runs again by itself, alone; the whole page runs when the study has ended, and now and then for its results."""
     if study.ended.is_set() or (time.monotonic() > draw_at and len(study.results) > drawn):
         st.rerun()
     bar, stop = st.columns([6, 1], vertical_alignment="center")
     bar.progress(min(1.0, study.fraction), text=escape_markdown(study.phase))
-    stop.button("Stop", icon=":material/stop:", on_click=study.stop.set, key="stop-study", width="stretch")
+    stop.button("Stop", icon=":material/stop:", on_click=study.stop.set, key=f"stop-{key}", width="stretch")
