@@ -15,10 +15,11 @@ from flowcut_lens.app.jobs.models import EMBEDDED
 from flowcut_lens.app.media import gallery
 from flowcut_lens.app.state import session
 
-PUBLISHED = published_of(
-    "llava", "llava_next", "qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_5", "internvl", "smolvlm", "idefics3",
-    "deepseek_vl", "deepseek_vl_hybrid", "gemma3", "paligemma",
-)  # fmt: skip
+SMALLEST_OF = ("qwen3_vl", "qwen3_5", "internvl", "smolvlm", "deepseek_vl", "gemma3", "paligemma")
+PUBLISHED = (
+    *published_of("llava", "llava_next", "qwen2_vl", "qwen2_5_vl"),
+    *(published_of(model_type)[0] for model_type in SMALLEST_OF),
+)
 """Models that people will try on photographs."""
 FOR_VIDEOS = published_of("video_llava", "llava_next_video", "qwen2_5_vl", "llava_onevision", "smolvlm", "internvl")
 """Models that take videos."""

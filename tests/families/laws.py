@@ -33,7 +33,7 @@ CUTS = [
 ]
 INSIDE = [flowcut.Cut(method, tokens=7) for method in ("fastv", "dart", "pyramiddrop", "sparsevlm")]
 """Cuts inside the language model."""
-ONE, SEVERAL, PADDED = ["@ what?"], ["@ or @?"], ["@ what?", "a longer one with @ and @"]
+ONE, SEVERAL, PADDED = ["@ what?"], ["@ or @?"], ["@ what?", "a longer one with @ and @ in it"]
 
 model, processor = cache(tiny_gemma.model), cache(tiny_gemma.processor)
 generate = partial(invariants.generate, placeholders=[tiny_gemma.IMAGE], tokens=6)
