@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import json
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from flowcut.criteria import METHODS
-from flowcut_lens.cli.studies import add_options, begun, print_differences, table
+from flowcut_lens.cli.output import say, say_json
+from flowcut_lens.cli.studies import add_options, begun, differences, table
 
 if TYPE_CHECKING:
     from flowcut.models.loading import VisionLanguageModel
@@ -40,13 +40,12 @@ def _compare(wanted: argparse.Namespace) -> int:
             "methods": [_facts(one) for one in results],
             "refused": refused,
         }
-        print(json.dumps(facts, ensure_ascii=False, indent=1))
+        say_json(facts)
         return 0
     rows = [("All tokens", full.answer, "", f"{full.logprob:.4f}", ""), *(_row(result) for result in results)]
-    print(table(("method", "answer", "kept?", "ln p of the full answer", "source"), rows))
-    for name, reason in refused.items():
-        print(f"{METHODS[name].label}: {reason}")
-    print_differences(result.cut.method for result in results)
+    listed = table(("method", "answer", "kept?", "ln p of the full answer", "source"), rows)
+    reasons = [f"{METHODS[name].label}: {reason}" for name, reason in refused.items()]
+    say("\n".join([listed, *reasons, *differences(result.cut.method for result in results)]))
     return 0
 
 

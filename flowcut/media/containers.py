@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from flowcut.errors import InvalidPicture
-from flowcut.media.picture import DAMAGED, MAX_PIXELS
+from flowcut.media.decoders import DAMAGED, MAX_PIXELS, PICTURE_BRANDS
 
 FORMATS = "MP4, MOV, 3GP, MKV, WebM, AVI, MPEG, TS, WMV or FLV"
 START_BYTES = 600
@@ -24,8 +24,6 @@ MAX_STREAMS = 32
 MAX_DECODING_SECONDS = 120.0
 """Spent on one file, by the clock: on two slow cores ten minutes of full HD."""
 
-PICTURE_BRANDS = (b"avif", b"avis", b"heic", b"heix", b"mif1", b"msf1")
-"""Of files that begin like an MP4 and are pictures."""
 ATOMS = (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip", b"pnot")
 """What a QuickTime file may begin with."""
 PACKET = 188
