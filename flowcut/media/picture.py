@@ -121,20 +121,38 @@ def _upright_rgb(image: Image.Image, name: str, done: list[str] | None = None) -
     with sentences(name):
         notes = [*(done or []), *on_what_is_beside(image)]
         file_format, deep = image.format, is_deep(image)
+        held = _orientation(image) if file_format == "TIFF" else 1  # of a PNG it would decode, and hide that it failed
         image.load()
-        image, turned = _upright(image)
+        image, turned = _upright(image, held)
         rgb, changed = to_rgb(image, file_format, deep)
     return Picture(rgb, (*notes, *turned, *changed))
 
 
-def _upright(image: Image.Image) -> tuple[Image.Image, list[str]]:
-    """The picture turned as its EXIF says; one whose EXIF cannot be read stays as it is."""
+def _orientation(image: Image.Image) -> int | None:
+    """What the EXIF data say of how the picture was held; None: they cannot be read."""
     try:
-        if image.getexif().get(EXIF_ORIENTATION, 1) not in TURNS:
-            return image, []
-        return ImageOps.exif_transpose(image), ["The picture was turned upright as its EXIF orientation says."]
+        return int(image.getexif().get(EXIF_ORIENTATION, 1))
     except DAMAGED:
-        return image, ["The picture's EXIF data cannot be read: it was taken as it is, not turned."]
+        return None
+
+
+def _upright(image: Image.Image, held: int | None) -> tuple[Image.Image, list[str]]:
+    """The picture turned as its EXIF says; one whose EXIF cannot be read stays as it is.
+
+    Args:
+        held: what the EXIF said before the picture was decoded: Pillow turns a TIFF by itself, and takes that away.
+    """
+    unread = image, ["The picture's EXIF data cannot be read: it was taken as it is, not turned."]
+    now = _orientation(image)
+    if held is None or now is None:
+        return unread
+    if held not in TURNS and now not in TURNS:
+        return image, []
+    try:
+        upright = ImageOps.exif_transpose(image) if now in TURNS else image
+    except DAMAGED:
+        return unread
+    return upright, ["The picture was turned upright as its EXIF orientation says."]
 
 
 def _check_size(image: Image.Image, name: str) -> None:

@@ -68,7 +68,7 @@ def shown(path: str | os.PathLike[str]) -> str:
     """A path as a sentence shows it: its ends, if it is long, and nothing that breaks the line."""
     text = "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in str(path))
     half = MAX_SHOWN // 2
-    return text if len(text) <= MAX_SHOWN else f"{text[:half]} ... {text[-half:]}"
+    return text if len(text) <= MAX_SHOWN else f"{text[:half]} [...] {text[-half:]}"
 
 
 def open_regular(path: Path, noun: str, wanted: str) -> BinaryIO:
