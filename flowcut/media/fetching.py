@@ -8,7 +8,7 @@ import time
 from http.client import HTTPException
 from typing import Any
 from urllib.error import HTTPError, URLError
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 from urllib.request import (
     HTTPDefaultErrorHandler,
     HTTPErrorProcessor,
@@ -30,6 +30,8 @@ MAX_SECONDS = 60.0
 ANSWER_SECONDS = 15.0
 """Waited for the next bytes."""
 PIECE = 2**16
+WRITTEN_AS_IT_IS = "%/:=&?~#+!$,;'@()*[]"
+"""Signs of an address; others, such as spaces and letters with accents, are spelt out."""
 
 
 def fetched(address: str, name: str) -> bytes:
@@ -43,6 +45,7 @@ def fetched(address: str, name: str) -> bytes:
         InvalidPicture: (a ValueError) it cannot be reached, takes too long, or is too large.
     """
     end = time.monotonic() + MAX_SECONDS
+    address = quote(address, safe=WRITTEN_AS_IT_IS)
     try:
         with _opener(address).open(
             Request(address, headers={"User-Agent": "flowcut"}), timeout=ANSWER_SECONDS
@@ -59,7 +62,7 @@ def fetched(address: str, name: str) -> bytes:
         if isinstance(error, InvalidPicture):
             raise
         why = str(error) or type(error).__name__
-    said = " ".join(why.split())[:100]
+    said = " ".join(why.split()).replace(". ", "; ")[:100]
     raise InvalidPicture(f"{name} cannot be fetched ({said}): look at the address, or give the path of a file.")
 
 
