@@ -16,7 +16,7 @@ from typing import Any
 from flowcut.errors import InvalidPicture
 
 ROUNDING = 0.1
-"""Of a frame's duration: containers that count milliseconds round their times."""
+"""Of a frame's duration, and at most a unit of time: containers that count milliseconds round their times."""
 MISSING = 3
 """Frames that may lack at the end, such as those that are coded and never shown."""
 WITHOUT_ORDER = ("avi",)
@@ -98,7 +98,7 @@ def taken_frames(
     Raises:
         InvalidPicture: (a ValueError) the file ends before the last of them.
     """
-    rounding, wanted = ROUNDING * line.gap, wanted_times(line, frames)
+    rounding, wanted = min(1.0, ROUNDING * line.gap), wanted_times(line, frames)
     every, place = len(wanted) == len(line.times), 0
     shown: tuple[float, Any] | None = None
     last_taken = None

@@ -268,12 +268,12 @@ def test_heic_is_read_or_the_way_to_it_is_said() -> None:
 def test_an_intact_file_of_a_kind_that_is_not_read_is_not_called_damaged() -> None:
     content = bytearray(bmp_with_alpha(9))
     content[30] = 5  # a compression that nobody knows
-    with pytest.raises(flowcut.InvalidPicture, match="coded in a way that is not read here .*: save it as PNG"):
+    with pytest.raises(flowcut.InvalidPicture, match=r"coded in a way that is not read here .*: save it as PNG"):
         open_picture(bytes(content))
     tiff = encoded(plain(), "TIFF")
     strange = tiff.replace(struct.pack("<HHII", 262, 3, 1, 2), struct.pack("<HHII", 262, 3, 1, 4_000))
     assert strange != tiff
-    with pytest.raises(flowcut.InvalidPicture, match="coded in a way that is not read here .its kind of TIFF"):
+    with pytest.raises(flowcut.InvalidPicture, match=r"coded in a way that is not read here .its kind of TIFF"):
         open_picture(strange)
 
 
@@ -284,7 +284,7 @@ def test_mutated_pictures_are_opened_or_refused_in_one_sentence(kind: str, recwa
     noise = [Image.fromarray(rng.integers(0, 256, (24, 32, 3), dtype=np.uint8)) for _ in range(2)]
     several = {"save_all": True, "append_images": noise[1:]} if kind not in ("JPEG", "BMP", "AVIF") else {}
     whole = encoded(noise[0], kind, **({"exif": exif} if kind not in ("GIF", "BMP") else {}), **several)
-    refused = 0
+    told: list[str] = []
     for _ in range(150):
         content = bytearray(whole)
         for _ in range(int(rng.integers(1, 6))):
@@ -293,8 +293,7 @@ def test_mutated_pictures_are_opened_or_refused_in_one_sentence(kind: str, recwa
         try:
             open_picture(bytes(content))
         except flowcut.InvalidPicture as error:
-            refused += 1
-            assert str(error).count(". ") == 0
-            assert "\n" not in str(error)
-    assert refused
+            told.append(str(error))
+    assert told
+    assert not [one for one in told if ". " in one or "\n" in one]
     assert not recwarn.list
