@@ -54,24 +54,25 @@ def _of_tensor(tensor: Any) -> np.ndarray:
     return np.moveaxis(numbers, -3, -1) if first else numbers
 
 
-def from_array(array: np.ndarray) -> tuple[Image.Image, list[str]]:
+def from_array(array: np.ndarray, given: tuple[int, ...] | None = None) -> tuple[Image.Image, list[str]]:
     """The picture that an array is, of mode L or RGB or RGBA, and what was done to its numbers.
 
     Args:
         array: [height, width] or [height, width, 1, 3 or 4], of uint8, uint16, bool, or floats from 0 to 1; in any
             order of bytes.
+        given: the shape of what it was made of, for the sentence; None: its own.
 
     Raises:
         InvalidPicture: (a ValueError) it has another shape, another type, or other numbers.
     """
-    shape = array.shape
+    shape = tuple(array.shape)
     if array.ndim == 3 and shape[-1] == 1:
         array = array[..., 0]
     if array.size == 0 or not (array.ndim == 2 or (array.ndim == 3 and shape[-1] in CHANNELS)):
         first = array.ndim == 3 and shape[0] in CHANNELS and array.size
         turn = ", so array.transpose(1, 2, 0)" if first else ""
         raise InvalidPicture(
-            f"The array has shape {tuple(shape)}: give [height, width] or [height, width, 3 or 4]{turn}."
+            f"The array has shape {given or shape}: give [height, width] or [height, width, 3 or 4]{turn}."
         )
     eight_bits, notes = _eight_bits(array)
     image = Image.fromarray(np.ascontiguousarray(eight_bits))

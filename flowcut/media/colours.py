@@ -29,8 +29,9 @@ def to_rgb(image: Image.Image, file_format: str | None, deep: bool = False) -> t
         deep: the file has 16 bits a channel, of which 8 are left.
     """
     notes = ["The picture's colours of 16 bits were cut to their upper 8."] if deep else []
+    more: list[str] = []
     if image.mode == "RGB" and "transparency" not in image.info:
-        rgb, more = image.copy(), []
+        rgb = image.copy()
     elif image.has_transparency_data:
         rgb, more = _opaque(image, file_format)
     elif image.mode.startswith("I") or image.mode == "F":
@@ -102,4 +103,5 @@ def _by_range(grey: np.ndarray) -> tuple[np.ndarray, str]:
 
 
 def _rounded(values: np.ndarray) -> np.ndarray:
-    return np.clip(values, 0, 255).round().astype(np.uint8)
+    eight_bits: np.ndarray = np.clip(values, 0, 255).round().astype(np.uint8)
+    return eight_bits

@@ -63,7 +63,8 @@ def _as_image(frame: Any) -> Image.Image:
     """RGB, or RGBA if the frame has an alpha channel."""
     if any(part.is_alpha for part in frame.format.components):
         return Image.fromarray(np.ascontiguousarray(frame.to_ndarray(format="rgba")))
-    return frame.to_image()
+    image: Image.Image = frame.to_image()
+    return image
 
 
 def _turn(frame: Any) -> Image.Transpose | None:

@@ -71,7 +71,7 @@ def open_picture(source: Any) -> Picture:
         return source
     array = as_array(source)
     if array is not None:
-        image, notes = from_array(array)
+        image, notes = from_array(array, tuple(getattr(source, "shape", array.shape)))
         return _upright_rgb(image, "The picture", notes)
     if isinstance(source, Image.Image):
         _check_size(source, "The picture")

@@ -40,7 +40,7 @@ def plain(source: Any, noun: str) -> Any:
 
 def _named(content: bytes, name: str) -> io.BytesIO:
     file = io.BytesIO(content)
-    file.name = name  # type: ignore[attr-defined]  # as files have one
+    file.name = name  # as files have one
     return file
 
 
@@ -101,10 +101,13 @@ def read_bounded(file: Any, name: str) -> bytes:
         content = file.read(MAX_BYTES + 1)
     except UnicodeError:
         content = ""
-    except (OSError, ValueError) as error:
-        raise InvalidPicture(f"{name} cannot be read ({error}): open it again, with mode 'rb'.") from error
+    except Exception as error:  # of whatever library the file is
+        why = " ".join(str(error).split()).replace(". ", "; ")[:100] or type(error).__name__
+        raise InvalidPicture(f"{name} cannot be read ({why}): open it again, with mode 'rb'.") from error
     if isinstance(content, str):
         raise InvalidPicture(f"{name} is open as text: open it with mode 'rb'.")
+    if not isinstance(content, bytes | bytearray | memoryview):
+        raise InvalidPicture(f"{name} gives a {type(content).__name__} when it is read: give a file that gives bytes.")
     if len(content) > MAX_BYTES:
         raise InvalidPicture(f"{name} has more than {MAX_BYTES / 2**30:.3g} GiB: give a smaller file.")
     return bytes(content)

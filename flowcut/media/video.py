@@ -18,8 +18,9 @@ from flowcut.errors import InvalidPicture
 from flowcut.media.addresses import name_of, scheme_of
 from flowcut.media.arrays import as_array
 from flowcut.media.containers import FORMATS, START_BYTES, Clock, opened, recognised
+from flowcut.media.decoders import MAX_PIXELS
 from flowcut.media.frames import pixel_shape, upright
-from flowcut.media.picture import MAX_ASPECT, MAX_PIXELS, Picture, open_picture
+from flowcut.media.picture import MAX_ASPECT, Picture, open_picture
 from flowcut.media.sampling import Taken, Timeline, taken_frames, timeline
 from flowcut.media.source import open_regular, plain, seekable, spoken_name, start_of
 

@@ -228,6 +228,7 @@ def test_tensors_that_hold_no_picture() -> None:
     refused(torch.zeros(3, 20, 40, dtype=torch.int64), "int64")
     refused(torch.zeros(20), "shape")
     refused(torch.zeros(7, 20, 40), "shape")
+    refused(torch.zeros(2, 3, 20, 40), r"shape \(2, 3, 20, 40\)")
     with pytest.raises(flowcut.InvalidPicture, match="1 frame"):
         open_video(torch.zeros(1, 3, 20, 40))
 
@@ -279,6 +280,27 @@ def test_files_in_every_state(tmp_path: Path) -> None:
     empty = io.BytesIO()
     with pytest.raises(flowcut.InvalidPicture, match="is empty"):
         open_video(empty)
+
+
+class Odd:
+    """A file of some library, which fails in its own way."""
+
+    def __init__(self, content: Any) -> None:
+        self.content = content
+
+    def read(self, size: int = -1) -> Any:
+        if isinstance(self.content, Exception):
+            raise self.content
+        return self.content
+
+
+def test_files_of_other_libraries() -> None:
+    assert open_picture(Odd(png())).size == (40, 20)
+    refused(Odd(None), "gives a NoneType when it is read")
+    refused(Odd(RuntimeError("the service\nis away. Try later")), "the service is away; Try later")
+    refused(Odd(EOFError()), "cannot be read .EOFError")
+    with pytest.raises(flowcut.InvalidPicture, match="the service"):
+        open_video(Odd(RuntimeError("the service")))
 
 
 def test_a_long_or_strange_name_is_cut_short_in_a_sentence() -> None:
