@@ -136,7 +136,7 @@ def open_video(source: Any, frames: int = 8, most: int | None = None) -> Video:
     video = source if isinstance(source, Video) else None
     pictures = source if isinstance(source, list | tuple) else as_array(source)
     if video is None and pictures is not None:
-        video = _from_pictures(pictures, most)
+        video = _from_pictures(pictures, most, getattr(source, "shape", ()))
     if video is None:
         video = _from_file(source, frames)
     if len(video.frames) == 1:
@@ -146,10 +146,10 @@ def open_video(source: Any, frames: int = 8, most: int | None = None) -> Video:
     return video
 
 
-def _from_pictures(source: Any, most: int) -> Video:
-    """Frames handed over one by one."""
+def _from_pictures(source: Any, most: int, given: Sequence[int]) -> Video:
+    """Frames handed over one by one, or in an array that was given in this shape."""
     if isinstance(source, np.ndarray) and source.ndim != 4:
-        raise InvalidPicture(f"The array has shape {source.shape}: a video is [frames, height, width, 3 or 4].")
+        raise InvalidPicture(f"The array has shape {tuple(given)}: a video is [frames, height, width, 3 or 4].")
     if not len(source):
         raise InvalidPicture("The video has no frames: give at least 2.")
     if len(source) > most:

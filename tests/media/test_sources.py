@@ -229,6 +229,8 @@ def test_tensors_that_hold_no_picture() -> None:
     refused(torch.zeros(20), "shape")
     refused(torch.zeros(7, 20, 40), "shape")
     refused(torch.zeros(2, 3, 20, 40), r"shape \(2, 3, 20, 40\)")
+    with pytest.raises(flowcut.InvalidPicture, match=r"shape \(3, 20, 40\): a video is"):
+        open_video(torch.zeros(3, 20, 40))
     with pytest.raises(flowcut.InvalidPicture, match="1 frame"):
         open_video(torch.zeros(1, 3, 20, 40))
 
