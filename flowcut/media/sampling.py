@@ -123,7 +123,7 @@ def taken_frames(
 
 def _taken(shown: tuple[float, Any], wanted: float, last_taken: Any, line: Timeline) -> Taken:
     again = shown[1] is last_taken
-    return Taken(shown[1], line.seconds(wanted if again else shown[0]), again)
+    return Taken(shown[1], line.seconds(max(wanted, shown[0]) if again else shown[0]), again)
 
 
 def _with_times(decoded: Iterator[Any], line: Timeline) -> Iterator[tuple[float, Any]]:
