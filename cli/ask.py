@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +13,7 @@ from flowcut.cut import VARIANTS, CutConfig, cut_from_text
 from flowcut.errors import FlowCutError
 from flowcut.records.store import write_run
 from flowcut.settings import Generation
+from flowcut_lens.cli.output import check_out, say, say_json
 from flowcut_lens.cli.progress import Progress
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ def add_command(commands: Any) -> None:
     """Add the command to the command line's parser."""
     ask = commands.add_parser("ask", help="ask a question about a picture or a video; the answer goes to stdout")
     ask.set_defaults(run=_ask)
-    ask.add_argument("image", metavar="PICTURE", help="the path of a picture, or of a video")
+    ask.add_argument("image", metavar="PICTURE", help="the path or http(s) address of a picture, or of a video")
     ask.add_argument("question", metavar="QUESTION")
     ask.add_argument("--model", default="embedded", help="embedded (default), a folder, or a hub id")
     ask.add_argument("--tokens", type=int, default=64, help="visual tokens to keep (default 64)")
@@ -54,18 +54,26 @@ def add_command(commands: Any) -> None:
 
 def _ask(wanted: argparse.Namespace) -> int:
     cut, settings = _cut(wanted), _generation(wanted)  # before torch is loaded: a wrong setting is refused at once
-    _check_folder(wanted.out)
+    check_out(wanted.out)
     from flowcut.media.picture import open_picture
+    from flowcut.media.source import plain
     from flowcut.media.video import is_video
 
-    early = None if is_video(wanted.image) else open_picture(wanted.image)  # before torch and the model
     with Progress(wanted.quiet) as progress:
-        run, picture = _answer(wanted, early or wanted.image, cut, settings, progress)
+        progress.report(None, "Opening the picture")
+        source = plain(wanted.image, "picture")  # an address is fetched once, and before torch and the model
+        source = source if is_video(source) else open_picture(source)
+        run, picture = _answer(wanted, source, cut, settings, progress)
     for note in run.notes:
         print(f"flowcut: {note}", file=sys.stderr)
-    if wanted.out is not None:
-        _keep(run, picture, wanted.out)
-    print(json.dumps(_facts(run), ensure_ascii=False, indent=1) if wanted.json else run.answer)
+    try:
+        if wanted.out is not None:
+            _keep(run, picture, wanted.out)
+    finally:  # where nothing can be kept, the answer is not lost too
+        if wanted.json:
+            say_json(_facts(run))
+        else:
+            say(run.answer)
     return 0
 
 
@@ -111,14 +119,6 @@ def _ids(text: str) -> tuple[int, ...]:
         return tuple(int(part) for part in text.split(","))
     except ValueError as error:
         raise argparse.ArgumentTypeError(f"{text!r} is no list of whole numbers such as 3,17") from error
-
-
-def _check_folder(folder: Path | None) -> None:
-    try:
-        if folder is not None and folder.exists() and not folder.is_dir():
-            raise FlowCutError(f"--out is {folder}, which is a file: give a folder, new or old.")
-    except OSError as error:  # a name that no file system takes
-        raise FlowCutError(f"--out cannot be used ({error.strerror}): give a folder, new or old.") from error
 
 
 def _keep(run: Run, picture: Medium, folder: Path) -> None:

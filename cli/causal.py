@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +13,7 @@ import numpy as np
 from flowcut.criteria import METHODS
 from flowcut.criteria.positions import POSITIONS
 from flowcut.errors import FlowCutError
+from flowcut_lens.cli.output import check_out, say, say_json
 from flowcut_lens.cli.studies import Begun, add_options, begun, table
 
 if TYPE_CHECKING:
@@ -71,12 +71,14 @@ def _causal(wanted: argparse.Namespace) -> int:
         else:
             study = _subsets(wanted, work, run) if wanted.reading == "subsets" else _blocks(wanted, work, run)
             found, arrays, said = _of_blocks(study, _rankings(wanted, work))
-    if wanted.out is not None:
-        _keep(arrays, facts, wanted.out)
-    if wanted.json:
-        print(json.dumps({**facts, **found}, ensure_ascii=False, indent=1))
-    else:
-        print(f"{run.answer}\n{said}\nPositions {wanted.positions}. {CAN_SEE[wanted.reading]}")
+    try:
+        if wanted.out is not None:
+            _keep(arrays, facts, wanted.out)
+    finally:  # where the file cannot be written, what was found is not lost too
+        if wanted.json:
+            say_json({**facts, **found})
+        else:
+            say(f"{run.answer}\n{said}\nPositions {wanted.positions}. {CAN_SEE[wanted.reading]}")
     return 0
 
 
@@ -87,6 +89,9 @@ def _check(wanted: argparse.Namespace) -> None:
         raise FlowCutError(
             "--reading objects and --without FILE come together: give the picture without an object, one for each."
         )
+    check_out(None if wanted.out is None else wanted.out.parent)
+    if wanted.out is not None and wanted.out.is_dir():
+        raise FlowCutError(f"--out is {wanted.out}, which is a folder: give a file, new or old.")
 
 
 def _subsets(wanted: argparse.Namespace, work: Begun, run: Run) -> SubsetEffects:

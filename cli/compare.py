@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import json
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from flowcut.criteria import METHODS
 from flowcut.cut import CutConfig, cut_from_text
-from flowcut_lens.cli.studies import add_options, begun, print_differences, table
+from flowcut_lens.cli.output import say, say_json
+from flowcut_lens.cli.studies import add_options, begun, differences, table
 
 if TYPE_CHECKING:
     from flowcut.models.loading import VisionLanguageModel
@@ -45,13 +45,13 @@ def _compare(wanted: argparse.Namespace) -> int:
             "methods": [_facts(one) for one in results],
             "refused": refused,
         }
-        print(json.dumps(facts, ensure_ascii=False, indent=1))
+        say_json(facts)
         return 0
     rows = [("All tokens", full.answer, "", f"{full.logprob:.4f}", ""), *(_row(result) for result in results)]
-    print(table(("method", "answer", "kept?", "ln p of the full answer", "source"), rows))
-    for name, reason in refused.items():
-        print(f"{METHODS[name].label}: {reason}")
-    print_differences(dict.fromkeys(cut.method for result in results for cut in result.cut.stages))
+    listed = table(("method", "answer", "kept?", "ln p of the full answer", "source"), rows)
+    reasons = [f"{METHODS[name].label}: {reason}" for name, reason in refused.items()]
+    asked = dict.fromkeys(cut.method for result in results for cut in result.cut.stages)
+    say("\n".join([listed, *reasons, *differences(asked)]))
     return 0
 
 

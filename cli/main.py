@@ -10,10 +10,13 @@ from typing import NoReturn
 from flowcut.errors import FlowCutError
 from flowcut.threads import share_processors
 from flowcut_lens.cli import app, ask, causal, compare, methods
+from flowcut_lens.cli.output import ReaderGone, spell_out
 from flowcut_lens.cli.plugin import load_plugin
 
 BAD_INPUT = 2
 INTERRUPTED = 130
+READER_GONE = 141
+"""What a shell says of a program that wrote where nobody reads."""
 
 
 class _Parser(argparse.ArgumentParser):
@@ -24,8 +27,9 @@ class _Parser(argparse.ArgumentParser):
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit status: 0, 2 on bad input, 130 if interrupted."""
+    """Run one command; returns the exit status: 0, 2 on bad input, 130 if interrupted, 141 if nobody reads stdout."""
     share_processors()
+    spell_out()
     wanted = _parser().parse_args(arguments)
     try:
         if wanted.plugin is not None:
@@ -37,6 +41,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("flowcut: interrupted.", file=sys.stderr)
         return INTERRUPTED
+    except ReaderGone:
+        return READER_GONE
 
 
 def _parser() -> argparse.ArgumentParser:

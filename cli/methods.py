@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import json
 from typing import Any
 
 from flowcut.criteria import METHODS
-from flowcut_lens.cli.studies import print_differences, table
+from flowcut_lens.cli.output import say, say_json
+from flowcut_lens.cli.studies import differences, table
 
 
 def add_command(commands: Any) -> None:
@@ -23,8 +23,8 @@ def _methods(wanted: argparse.Namespace) -> int:
             name: {"label": one.label, "source": one.source, "stage": one.stage, "differs": one.differs}
             for name, one in METHODS.items()
         }
-        print(json.dumps(facts, ensure_ascii=False, indent=1))
+        say_json(facts)
         return 0
-    print(table(("method", "stage", "source"), [(name, one.stage, one.source) for name, one in METHODS.items()]))
-    print_differences(METHODS)
+    listed = table(("method", "stage", "source"), [(name, one.stage, one.source) for name, one in METHODS.items()])
+    say("\n".join([listed, *differences(METHODS)]))
     return 0

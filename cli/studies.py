@@ -25,7 +25,7 @@ WIDEST = 56
 
 def add_options(command: argparse.ArgumentParser) -> None:
     """Add the options of both commands."""
-    command.add_argument("image", metavar="PICTURE", help="a picture's path")
+    command.add_argument("image", metavar="PICTURE", help="the path or http(s) address of a picture")
     command.add_argument("question", metavar="QUESTION")
     command.add_argument("--model", default="embedded", help="embedded (default), a folder, or a hub id")
     command.add_argument("--tokens", type=int, default=64, help="visual tokens that each method keeps (default 64)")
@@ -77,11 +77,9 @@ def begun(wanted: argparse.Namespace) -> Iterator[Begun]:
         yield Begun(model, picture, allowed_cuts(model, wanted.tokens, [wanted.seed]), settings, progress)
 
 
-def print_differences(names: Iterable[str]) -> None:
-    """Print what these methods do in another way than their released code, a line each."""
-    for name in names:
-        for sentence in METHODS[name].differs:
-            print(f"{METHODS[name].label}: {sentence}")
+def differences(names: Iterable[str]) -> list[str]:
+    """What these methods do in another way than their released code, a line each."""
+    return [f"{METHODS[name].label}: {sentence}" for name in names for sentence in METHODS[name].differs]
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

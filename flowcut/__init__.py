@@ -8,8 +8,8 @@ transformers. `help(flowcut.ask)` says more on a name. The public names:
     Generation           How an answer is generated: sampling, length, system prompt.
     VisionLanguageModel  A model ready to be asked.
     refusals             Which methods a model does not allow, and why.
-    open_picture         Open a picture from a path, bytes, a PIL image or an array.
-    open_video           Open a video from a path, bytes, pictures or an array.
+    open_picture         Open a picture from a path, a URL, bytes, a PIL image, an array or a tensor.
+    open_video           Open a video from a path, a URL, bytes, pictures, an array or a tensor.
     Picture              A picture as it is shown and asked about.
     Video                A video as it is shown and asked about.
 

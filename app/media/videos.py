@@ -27,7 +27,7 @@ class VideoFile:
     content: bytes = field(repr=False)
 
     def open(self, frames: int) -> Video:
-        """So many frames at even distances.
+        """So many frames at even distances of time.
 
         Raises:
             InvalidPicture: (a ValueError) one sentence: it is no video, is damaged, or has too few frames.

@@ -98,7 +98,7 @@ def _frames_box(file: VideoFile) -> None:
         st.session_state.frames = st.session_state.asked_frames
     st.number_input(
         f"Frames to take{allowed}", 1, key="frames", step=1, on_change=_frames_changed, args=(file,),
-        help="At even distances from the start of the video; the model sees these and no others.",
+        help="At even distances of time from the start of the video; the model sees these and no others.",
     )  # fmt: skip
 
 

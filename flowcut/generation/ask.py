@@ -26,6 +26,7 @@ from flowcut.generation.prompt import put_question
 from flowcut.generation.session import Session
 from flowcut.hooks.model_facts import synchronise
 from flowcut.media.picture import Picture
+from flowcut.media.source import plain
 from flowcut.media.video import is_video
 from flowcut.models.loading import VisionLanguageModel
 from flowcut.models.memory import reset_peak, resident_peak
@@ -79,8 +80,8 @@ def ask(
 
     Args:
         model: from `flowcut.load`; runs on one model wait for each other.
-        image: path, bytes, PIL image, array or Picture (see `flowcut.open_picture`); or a video: a file, a sequence of
-            pictures, an array with one axis more, or a Video (see `flowcut.open_video`).
+        image: path, http(s) URL, bytes, PIL image, array, tensor or Picture (see `flowcut.open_picture`); or a video: a
+            file, a sequence of pictures, an array with one axis more, or a Video (see `flowcut.open_video`).
         cut: which visual tokens to keep; None keeps all.
         settings: how to generate (see `flowcut.Generation`); None: greedy, at most 128 tokens.
         on_text: called with the answer so far after each token.
@@ -97,6 +98,7 @@ def ask(
         FlowCutError: (a ValueError) one sentence: picture, question, cut or settings cannot be used.
     """
     chosen = replace(settings or Generation(), **generation)
+    image = plain(image, "picture")  # an address is fetched once
     _check_cut(model, cut, is_video(image))
     callbacks = _Callbacks(on_text, on_progress or (lambda stage, fraction: None), _stop_function(stop))
     work = _Work(model, cut, chosen, callbacks, _Recorded(record, answer_attention, matrices))

@@ -12,6 +12,7 @@ from flowcut.errors import InvalidPicture
 from flowcut.families import names_of_video_families
 from flowcut.families.family import IMAGE, MediaKind
 from flowcut.media.picture import Picture, open_picture
+from flowcut.media.source import plain
 from flowcut.media.video import Video, is_video, open_video
 from flowcut.models.loading import VisionLanguageModel
 from flowcut.records.vision import Geometry
@@ -29,6 +30,7 @@ def open_medium(model: VisionLanguageModel, source: Any, frames: int | None = No
     Raises:
         InvalidPicture: (a ValueError) it cannot be opened, or the model does not take it.
     """
+    source = plain(source, "picture")
     if not is_video(source):
         if frames is not None:
             raise InvalidPicture("frames is for videos: leave it out for a picture.")
@@ -57,6 +59,8 @@ def processed(model: VisionLanguageModel, medium: Medium, prompt: str) -> BatchF
     # A template that writes the first token itself must not get it twice; transformers' own rule.
     bos = processor.tokenizer.bos_token
     options = {"return_tensors": "pt", "add_special_tokens": not (bos and prompt.startswith(bos))}
+    # Some guess which axis holds the colours, and take a height of 1 or 3 pixels for it.
+    options["input_data_format"] = "channels_last"
     if isinstance(medium, Picture):
         return model.family.named(IMAGE, processor(images=medium.image, text=prompt, **options))
     count, rate = len(medium.frames), medium.frames_a_second

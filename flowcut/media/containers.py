@@ -14,19 +14,17 @@ from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from flowcut.errors import InvalidPicture
-from flowcut.media.picture import DAMAGED, MAX_PIXELS
+from flowcut.media.decoders import DAMAGED, MAX_PIXELS, PICTURE_BRANDS
 
 FORMATS = "MP4, MOV, 3GP, MKV, WebM, AVI, MPEG, TS, WMV or FLV"
-START_BYTES = 600
-"""Needed to recognise a container: three packets of a transport stream."""
+START_BYTES = 1400
+"""Needed to recognise a container: packets of a transport stream, of which a recording may begin with a part of one."""
 MAX_STREAMS = 32
 """Pictures, sounds and subtitles in one file."""
 MAX_DECODING_SECONDS = 120.0
 """Spent on one file, by the clock: on two slow cores ten minutes of full HD."""
 
-PICTURE_BRANDS = (b"avif", b"avis", b"heic", b"heix", b"mif1", b"msf1")
-"""Of files that begin like an MP4 and are pictures."""
-ATOMS = (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip", b"pnot")
+ATOMS = (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip", b"pnot", b"uuid", b"udta", b"junk", b"styp")
 """What a QuickTime file may begin with."""
 PACKET = 188
 """Bytes of a packet of a transport stream."""
@@ -47,7 +45,7 @@ CONTAINERS = (
     Container("matroska", lambda start: start.startswith(b"\x1aE\xdf\xa3")),
     Container("avi", lambda start: start[:4] == b"RIFF" and start[8:12] == b"AVI "),
     Container("mpeg", lambda start: start.startswith(b"\x00\x00\x01\xba")),
-    Container("mpegts", lambda start: _has_packets(start, 0, PACKET) or _has_packets(start, 4, PACKET + 4)),
+    Container("mpegts", lambda start: _has_packets(start, PACKET) or _has_packets(start, PACKET + 4, 4)),
     Container("asf", lambda start: start.startswith(bytes.fromhex("3026b2758e66cf11a6d900aa0062ce6c"))),
     Container("flv", lambda start: start.startswith(b"FLV\x01")),
     Container("gif", lambda start: start.startswith((b"GIF87a", b"GIF89a"))),
@@ -177,7 +175,15 @@ def _cannot_be_decoded(name: str) -> str:
     return f"{name} is not a video that can be decoded: choose an {FORMATS} file, or save it again."
 
 
-def _has_packets(start: bytes, first: int, step: int) -> bool:
-    """Whether the first packets of a transport stream each begin with its sync byte."""
-    places = range(first, min(len(start), first + 3 * step), step)
-    return len(places) > 1 and all(start[place] == 0x47 for place in places)
+def _has_packets(start: bytes, step: int, usual: int = 0) -> bool:
+    """Whether packets of a transport stream, so many bytes each, begin with its sync byte.
+
+    Three of them where they usually begin; elsewhere, where a recording begins within a packet, six.
+    """
+    if _are_sync(start, range(usual, min(len(start), usual + 3 * step), step), 2):
+        return True
+    return any(_are_sync(start, range(first, len(start), step), 6) for first in range(step))
+
+
+def _are_sync(start: bytes, places: range, least: int) -> bool:
+    return len(places) >= least and all(start[place] == 0x47 for place in places)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import io
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -15,9 +15,14 @@ import numpy as np
 from PIL import Image
 
 from flowcut.errors import InvalidPicture
+from flowcut.media.addresses import name_of, scheme_of
+from flowcut.media.arrays import as_array
 from flowcut.media.containers import FORMATS, START_BYTES, Clock, opened, recognised
-from flowcut.media.picture import MAX_ASPECT, MAX_PIXELS, Picture, open_picture
-from flowcut.media.source import open_regular, seekable, spoken_name, start_of
+from flowcut.media.decoders import MAX_PIXELS
+from flowcut.media.frames import pixel_shape, upright
+from flowcut.media.picture import MAX_ASPECT, Picture, open_picture
+from flowcut.media.sampling import Taken, Timeline, taken_frames, timeline
+from flowcut.media.source import open_regular, plain, seekable, spoken_name, start_of
 
 SUFFIXES = (
     ".mp4", ".m4v", ".mov", ".3gp", ".3g2", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".vob", ".ts", ".mts", ".m2ts",
@@ -29,6 +34,8 @@ MAX_FRAMES = 36_000
 """The same at 60 frames a second."""
 MAX_TAKEN_PIXELS = 400_000_000
 """Of all frames that are taken of a file: held in memory together, 1.2 GB."""
+ATTACHED_PICTURE = 0x400
+"""FFmpeg's flag of a stream that is the cover of the others."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,7 +45,7 @@ class Video:
     frames: tuple[Image.Image, ...]
     """Upright, mode RGB, in their original size."""
     seconds: tuple[float, ...] | None = None
-    """When each frame is shown, from the start of the file; None: not known."""
+    """When each frame is shown, from the first one that the file shows; None: not known."""
     notes: tuple[str, ...] = ()
     """What was changed to make it so, one sentence each."""
 
@@ -76,16 +83,21 @@ class Video:
 def is_video(source: Any) -> bool:
     """Whether a source is to be opened as a video: a Video, a sequence of pictures, or a file of a video's kind.
 
-    A file is one by its suffix, an open file also by its content, bytes by their content alone.
+    A file is one by its suffix, an address too, an open file also by its content, bytes by their content alone; an
+    array or a tensor by its four axes. Nothing is fetched.
     """
     if isinstance(source, Video | list | tuple):
         return True
-    if isinstance(source, np.ndarray):
-        return source.ndim == 4
+    if isinstance(source, Mapping):
+        return is_video(plain(source, "video"))
+    if isinstance(source, str) and scheme_of(source):
+        return source.lower().startswith("data:video/") or _is_named_video(name_of(source))
     if isinstance(source, str | os.PathLike):
         return _is_named_video(source)
     if isinstance(source, bytes | bytearray | memoryview):
         return _begins_as_video(bytes(source[:START_BYTES]))
+    if getattr(source, "ndim", 0) == 4:
+        return True
     named = _is_named_video(str(getattr(source, "name", "")))
     return named or (hasattr(source, "read") and _begins_as_video(start_of(source, START_BYTES)))
 
@@ -100,13 +112,15 @@ def _begins_as_video(start: bytes) -> bool:
 
 
 def open_video(source: Any, frames: int = 8, most: int | None = None) -> Video:
-    """Open a video from a path, bytes, an open binary file, a sequence of pictures, an array or a Video.
+    """Open a video from a path, an http(s) URL, bytes, an open file, a sequence of pictures, an array or a Video.
 
-    Of a file, `frames` frames are taken at even distances from its start; a sequence is taken as it is.
+    Of a file, those `frames` frames are taken that are shown at even distances of time from its first; where nothing
+    new is shown meanwhile a frame is taken again. A sequence is taken as it is.
 
     Args:
-        source: a file's frames are turned as it says; a sequence holds what `open_picture` takes, all of one size; an
-            array is [frames, height, width, 3 or 4].
+        source: a file's frames are turned and stretched as it says; a sequence holds what `open_picture` takes, all of
+            one size; an array is [frames, height, width, 3 or 4], a tensor also [frames, 3 or 4, height, width]; a row
+            of `datasets` is opened by its bytes or path.
         frames: how many to take of a file; all, where it has no more.
         most: more than these are refused; None: `frames`.
 
@@ -118,9 +132,11 @@ def open_video(source: Any, frames: int = 8, most: int | None = None) -> Video:
         raise InvalidPicture(f"frames is {frames}: take at least 1 of a video.")
     if frames > most:
         raise InvalidPicture(f"frames is {frames}: take at most {most}.")
+    source = plain(source, "video")
     video = source if isinstance(source, Video) else None
-    if video is None and isinstance(source, list | tuple | np.ndarray):
-        video = _from_pictures(source, most)
+    pictures = source if isinstance(source, list | tuple) else as_array(source)
+    if video is None and pictures is not None:
+        video = _from_pictures(pictures, most, getattr(source, "shape", ()))
     if video is None:
         video = _from_file(source, frames)
     if len(video.frames) == 1:
@@ -130,10 +146,10 @@ def open_video(source: Any, frames: int = 8, most: int | None = None) -> Video:
     return video
 
 
-def _from_pictures(source: Any, most: int) -> Video:
-    """Frames handed over one by one."""
+def _from_pictures(source: Any, most: int, given: Sequence[int]) -> Video:
+    """Frames handed over one by one, or in an array that was given in this shape."""
     if isinstance(source, np.ndarray) and source.ndim != 4:
-        raise InvalidPicture(f"The array has shape {source.shape}: a video is [frames, height, width, 3 or 4].")
+        raise InvalidPicture(f"The array has shape {tuple(given)}: a video is [frames, height, width, 3 or 4].")
     if not len(source):
         raise InvalidPicture("The video has no frames: give at least 2.")
     if len(source) > most:
@@ -164,16 +180,12 @@ def _from_file(source: Any, frames: int) -> Video:
             raise InvalidPicture(f"{name} is empty (0 bytes): choose an {FORMATS} file.")
         with opened(file, name, clock) as container:
             stream = _video_stream(container, name)
-            total = _count(stream, name, clock)
-            wanted = list(range(total)) if total <= frames else [place * total // frames for place in range(frames)]
-            _check_pixels(stream, len(wanted), name)
-            taken = _decoded(stream, wanted, name, clock)
+            line = _timeline(stream, name, clock)
+            _check_pixels(stream, min(frames, len(line.times)), name)
+            return _decoded(stream, line, frames, name, clock)
     finally:
         if ours:
             file.close()
-    note = f"Of the video's {total} frames, {len(taken)} at even distances were taken."
-    notes = (note,) if len(taken) < total else ()
-    return Video(tuple(frame for frame, _ in taken), _times([time for _, time in taken]), notes)
 
 
 def _named(source: Any) -> tuple[str, Any, bool]:
@@ -197,34 +209,44 @@ def _named(source: Any) -> tuple[str, Any, bool]:
 def _video_stream(container: Any, name: str) -> Any:
     """The stream of pictures that a player would show: not the cover of an album beside it."""
     stream = container.streams.best("video")
-    if stream is None:
-        raise InvalidPicture(f"{name} holds no pictures, such as a sound file: choose an {FORMATS} file.")
+    if stream is None or _is_cover(stream):
+        what = "no pictures, such as a sound file" if stream is None else "a cover picture and no video"
+        raise InvalidPicture(f"{name} holds {what}: choose an {FORMATS} file.")
     if stream.codec_context is None:
         raise InvalidPicture(f"{name} is coded in a way that is not known here: save it as MP4 with H.264.")
     stream.codec_context.options = {"max_pixels": str(MAX_PIXELS)}  # frames may grow on the way
     return stream
 
 
-def _count(stream: Any, name: str, clock: Clock) -> int:
-    """Frames of a stream, counted without decoding; size and length are looked at first."""
+def _is_cover(stream: Any) -> bool:
+    return bool(stream.disposition & ATTACHED_PICTURE)
+
+
+def _timeline(stream: Any, name: str, clock: Clock) -> Timeline:
+    """When the frames of a stream are shown, found without decoding; size and length are looked at first."""
+    _check_size(stream, name)
+    seconds = float(stream.duration * stream.time_base) if stream.duration and stream.time_base else 0.0
+    if seconds > MAX_SECONDS:
+        raise InvalidPicture(_too_long(name, f"{seconds / 60:.0f} minutes"))
+    packets = []
+    for packet in stream.container.demux(stream):
+        clock.check()
+        if packet.size and not packet.is_discard:  # an edit list hides what is discarded
+            packets.append((packet.pts, packet.dts, packet.duration))
+        if len(packets) > MAX_FRAMES:
+            raise InvalidPicture(_too_long(name, f"more than {MAX_FRAMES} frames"))
+    clock.check()  # when the time is over, the file seems to end
+    if not packets:
+        raise InvalidPicture(f"{name} has no frames: choose another file.")
+    return timeline(packets, stream.time_base, stream.container.format.name, MAX_SECONDS)
+
+
+def _check_size(stream: Any, name: str) -> None:
     width, height = stream.codec_context.width, stream.codec_context.height
     if width < 1 or height < 1 or width * height > MAX_PIXELS:
         raise InvalidPicture(f"{name} has frames of {width} x {height} pixels: at most {MAX_PIXELS} pixels are opened.")
     if max(width, height) > MAX_ASPECT * min(width, height):
         raise InvalidPicture(f"{name} has frames of {width} x {height} pixels: crop them to at most {MAX_ASPECT} to 1.")
-    seconds = float(stream.duration * stream.time_base) if stream.duration and stream.time_base else 0.0
-    if seconds > MAX_SECONDS:
-        raise InvalidPicture(_too_long(name, f"{seconds / 60:.0f} minutes"))
-    total = 0
-    for packet in stream.container.demux(stream):
-        clock.check()
-        total += packet.size > 0
-        if total > MAX_FRAMES:
-            raise InvalidPicture(_too_long(name, f"more than {MAX_FRAMES} frames"))
-    clock.check()  # when the time is over, the file seems to end
-    if not total:
-        raise InvalidPicture(f"{name} has no frames: choose another file.")
-    return total
 
 
 def _too_long(name: str, got: str) -> str:
@@ -244,32 +266,42 @@ def _check_pixels(stream: Any, frames: int, name: str) -> None:
         )
 
 
-def _decoded(stream: Any, wanted: Sequence[int], name: str, clock: Clock) -> list[tuple[Image.Image, float | None]]:
-    """The frames at these places, upright and of one size, and when each is shown."""
-    stream.container.seek(0)
-    taken: list[tuple[Image.Image, float | None]] = []
-    places = set(wanted)
-    for place, frame in enumerate(stream.container.decode(stream)):
-        clock.check()
-        if place in places:
-            taken.append((_upright(frame, taken[0][0].size if taken else None, name), frame.time))
-        if place >= wanted[-1]:
-            break
-    clock.check()
-    if len(taken) < len(wanted):
-        raise InvalidPicture(f"{name} is damaged or cut short, so it cannot be decoded: save or download it again.")
-    return taken
+def _decoded(stream: Any, line: Timeline, frames: int, name: str, clock: Clock) -> Video:
+    """The frames shown at even distances of time, upright and of one size."""
+    container, shape = stream.container, pixel_shape(stream)
+    container.seek(min(0, container.start_time or 0))
+    taken: list[Taken] = []
+    pictures: list[Picture] = []
+    for one in taken_frames(container.decode(stream), line, frames, clock.check, name):
+        picture = pictures[-1] if one.again else upright(one.frame, shape)
+        if pictures and picture.size != pictures[0].size:
+            first, other = (f"{width} x {height}" for width, height in (pictures[0].size, picture.size))
+            raise InvalidPicture(f"{name} changes from {first} to {other} pixels on its way: save it in one size.")
+        pictures.append(picture)
+        taken.append(replace(one, frame=None))  # a decoded frame is larger than its picture
+    known = [one.seconds for one in taken if one.seconds is not None]
+    seconds = tuple(known) if len(known) == len(taken) else None
+    notes = (*_on_other_videos(container), *_on_sampling(line, taken, frames), *_notes_of(pictures))
+    return Video(tuple(picture.image for picture in pictures), seconds, notes)
 
 
-def _upright(frame: Any, size: tuple[int, int] | None, name: str) -> Image.Image:
-    """One decoded frame as a picture, of the size of those before it."""
-    image = open_picture(frame.to_image().rotate(frame.rotation, expand=True)).image
-    if size not in (None, image.size):
-        first, other = (f"{width} x {height}" for width, height in (size, image.size))
-        raise InvalidPicture(f"{name} changes from {first} to {other} pixels on its way: save it in one size.")
-    return image
+def _on_other_videos(container: Any) -> tuple[str, ...]:
+    count = sum(not _is_cover(stream) for stream in container.streams.video)
+    return (f"The file holds {count} videos: the one that players show first was used.",) if count > 1 else ()
 
 
-def _times(times: Sequence[float | None]) -> tuple[float, ...] | None:
-    known = [time for time in times if time is not None]
-    return tuple(known) if len(known) == len(times) else None
+def _on_sampling(line: Timeline, taken: Sequence[Taken], frames: int) -> tuple[str, ...]:
+    """At which times frames were taken, where that is not all of them."""
+    total = len(line.times)
+    if total <= frames:
+        return ()
+    known = [one.seconds for one in taken if one.seconds is not None]
+    if len(known) < len(taken):
+        return (
+            f"Of the video's {total} frames, {len(taken)} were taken at even distances by their number: the times in "
+            "the file make no sense.",
+        )
+    at = ", ".join(f"{seconds:.4g}" for seconds in known[:-1]) + f" and {known[-1]:.4g} s"
+    again = sum(one.again for one in taken)
+    more = f"; {again} of them show again what was shown before, since nothing new came" if again else ""
+    return (f"Of the video's {total} frames, {len(taken)} at even distances in time were taken: at {at}{more}.",)

@@ -44,7 +44,9 @@ def test_frames_at_even_distances(path: Path) -> None:
     assert [round(float(np.asarray(frame).mean()) / 10) for frame in video.frames] == wanted
     assert video.seconds == tuple(place / 10 for place in wanted)
     assert video.frames_a_second == pytest.approx(7 / 1.7)
-    assert video.notes == ("Of the video's 20 frames, 8 at even distances were taken.",)
+    (note,) = video.notes
+    at = "at 0, 0.2, 0.5, 0.7, 1, 1.2, 1.5 and 1.7 s"
+    assert note == f"Of the video's 20 frames, 8 at even distances in time were taken: {at}."
     assert len(open_video(path, 30).frames) == 20
     assert open_video(path, 30).notes == ()
 
