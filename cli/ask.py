@@ -15,6 +15,7 @@ from flowcut.errors import FlowCutError
 from flowcut.records.store import write_run
 from flowcut.settings import Generation
 from flowcut_lens.cli.progress import Progress
+from flowcut_lens.cli.warning import warn_of_photograph
 
 if TYPE_CHECKING:
     from flowcut.generation.medium import Medium
@@ -56,6 +57,8 @@ def _ask(wanted: argparse.Namespace) -> int:
     from flowcut.media.video import is_video
 
     early = None if is_video(wanted.image) else open_picture(wanted.image)  # before torch and the model
+    if early is not None:
+        warn_of_photograph(wanted, early)
     with Progress(wanted.quiet) as progress:
         run, picture = _answer(wanted, early or wanted.image, cut, settings, progress)
     for note in run.notes:

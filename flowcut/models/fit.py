@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from shutil import disk_usage, which
@@ -95,13 +94,12 @@ def fit(model: Published, on: Machine) -> Fit:
     return Fit(model, here, needs, in_memory, None if on.disk is None else missing <= on.disk)
 
 
-def smallest(on: Machine, model_types: Iterable[str]) -> Fit | None:
-    """The published model of these families to begin with: the smallest that fits, of those here already if any is.
+def smallest(on: Machine) -> Fit | None:
+    """The published model to begin with: the smallest that fits, of those that are here already if any is.
 
     One that needs a login is not meant, unless it is here. None: none fits.
     """
-    wanted = set(model_types)
-    fits = [one for one in (fit(model, on) for model in published_models() if model.model_type in wanted) if one.both]
+    fits = [one for one in (fit(model, on) for model in published_models()) if one.both]
     ready = [one for one in fits if one.here.complete]
     open_to_all = [one for one in fits if one.model.size is not None and not one.model.size.gated]
     return min(ready or open_to_all, key=_parameters, default=None)

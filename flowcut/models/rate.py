@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
+from typing import ClassVar
 
 RATE_SECONDS = 8.0
 """The rate is the mean of so many seconds."""
@@ -32,6 +33,9 @@ def how_long(seconds: float) -> str:
 class Rate:
     """How fast something grows, from the last seconds."""
 
+    last: ClassVar[float | None] = None
+    """Bytes a second as last seen in this process; None: nothing was fetched yet."""
+
     def __init__(self, start: int) -> None:
         self._seen = deque([(time.monotonic(), start)])
 
@@ -41,8 +45,12 @@ class Rate:
         self._seen.append((now, done))
         while now - self._seen[0][0] > RATE_SECONDS and len(self._seen) > 2:
             self._seen.popleft()
-        (then, before), passed = self._seen[0], now - self._seen[0][0]
-        return (done - before) / passed if passed >= FIRST_SECONDS and then < now else None
+        passed, before = now - self._seen[0][0], self._seen[0][1]
+        if passed < FIRST_SECONDS:
+            return None
+        rate = (done - before) / passed
+        Rate.last = rate or Rate.last
+        return rate
 
     def words(self, done: int, total: int) -> str:
         """`Downloading 0.41 of 1.03 GB, 12.0 MB/s, about 52 s left`."""
