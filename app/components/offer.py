@@ -13,8 +13,8 @@ from flowcut_lens.app.jobs.runtime import runtime
 from flowcut_lens.app.state import session
 
 KNOWS_SCENES_ONLY = (
-    "This picture is not one of the drawn scenes, and the embedded model knows nothing else: its answers about it mean "
-    "nothing, though the flow you see is really its own."
+    "This picture is not one of the drawn scenes, and the embedded model knows drawn scenes only: its answers about it "
+    "mean nothing, though the flow you see is really its own."
 )
 
 
@@ -42,24 +42,21 @@ def _words(found: Fit) -> str:
     if not found.missing:
         return f"Ask {short}, which is on this machine"
     begun = "Go on fetching" if found.here.bytes else "Fetch"
-    return f"{begun} {short} and ask it: {amount(found.missing)}{_time(found.missing)}"
-
-
-def _time(missing: int) -> str:
-    """How long it takes at the rate of the last download; empty while none is known."""
-    rate = runtime().downloads.last_rate
-    return f", about {how_long(missing / rate)}" if rate else ""
+    return f"{begun} {short} and ask it: {amount(found.missing)}"
 
 
 def _facts(found: Fit, machine: Machine) -> str:
     """Why this one."""
-    begin = "The smallest published model on this machine" if not found.missing else "The smallest published model"
-    parts = [f"{begin} that fits it: {found.model.name}."]
+    here = "of those that are here already" if not found.missing else "that fits this machine"
+    parts = [f"{found.model.name} is the smallest published model {here}."]
     if found.needs is not None and machine.memory is not None:
         where = {"cpu": "of memory", "cuda": "of the GPU's memory"}.get(machine.device, "of memory")
         parts.append(f"Its weights take {amount(found.needs)} or more {where}, {amount(machine.memory)} are free.")
     if found.missing and machine.disk is not None:
         parts.append(f"On the disk {amount(machine.disk)} are free.")
+    rate = runtime().downloads.last_rate
+    if found.missing and rate:
+        parts.append(f"At the rate of the last download, {amount(rate)}/s, it takes {how_long(found.missing / rate)}.")
     if found.missing:
         parts.append(
             "It comes from the Hugging Face hub, once, to the machine that runs this page; your picture stays here. "

@@ -23,11 +23,13 @@ def amount(size: float, like: float | None = None) -> str:
 
 
 def how_long(seconds: float) -> str:
-    """A coarse time: `20 s`, `4 min`, `1 h 10 min`."""
+    """A coarse time: `20 s`, `4 min`, `1 h 10 min`, `30 h`."""
     if seconds < 90:
         return f"{max(1, round(seconds))} s"
     minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+    if minutes < 60:
+        return f"{minutes} min"
+    return f"{minutes // 60} h {minutes % 60} min" if minutes < 600 else f"{round(minutes / 60)} h"
 
 
 class Rate:

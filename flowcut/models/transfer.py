@@ -20,8 +20,8 @@ PATIENCE = 30.0
 """Seconds without a byte after which the connection counts as lost."""
 PAUSE = 1.0
 """Seconds before another try."""
-PIECE = 2**16
-"""Bytes that are taken at once at most."""
+PIECE = 2**20
+"""Bytes that are read at once of what is here already."""
 STOP_SECONDS = 2.0
 """How long a stop waits for the thread, which ends at its next step."""
 _FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -110,7 +110,7 @@ class Transfer(threading.Thread):
 
     def _take_in_what_is_here(self) -> None:
         with self._part.open("rb") as file:
-            while (piece := file.read(16 * PIECE)) and not self._stopped.is_set():
+            while (piece := file.read(PIECE)) and not self._stopped.is_set():
                 self._digest.update(piece)
 
     def _receive(self, file: BinaryIO) -> Exception | None:
@@ -128,7 +128,7 @@ class Transfer(threading.Thread):
                 hf_raise_for_status(response)
                 if response.status_code != 206:
                     self._begin_anew(file)  # a server that knows no ranges sends the whole file
-                for piece in response.iter_bytes(PIECE):
+                for piece in response.iter_bytes():  # as they come, however slowly
                     self._keep(piece, file)
                     if self._stopped.is_set():
                         break

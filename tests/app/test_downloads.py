@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
-import huggingface_hub
 import pytest
 
 from flowcut.media.picture import Picture
@@ -20,7 +19,7 @@ from flowcut_lens.app.jobs.runtime import Runtime
 from flowcut_lens.app.jobs.visitors import Visitor
 from tests import tiny
 from tests.app.test_runtime import ended, order
-from tests.models.hub_server import Hub, Repository
+from tests.models.hub_server import Hub, Repository, ask_instead
 
 NAMES = ("someone/first", "someone/second", "someone/third")
 SECONDS = 60
@@ -36,13 +35,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def hub(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
     started = Hub()
-    for name, value in {
-        "HF_HUB_OFFLINE": False,
-        "ENDPOINT": started.address,
-        "HUGGINGFACE_CO_URL_TEMPLATE": started.address + "/{repo_id}/resolve/{revision}/{filename}",
-        "HF_HUB_CACHE": str(tmp_path / "cache"),
-    }.items():
-        monkeypatch.setattr(huggingface_hub.constants, name, value)
+    ask_instead(started, tmp_path / "cache", monkeypatch)
     for name in NAMES:
         started.repositories[name] = Repository(folder)
     yield started

@@ -11,6 +11,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import huggingface_hub
+import pytest
+
 COMMIT = "c" * 40
 PIECE = 4096
 
@@ -75,6 +78,17 @@ class Hub:
     def close(self) -> None:
         self._server.shutdown()
         self._server.server_close()
+
+
+def ask_instead(hub: Hub, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the client of this process ask this hub, and keep what it fetches in a cache of its own."""
+    for name, value in {
+        "HF_HUB_OFFLINE": False,
+        "ENDPOINT": hub.address,
+        "HUGGINGFACE_CO_URL_TEMPLATE": hub.address + "/{repo_id}/resolve/{revision}/{filename}",
+        "HF_HUB_CACHE": str(cache),
+    }.items():
+        monkeypatch.setattr(huggingface_hub.constants, name, value)
 
 
 class _Handler(BaseHTTPRequestHandler):

@@ -15,7 +15,7 @@ from flowcut.errors import FlowCutError, ModelNotLoaded
 from flowcut.models import cache, download, fit, loading, transfer
 from flowcut.models.hub import report_to_nobody
 from tests import tiny
-from tests.models.hub_server import COMMIT, Hub, Repository
+from tests.models.hub_server import COMMIT, Hub, Repository, ask_instead
 
 NAME = "someone/a-model"
 SIZE = 400_000
@@ -33,13 +33,7 @@ def server() -> Iterator[Hub]:
 @pytest.fixture
 def hub(server: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
     """An empty cache, and a hub that the client of this process asks."""
-    for name, value in {
-        "HF_HUB_OFFLINE": False,
-        "ENDPOINT": server.address,
-        "HUGGINGFACE_CO_URL_TEMPLATE": server.address + "/{repo_id}/resolve/{revision}/{filename}",
-        "HF_HUB_CACHE": str(tmp_path / "cache"),
-    }.items():
-        monkeypatch.setattr(huggingface_hub.constants, name, value)
+    ask_instead(server, tmp_path / "cache", monkeypatch)
     yield server
     server.repositories.clear()
 
