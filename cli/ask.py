@@ -15,6 +15,7 @@ from flowcut.records.store import write_run
 from flowcut.settings import Generation
 from flowcut_lens.cli.output import check_out, say, say_json
 from flowcut_lens.cli.progress import Progress
+from flowcut_lens.cli.warning import warn_of_photograph
 
 if TYPE_CHECKING:
     from flowcut.generation.medium import Medium
@@ -62,7 +63,9 @@ def _ask(wanted: argparse.Namespace) -> int:
     with Progress(wanted.quiet) as progress:
         progress.report(None, "Opening the picture")
         source = plain(wanted.image, "picture")  # an address is fetched once, and before torch and the model
-        source = source if is_video(source) else open_picture(source)
+        if not is_video(source):
+            source = open_picture(source)
+            warn_of_photograph(wanted, source)
         run, picture = _answer(wanted, source, cut, settings, progress)
     for note in run.notes:
         print(f"flowcut: {note}", file=sys.stderr)

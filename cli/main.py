@@ -1,4 +1,4 @@
-"""The command line: `flowcut ask PICTURE "QUESTION"`, `compare`, `causal`, `methods` and `app`."""
+"""The command line: `flowcut ask PICTURE "QUESTION"`, `compare`, `causal`, `methods`, `models` and `app`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import NoReturn
 
 from flowcut.errors import FlowCutError
 from flowcut.threads import share_processors
-from flowcut_lens.cli import app, ask, causal, compare, methods
+from flowcut_lens.cli import app, ask, causal, compare, methods, models
 from flowcut_lens.cli.output import ReaderGone, spell_out
 from flowcut_lens.cli.plugin import load_plugin
 
@@ -48,9 +48,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="flowcut", description="Ask a vision-language model, and prune its visual tokens.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=_Parser)
-    for command in (ask, compare, causal, methods, app):
+    for command in (ask, compare, causal, methods, models, app):
         command.add_command(commands)
-    for added in commands.choices.values():
+    for name, added in commands.choices.items():
+        added.set_defaults(command=name)
         added.add_argument("--plugin", metavar="FILE", help="a Python file that registers methods of your own")
     return parser
 

@@ -13,6 +13,7 @@ from flowcut.criteria import METHODS
 from flowcut.cut import CutConfig
 from flowcut.settings import Generation
 from flowcut_lens.cli.progress import Progress
+from flowcut_lens.cli.warning import warn_of_photograph
 
 if TYPE_CHECKING:
     from flowcut.media.picture import Picture
@@ -64,6 +65,7 @@ def begun(wanted: argparse.Namespace) -> Iterator[Begun]:
     from flowcut.media.picture import open_picture
 
     picture = open_picture(wanted.image)
+    warn_of_photograph(wanted, picture)
     with Progress(wanted.quiet) as progress:
         progress.report(None, "Loading PyTorch")
         from flowcut.models.quiet import quiet_libraries

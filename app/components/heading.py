@@ -8,11 +8,12 @@ import streamlit as st
 
 from flowcut.errors import FlowCutError
 from flowcut_lens.app.components.formatting import escape_markdown
+from flowcut_lens.app.components.offer import offer
 from flowcut_lens.app.jobs.models import EMBEDDED
 from flowcut_lens.app.media.comparison import Comparison
 from flowcut_lens.app.media.truth import right_answer
 from flowcut_lens.app.media.videos import check_frames
-from flowcut_lens.app.sidebar.controls import FOR_VIDEOS, PUBLISHED
+from flowcut_lens.app.sidebar.controls import FOR_VIDEOS
 from flowcut_lens.app.state import session
 
 
@@ -51,13 +52,8 @@ def what_the_model_knows() -> None:
     """A word of warning where the embedded model is to look at something it was never shown."""
     if session.picture().video is not None:
         _whether_it_takes_videos()
-    elif session.picture().seed is None and st.session_state.model == EMBEDDED:
-        names = ", ".join(f"`{name}`" for name in PUBLISHED)
-        st.info(
-            "The embedded model knows drawn scenes only: about a photograph its answers mean nothing, though the flow "
-            f"you see is really its own. For photographs choose a published model on the left: {names}.",
-            icon=":material/info:",
-        )
+    elif st.session_state.model == EMBEDDED and not session.picture().could_be_drawn:
+        offer()
 
 
 def _whether_it_takes_videos() -> None:

@@ -68,6 +68,8 @@ class Job:
     """Why it failed, one sentence for the person who asked."""
     model_failed: bool = False
     """Whether it was the model that could not be loaded."""
+    fetching: bool = False
+    """Whether its model is on its way from the hub."""
     stop: threading.Event = field(default_factory=threading.Event)
     ended: threading.Event = field(default_factory=threading.Event)
     asked_by: Visitor | None = None

@@ -23,9 +23,10 @@ from flowcut.errors import FlowCutError
 from flowcut.media.picture import Picture
 from flowcut.media.video import Video
 from flowcut.records.run import Run
+from flowcut_lens.app.jobs.downloads import Downloads, comes_from_the_hub
 from flowcut_lens.app.jobs.explain import explain
 from flowcut_lens.app.jobs.imports import CLOSING, COMPARE_PAGE, Pages, given_up, import_alone
-from flowcut_lens.app.jobs.models import EMBEDDED, Models, keep_for_good, warm_up_run
+from flowcut_lens.app.jobs.models import EMBEDDED, Models, fetch, keep_for_good, warm_up_run
 from flowcut_lens.app.jobs.orders import ARM_WORDS, ARMS, Job, Order, run_key
 from flowcut_lens.app.jobs.studies import Studies
 
@@ -56,10 +57,10 @@ log = logging.getLogger(__name__)
 
 
 class Runtime:
-    """Four threads: one loads models, one answers questions, one prepares figures, one runs studies.
+    """Threads: two fetch models, one loads them, one answers questions, one prepares figures, one runs studies.
 
-    So a question to a model that is in memory does not wait for another that is being loaded, a second question never
-    waits for the first one's figures, and studies wait for questions.
+    So a question to a model that is in memory does not wait for another that is being fetched or loaded, a second
+    question never waits for the first one's figures, and studies wait for questions.
     """
 
     def __init__(self) -> None:
@@ -68,6 +69,7 @@ class Runtime:
         self._runs: LRUCache[str, Run] = LRUCache(KEPT_RUNS)  # used by the answering thread only, so without a lock
         self._figures: LRUCache[str, Future[bytes]] = LRUCache(KEPT_FIGURES)
         self._figures_lock = threading.Lock()
+        self.downloads = Downloads(fetch, lambda job: _line_up(self._loading, self._load_for, job))
         self._loading = ThreadPoolExecutor(1, thread_name_prefix="loading")
         self._answering = ThreadPoolExecutor(1, thread_name_prefix="answering")
         self._drawing = ThreadPoolExecutor(1, thread_name_prefix="figures")
@@ -90,6 +92,7 @@ class Runtime:
         for thread in threads:
             thread.shutdown(wait=False, cancel_futures=True)
         with given_up():
+            self.downloads.close()
             for thread in threads:
                 thread.shutdown()
             self.studies.close(CLOSING_SECONDS)
@@ -99,7 +102,9 @@ class Runtime:
         job = Job(order, asked_by=asked_by)
         with self._ends_lock:
             self._ends = [*(end for end in self._ends if not end.is_set()), job.ended]
-        if self.models.get(order.model) is None:
+        if self.models.get(order.model) is None and comes_from_the_hub(order.model):
+            self.downloads.wait_for(job)
+        elif self.models.get(order.model) is None:
             job.report("Loading the model")
             _line_up(self._loading, self._load_for, job)
         else:

@@ -7,11 +7,9 @@ keeps the sessions of both for minutes, with every picture in them, and never cl
 from __future__ import annotations
 
 import asyncio
-import ctypes
 import gc
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,6 +17,7 @@ import streamlit as st
 from streamlit import runtime as server
 from streamlit.runtime.scriptrunner import get_script_run_ctx
 
+from flowcut_lens.app.jobs.heap import return_freed
 from flowcut_lens.app.media.uploads import forget_pixels
 
 GRACE = 20.0
@@ -99,5 +98,4 @@ def tidy() -> None:
 def _tidy() -> None:
     _waiting.release()
     gc.collect()
-    with suppress(OSError, AttributeError):  # other systems have no such call
-        ctypes.CDLL("libc.so.6").malloc_trim(0)  # glibc keeps freed memory until it is asked to return it
+    return_freed()

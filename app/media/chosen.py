@@ -7,6 +7,7 @@ from functools import cached_property
 
 from PIL.Image import Image
 
+from flowcut.media.drawn import looks_drawn
 from flowcut.media.picture import Picture
 from flowcut.media.video import Video
 from flowcut_lens.app.media.uploads import Upload
@@ -57,6 +58,11 @@ class ChosenPicture:
     def kind(self) -> str:
         """What it is called in a sentence."""
         return "picture" if self.video is None else "video"
+
+    @cached_property
+    def could_be_drawn(self) -> bool:
+        """Whether it is a drawn scene, or a picture that looks like one: the embedded model knows no others."""
+        return self.seed is not None or (self.video is None and looks_drawn(self.image))
 
     @cached_property
     def preview(self) -> Image:

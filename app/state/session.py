@@ -136,6 +136,12 @@ def show_scene(seed: int, question: str | None = None) -> None:
         ask_if_quick()
 
 
+def ask_with(model: str) -> None:
+    """Choose another model and ask it what is on screen."""
+    st.session_state.model = model
+    ask()
+
+
 def show_new_scene() -> None:
     """Draw a scene nobody has seen, and ask about it."""
     show_scene(random.randrange(*DRAWN_SEEDS))
@@ -179,6 +185,12 @@ def collect() -> None:
         state.comparison = Comparison(state.asked_about, full, cut, control)
         state.model_in_use = ended.order.model
         _fit_budget()
+    elif ended.stop.is_set() and ended.fetching:
+        state.problem = (
+            f"Stopped fetching {ended.order.model}: what has come of it is kept, and the download goes on from there "
+            "when you ask again."
+        )
+        state.model = state.model_in_use
     elif ended.stop.is_set():
         state.problem = "Stopped before all three answers were there; the last complete ones are still shown."
     else:

@@ -17,8 +17,8 @@ from textwrap import shorten
 from typing import Any, cast
 
 import torch
-from huggingface_hub import hf_hub_download, snapshot_download, try_to_load_from_cache
-from huggingface_hub.errors import GatedRepoError, HFValidationError, RepositoryNotFoundError
+from huggingface_hub import try_to_load_from_cache
+from huggingface_hub.errors import HFValidationError
 from safetensors import SafetensorError, safe_open
 from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageTextToText, AutoProcessor, PreTrainedModel
 
@@ -27,14 +27,13 @@ from flowcut.families import FAMILIES, family_of, unsupported
 from flowcut.families.family import Family
 from flowcut.families.processors import processor_class
 from flowcut.models import memory
-from flowcut.models.hub import Progress, hub_answers, report_to_nobody, reporting_bar
+from flowcut.models.download import fetch
+from flowcut.models.hub import Progress, report_to_nobody
+from flowcut.models.memory import SHARE_FOR_WEIGHTS
 
 EMBEDDED = "embedded"
 EMBEDDED_VARIABLE = "FLOWCUT_EMBEDDED"
-WANTED_FILES = ["*.json", "*.safetensors", "*.jinja", "*.model", "*.txt"]
 HASHED_BYTES = 200_000_000
-SHARE_FOR_WEIGHTS = 0.7
-"""Of the free memory, where float32 is chosen: activations and the cache need the rest."""
 LONGEST_NAME = 250
 """Characters of a model's name: the longest that every file system takes."""
 LEAST_SHARE_OF_WEIGHTS = 0.5
@@ -96,8 +95,9 @@ def load(
         name: `embedded`, a folder with a transformers checkpoint, or a hub id such as `llava-hf/llava-1.5-7b-hf`.
         device: None takes CUDA, else Apple's MPS, else the CPU.
         dtype: None takes bfloat16 or float16 on a GPU, float32 on a CPU (bfloat16 where memory is short).
-        progress: called with what is being done and how far it is; None: nobody is, but of a download the Hugging
-            Face hub's own bar is on stderr.
+        progress: called with what is being done and how far it is, several times a second while it waits for a
+            network; what it raises ends the loading, and a download goes on from there another time. None: nobody
+            is called, but of a download there is a bar on stderr.
 
     Raises:
         ModelNotLoaded: (a ValueError) one sentence: not found, no network, not supported, not complete.
@@ -178,30 +178,12 @@ def _folder(name: str, report: Progress) -> tuple[Path, str | None]:
 
 def _download(name: str, report: Progress) -> Path:
     """Fetch a checkpoint into the hub's cache; its kind is checked before its weights are fetched."""
-    try:
-        report(None, f"Looking for {name} on the Hugging Face hub")
-        if not hub_answers(name):
-            return Path(snapshot_download(name, allow_patterns=WANTED_FILES, local_files_only=True))
-        bar = reporting_bar(report)
-        config_file = Path(hf_hub_download(name, "config.json", tqdm_class=bar))
-        family_of(_config(config_file.parent, name))
-        return Path(snapshot_download(name, allow_patterns=WANTED_FILES, tqdm_class=bar))
-    except GatedRepoError as error:
-        raise ModelNotLoaded(
-            f"{name} is a gated model: accept its terms on huggingface.co, then log in with 'hf auth login'."
-        ) from error
-    except (RepositoryNotFoundError, HFValidationError) as error:
-        raise ModelNotLoaded(
-            f"There is no model {name!r} in this place or on the Hugging Face hub: "
-            f"check its name, give a folder, or use '{EMBEDDED}'."
-        ) from error
-    except ModelNotLoaded:
-        raise
-    except Exception as error:  # the hub's client raises its transport's own kinds, which change with its versions
-        raise ModelNotLoaded(
-            f"{name} is not on this machine and could not be fetched from the Hugging Face hub: check the network, "
-            f"give a local folder, or use '{EMBEDDED}'."
-        ) from error
+    return fetch(name, lambda folder: family_of(_config(folder, name)), report)
+
+
+def fetch_only(name: str, progress: Progress | None = None) -> None:
+    """Bring a model onto this machine without loading it; the arguments and errors of `load`."""
+    _folder(name, progress or report_to_nobody)
 
 
 def _config(folder: Path, name: str) -> Any:
@@ -310,7 +292,7 @@ def _device(wanted: str | None) -> torch.device:
     return device
 
 
-def _parameters(weights: list[Path]) -> int:
+def count_parameters(weights: list[Path]) -> int:
     """How many numbers the weights are, from the headers of their files."""
     count = 0
     for file in weights:
@@ -334,7 +316,7 @@ def _needed_parameters(config: Any, weights: list[Path], name: str) -> int:
             f"{name} has a config.json that cannot be used ({_reason(error)}): copy it again."
         ) from error
     needed = sum(int(weight.numel()) for weight in skeleton.parameters())
-    found = _parameters(weights)
+    found = count_parameters(weights)
     if found < LEAST_SHARE_OF_WEIGHTS * needed:
         raise ModelNotLoaded(
             f"{name} is incomplete: its weights hold {found / 1e6:.1f} M numbers and its config.json asks for "

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+SHARE_FOR_WEIGHTS = 0.7
+"""Of the free memory: activations and the cache need the rest."""
 _RESET = Path("/proc/self/clear_refs")
 _STATUS = Path("/proc/self/status")
 _FREE = Path("/proc/meminfo")

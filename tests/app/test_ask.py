@@ -127,8 +127,7 @@ def upload(page: AppTest, name: str, content: bytes) -> AppTest:
 @pytest.mark.parametrize("size", [(900, 120), (48, 700), (336, 336), (1, 1)])
 def test_uploads_of_any_aspect(page: AppTest, size: tuple[int, int]) -> None:
     upload(page, "mine.png", png(size))
-    assert "knows drawn scenes only" in page.info[0].value
-    assert "llava-hf/llava-1.5-7b-hf" in page.info[0].value
+    assert any("knows drawn scenes only" in text.value for text in page.markdown)
     run(page)
     assert not errors(page)
     assert shown(page).full.image_size == size

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
-import huggingface_hub
 import pytest
 import torch
 from transformers import SiglipVisionConfig
 
 import flowcut
-from flowcut.models import hub, loading
+from flowcut.models import loading
 from tests import tiny, tiny_qwen, tiny_video
 
 
@@ -181,57 +179,8 @@ def test_a_folder_without_a_processor(folder: Path) -> None:
     refused(folder, "processor")
 
 
-def test_no_network(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(huggingface_hub.HfApi, "model_info", _raises(ConnectionError("unreachable")))
-    refused("llava-hf/llava-1.5-7b-hf-not-downloaded", "check the network")
-
-
-def test_downloads_report_how_far_they_are(capfd: pytest.CaptureFixture) -> None:
-    reports: list[tuple[float | None, str]] = []
-    bar_class = hub.reporting_bar(lambda fraction, text: reports.append((fraction, text)))
-    assert bar_class is not None
-    with bar_class(desc="Downloading", total=4_000_000_000, unit="B", unit_scale=True) as bar:
-        bar.update(1_000_000_000)
-        bar.refresh()
-    with bar_class(desc="Files", total=3) as files:
-        files.update(1)
-    assert (0.25, "Downloading 1.0 of 4.0 GB") in reports
-    assert "".join(capfd.readouterr()) == ""
-
-
-def test_every_file_of_a_download_is_reported_or_left_to_the_hubs_own_bar(
-    monkeypatch: pytest.MonkeyPatch, whole: Path
-) -> None:
-    bars: list[type | None] = []
-
-    def download(name: str, *_: object, tqdm_class: type | None, **__: object) -> str:
-        bars.append(tqdm_class)
-        if tqdm_class is not None:
-            with tqdm_class(total=2_000_000_000, unit="B") as bar:
-                bar.update(1_000_000_000)
-                bar.refresh()
-        return str(whole)
-
-    monkeypatch.setattr(huggingface_hub.HfApi, "model_info", lambda *_, **__: None)
-    monkeypatch.setattr(loading, "snapshot_download", download)
-    monkeypatch.setattr(loading, "hf_hub_download", lambda *names, **more: f"{download(*names, **more)}/config.json")
-    reports: list[tuple[float | None, str]] = []
-    flowcut.load("someone/a-model", progress=lambda fraction, text: reports.append((fraction, text)))
-    assert reports.count((0.5, "Downloading 1.0 of 2.0 GB")) >= 2
-    assert reports[-1] == (1.0, "Ready")
-    flowcut.load("someone/a-model")
-    assert [bar is None for bar in bars] == [False, False, True, True]
-
-
 def test_no_such_model_on_the_hub() -> None:
     refused("a name with spaces", "There is no model 'a name with spaces'")
-
-
-def test_a_model_that_was_downloaded_before_needs_no_network(monkeypatch: pytest.MonkeyPatch, whole: Path) -> None:
-    monkeypatch.setattr(huggingface_hub.HfApi, "model_info", _raises(ConnectionError("unreachable")))
-    monkeypatch.setattr(loading, "snapshot_download", lambda name, local_files_only, **_: str(whole))
-    model = flowcut.load("someone/a-model")
-    assert (model.id, model.revision) == ("someone/a-model", whole.name)
 
 
 def test_the_embedded_model_is_where_the_variable_says(monkeypatch: pytest.MonkeyPatch, whole: Path) -> None:
@@ -239,13 +188,6 @@ def test_the_embedded_model_is_where_the_variable_says(monkeypatch: pytest.Monke
     assert flowcut.load("embedded").n_patches == tiny.N_PATCHES
     monkeypatch.setenv(loading.EMBEDDED_VARIABLE, "/nowhere")
     refused("embedded", r"not in /nowhere: set FLOWCUT_EMBEDDED")
-
-
-def _raises(error: Exception) -> Callable[..., None]:
-    def fail(*_: object, **__: object) -> None:
-        raise error
-
-    return fail
 
 
 def test_weights_of_a_much_smaller_model_are_refused_before_loading(
