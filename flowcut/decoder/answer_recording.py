@@ -16,6 +16,7 @@ from flowcut.decoder.recording import LanguageRecording
 from flowcut.errors import FlowCutError
 from flowcut.hooks.attention import Attention, watching
 from flowcut.hooks.model_facts import synchronise
+from flowcut.hooks.precision import full_precision
 from flowcut.records.answer_attention import AnswerAttention
 
 
@@ -110,7 +111,7 @@ class AnswerRecording:
         index = self._layer_of[module]
         synchronise(query.device)
         started = time.perf_counter()
-        with torch.no_grad():
+        with torch.no_grad(), full_precision(query.device):
             if index not in self._layers:
                 self._layers[index] = self._first_look(index, value, heads=query.shape[1])
             weights = self._layers[index].weights

@@ -36,6 +36,7 @@ from flowcut.errors import FlowCutError, InvalidCut
 from flowcut.hooks.attention import Attention, is_watching, joined, watched_by, watching
 from flowcut.hooks.elsewhere import Elsewhere
 from flowcut.hooks.model_facts import model_facts
+from flowcut.hooks.precision import full_precision
 from flowcut.records.language import LanguageRecord
 
 
@@ -222,7 +223,7 @@ class LanguageRecording:
         if current is not None and current.prefill and looks_now:
             inputs = LayerInputs(query, key, value, scaling, self._window(module))
             needs = None if self._plan is None else self._needs
-            with torch.no_grad():
+            with torch.no_grad(), full_precision(query.device):
                 for span in current.spans:
                     if self.cut is None or len(span.kept) > self.cut.tokens:
                         gather(needs, current, span, inputs)

@@ -21,6 +21,7 @@ from flowcut.encoder.locate import PackedEncoder, VisionEncoder
 from flowcut.encoder.prune_group import EncoderPlan, PruneGroup
 from flowcut.hooks.attention import Attention
 from flowcut.hooks.model_facts import synchronise
+from flowcut.hooks.precision import full_precision
 
 Call = tuple[tuple[Any, ...], dict[str, Any]]
 """Positional and keyword arguments of a layer."""
@@ -52,10 +53,10 @@ class EncoderPass(ABC):
 
     def show(self, prune_group: PruneGroup, inputs: LayerInputs) -> None:
         """Let a prune group take from a layer what the cut needs, and what the record needs."""
-        with self.clock("scoring"):
+        with self.clock("scoring"), full_precision(self.device):
             prune_group.score_layer(self.with_relay(inputs))
         if self.plan.flows:
-            with self.clock("recording"):
+            with self.clock("recording"), full_precision(self.device):
                 prune_group.observe(self.with_relay(inputs))
 
     def with_relay(self, inputs: LayerInputs) -> LayerInputs:
@@ -79,10 +80,10 @@ class EncoderPass(ABC):
     def _advance(self, layer: int) -> tuple[list[int], list[Tensor | None]]:
         """Let each prune group cut: patches kept before, and positions among them that are kept on (None: all)."""
         before = [prune_group.n_kept for prune_group in self.prune_groups]
-        with self.clock("scoring"):
+        with self.clock("scoring"), full_precision(self.device):
             kept = [prune_group.cut_after(layer) for prune_group in self.prune_groups]
         if self.plan.flows:
-            with self.clock("recording"):
+            with self.clock("recording"), full_precision(self.device):
                 for prune_group, positions in zip(self.prune_groups, kept, strict=True):
                     prune_group.observe_cut(positions)
         return before, kept
@@ -147,7 +148,8 @@ class BatchPass(EncoderPass):
             if not self.looking_ahead:
                 self.show(prune_group, inputs)
             elif prune_group.above_target:
-                prune_group.gather_evidence(self.with_relay(inputs))
+                with full_precision(self.device):
+                    prune_group.gather_evidence(self.with_relay(inputs))
         if not self.looking_ahead:
             sizes = [
                 len(prune_group.kept_ids) * (prune_group.n_kept + self.cls) ** 2 for prune_group in self.prune_groups
@@ -329,7 +331,8 @@ def _mean_joined(patches: Tensor, joins: Tensor, count: int) -> Tensor:
     """
     which = nn.functional.one_hot(joins.to(patches.device) + 1, count + 1)[..., 1:].float()  # [b, N, count]
     shares = which / which.sum(dim=1, keepdim=True).clamp_min(1)
-    return (shares.transpose(1, 2) @ patches.float()).to(patches.dtype)
+    with full_precision(patches.device):
+        return (shares.transpose(1, 2) @ patches.float()).to(patches.dtype)
 
 
 def _shares(plan: EncoderPlan, slices: int) -> Sequence[int | None]:

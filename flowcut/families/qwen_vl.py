@@ -138,7 +138,7 @@ class QwenVL(LlavaBuild):
         encoded, first = [], 0
         for tokens, places, slices in zip(whole, recording.kept_tokens, grids[:, 0].tolist(), strict=True):
             patches = torch.cat(rows[first : first + slices])
-            shares = torch.full(patches.shape[:2], 1 / patches.shape[1], device=patches.device)
+            shares = torch.full(patches.shape[:2], 1 / patches.shape[1], dtype=torch.float32, device=patches.device)
             encoded.append(EncodedMedium(tokens[places], places, patches, shares))
             first += slices
         return encoded
