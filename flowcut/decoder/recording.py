@@ -28,7 +28,7 @@ from flowcut.cut import CutConfig, check_is_cut
 from flowcut.decoder.evidence import LayerInputs, find_raters, gather, take_states
 from flowcut.decoder.kept_rows import KeptRows, kept_rows_of
 from flowcut.decoder.locate import LanguageDecoder, find_decoder
-from flowcut.decoder.passes import DecoderPass, padding_mask
+from flowcut.decoder.passes import DecoderPass, check_cache, padding_mask
 from flowcut.decoder.segment import Segment, Span
 from flowcut.decoder.spans import Aim
 from flowcut.decoder.to_record import Setting, draft
@@ -250,6 +250,7 @@ class LanguageRecording:
         if cache is None or cache.get_seq_length() == 0:
             aim = getattr(self._thread, "aim", self._aim)
             if aim is not None:
+                check_cache(cache)
                 self._pass = DecoderPass.of_prompts(aim, batch, length, padding_mask(mask))
                 self._check_text(self._pass)
                 if "rater_attention" in self._needs:

@@ -22,6 +22,7 @@ from flowcut.families.support import check_budget
 from flowcut.generation.flops import ModelParts, TokenCounts, count_flops
 from flowcut.generation.medium import Medium, geometries, open_medium
 from flowcut.generation.observer import Listener
+from flowcut.generation.own_settings import overruled, own_options
 from flowcut.generation.prompt import put_question
 from flowcut.generation.session import Session
 from flowcut.hooks.model_facts import synchronise
@@ -156,18 +157,7 @@ class _Work:
         settings = self.settings
         asked = put_question(self.model, picture, question, settings.system, settings.max_new_tokens)
         self._check_budget(picture, asked.inputs["input_ids"])
-        return asked.prompt, asked.inputs, (*asked.notes, *self._overruled())
-
-    def _overruled(self) -> tuple[str, ...]:
-        """A note where the checkpoint's own generation settings ask for what is not done here."""
-        own = self.model.model.generation_config
-        sampling = ["sampling"] if own.do_sample and not self.settings.do_sample else []
-        beams = [f"{own.num_beams} beams"] if (own.num_beams or 1) > 1 else []
-        if not sampling and not beams:
-            return ()
-        done = "sampled" if self.settings.do_sample else "greedy"
-        wanted = " and ".join(sampling + beams)
-        return (f"The model's own generation settings ask for {wanted}; this answer is {done}, with one beam.",)
+        return asked.prompt, asked.inputs, (*asked.notes, *overruled(self.model.model.generation_config, settings))
 
     def _check_budget(self, picture: Medium, input_ids: torch.Tensor) -> None:
         """Where the number of a picture's tokens depends on its size, it is known only now."""
@@ -212,8 +202,9 @@ class _Work:
         return replace(self.attended.attention, source_patches=source_patches.numpy(), shares=shares.float().numpy())
 
     def _generate(self, prepared: BatchFeature) -> None:
-        options = {**self.settings.for_generate(), "stopping_criteria": [self.listener]}
         hf_model: Any = self.model.model
+        own = own_options(hf_model.generation_config, self.settings, self.model.processor.tokenizer)
+        options = {**own, **self.settings.for_generate(), "stopping_criteria": [self.listener]}
         if not self.settings.do_sample:
             hf_model.generate(**prepared, **options)
             return

@@ -13,6 +13,15 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 from flowcut.decoder.spans import Aim
 from flowcut.errors import FlowCutError
 
+NOT_PREPARED = (
+    "This model is inside flowcut.prune, and these pictures were not prepared, so they would not be cut: call "
+    "inputs = session.prepare(processor(...)) and then generate(**inputs), which a transformers pipeline does not do."
+)
+IN_PIECES = (
+    "This prompt is read in pieces (prefill_chunk_size), and a cut inside the language model needs it whole: give "
+    "generate prefill_chunk_size=None, or set it so in the model's generation_config."
+)
+
 
 @dataclass(frozen=True, eq=False)
 class Handover:
@@ -66,6 +75,12 @@ class PreparedFeatures(BaseModelOutputWithPooling):  # type: ignore[misc]  # myp
             if handover is not None:
                 handover.check()
         return super().__getattribute__(name)
+
+
+def is_piece(arguments: Mapping[str, Any]) -> bool:
+    """Whether the model is given a piece of what was prepared, as it is when a prompt is read in chunks."""
+    encoded = (arguments.get("mm_encoder_outputs") or {}).values()
+    return any(isinstance(one, PreparedFeatures) and one.handover is None for one in encoded)
 
 
 def handover_of(arguments: Mapping[str, Any]) -> Handover | None:

@@ -39,16 +39,12 @@ from flowcut.generation.outside_encoder import (
     patches_of_first_row,
     ranking_of_first_row,
 )
-from flowcut.generation.prepared import Handover, PreparedFeatures, handover_of
+from flowcut.generation.prepared import IN_PIECES, NOT_PREPARED, Handover, PreparedFeatures, handover_of, is_piece
 from flowcut.hooks.attention import joined
 from flowcut.hooks.model_facts import synchronise
 from flowcut.records.language import LanguageRecord
 from flowcut.records.vision import PADDING_ID, FlowRecord
 
-NOT_PREPARED = (
-    "This model is inside flowcut.prune, and these pictures were not prepared, so they would not be cut: call "
-    "inputs = session.prepare(processor(...)) and then generate(**inputs), which a transformers pipeline does not do."
-)
 _is_preparing: ContextVar[bool] = ContextVar("flowcut_preparing", default=False)
 
 
@@ -349,7 +345,7 @@ class Session:
         handover = handover_of(given)
         if handover is None:
             if self.cut is not None and self._holds_media(given):
-                raise FlowCutError(NOT_PREPARED)
+                raise FlowCutError(IN_PIECES if is_piece(given) else NOT_PREPARED)
             if self.language is not None and self.language.filled(given.get("past_key_values")):
                 self._read(None)
         elif handover.session() is self:
