@@ -109,6 +109,7 @@ class AnswerRecording:
         if len(query) != 1:
             raise FlowCutError(f"The attention of answers is recorded for one prompt at a time, not for {len(query)}.")
         index = self._layer_of[module]
+        self._check_step(index, query.shape[2], key.shape[2])
         synchronise(query.device)
         started = time.perf_counter()
         with torch.no_grad(), full_precision(query.device):
@@ -119,6 +120,30 @@ class AnswerRecording:
         synchronise(query.device)
         self.seconds["prefill" if len(weights) == 1 else "decode"] += time.perf_counter() - started
         return attention(query, key, value)
+
+    def _check_step(self, layer: int, queries: int, keys: int) -> None:
+        """Every pass must be one token's: the whole prompt, then one more token, or all again where there is no cache.
+
+        Raises:
+            FlowCutError: it is not.
+        """
+        begins = layer not in self._layers
+        if begins and keys > queries:
+            raise FlowCutError(
+                f"The first pass brings {queries} tokens to {keys} places of the cache: record the attention of answers "
+                "from an empty cache, and not a static one."
+            )
+        if begins and layer == 0 and queries < self.prompt_length:
+            raise FlowCutError(
+                f"The prompt has {self.prompt_length} tokens and the first pass brings {queries}: read it in one piece "
+                "(prefill_chunk_size=None), to record the attention of its answer."
+            )
+        ahead = queries > self.prompt_length if begins else 1 < queries < keys
+        if ahead:
+            raise FlowCutError(
+                f"A pass brings {queries} tokens at once, as assisted generation does: the attention of answers is "
+                "recorded where they are written token by token."
+            )
 
     def _window(self, layer: int) -> int | None:
         config: Any = self.decoder.model.config
