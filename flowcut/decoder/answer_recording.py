@@ -130,8 +130,8 @@ class AnswerRecording:
         begins = layer not in self._layers
         if begins and keys > queries:
             raise FlowCutError(
-                f"The first pass brings {queries} tokens to {keys} places of the cache: record the attention of answers "
-                "from an empty cache, and not a static one."
+                f"The first pass brings {queries} tokens to {keys} places of the cache: record the attention of "
+                "answers from an empty cache, and not a static one."
             )
         if begins and layer == 0 and queries < self.prompt_length:
             raise FlowCutError(

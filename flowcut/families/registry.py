@@ -45,8 +45,17 @@ def names_of_video_families() -> str:
     return f"{', '.join(names[:-1])} or {names[-1]}"
 
 
-def unsupported(model_type: str | None, tower_type: str | None = None) -> ModelNotLoaded:
-    """The refusal of a model by its name, with the list of what is supported."""
+def unsupported(
+    model_type: str | None, tower_type: str | None = None, reason: str = "", own_code: bool = False
+) -> ModelNotLoaded:
+    """The refusal of a model by its name, with why (if it is known) and the list of what is supported.
+
+    Args:
+        reason: a clause that says why, such as `its language model has no such tokens`.
+        own_code: whether the checkpoint comes with code of its own.
+    """
     got = f"a {model_type!r} model" + (f" with a {tower_type!r} vision tower" if tower_type else "")
     supported = "; ".join(family.description for family in FAMILIES.values())
-    return ModelNotLoaded(f"This is {got}, which is not supported: choose {supported}.")
+    why = f", since {reason}" if reason else ""
+    never = ", and the code that comes with it is never run" if own_code else ""
+    return ModelNotLoaded(f"This is {got}, which is not supported{why}{never}: choose {supported}.")

@@ -64,8 +64,13 @@ def count_flops(model: ModelParts, record: FlowRecord, counted: TokenCounts) -> 
 
 def linear_flops(module: nn.Module) -> float:
     """Operations that one token costs in all linear layers of a module."""
-    layers = (part for part in module.modules() if isinstance(part, nn.Linear))
+    layers = (part for part in module.modules() if _is_linear(part))
     return float(sum(2 * layer.in_features * layer.out_features for layer in layers))
+
+
+def _is_linear(module: Any) -> bool:
+    """Quantised layers are linear too, and not all of them are an `nn.Linear`."""
+    return isinstance(module, nn.Linear) or all(hasattr(module, name) for name in ("in_features", "out_features"))
 
 
 def tokens_by_layer(record: FlowRecord) -> list[int]:
