@@ -37,6 +37,7 @@ from flowcut.hooks.attention import Attention, is_watching, joined, watched_by, 
 from flowcut.hooks.elsewhere import Elsewhere
 from flowcut.hooks.model_facts import model_facts
 from flowcut.hooks.precision import full_precision
+from flowcut.hooks.usable import check_usable
 from flowcut.records.language import LanguageRecord
 
 
@@ -74,6 +75,7 @@ def record_language(
             the prompt are found when it comes.
     """
     check_is_cut(cut)
+    check_usable(language_model)
     recording = LanguageRecording.of(language_model, cut, layer, facts=facts)
     recording.aim(visual, instruction_end)
     return recording

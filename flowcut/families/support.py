@@ -15,6 +15,7 @@ from flowcut.decoder.locate import find_decoder
 from flowcut.errors import FlowCutError, InvalidCut
 from flowcut.families.family import Family
 from flowcut.families.registry import family_of
+from flowcut.hooks.usable import check_is_model
 
 
 def refusals(model: Any) -> dict[str, str]:
@@ -26,7 +27,8 @@ def refusals(model: Any) -> dict[str, str]:
     Raises:
         ModelNotLoaded: (a ValueError) the model is of a family that is not supported.
     """
-    hf_model = model if isinstance(model, PreTrainedModel) else model.model
+    hf_model = model if isinstance(model, PreTrainedModel) else getattr(model, "model", model)
+    check_is_model(hf_model)
     family = family_of(hf_model.config)
     reasons = {name: _reason(name, hf_model, family) for name in METHODS}
     return {name: reason for name, reason in reasons.items() if reason is not None}

@@ -42,6 +42,7 @@ from flowcut.generation.outside_encoder import (
 from flowcut.generation.prepared import IN_PIECES, NOT_PREPARED, Handover, PreparedFeatures, handover_of, is_piece
 from flowcut.hooks.attention import joined
 from flowcut.hooks.model_facts import synchronise
+from flowcut.hooks.usable import check_is_model, check_usable
 from flowcut.records.language import LanguageRecord
 from flowcut.records.vision import PADDING_ID, FlowRecord
 
@@ -67,11 +68,7 @@ def prune(hf_model: PreTrainedModel, cut: CutConfig | None = None, *, record: bo
     Raises:
         FlowCutError: (a ValueError) the model is of a family that is not supported, or the cut cannot be done.
     """
-    if not isinstance(hf_model, PreTrainedModel):
-        raise FlowCutError(
-            f"hf_model is a {type(hf_model).__name__}: give a transformers model (of what flowcut.load returned, its "
-            ".model)."
-        )
+    check_is_model(hf_model)
     check_is_cut(cut)
     return Session(hf_model, cut, record)
 
@@ -85,6 +82,7 @@ class Session:
     """
 
     def __init__(self, hf_model: PreTrainedModel, cut: CutConfig | None, record: bool, matrices: bool = False) -> None:
+        check_usable(hf_model)
         self.model = hf_model
         self.cut = cut
         self.family = family_of(hf_model.config)

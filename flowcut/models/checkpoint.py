@@ -106,7 +106,7 @@ def weight_files(folder: Path, name: str) -> list[Path]:
     if (folder / ADAPTER).is_file():
         raise ModelNotLoaded(
             f"{name} holds an adapter (adapter_config.json) beside the model, which would not be applied: merge it "
-            "with peft's merge_and_unload() and save the result, or take the adapter's files out to have the model alone."
+            "with peft's merge_and_unload() and save the result, or take its files out to have the model alone."
         )
     files = sorted(folder.glob("*.safetensors"))
     if not files:

@@ -82,7 +82,7 @@ class VisionLanguageModel:
 
     @property
     def dtype(self) -> str:
-        """Such as `float32`; of quantised weights also by what: `bfloat16, weights quantised to 4 bits (bitsandbytes)`."""
+        """Such as `float32`; of quantised weights also how: `bfloat16, weights quantised to 4 bits (bitsandbytes)`."""
         return precision_of(self.model)
 
     @property
