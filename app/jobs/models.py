@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from PIL import Image
 
+from flowcut.errors import NoRoom
 from flowcut_lens.app.jobs.imports import FOR_A_MODEL, import_alone, no_collections
 
 if TYPE_CHECKING:
@@ -35,16 +36,37 @@ class Models:
         return self._loaded.get(name)
 
     def load(self, name: str, progress: Callable[[float | None, str], None]) -> VisionLanguageModel:
-        """Load a model unless it is there already. When it fails, whatever was loaded before stays in use."""
+        """Load a model unless it is there already. When it fails, whatever was loaded before stays in use.
+
+        The one that it replaces is let go of before, where there is no room for both, else after.
+        """
         ready = self._loaded.get(name)
         if ready is not None:
             return ready
         with self._lock:
             if name not in self._loaded:
-                model = _read(name, progress)
-                self._loaded = {known: kept for known, kept in self._loaded.items() if known == EMBEDDED}
+                model = self._read_beside(name, progress) or _read(name, progress)
+                self._let_go()
                 self._loaded[name] = model
+                if name != EMBEDDED:  # somebody may wait for the embedded model's first answer
+                    keep_for_good()
             return self._loaded[name]
+
+    def _read_beside(self, name: str, progress: Callable[[float | None, str], None]) -> VisionLanguageModel | None:
+        """The model, read while the one that it replaces is in memory; None where that one had to go first."""
+        try:
+            return _read(name, progress)
+        except NoRoom:
+            if not any(known != EMBEDDED for known in self._loaded):
+                raise
+        self._let_go()
+        keep_for_good()
+        _empty_the_devices_cache()
+        return None
+
+    def _let_go(self) -> None:
+        """Hold the embedded model alone."""
+        self._loaded = {known: kept for known, kept in self._loaded.items() if known == EMBEDDED}
 
 
 def _read(name: str, progress: Callable[[float | None, str], None]) -> VisionLanguageModel:
@@ -62,9 +84,15 @@ def _read(name: str, progress: Callable[[float | None, str], None]) -> VisionLan
         warm_up_run(model)
     if name == EMBEDDED:
         gc.freeze()  # at once: somebody may wait for its first answer
-    else:
-        keep_for_good()
     return model
+
+
+def _empty_the_devices_cache() -> None:
+    """What was freed on a GPU goes back to it, where the check of a next model's size can see it."""
+    import torch
+
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def keep_for_good() -> None:
