@@ -99,6 +99,8 @@ class Family(ABC):
     """Frames that are taken of a video unless others are asked for; 0: it takes no videos."""
     most_frames: int = 0
     """Frames of a video that it takes at most."""
+    unread: str | None = None
+    """Why its vision encoder is not read, one sentence; None: it is. Then methods choose behind the projector."""
     positions_are_places: bool = False
     """Whether visual tokens are numbered by their place in the picture or video, which tokens that stay keep."""
 
@@ -164,6 +166,11 @@ class Family(ABC):
         Kept tokens keep theirs; the place among the tokens kept goes on top of them, as generation expects it.
         """
         return None
+
+    def handed_over(self, kind: MediaKind, media: list[EncodedMedium]) -> tuple[Any, dict[str, Any]]:
+        """The features of all media as the model takes them, and what else its encoder's output must hold."""
+        features = [medium.features for medium in media]
+        return (torch.stack(features) if kind.stacked else features), {}
 
     def notes(self, cut: CutConfig | None) -> tuple[str, ...]:
         """What a reader of a record must know of this family under this cut, one sentence each."""

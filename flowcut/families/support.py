@@ -9,8 +9,8 @@ from transformers import PreTrainedModel
 
 from flowcut.criteria import METHODS
 from flowcut.criteria.positions import KEPT, RENUMBERED, Positions, known_positions
-from flowcut.criteria.stages import DECODER, PICTURE
-from flowcut.cut import CutConfig, all_cuts
+from flowcut.criteria.stages import DECODER, ENCODER, PICTURE, PROJECTOR, Stage
+from flowcut.cut import CutConfig, all_cuts, stage_of
 from flowcut.decoder.locate import find_decoder
 from flowcut.errors import FlowCutError, InvalidCut
 from flowcut.families.family import Family
@@ -80,6 +80,12 @@ def positions_under(cut: CutConfig, family: Family) -> Positions:
     return KEPT if family.positions_are_places else METHODS[cut.method].positions
 
 
+def stage_under(cut: CutConfig | None, family: Family) -> Stage | None:
+    """Where a cut is made in a model of this family: behind the projector, where the vision encoder is not read."""
+    stage = stage_of(cut)
+    return PROJECTOR if family.unread and stage is ENCODER else stage
+
+
 def check_positions(positions: Positions, hf_model: PreTrainedModel, family: Family) -> None:
     """Refuse positions that this model cannot have.
 
@@ -98,6 +104,9 @@ def _reason(name: str, hf_model: PreTrainedModel, family: Family) -> str | None:
             f"{label} needs CLIP's text tower to say which patches the question is about, and {family.name} models "
             "hold none: choose another method."
         )
+    if family.unread and method.cuts_at is ENCODER:
+        looks = method.recipe is not None or bool(method.needs)
+        return f"{label} looks into the vision encoder. {family.unread}" if looks else None
     if method.cuts_at not in family.stages:
         return f"{label} cuts {method.cuts_at.place}, and that is not built for {family.name}: choose another method."
     if method.cuts_at is DECODER:

@@ -63,9 +63,11 @@ class PreparedFeatures(BaseModelOutputWithPooling):  # type: ignore[misc]  # myp
     """None on a piece that transformers cut out of it, as chunked prefill does."""
 
     @classmethod
-    def of(cls, features: Any, handover: Handover) -> PreparedFeatures:
-        """Features of all media, as the model wants them."""
+    def of(cls, features: Any, handover: Handover, extras: Mapping[str, Any]) -> PreparedFeatures:
+        """Features of all media, as the model wants them, and what else it takes of its encoder's output."""
         made = cls(pooler_output=features)
+        for name, value in extras.items():
+            setattr(made, name, value)
         made.handover = handover
         return made
 

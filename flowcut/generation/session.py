@@ -10,6 +10,7 @@ import weakref
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
+from functools import partial
 from types import TracebackType
 from typing import Any
 
@@ -21,14 +22,13 @@ from transformers import BatchFeature, PreTrainedModel
 from flowcut.criteria import METHODS
 from flowcut.criteria.positions import KEPT
 from flowcut.criteria.stages import DECODER, PROJECTOR
-from flowcut.cut import CutConfig, check_is_cut, stage_of
+from flowcut.cut import CutConfig, check_is_cut
 from flowcut.decoder.recording import LanguageRecording
 from flowcut.decoder.spans import Aim
-from flowcut.encoder.recording import Recording
 from flowcut.errors import FlowCutError
 from flowcut.families import family_of
 from flowcut.families.family import EncodedMedium, MediaKind, is_visual
-from flowcut.families.support import check_allowed, positions_under
+from flowcut.families.support import check_allowed, positions_under, stage_under
 from flowcut.generation.drop_tokens import check_placeholders, drop_tokens, filled_placeholders, text_positions
 from flowcut.generation.outside_encoder import (
     Coarser,
@@ -40,6 +40,7 @@ from flowcut.generation.outside_encoder import (
     ranking_of_first_row,
 )
 from flowcut.generation.prepared import IN_PIECES, NOT_PREPARED, Handover, PreparedFeatures, handover_of, is_piece
+from flowcut.generation.towers import patch_size, watched_tower
 from flowcut.hooks.attention import joined
 from flowcut.hooks.model_facts import synchronise
 from flowcut.hooks.usable import check_is_model, check_usable
@@ -87,7 +88,9 @@ class Session:
         self.cut = cut
         self.family = family_of(hf_model.config)
         check_allowed(cut, hf_model, self.family)
-        self.encoder_cut = in_the_encoder(cut)
+        self.stage = stage_under(cut, self.family)
+        """Where the cut is made; None: nothing is cut."""
+        self.encoder_cut = None if self.family.unread else in_the_encoder(cut)
         self.positions = None if cut is None else positions_under(cut, self.family)  # of the tokens that stay
         self.remarks: tuple[str, ...] = ()
         """What a reader must know of a cut outside the encoder, of what was prepared last."""
@@ -95,12 +98,9 @@ class Session:
         """The coarser grid that the last pictures were scaled down to, if they were."""
         self._projected_ranking: np.ndarray | None = None
         facts = {"model_id": hf_model.name_or_path or None, "family": self.family.name, "notes": self._notes()}
-        layer = self.family.feature_layer(hf_model)
         towers = {kind.name: self.family.vision_tower(hf_model, kind) for kind in self.family.media}
-        of_tower = {
-            tower: Recording.of(tower, self.encoder_cut, layer, flows=record, matrices=matrices, facts=dict(facts))
-            for tower in towers.values()
-        }
+        watch = partial(watched_tower, hf_model, self.family, self.encoder_cut, flows=record, matrices=matrices)
+        of_tower = {tower: watch(tower, facts=dict(facts)) for tower in dict.fromkeys(towers.values())}
         self.recordings = {name: of_tower[tower] for name, tower in towers.items()}
         """By kind of media: kinds that share a tower share its recording."""
         self.recording = next(iter(self.recordings.values()))
@@ -111,7 +111,7 @@ class Session:
         if cut is not None and cut.by_flowcut and layer_of_flowcut is not None:
             decoder = self.family.language_model(hf_model)
             self.language = LanguageRecording.of(decoder, cut, layer_of_flowcut, facts=dict(facts))
-        elif stage_of(cut) is DECODER:
+        elif self.stage is DECODER:
             self.language = LanguageRecording.of(self.family.language_model(hf_model), cut, facts=dict(facts))
         for part in (*self.recordings.values(), self.language):
             if part is not None:
@@ -191,6 +191,8 @@ class Session:
     def ranking(self) -> np.ndarray | None:
         """float32 [N], as `Run.ranking` says, of what was prepared last."""
         n_patches = math.prod(self.recording.grid)
+        if self.cut is not None and not METHODS[self.cut.method].ranks:
+            return None
         if self._projected_ranking is not None:
             return self._projected_ranking[:n_patches].astype(np.float32)  # those of the first row come first
         in_encoder = self.recording.ranking
@@ -251,7 +253,8 @@ class Session:
         given = {name: inputs[name] for name in kind.inputs if name in inputs}
         prepared = {name: value for name, value in inputs.items() if name not in given}
         is_placeholder = inputs["input_ids"] == self.family.placeholder_id(self.model, kind)
-        counts = self.family.placeholders(self.model, kind, given)
+        given_ids = {**given, "input_ids": inputs["input_ids"]} if self.family.unread else given
+        counts = self.family.placeholders(self.model, kind, given_ids)
         check_placeholders(kind, int(is_placeholder.sum()), counts)
         positions = self.family.positions(self.model, inputs)
         if positions is not None:
@@ -259,10 +262,10 @@ class Session:
         self.recording = self.recordings[kind.name]
         with torch.no_grad():
             self.media = self.family.encode(
-                self.model, self.recording, kind, self._scaled_down(given), self.encoder_cut
+                self.model, self.recording, kind, self._scaled_down(given_ids), self.encoder_cut
             )
         self._cut_behind_the_projector()
-        if stage_of(self.cut) is DECODER:
+        if self.stage is DECODER:
             self._remark(DECODER.remark)
         filled = torch.cat(
             [filled_placeholders(count, medium) for count, medium in zip(counts, self.media, strict=True)]
@@ -272,9 +275,9 @@ class Session:
         prepared = drop_tokens(self.model, prepared, stays, self.positions == KEPT)
         if positions is not None:
             prepared["position_ids"] = torch.cat([text_positions(prepared)[None], prepared["position_ids"]])
-        features: Any = [medium.features for medium in self.media]
-        features = torch.stack(features) if kind.stacked else features
-        prepared["mm_encoder_outputs"] = {kind.name: PreparedFeatures.of(features, self._handover(prepared))}
+        features, extras = self.family.handed_over(kind, self.media)
+        made = PreparedFeatures.of(features, self._handover(prepared), extras)
+        prepared["mm_encoder_outputs"] = {kind.name: made}
         return prepared
 
     def _notes(self) -> tuple[str, ...]:
@@ -286,7 +289,7 @@ class Session:
 
     def _scaled_down(self, given: dict[str, Any]) -> dict[str, Any]:
         """The pictures at the resolution that `downsample` asks for; as they are under any other cut."""
-        self.grid = coarser(self.cut, given, getattr(self.model.config.vision_config, "patch_size", 1))
+        self.grid = coarser(self.cut, given, patch_size(self.model))
         if self.grid is None or self.cut is None:
             return given
         self._remark(self.grid.note(self.cut.tokens))
@@ -295,7 +298,7 @@ class Session:
 
     def _cut_behind_the_projector(self) -> None:
         """Drop the tokens that a method of this stage does not keep."""
-        if self.cut is None or stage_of(self.cut) is not PROJECTOR:
+        if self.cut is None or self.stage is not PROJECTOR:
             return
         synchronise(self.model.device)
         started = time.perf_counter()
