@@ -7,6 +7,7 @@ tokens can choose. All visual tokens of a prompt share one budget: where one pic
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Mapping
 from typing import Any, cast
 
@@ -26,6 +27,12 @@ OWN_CHOICES = ("vision_feature_layer", "vision_feature_select_strategy", "output
 """Parameters of `get_image_features` that no processor gives."""
 PLAIN = ("last_hidden_state", "pooler_output", "hidden_states", "attentions")
 """What every encoder's output may hold."""
+
+
+NO_MATCH = (
+    "The image placeholders of the prompts do not match their pictures: write each picture's place once and let the "
+    "model's own processor expand it."
+)
 
 
 class Generic(Family):
@@ -149,7 +156,10 @@ class Generic(Family):
         known = {name: inputs[name] for name in names if inputs.get(name) is not None}
         if "mm_token_type_ids" in names and "mm_token_type_ids" not in known:
             known["mm_token_type_ids"] = (inputs["input_ids"] == self.placeholder_id(model)).int()
-        positions: Tensor = find(**known)[0]
+        try:
+            positions: Tensor = find(**known)[0]
+        except (IndexError, RuntimeError, StopIteration, ValueError) as error:  # it counts placeholders on its way
+            raise FlowCutError(NO_MATCH) from error
         return positions
 
     def notes(self, cut: CutConfig | None) -> tuple[str, ...]:
@@ -164,12 +174,10 @@ class Generic(Family):
 
     def _check(self, features: Tensor, counts: list[int]) -> None:
         if sum(counts) != len(features):
-            raise FlowCutError(
-                f"The prompts hold {sum(counts)} image placeholders, and their pictures are {len(features)} tokens: "
-                "write each picture's place once and let the model's own processor expand it."
-            )
+            told = f"{NO_MATCH} The prompts hold {sum(counts)} placeholders, the pictures are {len(features)} tokens."
+            raise FlowCutError(told)
         for name, value in self._made.items():
-            follows = isinstance(value, Tensor) and value.ndim > 1 and len(features) in value.shape[:2]
+            follows = isinstance(value, Tensor) and math.prod(value.shape[:-1]) == len(features)
             if name not in PLAIN and value is not None and (follows or not isinstance(value, Tensor)):
                 raise FlowCutError(
                     f"{self.model_class} hands {name} of each visual token to its language model besides, which is not "

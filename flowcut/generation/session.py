@@ -281,7 +281,7 @@ class Session:
         return prepared
 
     def _notes(self) -> tuple[str, ...]:
-        return (*self.family.notes(self.encoder_cut), *self.remarks)
+        return (*self.family.notes(self.cut if self.family.unread else self.encoder_cut), *self.remarks)
 
     def _remark(self, sentence: str) -> None:
         self.remarks = (*self.remarks, sentence)
