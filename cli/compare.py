@@ -39,6 +39,7 @@ def _compare(wanted: argparse.Namespace) -> int:
             "logprob": full.logprob,
             "methods": [_facts(one) for one in results],
             "refused": refused,
+            "notes": full.notes,
         }
         print(json.dumps(facts, ensure_ascii=False, indent=1))
         return 0
@@ -47,6 +48,8 @@ def _compare(wanted: argparse.Namespace) -> int:
     for name, reason in refused.items():
         print(f"{METHODS[name].label}: {reason}")
     print_differences(result.cut.method for result in results)
+    for note in full.notes:
+        print(note)
     return 0
 
 

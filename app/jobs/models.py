@@ -111,4 +111,5 @@ def warm_up_run(model: VisionLanguageModel) -> None:
     import flowcut
 
     blank = Image.new("RGB", (64, 64), "grey")
-    flowcut.ask(model, blank, "Warm?", cut=flowcut.FlowCut(tokens=16), max_new_tokens=2)
+    cut = None if model.family.unread else flowcut.FlowCut(tokens=16)
+    flowcut.ask(model, blank, "Warm?", cut=cut, max_new_tokens=2)

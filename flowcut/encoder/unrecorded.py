@@ -20,12 +20,8 @@ from transformers import PreTrainedModel
 from flowcut.hooks.attention import Attention
 from flowcut.hooks.elsewhere import Elsewhere
 from flowcut.hooks.model_facts import model_facts
+from flowcut.records.unread import NO_PLACES
 from flowcut.records.vision import PADDING_ID, FlowRecord, Geometry
-
-NO_PLACES = (
-    "Where each visual token lies on the picture is not known of this model, so no mask is drawn: they are numbered in "
-    "the order in which the language model reads them."
-)
 
 
 @dataclass(frozen=True, eq=False)

@@ -97,7 +97,9 @@ class Generic(Family):
 
     def geometries(self, model: PreTrainedModel, image_processor: Any, size: tuple[int, int]) -> tuple[Geometry, ...]:
         """The whole picture in one piece, where the processor neither crops nor pads it; else none."""
-        parts_only = ("do_center_crop", "do_pad", "crop_to_patches", "do_image_splitting")
+        parts_only = ["do_center_crop", "crop_to_patches", "do_image_splitting"]
+        if "image_sizes" not in self.media[0].inputs:  # which say how much of the input is padding
+            parts_only.append("do_pad")
         if any(getattr(image_processor, name, None) for name in parts_only):
             return ()
         width, height = size

@@ -18,6 +18,12 @@ from flowcut.families.registry import family_of
 from flowcut.hooks.usable import check_is_model
 
 
+NOT_READ = (
+    "which is not read in {name} models: choose a method that needs projected tokens alone, or one that cuts in the "
+    "language model."
+)
+
+
 def refusals(model: Any) -> dict[str, str]:
     """Method name -> one sentence why this model does not allow it; empty where it allows all.
 
@@ -106,7 +112,7 @@ def _reason(name: str, hf_model: PreTrainedModel, family: Family) -> str | None:
         )
     if family.unread and method.cuts_at is ENCODER:
         looks = method.recipe is not None or bool(method.needs)
-        return f"{label} looks into the vision encoder. {family.unread}" if looks else None
+        return f"{label} looks into the vision encoder, {NOT_READ.format(name=family.name)}" if looks else None
     if method.cuts_at not in family.stages:
         return f"{label} cuts {method.cuts_at.place}, and that is not built for {family.name}: choose another method."
     if method.cuts_at is DECODER:

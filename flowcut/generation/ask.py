@@ -19,7 +19,7 @@ from flowcut.decoder.answer_recording import AnswerRecording
 from flowcut.errors import FlowCutError, InvalidCut
 from flowcut.families.family import EncodedMedium, is_visual
 from flowcut.families.support import check_budget
-from flowcut.generation.flops import ModelParts, TokenCounts, count_flops
+from flowcut.generation.flops import UNCOUNTED, ModelParts, TokenCounts, count_flops
 from flowcut.generation.medium import Medium, geometries, open_medium
 from flowcut.generation.observer import Listener
 from flowcut.generation.own_settings import overruled, own_options
@@ -32,7 +32,8 @@ from flowcut.models.loading import VisionLanguageModel
 from flowcut.models.memory import reset_peak, resident_peak
 from flowcut.records.answer_attention import AnswerAttention
 from flowcut.records.run import Flops, Run, Times
-from flowcut.records.vision import PADDING_ID
+from flowcut.records.unread import NO_PLACES
+from flowcut.records.vision import PADDING_ID, FlowRecord
 from flowcut.settings import Generation, GenerationOptions
 
 Stop = threading.Event | Callable[[], bool]
@@ -269,8 +270,10 @@ class _Work:
             stopped=listener.stopped or not listener.heard,
             record=record if self.recorded.flow else None,
             created=datetime.now(UTC).isoformat(timespec="seconds"),
-            notes=(*picture.notes, *notes, *filter(None, [session.recording.looks_behind])),
-            tower_tokens=int((record.kept_patch_ids != PADDING_ID).sum()) // record.patches_per_token,
+            notes=(*picture.notes, *notes, *filter(None, [session.recording.looks_behind]), *_missing(record)),
+            tower_tokens=0
+            if record.unread
+            else int((record.kept_patch_ids != PADDING_ID).sum()) // record.patches_per_token,
             separator_tokens=session.separator_tokens,
             layer_tokens=listener.layer_tokens,
             language_record=session.language_record if self.recorded.flow else None,
@@ -284,15 +287,18 @@ class _Work:
         self, session: Session, visual_tokens: int, layer_tokens: tuple[int, ...], attended_pairs: tuple[int, ...]
     ) -> Flops:
         hf_model, family, encoder = self.model.model, self.model.family, session.recording.encoder
+        read = family.unread is None
         model = ModelParts(
-            encoder.layers,
-            encoder.patch_embedding,
+            encoder.layers if read else [],
+            encoder.patch_embedding if read else None,
             family.projector(hf_model),
             family.language_model(hf_model),
             hf_model.get_output_embeddings(),
             hf_model.config,
         )
-        counted = TokenCounts(visual_tokens, layer_tokens, len(self.listener.tokens()), attended_pairs)
+        answer = len(self.listener.tokens())
+        unread = None if read else session.recording.operations
+        counted = TokenCounts(visual_tokens, layer_tokens, answer, attended_pairs, unread)
         return count_flops(model, session.record, counted)
 
 
@@ -302,6 +308,14 @@ def _check_cut(model: VisionLanguageModel, cut: CutConfig | None, video: bool) -
     check_is_cut(cut)
     if cut is not None and not video:
         check_budget(model, cut.tokens)
+
+
+def _missing(record: FlowRecord) -> tuple[str, ...]:
+    """What a model whose vision encoder is not read leaves unsaid, one sentence each."""
+    if record.unread is None:
+        return ()
+    where = () if record.geometries else (NO_PLACES,)
+    return (record.unread, *where, UNCOUNTED)
 
 
 def _stop_function(stop: Stop | None) -> Callable[[], bool]:

@@ -15,6 +15,12 @@ from torch import nn
 from flowcut.records.run import Flops
 from flowcut.records.vision import PADDING_ID, FlowRecord
 
+UNCOUNTED = (
+    "Compute of a vision encoder that is not read is that of its linear layers and convolutions, its projector among "
+    "them; that of the language model is counted as if each of its layers attended to all tokens."
+)
+"""What a reader of such a count must know."""
+
 
 @dataclass(frozen=True, eq=False)
 class ModelParts:
@@ -42,6 +48,8 @@ class TokenCounts:
     """Tokens generated; the first of them is prefill's."""
     attended_pairs: Sequence[int]
     """Pairs of query and key in each vision layer, over all its windows."""
+    unread: float | None = None
+    """Operations of a vision encoder that is not read, its projector's among them; None: it is read."""
 
 
 def count_flops(model: ModelParts, record: FlowRecord, counted: TokenCounts) -> Flops:
@@ -54,7 +62,7 @@ def count_flops(model: ModelParts, record: FlowRecord, counted: TokenCounts) -> 
     kept = int((record.kept_patch_ids != PADDING_ID).sum())
     projected = max(counted.visual_tokens, kept // record.patches_per_token)
     return Flops(
-        vision=_vision(model, record, counted.attended_pairs),
+        vision=_vision(model, record, counted.attended_pairs) if counted.unread is None else counted.unread,
         projector=projected * linear_flops(model.projector),
         prefill=sum(n * per_layer + per_key * n * (n + 1) / 2 for n in prompt) + to_words,
         # each token of the answer attends to the prompt, the answer so far and itself

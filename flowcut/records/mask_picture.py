@@ -30,8 +30,11 @@ def mask_picture(image: Image.Image, geometry: Geometry, kept_patch_ids: np.ndar
 
 
 def record_masks(image: Image.Image, record: FlowRecord) -> dict[str, Image.Image]:
-    """The masks of a record of one picture by name: `mask`, and where it has a base tile beside crops, `mask-base`."""
-    base = np.array([geometry.view == "base" for geometry in record.geometries])
+    """The masks of a record of one picture by name: `mask`, and where it has a base tile beside crops, `mask-base`.
+
+    None where it is not known how its patches lie on the picture.
+    """
+    base = np.array([geometry.view == "base" for geometry in record.geometries], dtype=bool)
     rows = {"mask": ~base, "mask-base": base}
     masks = {}
     for name, chosen in rows.items():

@@ -151,22 +151,12 @@ def test_cuts_inside_the_language_model_where_it_is_known(kind: str, method: str
 def test_what_is_refused_says_why(kind: str) -> None:
     refused = flowcut.refusals(tiny_generic.model(kind))
     for name in ("flowcut", "visionzip", "cls-attention", "column-mean", "vispruner", "flowcut-single"):
-        assert f"looks into the vision encoder. The vision encoder of {KIND_CLASS[kind]} is not read" in refused[name]
+        assert "looks into the vision encoder, which is not read in" in refused[name]
     assert not {"random", "stride", "divprune", "chosen"} & set(refused)
     assert ("fastv" in refused) == (kind not in DECODERS)
     assert "is not built for" in refused["downsample"]
     with pytest.raises(flowcut.InvalidCut, match="looks into the vision encoder"):
         flowcut.prune(tiny_generic.model(kind), flowcut.FlowCut(tokens=2))
-
-
-KIND_CLASS = {
-    "aya": "AyaVisionForConditionalGeneration",
-    "lfm2": "Lfm2VlForConditionalGeneration",
-    "glm4v": "Glm4vForConditionalGeneration",
-    "mistral3": "Mistral3ForConditionalGeneration",
-    "vipllava": "VipLlavaForConditionalGeneration",
-    "ovis2": "Ovis2ForConditionalGeneration",
-}
 
 
 def test_pictures_that_were_not_prepared_are_refused() -> None:
