@@ -17,7 +17,6 @@ from flowcut.families.family import Family
 from flowcut.families.registry import family_of
 from flowcut.hooks.usable import check_is_model
 
-
 NOT_READ = (
     "which is not read in {name} models: choose a method that needs projected tokens alone, or one that cuts in the "
     "language model."
