@@ -55,10 +55,12 @@ def recorded(run: Run) -> FlowRecord:
     """The first row of a run's record, with layers in it.
 
     Raises:
-        ValueError: the run was made without one.
+        ValueError: the run was made without one, or of a vision encoder that is not read.
     """
     if run.record is None:
         raise ValueError(f"The run “{run.title}” was made without a record: ask again with record=True.")
+    if run.record.unread is not None:
+        raise ValueError(run.record.unread)
     return one_image(run.record)
 
 

@@ -48,6 +48,7 @@ def add_command(commands: Any) -> None:
     ask.add_argument("--system", help="a system prompt, if the model takes one")
     ask.add_argument("--frames", type=int, help="frames to take of a video (default: the model's own number)")
     ask.add_argument("--device", help="cpu, cuda or mps (default: the best there is)")
+    ask.add_argument("--quantize", choices=("8bit", "4bit"), help="the language model's weights in so few bits")
     ask.add_argument("--out", type=Path, metavar="DIR", help="keep run, record, picture and mask there")
     ask.add_argument("--json", action="store_true", help="write all facts of the run to stdout, not only the answer")
     ask.add_argument("--quiet", action="store_true", help="show no progress on stderr")
@@ -92,7 +93,7 @@ def _answer(
     from flowcut.generation.medium import open_medium
     from flowcut.models.loading import load
 
-    model = load(wanted.model, device=wanted.device, progress=progress.report)
+    model = load(wanted.model, device=wanted.device, progress=progress.report, quantize=wanted.quantize)
     picture = open_medium(model, source, wanted.frames)
     run = ask(model, picture, wanted.question, cut, settings=settings, on_progress=progress.report_stage)
     return run, picture

@@ -44,6 +44,7 @@ def _compare(wanted: argparse.Namespace) -> int:
             "logprob": full.logprob,
             "methods": [_facts(one) for one in results],
             "refused": refused,
+            "notes": full.notes,
         }
         say_json(facts)
         return 0
@@ -51,7 +52,7 @@ def _compare(wanted: argparse.Namespace) -> int:
     listed = table(("method", "answer", "kept?", "ln p of the full answer", "source"), rows)
     reasons = [f"{METHODS[name].label}: {reason}" for name, reason in refused.items()]
     asked = dict.fromkeys(cut.method for result in results for cut in result.cut.stages)
-    say("\n".join([listed, *reasons, *differences(asked)]))
+    say("\n".join([listed, *reasons, *differences(asked), *full.notes]))
     return 0
 
 

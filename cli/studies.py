@@ -34,6 +34,7 @@ def add_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("--max-new-tokens", type=int, default=128, help="longest answer, in tokens (default 128)")
     command.add_argument("--system", help="a system prompt, if the model takes one")
     command.add_argument("--device", help="cpu, cuda or mps (default: the best there is)")
+    command.add_argument("--quantize", choices=("8bit", "4bit"), help="the language model's weights in so few bits")
     command.add_argument("--json", action="store_true", help="write all numbers to stdout, as JSON")
     command.add_argument("--quiet", action="store_true", help="show no progress on stderr")
 
@@ -74,7 +75,7 @@ def begun(wanted: argparse.Namespace) -> Iterator[Begun]:
         from flowcut.families.support import allowed_cuts, check_budget
         from flowcut.models.loading import load
 
-        model = load(wanted.model, device=wanted.device, progress=progress.report)
+        model = load(wanted.model, device=wanted.device, progress=progress.report, quantize=wanted.quantize)
         check_budget(model, wanted.tokens)
         yield Begun(model, picture, allowed_cuts(model, wanted.tokens, [wanted.seed]), settings, progress)
 

@@ -27,3 +27,7 @@ class InvalidRecord(FlowCutError):
 
 class ModelNotLoaded(FlowCutError):
     """A model that is not supported, not complete, or cannot be reached."""
+
+
+class NoRoom(ModelNotLoaded):
+    """A model whose weights are larger than the memory that is free."""

@@ -78,8 +78,8 @@ def has_room_for(name: str) -> bool:
     True of a model whose weights are not on this machine: loading it fails before anything is read.
     """
     from flowcut.models.cache import complete_snapshot
+    from flowcut.models.checkpoint import count_parameters
     from flowcut.models.fit import machine
-    from flowcut.models.loading import count_parameters
     from flowcut.models.memory import SHARE_FOR_WEIGHTS
 
     folder, here = Path(name) if Path(name).is_dir() else complete_snapshot(name), machine()
@@ -135,9 +135,15 @@ def _read(name: str, progress: Progress) -> VisionLanguageModel:
         warm_up_run(model)
     if name == EMBEDDED:
         gc.freeze()  # at once: somebody may wait for its first answer
-    else:
-        keep_for_good()
     return model
+
+
+def _empty_the_devices_cache() -> None:
+    """What was freed on a GPU goes back to it, where the check of a next model's size can see it."""
+    import torch
+
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def keep_for_good() -> None:
@@ -156,4 +162,5 @@ def warm_up_run(model: VisionLanguageModel) -> None:
     import flowcut
 
     blank = Image.new("RGB", (64, 64), "grey")
-    flowcut.ask(model, blank, "Warm?", cut=flowcut.FlowCut(tokens=16), max_new_tokens=2)
+    cut = None if model.family.unread else flowcut.FlowCut(tokens=16)
+    flowcut.ask(model, blank, "Warm?", cut=cut, max_new_tokens=2)

@@ -27,8 +27,9 @@ FOR_VIDEOS = published_of("video_llava", "llava_next_video", "qwen2_5_vl", "llav
 MODEL_HELP = (
     "“embedded” comes with the program and knows drawn scenes only. Type a folder or a hub name to load another model "
     "of the families LLaVA-1.5, LLaVA-NeXT, LLaVA-OneVision, Qwen2-VL, Qwen2.5-VL, Qwen3-VL, Qwen3.5, InternVL, "
-    "SmolVLM, DeepSeek-VL, Gemma 3 or PaliGemma, for videos also Video-LLaVA or LLaVA-NeXT-Video; a published one is "
-    "downloaded once, by the machine that runs this page."
+    "SmolVLM, DeepSeek-VL, Gemma 3 or PaliGemma, for videos also Video-LLaVA or LLaVA-NeXT-Video, or any other "
+    "image-text-to-text model, which is cut behind its projector and shows no flow; a published one is downloaded "
+    "once, by the machine that runs this page."
 )
 BUDGET_HELP = "How many visual tokens the language model reads; the paper's budgets are 192, 128 and 64."
 

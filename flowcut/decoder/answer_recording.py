@@ -18,6 +18,7 @@ from flowcut.decoder.recording import LanguageRecording
 from flowcut.errors import FlowCutError
 from flowcut.hooks.attention import Attention, watching
 from flowcut.hooks.model_facts import synchronise
+from flowcut.hooks.precision import full_precision
 from flowcut.records.answer_attention import AnswerAttention
 
 
@@ -112,9 +113,10 @@ class AnswerRecording:
         if len(query) != 1:
             raise FlowCutError(f"The attention of answers is recorded for one prompt at a time, not for {len(query)}.")
         index = self._layer_of[module]
+        self._check_step(index, query.shape[2], key.shape[2])
         synchronise(query.device)
         started = time.perf_counter()
-        with torch.no_grad():
+        with torch.no_grad(), full_precision(query.device):
             if index not in self._layers:
                 self._layers[index] = self._first_look(index, value, heads=query.shape[1])
             weights = self._layers[index].weights
@@ -128,6 +130,29 @@ class AnswerRecording:
         """Whether it is the prompt's pass through a decoder whose windows do not end within a prompt (PaliGemma)."""
         first = not self._layers[layer].weights
         return first and bool(getattr(self.decoder.model.config, "use_bidirectional_attention", False))
+    def _check_step(self, layer: int, queries: int, keys: int) -> None:
+        """Every pass must be one token's: the whole prompt, then one more token, or all again where there is no cache.
+
+        Raises:
+            FlowCutError: it is not.
+        """
+        begins = layer not in self._layers
+        if begins and keys > queries:
+            raise FlowCutError(
+                f"The first pass brings {queries} tokens to {keys} places of the cache: record the attention of "
+                "answers from an empty cache, and not a static one."
+            )
+        if begins and layer == 0 and queries < self.prompt_length:
+            raise FlowCutError(
+                f"The prompt has {self.prompt_length} tokens and the first pass brings {queries}: read it in one piece "
+                "(prefill_chunk_size=None), to record the attention of its answer."
+            )
+        ahead = queries > self.prompt_length if begins else 1 < queries < keys
+        if ahead:
+            raise FlowCutError(
+                f"A pass brings {queries} tokens at once, as assisted generation does: the attention of answers is "
+                "recorded where they are written token by token."
+            )
 
     def _window(self, layer: int) -> int | None:
         config: Any = self.decoder.model.config

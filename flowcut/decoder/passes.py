@@ -87,6 +87,18 @@ class DecoderPass:
         return is_text.nonzero()[:, 0]
 
 
+def check_cache(cache: Any) -> None:
+    """
+    Raises:
+        FlowCutError: its layers are of one length that is set before, as a cut makes them unequal.
+    """
+    if getattr(cache, "is_compileable", False):
+        raise FlowCutError(
+            "A cut inside the language model makes layers read sequences of unequal length, and a static cache has one "
+            "length for all: leave the cache at its default (cache_implementation and cache_config out)."
+        )
+
+
 def padding_mask(mask: Any, decoder: nn.Module, length: int | None = None) -> Tensor | None:
     """The mask as it was given to the decoder, which must be one of padding, [B, keys], or none.
 

@@ -29,7 +29,7 @@ from flowcut.decoder.evidence import LayerInputs, find_raters, gather, take_hidd
 from flowcut.decoder.guards import check_cut, seal
 from flowcut.decoder.kept_rows import KeptRows, kept_rows_of
 from flowcut.decoder.locate import LanguageDecoder, find_decoder
-from flowcut.decoder.passes import DecoderPass, padding_mask
+from flowcut.decoder.passes import DecoderPass, check_cache, padding_mask
 from flowcut.decoder.segment import Segment, Span
 from flowcut.decoder.spans import Aim
 from flowcut.decoder.to_record import Setting, draft
@@ -38,6 +38,8 @@ from flowcut.errors import FlowCutError
 from flowcut.hooks.attention import Attention, is_watching, joined, watched_by, watching
 from flowcut.hooks.elsewhere import Elsewhere
 from flowcut.hooks.model_facts import model_facts
+from flowcut.hooks.precision import full_precision
+from flowcut.hooks.usable import check_usable
 from flowcut.records.language import LanguageRecord
 
 
@@ -76,6 +78,7 @@ def record_language(
     """
     check_is_cut(cut)
     check_single(cut)
+    check_usable(language_model)
     recording = LanguageRecording.of(language_model, cut, layer, facts=facts)
     recording.aim(visual, instruction_end)
     return recording
@@ -228,7 +231,7 @@ class LanguageRecording:
         if current is not None and current.prefill and looks_now:
             inputs = LayerInputs(query, key, value, scaling, self._window(module), self.decoder.softcap)
             needs = None if self._plan is None else self._needs
-            with torch.no_grad():
+            with torch.no_grad(), full_precision(query.device):
                 for span in current.spans:
                     if self.cut is None or len(span.kept) > self.cut.tokens:
                         gather(needs, current, span, inputs)
@@ -261,6 +264,7 @@ class LanguageRecording:
         if cache is None or cache.get_seq_length() == 0:
             aim = getattr(self._thread, "aim", self._aim)
             if aim is not None:
+                check_cache(cache)
                 self._pass = DecoderPass.of_prompts(aim, batch, length, padding_mask(mask, self.decoder.model, length))
                 self._pass.deepstack = Deepstack.taken_from(self.decoder.model, given)
                 self._check_text(self._pass)

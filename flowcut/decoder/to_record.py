@@ -156,13 +156,13 @@ def score_fields(criteria: list[Criteria | None], kept: list[Tensor]) -> dict[st
 
 def _score_rows(scored: Criteria | None, kept: Tensor) -> dict[str, Tensor]:
     if scored is None:
-        nothing = torch.full((len(kept),), torch.nan)
+        nothing = torch.full((len(kept),), torch.nan, dtype=torch.float32)
         names = ("relation", "semantic", "value_norm", "score", "margin")
-        return {**dict.fromkeys(names, nothing), "cutoff": torch.tensor(torch.nan)}
+        return {**dict.fromkeys(names, nothing), "cutoff": torch.tensor(torch.nan, dtype=torch.float32)}
     parts = {"relation": scored.relation, "semantic": scored.semantic, "value_norm": scored.norm, "score": scored.score}
     rows = {name: part[0].cpu() for name, part in parts.items()}
     lost_some = len(kept) < len(rows["score"])
-    cutoff = rows["score"][kept].min() if lost_some else torch.tensor(torch.nan)
+    cutoff = rows["score"][kept].min() if lost_some else torch.tensor(torch.nan, dtype=torch.float32)
     return {**rows, "cutoff": cutoff, "margin": rows["score"] - cutoff}
 
 

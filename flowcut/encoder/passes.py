@@ -22,6 +22,7 @@ from flowcut.encoder.prune_group import EncoderPlan, PruneGroup
 from flowcut.errors import FlowCutError
 from flowcut.hooks.attention import Attention
 from flowcut.hooks.model_facts import synchronise
+from flowcut.hooks.precision import full_precision
 
 Call = tuple[tuple[Any, ...], dict[str, Any]]
 """Positional and keyword arguments of a layer."""
@@ -53,10 +54,10 @@ class EncoderPass(ABC):
 
     def show(self, prune_group: PruneGroup, inputs: LayerInputs) -> None:
         """Let a prune group take from a layer what the cut needs, and what the record needs."""
-        with self.clock("scoring"):
+        with self.clock("scoring"), full_precision(self.device):
             prune_group.score_layer(self.with_relay(inputs))
         if self.plan.flows:
-            with self.clock("recording"):
+            with self.clock("recording"), full_precision(self.device):
                 prune_group.observe(self.with_relay(inputs))
 
     def with_relay(self, inputs: LayerInputs) -> LayerInputs:
@@ -80,10 +81,10 @@ class EncoderPass(ABC):
     def _advance(self, layer: int) -> tuple[list[int], list[Tensor | None]]:
         """Let each prune group cut: patches kept before, and positions among them that are kept on (None: all)."""
         before = [prune_group.n_kept for prune_group in self.prune_groups]
-        with self.clock("scoring"):
+        with self.clock("scoring"), full_precision(self.device):
             kept = [prune_group.cut_after(layer) for prune_group in self.prune_groups]
         if self.plan.flows:
-            with self.clock("recording"):
+            with self.clock("recording"), full_precision(self.device):
                 for prune_group, positions in zip(self.prune_groups, kept, strict=True):
                     prune_group.observe_cut(positions)
         return before, kept
@@ -156,7 +157,8 @@ class BatchPass(EncoderPass):
             if not self.looking_ahead:
                 self.show(prune_group, inputs)
             elif prune_group.above_target:
-                prune_group.gather_evidence(self.with_relay(inputs))
+                with full_precision(self.device):
+                    prune_group.gather_evidence(self.with_relay(inputs))
         if not self.looking_ahead:
             sizes = [
                 len(prune_group.kept_ids) * (prune_group.n_kept + self.cls) ** 2 for prune_group in self.prune_groups
@@ -355,7 +357,8 @@ def _mean_joined(patches: Tensor, joins: Tensor, count: int) -> tuple[Tensor, Te
     """
     which = nn.functional.one_hot(joins.to(patches.device) + 1, count + 1)[..., 1:].float()  # [b, N, count]
     counts = which.sum(dim=1, keepdim=True)
-    mean = ((which / counts.clamp_min(1)).transpose(1, 2) @ patches.float()).to(patches.dtype)
+    with full_precision(patches.device):
+        mean = ((which / counts.clamp_min(1)).transpose(1, 2) @ patches.float()).to(patches.dtype)
     return mean, counts.transpose(1, 2).to(patches.dtype)
 
 

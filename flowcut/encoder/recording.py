@@ -22,6 +22,7 @@ from flowcut.encoder.to_record import assemble
 from flowcut.errors import FlowCutError, InvalidCut
 from flowcut.hooks.attention import Attention, is_watching, watched, watching
 from flowcut.hooks.elsewhere import Elsewhere
+from flowcut.hooks.usable import check_usable
 from flowcut.records.vision import FlowRecord
 
 PROXY_NOTE = (
@@ -64,6 +65,7 @@ def record(
     """
     check_is_cut(cut)
     _check_stage(cut)
+    check_usable(vision_model)
     return Recording.of(vision_model, cut, feature_layer, flows=flows, matrices=matrices, facts=facts)
 
 

@@ -74,7 +74,7 @@ def column_mean(
     """
     tokens = query.shape[2]
     first = 1 if proxy else 0  # a proxy's query is not the model's own
-    received = torch.zeros(len(query), tokens, device=query.device)
+    received = torch.zeros(len(query), tokens, dtype=torch.float32, device=query.device)
     keys = key.float().transpose(-1, -2)
     for start in range(first, tokens, QUERY_BLOCK):
         block = query[:, :, start : start + QUERY_BLOCK].float()
@@ -135,8 +135,9 @@ class _Streams:
     def empty(cls, query: Tensor, patch_ids: Tensor, grid_cols: int, matrices: bool, proxy: bool) -> _Streams:
         batch, heads, tokens = query.shape[:3]
         cls_ids = patch_ids.new_full((batch, 1), CLS_ID)
-        per_token = torch.zeros(batch, tokens, device=query.device)
-        per_head = torch.zeros(batch, heads, device=query.device)
+        start = {"dtype": torch.float32, "device": query.device}  # the default dtype may be another
+        per_token = torch.zeros(batch, tokens, **start)
+        per_head = torch.zeros(batch, heads, **start)
         return cls(
             proxy=proxy,
             token_ids=torch.cat([cls_ids, patch_ids], dim=1),
@@ -144,7 +145,7 @@ class _Streams:
             cls_column=[],
             source_weights=[],
             source_ids=[],
-            received=torch.zeros(batch, heads, tokens, device=query.device),
+            received=torch.zeros(batch, heads, tokens, **start),
             entropy_sum=per_head,
             distance_sum=per_head.clone(),
             destination_weight=per_token - 1.0,  # below any attention weight

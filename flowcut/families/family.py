@@ -125,6 +125,8 @@ class Family(ABC):
     """Frames of a video that it takes at most."""
     presumed_rate: int | None = None
     """Frames a second that its processor presumes where none are known, to write their times into the prompt."""
+    unread: str | None = None
+    """Why its vision encoder is not read, one sentence; None: it is. Then methods choose behind the projector."""
     positions_are_places: bool = False
     """Whether visual tokens are numbered by their place in the picture or video, which tokens that stay keep."""
 
@@ -210,6 +212,12 @@ class Family(ABC):
     def differs(self, model: PreTrainedModel, cut: CutConfig | None) -> tuple[str, ...]:
         """What FlowCut does here in another way than its released code, beyond what the encoder says of itself."""
         return ()
+
+    def handed_over(self, kind: MediaKind, media: list[EncodedMedium]) -> tuple[Any, dict[str, Any]]:
+        """The features of all media as the model takes them, and what else its encoder's output must hold."""
+        deepstack = [medium.deepstack.unbind(dim=1) for medium in media if medium.deepstack is not None]
+        extras = {"deepstack_features": list(zip(*deepstack, strict=True))} if deepstack else {}
+        return kind.container([medium.features for medium in media]), extras
 
     def notes(self, cut: CutConfig | None) -> tuple[str, ...]:
         """What a reader of a record must know of this family under this cut, one sentence each."""

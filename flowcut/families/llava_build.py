@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from jinja2 import TemplateError
 from torch import nn
 from transformers import PreTrainedModel
 
-from flowcut.errors import FlowCutError, InvalidQuestion
+from flowcut.errors import FlowCutError
+from flowcut.families.chat import in_template
 from flowcut.families.family import IMAGE, Family, MediaKind
 from flowcut.records.vision import Geometry
 
@@ -51,16 +51,10 @@ class LlavaBuild(Family):
             InvalidQuestion: the template has no place for a system prompt.
         """
         picture = self.place_text(processor, kind)
-        if getattr(processor, "chat_template", None):
-            content = [{"type": kind.name}, {"type": "text", "text": question}]
-            text = self._fill_template(processor, content, system, wrap=True)
-        elif getattr(processor.tokenizer, "chat_template", None):
-            text = self._fill_template(processor.tokenizer, f"{picture}\n{question}", system, wrap=False)
-        else:
+        text = in_template(processor, kind.name, picture, question, system, self.template_options)
+        if text is None:
             text = self.default_prompt.format(picture=picture, question=question)
             text = f"{system} {text}" if system else text
-        if system is not None and system not in text:
-            raise InvalidQuestion("This model's chat template has no place for a system prompt: leave it out.")
         return text
 
     def geometries(self, model: PreTrainedModel, image_processor: Any, size: tuple[int, int]) -> tuple[Geometry, ...]:
@@ -108,17 +102,6 @@ class LlavaBuild(Family):
     def _part(self, model: PreTrainedModel, name: str) -> nn.Module:
         part: nn.Module = getattr(model.model, name)
         return part
-
-    def _fill_template(self, owner: Any, content: Any, system: str | None, wrap: bool) -> str:
-        messages = [{"role": "user", "content": content}]
-        if system is not None:
-            told: Any = [{"type": "text", "text": system}] if wrap else system
-            messages.insert(0, {"role": "system", "content": told})
-        options = {"add_generation_prompt": True, "tokenize": False, **self.template_options}
-        try:
-            return str(owner.apply_chat_template(messages, **options))
-        except TemplateError as error:
-            raise InvalidQuestion(f"This model's chat template refuses the prompt: {error}.") from error
 
 
 def _resized(image_processor: Any, width: int, height: int) -> tuple[int, int]:

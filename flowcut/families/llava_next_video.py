@@ -64,7 +64,7 @@ class LlavaNextVideo(LlavaNext):
             ids = kept[first : first + frames]
             places = torch.cat([frame * squares + tokens for frame, tokens in enumerate(ids)])
             made_of = torch.cat(patches[first : first + frames])
-            shares = torch.full(made_of.shape[:2], 1 / made_of.shape[1], device=made_of.device)
+            shares = torch.full(made_of.shape[:2], 1 / made_of.shape[1], dtype=torch.float32, device=made_of.device)
             encoded.append(EncodedMedium(features[video, places], places, made_of, shares))
         return encoded
 

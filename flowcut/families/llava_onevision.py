@@ -183,7 +183,7 @@ class LlavaOnevision(LlavaBuild):
 
     def _whole_layout(self, model: PreTrainedModel, sizes: Tensor, tiles: list[int]) -> list[Tensor]:
         """The layout of uncut pictures."""
-        everything = torch.ones(sum(tiles), self._tile_patches(model))
+        everything = torch.ones(sum(tiles), self._tile_patches(model), dtype=torch.float32)
         return self._layout(model, sizes, tiles, everything, everything)
 
     def _layout(
@@ -207,7 +207,7 @@ class LlavaOnevision(LlavaBuild):
             numbers.append(torch.stack([part.float() for part in columns], dim=-1))
             first += count
         pack: Any = model.model.pack_image_features
-        newline = torch.full((5,), NEWLINE)
+        newline = torch.full((5,), NEWLINE, dtype=torch.float32)
         ratio = model.config.vision_aspect_ratio
         packed: list[Tensor] = pack(numbers, sizes.cpu(), image_newline=newline, vision_aspect_ratio=ratio)[0]
         return packed

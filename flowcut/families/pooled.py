@@ -21,7 +21,7 @@ NEGLIGIBLE = 1e-4
 
 def kept_rows(recording: Recording, n_patches: int) -> tuple[Tensor, Tensor | None]:
     """float32 [tiles, patches]: 1 where kept, and the tower's last score; None where the method has none."""
-    kept, score = (torch.zeros(len(recording.kept), n_patches) for _ in range(2))
+    kept, score = (torch.zeros(len(recording.kept), n_patches, dtype=torch.float32) for _ in range(2))
     for row, (ids, own) in enumerate(zip(recording.kept, recording.scores, strict=True)):
         kept[row, ids.cpu()] = 1.0
         if own is not None:

@@ -160,7 +160,7 @@ class QwenVL(LlavaBuild):
         of_media = zip(whole.pooler_output, deepstack, recording.kept_tokens, grids[:, 0].tolist(), strict=True)
         for tokens, added, places, slices in of_media:
             patches = torch.cat(rows[first : first + slices])
-            shares = torch.full(patches.shape[:2], 1 / patches.shape[1], device=patches.device)
+            shares = torch.full(patches.shape[:2], 1 / patches.shape[1], dtype=torch.float32, device=patches.device)
             kept_added = None if added is None else added[places]
             encoded.append(EncodedMedium(tokens[places], places, patches, shares, kept_added))
             first += slices

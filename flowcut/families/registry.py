@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from flowcut.errors import ModelNotLoaded
+from flowcut.errors import FlowCutError, ModelNotLoaded
 from flowcut.families.deepseek_vl import DeepseekVL, DeepseekVLHybrid
 from flowcut.families.family import Family
 from flowcut.families.gemma3 import Gemma3
@@ -40,6 +40,9 @@ FAMILIES: dict[str, Family] = {
 """By transformers' model_type. A new family is one adapter and one line here."""
 
 
+OTHERS = "or another image-text-to-text model of transformers whose pictures are tokens of the prompt"
+
+
 def family_of(config: Any) -> Family:
     """The family that a model's configuration belongs to.
 
@@ -51,7 +54,17 @@ def family_of(config: Any) -> Family:
     family = FAMILIES.get(str(model_type))
     if family is not None and tower_type in family.towers:
         return family
-    raise unsupported(model_type, tower_type)
+    return _generic(config, model_type, tower_type)
+
+
+def _generic(config: Any, model_type: str | None, tower_type: str | None) -> Family:
+    """The family of a model without an adapter of its own, if it can be cut behind the projector."""
+    from flowcut.families.generic import Generic  # the classes of all models come with it
+
+    try:
+        return Generic(config)
+    except FlowCutError as error:
+        raise unsupported(model_type, tower_type, reason=str(error)) from error
 
 
 def names_of_video_families() -> str:
@@ -60,8 +73,17 @@ def names_of_video_families() -> str:
     return f"{', '.join(names[:-1])} or {names[-1]}"
 
 
-def unsupported(model_type: str | None, tower_type: str | None = None) -> ModelNotLoaded:
-    """The refusal of a model by its name, with the list of what is supported."""
+def unsupported(
+    model_type: str | None, tower_type: str | None = None, reason: str = "", own_code: bool = False
+) -> ModelNotLoaded:
+    """The refusal of a model by its name, with why (if it is known) and the list of what is supported.
+
+    Args:
+        reason: a clause that says why, such as `its language model has no such tokens`.
+        own_code: whether the checkpoint comes with code of its own.
+    """
     got = f"a {model_type!r} model" + (f" with a {tower_type!r} vision tower" if tower_type else "")
-    supported = "; ".join(family.description for family in FAMILIES.values())
-    return ModelNotLoaded(f"This is {got}, which is not supported: choose {supported}.")
+    supported = "; ".join([*(family.description for family in FAMILIES.values()), OTHERS])
+    why = f", since {reason}" if reason else ""
+    never = ", and the code that comes with it is never run" if own_code else ""
+    return ModelNotLoaded(f"This is {got}, which is not supported{why}{never}: choose {supported}.")

@@ -9,12 +9,18 @@ from transformers import PreTrainedModel
 
 from flowcut.criteria import METHODS
 from flowcut.criteria.positions import KEPT, RENUMBERED, Positions, known_positions
-from flowcut.criteria.stages import DECODER, ENCODER, PICTURE
-from flowcut.cut import CutConfig, all_cuts
+from flowcut.criteria.stages import DECODER, ENCODER, PICTURE, PROJECTOR, Stage
+from flowcut.cut import CutConfig, all_cuts, stage_of
 from flowcut.decoder.locate import find_decoder
 from flowcut.errors import FlowCutError, InvalidCut
 from flowcut.families.family import Family
 from flowcut.families.registry import family_of
+from flowcut.hooks.usable import check_is_model
+
+NOT_READ = (
+    "which is not read in {name} models: choose a method that needs projected tokens alone, or one that cuts in the "
+    "language model."
+)
 
 
 def refusals(model: Any, video: bool = False) -> dict[str, str]:
@@ -27,7 +33,8 @@ def refusals(model: Any, video: bool = False) -> dict[str, str]:
     Raises:
         ModelNotLoaded: (a ValueError) the model is of a family that is not supported.
     """
-    hf_model = model if isinstance(model, PreTrainedModel) else model.model
+    hf_model = model if isinstance(model, PreTrainedModel) else getattr(model, "model", model)
+    check_is_model(hf_model)
     family = family_of(hf_model.config)
     reasons = {name: _reason(name, hf_model, family) or _medium_reason(name, video) for name in METHODS}
     return {name: reason for name, reason in reasons.items() if reason is not None}
@@ -92,6 +99,12 @@ def positions_under(cut: CutConfig, family: Family) -> Positions:
     return KEPT if family.positions_are_places else METHODS[cut.method].positions
 
 
+def stage_under(cut: CutConfig | None, family: Family) -> Stage | None:
+    """Where a cut is made in a model of this family: behind the projector, where the vision encoder is not read."""
+    stage = stage_of(cut)
+    return PROJECTOR if family.unread and stage is ENCODER else stage
+
+
 def check_positions(positions: Positions, hf_model: PreTrainedModel, family: Family) -> None:
     """Refuse positions that this model cannot have.
 
@@ -128,6 +141,9 @@ def _reason(name: str, hf_model: PreTrainedModel, family: Family) -> str | None:
     if method.of_videos:
         no_videos = f"{label} compares the frames of a video, and {family.name} takes none: choose another method."
         return None if family.frames else no_videos
+    if family.unread and method.cuts_at is ENCODER:
+        looks = method.recipe is not None or bool(method.needs)
+        return f"{label} looks into the vision encoder, {NOT_READ.format(name=family.name)}" if looks else None
     if method.cuts_at not in family.stages:
         why = family.why_not.get(method.cuts_at.name, f"that is not built for {family.name}")
         return f"{label} cuts {method.cuts_at.place}, and {why}: choose another method."

@@ -19,9 +19,10 @@ from flowcut.decoder.answer_recording import AnswerRecording
 from flowcut.errors import FlowCutError, InvalidCut
 from flowcut.families.family import EncodedMedium, is_visual
 from flowcut.families.support import check_budget
-from flowcut.generation.flops import ModelParts, TokenCounts, count_flops
+from flowcut.generation.flops import UNCOUNTED, ModelParts, TokenCounts, count_flops
 from flowcut.generation.medium import Medium, geometries, open_medium
 from flowcut.generation.observer import Listener
+from flowcut.generation.own_settings import overruled, own_options
 from flowcut.generation.prompt import put_question
 from flowcut.generation.session import Session
 from flowcut.hooks.model_facts import synchronise
@@ -32,7 +33,8 @@ from flowcut.models.loading import VisionLanguageModel
 from flowcut.models.memory import reset_peak, resident_peak
 from flowcut.records.answer_attention import AnswerAttention
 from flowcut.records.run import Flops, Run, Times
-from flowcut.records.vision import PADDING_ID
+from flowcut.records.unread import NO_PLACES
+from flowcut.records.vision import PADDING_ID, FlowRecord
 from flowcut.settings import Generation, GenerationOptions
 
 Stop = threading.Event | Callable[[], bool]
@@ -158,18 +160,7 @@ class _Work:
         settings = self.settings
         asked = put_question(self.model, picture, question, settings.system, settings.max_new_tokens)
         self._check_budget(picture, asked.inputs["input_ids"])
-        return asked.prompt, asked.inputs, (*asked.notes, *self._overruled())
-
-    def _overruled(self) -> tuple[str, ...]:
-        """A note where the checkpoint's own generation settings ask for what is not done here."""
-        own = self.model.model.generation_config
-        sampling = ["sampling"] if own.do_sample and not self.settings.do_sample else []
-        beams = [f"{own.num_beams} beams"] if (own.num_beams or 1) > 1 else []
-        if not sampling and not beams:
-            return ()
-        done = "sampled" if self.settings.do_sample else "greedy"
-        wanted = " and ".join(sampling + beams)
-        return (f"The model's own generation settings ask for {wanted}; this answer is {done}, with one beam.",)
+        return asked.prompt, asked.inputs, (*asked.notes, *overruled(self.model.model.generation_config, settings))
 
     def _check_budget(self, picture: Medium, input_ids: torch.Tensor) -> None:
         """Where the number of a picture's tokens depends on its size, it is known only now."""
@@ -214,8 +205,9 @@ class _Work:
         return replace(self.attended.attention, source_patches=source_patches.numpy(), shares=shares.float().numpy())
 
     def _generate(self, prepared: BatchFeature) -> None:
-        options = {**self.settings.for_generate(), "stopping_criteria": [self.listener]}
         hf_model: Any = self.model.model
+        own = own_options(hf_model.generation_config, self.settings, self.model.processor.tokenizer)
+        options = {**own, **self.settings.for_generate(), "stopping_criteria": [self.listener]}
         if not self.settings.do_sample:
             hf_model.generate(**prepared, **options)
             return
@@ -280,8 +272,10 @@ class _Work:
             stopped=listener.stopped or not listener.heard,
             record=record if self.recorded.flow else None,
             created=datetime.now(UTC).isoformat(timespec="seconds"),
-            notes=(*picture.notes, *notes, *filter(None, [session.recording.looks_behind])),
-            tower_tokens=int((record.kept_patch_ids != PADDING_ID).sum()) // record.patches_per_token,
+            notes=(*picture.notes, *notes, *filter(None, [session.recording.looks_behind]), *_missing(record)),
+            tower_tokens=0
+            if record.unread
+            else int((record.kept_patch_ids != PADDING_ID).sum()) // record.patches_per_token,
             separator_tokens=session.separator_tokens,
             layer_tokens=listener.layer_tokens,
             language_record=session.language_record if self.recorded.flow else None,
@@ -295,9 +289,10 @@ class _Work:
         self, session: Session, visual_tokens: int, layer_tokens: tuple[int, ...], attended_pairs: tuple[int, ...]
     ) -> Flops:
         hf_model, family, encoder = self.model.model, self.model.family, session.recording.encoder
+        read = family.unread is None
         model = ModelParts(
-            encoder.layers,
-            encoder.patch_embedding,
+            encoder.layers if read else [],
+            encoder.patch_embedding if read else None,
             family.projector(hf_model),
             family.language_model(hf_model),
             hf_model.get_output_embeddings(),
@@ -309,7 +304,8 @@ class _Work:
         for tokens in layer_tokens:
             gone = (layer_tokens[0] - tokens) // max(len(visual), 1)  # a cut inside the decoder takes as many of each
             ahead.append(family.pairs_ahead(tokens, [count - gone for count in visual]))
-        counted = TokenCounts(visual_tokens, layer_tokens, len(self.listener.tokens()), attended_pairs, ahead)
+        answer, unread = len(self.listener.tokens()), None if read else session.recording.operations
+        counted = TokenCounts(visual_tokens, layer_tokens, answer, attended_pairs, ahead, unread)
         return count_flops(model, session.record, counted)
 
 
@@ -319,6 +315,14 @@ def _check_cut(model: VisionLanguageModel, cut: CutConfig | None, video: bool) -
     check_is_cut(cut)
     if cut is not None and not video:
         check_budget(model, cut.tokens)
+
+
+def _missing(record: FlowRecord) -> tuple[str, ...]:
+    """What a model whose vision encoder is not read leaves unsaid, one sentence each."""
+    if record.unread is None:
+        return ()
+    where = () if record.geometries else (NO_PLACES,)
+    return (record.unread, *where, UNCOUNTED)
 
 
 def _stop_function(stop: Stop | None) -> Callable[[], bool]:

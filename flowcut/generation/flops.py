@@ -17,6 +17,12 @@ from torch import nn
 from flowcut.records.run import Flops
 from flowcut.records.vision import PADDING_ID, FlowRecord
 
+UNCOUNTED = (
+    "Compute of a vision encoder that is not read is that of its linear layers and convolutions, its projector among "
+    "them; that of the language model is counted as if each of its layers attended to all tokens."
+)
+"""What a reader of such a count must know."""
+
 
 @dataclass(frozen=True, eq=False)
 class ModelParts:
@@ -48,6 +54,8 @@ class TokenCounts:
     """Pairs of query and key in each vision layer, over all its windows."""
     pairs_ahead: Sequence[int] = ()
     """Pairs of a query and a later key that each decoder layer reads in the prompt; empty: it is causal throughout."""
+    unread: float | None = None
+    """Operations of a vision encoder that is not read, its projector's among them; None: it is read."""
 
 
 def count_flops(model: ModelParts, record: FlowRecord, counted: TokenCounts) -> Flops:
@@ -59,7 +67,7 @@ def count_flops(model: ModelParts, record: FlowRecord, counted: TokenCounts) -> 
     kept = int((record.kept_patch_ids != PADDING_ID).sum())
     projected = max(counted.visual_tokens, kept // record.patches_per_token)
     return Flops(
-        vision=_vision(model, record, counted.attended_pairs),
+        vision=_vision(model, record, counted.attended_pairs) if counted.unread is None else counted.unread,
         projector=projected * (linear_flops(model.projector) + _bare_matrices(model.projector)) + _early(model, record),
         prefill=sum(n * (per_layer + each) + per_key * n * (n + 1) / 2 for n, (per_key, each) in layers)
         + sum(pairs * per_key for pairs, (_, (per_key, _)) in zip(counted.pairs_ahead, layers, strict=False))
@@ -101,7 +109,7 @@ def _early(model: ModelParts, record: FlowRecord) -> float:
 
 def linear_flops(module: nn.Module) -> float:
     """Operations that one token costs in all linear layers of a module."""
-    layers = (part for part in module.modules() if isinstance(part, nn.Linear))
+    layers = (part for part in module.modules() if _is_linear(part))
     return float(sum(2 * layer.in_features * layer.out_features for layer in layers))
 
 
@@ -110,10 +118,15 @@ def _bare_matrices(module: nn.Module) -> float:
     held = (
         weight
         for part in module.modules()
-        if type(part) not in (nn.Linear, nn.Embedding)
+        if not _is_linear(part) and not isinstance(part, nn.Embedding)
         for weight in part._parameters.values()
     )
     return float(sum(2 * weight.numel() for weight in held if weight is not None and weight.ndim == 2))
+
+
+def _is_linear(module: Any) -> bool:
+    """Quantised layers are linear too, and not all of them are an `nn.Linear`."""
+    return isinstance(module, nn.Linear) or all(hasattr(module, name) for name in ("in_features", "out_features"))
 
 
 def tokens_by_layer(record: FlowRecord) -> list[int]:

@@ -58,7 +58,7 @@ class Listener(StoppingCriteria):  # type: ignore[misc]  # mypy does not read tr
             hook = language_model.register_forward_pre_hook(self._on_decoder_input, with_kwargs=True)
             undo.callback(hook.remove)
             for layer in getattr(language_model, "layers", ()):
-                undo.callback(layer.register_forward_pre_hook(self._at_a_layer).remove)
+                undo.callback(layer.register_forward_pre_hook(self._at_a_layer, with_kwargs=True).remove)
             undo.callback(model.register_forward_hook(self._after_step, with_kwargs=True).remove)
             yield
 
@@ -106,10 +106,10 @@ class Listener(StoppingCriteria):  # type: ignore[misc]  # mypy does not read tr
             self.heard = True
             self.prompt_tokens = int(kwargs["inputs_embeds"].shape[1])
 
-    def _at_a_layer(self, module: nn.Module, args: tuple[Any, ...]) -> None:
+    def _at_a_layer(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """What enters a decoder layer, [1, tokens, width], of the prompt alone: before the first logits."""
         if self.first_token_at is None:
-            self._layer_tokens.append(int(args[0].shape[1]))
+            self._layer_tokens.append(int((args[0] if args else kwargs["hidden_states"]).shape[1]))
 
     def _after_step(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
         """One forward pass of the whole model: raw logits [1, L, vocabulary] before any temperature."""

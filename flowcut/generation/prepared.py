@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +13,15 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from flowcut.decoder.spans import Aim
 from flowcut.errors import FlowCutError
-from flowcut.families.family import EncodedMedium, MediaKind
+
+NOT_PREPARED = (
+    "This model is inside flowcut.prune, and these pictures were not prepared, so they would not be cut: call "
+    "inputs = session.prepare(processor(...)) and then generate(**inputs), which a transformers pipeline does not do."
+)
+IN_PIECES = (
+    "This prompt is read in pieces (prefill_chunk_size), and a cut inside the language model needs it whole: give "
+    "generate prefill_chunk_size=None, or set it so in the model's generation_config."
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,13 +66,12 @@ class PreparedFeatures(BaseModelOutputWithPooling):  # type: ignore[misc]  # myp
     """By decoder layer, what is added to the tokens of each medium behind it."""
 
     @classmethod
-    def of(cls, kind: MediaKind, media: Sequence[EncodedMedium], handover: Handover) -> PreparedFeatures:
-        """Features of all media as the model takes those of their kind."""
-        made = cls(pooler_output=kind.container([medium.features for medium in media]))
+    def of(cls, features: Any, handover: Handover, extras: Mapping[str, Any]) -> PreparedFeatures:
+        """Features of all media, as the model wants them, and what else it takes of its encoder's output."""
+        made = cls(pooler_output=features)
+        for name, value in extras.items():
+            setattr(made, name, value)
         made.handover = handover
-        deepstack = [medium.deepstack.unbind(dim=1) for medium in media if medium.deepstack is not None]
-        if deepstack:
-            made.deepstack_features = list(zip(*deepstack, strict=True))
         return made
 
     def __getattribute__(self, name: str) -> Any:
@@ -73,6 +80,12 @@ class PreparedFeatures(BaseModelOutputWithPooling):  # type: ignore[misc]  # myp
             if handover is not None:
                 handover.check()
         return super().__getattribute__(name)
+
+
+def is_piece(arguments: Mapping[str, Any]) -> bool:
+    """Whether the model is given a piece of what was prepared, as it is when a prompt is read in chunks."""
+    encoded = (arguments.get("mm_encoder_outputs") or {}).values()
+    return any(isinstance(one, PreparedFeatures) and one.handover is None for one in encoded)
 
 
 def handover_of(arguments: Mapping[str, Any]) -> Handover | None:

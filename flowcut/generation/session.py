@@ -10,6 +10,7 @@ import weakref
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
+from functools import partial
 from types import TracebackType
 from typing import Any
 
@@ -18,16 +19,16 @@ import torch
 from torch import Tensor, nn
 from transformers import BatchFeature, PreTrainedModel
 
+from flowcut.criteria import METHODS
 from flowcut.criteria.positions import KEPT
 from flowcut.criteria.stages import DECODER, PROJECTOR
-from flowcut.cut import CutConfig, check_is_cut, stage_of
+from flowcut.cut import CutConfig, check_is_cut
 from flowcut.decoder.recording import LanguageRecording
 from flowcut.decoder.spans import Aim
-from flowcut.encoder.recording import Recording
 from flowcut.errors import FlowCutError
 from flowcut.families import family_of
 from flowcut.families.family import EncodedMedium, MediaKind
-from flowcut.families.support import check_allowed, check_medium, positions_under
+from flowcut.families.support import check_allowed, check_medium, positions_under, stage_under
 from flowcut.generation.aim import aim_at
 from flowcut.generation.drop_tokens import check_placeholders, drop_tokens, filled_placeholders, text_positions
 from flowcut.generation.outside_encoder import (
@@ -42,16 +43,14 @@ from flowcut.generation.outside_encoder import (
     patches_of_first_row,
     ranking_of_first_row,
 )
-from flowcut.generation.prepared import Handover, PreparedFeatures, handover_of
+from flowcut.generation.prepared import IN_PIECES, NOT_PREPARED, Handover, PreparedFeatures, handover_of, is_piece
+from flowcut.generation.towers import patch_size, watched_tower
 from flowcut.hooks.attention import joined
 from flowcut.hooks.model_facts import synchronise
+from flowcut.hooks.usable import check_is_model, check_usable
 from flowcut.records.language import LanguageRecord
 from flowcut.records.vision import FlowRecord
 
-NOT_PREPARED = (
-    "This model is inside flowcut.prune, and these pictures were not prepared, so they would not be cut: call "
-    "inputs = session.prepare(processor(...)) and then generate(**inputs), which a transformers pipeline does not do."
-)
 _is_preparing: ContextVar[bool] = ContextVar("flowcut_preparing", default=False)
 
 
@@ -74,11 +73,7 @@ def prune(hf_model: PreTrainedModel, cut: CutConfig | None = None, *, record: bo
     Raises:
         FlowCutError: (a ValueError) the model is of a family that is not supported, or the cut cannot be done.
     """
-    if not isinstance(hf_model, PreTrainedModel):
-        raise FlowCutError(
-            f"hf_model is a {type(hf_model).__name__}: give a transformers model (of what flowcut.load returned, its "
-            ".model)."
-        )
+    check_is_model(hf_model)
     check_is_cut(cut)
     return Session(hf_model, cut, record)
 
@@ -92,11 +87,14 @@ class Session:
     """
 
     def __init__(self, hf_model: PreTrainedModel, cut: CutConfig | None, record: bool, matrices: bool = False) -> None:
+        check_usable(hf_model)
         self.model = hf_model
         self.cut = cut
         self.family = family_of(hf_model.config)
         check_allowed(cut, hf_model, self.family)
-        self.encoder_cut = in_the_encoder(cut)
+        self.stage = stage_under(cut, self.family)
+        """Where the cut is made; None: nothing is cut."""
+        self.encoder_cut = None if self.family.unread else in_the_encoder(cut)
         self.positions = None if cut is None else positions_under(cut, self.family)  # of the tokens that stay
         self.remarks: tuple[str, ...] = ()
         """What a reader must know of a cut outside the encoder, of what was prepared last."""
@@ -105,13 +103,10 @@ class Session:
         self._projected_ranking: np.ndarray | None = None
         facts = {"model_id": hf_model.name_or_path or None, "family": self.family.name, "notes": self._notes()}
         of_encoder = {**facts, "differs_from_release": self.family.differs(hf_model, cut)}
-        layer = self.family.feature_layer(hf_model)
         towers = {kind.name: self.family.vision_tower(hf_model, kind) for kind in self.family.media}
+        watch = partial(watched_tower, hf_model, self.family, self.encoder_cut, flows=record, matrices=matrices)
         of_tower = {
-            tower: Recording.of(
-                tower, self.encoder_cut, layer, flows=record, matrices=matrices, facts=dict(of_encoder), seen_by=cut
-            )
-            for tower in towers.values()
+            tower: watch(tower, facts=dict(of_encoder), seen_by=cut) for tower in dict.fromkeys(towers.values())
         }
         self.recordings = {name: of_tower[tower] for name, tower in towers.items()}
         """By kind of media: kinds that share a tower share its recording."""
@@ -200,7 +195,8 @@ class Session:
     @property
     def ranking(self) -> np.ndarray | None:
         """float32 [N], as `Run.ranking` says, of what was prepared last."""
-        if self.grid is not None:
+        cut = self.cut
+        if self.grid is not None or (cut is not None and cut.then is None and not METHODS[cut.method].ranks):
             return None
         n_patches, told = math.prod(self.recording.grid), self._told()
         in_encoder = self.recording.ranking if self._projected_ranking is None else self._projected_ranking
@@ -263,17 +259,18 @@ class Session:
         given = {name: inputs[name] for name in (*kind.inputs, *kind.beside) if name in inputs}
         prepared = {name: value for name, value in inputs.items() if name not in kind.inputs}
         is_placeholder = inputs["input_ids"] == self.family.placeholder_id(self.model, kind)
-        counts = self.family.placeholders(self.model, kind, given)
+        given_ids = {**given, "input_ids": inputs["input_ids"]} if self.family.unread else given
+        counts = self.family.placeholders(self.model, kind, given_ids)
         check_placeholders(kind, int(is_placeholder.sum()), counts)
         positions = self.family.positions(self.model, inputs)
         if positions is not None:
             prepared["position_ids"] = positions
         self.recording = self.recordings[kind.name]
-        scaled = self._scaled_down(given)
+        scaled = self._scaled_down(given_ids)
         with torch.no_grad():
             self.media = self.family.encode(self.model, self.recording, kind, scaled, self.encoder_cut)
         self._cut_behind_the_projector(kind.name == "video")
-        if stage_of(self.cut) is DECODER:
+        if self.stage is DECODER:
             self._remark(DECODER.remark)
             prepared.pop("labels", None)  # they are of every token, and logits will not be
         filled = torch.cat(
@@ -284,13 +281,14 @@ class Session:
         prepared = drop_tokens(self.model, prepared, stays, self.positions == KEPT)
         if positions is not None:
             prepared["position_ids"] = torch.cat([text_positions(prepared)[None], prepared["position_ids"]])
-        encoded = PreparedFeatures.of(kind, self.media, self._handover(kind, prepared))
-        prepared["mm_encoder_outputs"] = {kind.output or kind.name: encoded}
+        features, extras = self.family.handed_over(kind, self.media)
+        made = PreparedFeatures.of(features, self._handover(kind, prepared), extras)
+        prepared["mm_encoder_outputs"] = {kind.output or kind.name: made}
         return prepared
 
     def _notes(self, place: str = "first") -> tuple[str, ...]:
-        of_family = (*self.family.notes(self.encoder_cut), *self.family.model_notes(self.model))
-        return (*of_family, *self.remarks, *other_stage(self.cut, place))
+        of_family = self.family.notes(self.cut if self.family.unread else self.encoder_cut)
+        return (*of_family, *self.family.model_notes(self.model), *self.remarks, *other_stage(self.cut, place))
 
     def _remark(self, sentence: str) -> None:
         self.remarks = (*self.remarks, sentence)
@@ -298,7 +296,7 @@ class Session:
 
     def _scaled_down(self, given: dict[str, Any]) -> dict[str, Any]:
         """The pictures at the resolution that `downsample` asks for; as they are under any other cut."""
-        self.grid = coarser(self.cut, given, getattr(self.model.config.vision_config, "patch_size", 1))
+        self.grid = coarser(self.cut, given, patch_size(self.model))
         if self.grid is None or self.cut is None:
             return given
         self._remark(self.grid.note(self.cut.tokens))
@@ -307,7 +305,7 @@ class Session:
 
     def _cut_behind_the_projector(self, video: bool) -> None:
         """Drop the tokens that a method of this stage does not keep."""
-        if self.cut is None or stage_of(self.cut) is not PROJECTOR:
+        if self.cut is None or self.stage is not PROJECTOR:
             return
         check_medium(self.cut, video)
         synchronise(self.model.device)
@@ -340,7 +338,7 @@ class Session:
         handover = handover_of(given)
         if handover is None:
             if self.cut is not None and self._holds_media(given):
-                raise FlowCutError(NOT_PREPARED)
+                raise FlowCutError(IN_PIECES if is_piece(given) else NOT_PREPARED)
             if self.language is not None and self.language.filled(given.get("past_key_values")):
                 self._read(None)
         elif handover.session() is self:

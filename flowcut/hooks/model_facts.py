@@ -17,10 +17,26 @@ def model_facts(model: PreTrainedModel) -> dict[str, Any]:
     return {
         "model_id": model.name_or_path or None,
         "family": model.config.model_type,
-        "dtype": str(model.dtype).removeprefix("torch."),
+        "dtype": precision_of(model),
         "device": str(next(model.parameters()).device),
         "versions": library_versions(),
     }
+
+
+def precision_of(model: PreTrainedModel) -> str:
+    """The model's dtype, such as `float32`; of quantised weights also in what form they are, and by what."""
+    dtype = str(model.dtype).removeprefix("torch.")
+    told = getattr(model.config, "quantization_config", None)
+    if told is None:
+        return dtype
+    settings = told if isinstance(told, dict) else vars(told)
+    method = str(getattr(settings.get("quant_method"), "value", settings.get("quant_method") or "unnamed"))
+    named = {8: ("_load_in_8bit", "load_in_8bit"), 4: ("_load_in_4bit", "load_in_4bit")}
+    loaded = next((bits for bits, names in named.items() if any(settings.get(name) for name in names)), None)
+    bits = loaded or settings.get("bits")
+    kind = settings.get("quant_type")  # torchao's, which says the bits itself
+    by = method if kind is None else f"{method}, {kind if isinstance(kind, str) else type(kind).__name__}"
+    return f"{dtype}, weights quantised{'' if bits is None else f' to {bits} bits'} ({by})"
 
 
 def library_versions() -> dict[str, str]:

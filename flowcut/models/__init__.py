@@ -10,4 +10,7 @@ MOVED = (
     "LONGEST_NAME", "Progress", "SHARE_FOR_WEIGHTS", "VisionLanguageModel", "WANTED_FILES", "embedded_folder",
     "free_memory", "known_family", "load",
 )  # fmt: skip
-__getattr__ = names_from(__name__, "flowcut.models.loading", "flowcut.models.hub", "flowcut.models.cache", only=MOVED)
+__getattr__ = names_from(
+    __name__, "flowcut.models.loading", "flowcut.models.hub", "flowcut.models.cache", "flowcut.models.checkpoint",
+    only=MOVED,
+)  # fmt: skip

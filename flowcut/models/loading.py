@@ -5,39 +5,40 @@ Only safetensors weights are read, and no code that comes with a model is ever r
 
 from __future__ import annotations
 
-import hashlib
-import json
-import math
 import os
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
-from textwrap import shorten
 from typing import Any, cast
 
 import torch
-from huggingface_hub import try_to_load_from_cache
-from huggingface_hub.errors import HFValidationError
-from safetensors import SafetensorError, safe_open
-from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageTextToText, AutoProcessor, PreTrainedModel
+from huggingface_hub import hf_hub_download, try_to_load_from_cache
+from huggingface_hub.errors import EntryNotFoundError, HFValidationError, LocalEntryNotFoundError
+from transformers import AutoImageProcessor, AutoModelForImageTextToText, AutoProcessor, PreTrainedModel
 
-from flowcut.errors import ModelNotLoaded
-from flowcut.families import FAMILIES, family_of, unsupported
+from flowcut.errors import ModelNotLoaded, NoRoom
+from flowcut.families import family_of
 from flowcut.families.family import Family
 from flowcut.families.processors import processor_class
+from flowcut.hooks.model_facts import precision_of
 from flowcut.models import memory
+from flowcut.models.checkpoint import ADAPTER, an_adapter, read_config, size_of, weight_files, weights_hash
 from flowcut.models.download import fetch
 from flowcut.models.hub import Progress, report_to_nobody
 from flowcut.models.memory import SHARE_FOR_WEIGHTS
+from flowcut.models.quantize import Quantization, check_packed, is_packed, planned
+from flowcut.models.sentences import gigabytes, reason
 
 EMBEDDED = "embedded"
 EMBEDDED_VARIABLE = "FLOWCUT_EMBEDDED"
-HASHED_BYTES = 200_000_000
 LONGEST_NAME = 250
 """Characters of a model's name: the longest that every file system takes."""
-LEAST_SHARE_OF_WEIGHTS = 0.5
-"""Of the numbers that config.json asks for; a checkpoint with fewer is not loaded at all."""
+NOT_FETCHED = (
+    "{name} is not on this machine and could not be fetched from the Hugging Face hub: check the network, give a local "
+    f"folder, or use '{EMBEDDED}'."
+)
 ASSUMED_FREE = 8_000_000_000
 """Bytes, where the system does not say."""
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -74,8 +75,8 @@ class VisionLanguageModel:
 
     @property
     def dtype(self) -> str:
-        """Such as `float32`."""
-        return str(self.model.dtype).removeprefix("torch.")
+        """Such as `float32`; of quantised weights also how: `bfloat16, weights quantised to 4 bits (bitsandbytes)`."""
+        return precision_of(self.model)
 
     @property
     def device(self) -> str:
@@ -88,6 +89,7 @@ def load(
     device: str | None = None,
     dtype: str | torch.dtype | None = None,
     progress: Progress | None = None,
+    quantize: str | None = None,
 ) -> VisionLanguageModel:
     """Load a model and its processor.
 
@@ -98,28 +100,48 @@ def load(
         progress: called with what is being done and how far it is, several times a second while it waits for a
             network; what it raises ends the loading, and a download goes on from there another time. None: nobody
             is called, but of a download there is a bar on stderr.
+        quantize: `8bit` or `4bit`: the language model's weights in so many bits, by torchao (8 bits on a CPU) or
+            bitsandbytes, which `pip install 'flowcut-lens[quantize]'` brings. None: as they are.
 
     Raises:
         ModelNotLoaded: (a ValueError) one sentence: not found, no network, not supported, not complete.
     """
     report = progress or report_to_nobody
     chosen_device = _device(device)
-    folder, revision = _folder(str(name), report)
-    config = _config(folder, str(name))
+    quantization = planned(quantize, chosen_device)
+
+    def checked(folder: Path) -> Any:
+        config = read_config(folder, str(name))
+        check_packed(config, str(name), chosen_device, quantization)
+        return config
+
+    folder, revision = _folder(str(name), report, checked)
+    config = checked(folder)
     family = family_of(config)
-    weights = _weight_files(folder, str(name))
-    parameters = _needed_parameters(config, weights, str(name))
-    chosen_dtype = _dtype(dtype, chosen_device, parameters)
-    _check_memory(str(name), parameters, chosen_dtype, chosen_device)
+    weights = weight_files(folder, str(name))
+    size = size_of(config, weights, str(name), quantization)
+    chosen_dtype = _dtype(dtype, chosen_device, size.in_memory(torch.float32))
+    _check_memory(str(name), size.in_memory(chosen_dtype), chosen_dtype, chosen_device)
     report(None, "Reading the processor")
     processor = _processor(folder, str(name), family)
-    report(None, f"Reading {_gigabytes(weights)} of weights")
-    model = _model(folder, str(name), chosen_dtype)
+    report(None, f"Reading {gigabytes(weights)} of weights")
+    model = _model(folder, str(name), chosen_dtype, _placing(config, chosen_dtype, chosen_device, quantization))
     report(0.9, f"Moving the model to {chosen_device}")
     model = _moved(model, chosen_device)
     family.complete_processor(processor, model)
     report(1.0, "Ready")
-    return VisionLanguageModel(model, processor, family, str(name), revision or _weights_hash(weights))
+    return VisionLanguageModel(model, processor, family, str(name), revision or weights_hash(weights))
+
+
+def _placing(
+    config: Any, dtype: torch.dtype, device: torch.device, quantization: Quantization | None
+) -> dict[str, Any]:
+    """What transformers is told of quantised weights, which some libraries put on the device themselves."""
+    told = {} if quantization is None else {"quantization_config": quantization.config(dtype)}
+    placed = is_packed(config) if quantization is None else quantization.placed
+    if placed and find_spec("accelerate") is not None:
+        told["device_map"] = {"": str(device)}
+    return told
 
 
 def known_family(name: str) -> Family | None:
@@ -128,7 +150,7 @@ def known_family(name: str) -> Family | None:
     Loads nothing and asks no network.
     """
     try:
-        return family_of(_config(_folder_here(name), name))
+        return family_of(read_config(_folder_here(name), name))
     except (ModelNotLoaded, OSError, ValueError):  # the latter two of names that no file system takes
         return None
 
@@ -162,7 +184,7 @@ def embedded_folder() -> Path:
     )
 
 
-def _folder(name: str, report: Progress) -> tuple[Path, str | None]:
+def _folder(name: str, report: Progress, checked: Callable[[Path], Any]) -> tuple[Path, str | None]:
     """The local folder of a model, fetched first if need be, and the hub's commit."""
     if name == EMBEDDED:
         return embedded_folder(), None
@@ -172,50 +194,33 @@ def _folder(name: str, report: Progress) -> tuple[Path, str | None]:
         return Path(name), None
     if not name.strip() or Path(name).exists() or name.startswith((".", "/", "~")) or name.count("/") > 1:
         raise ModelNotLoaded(f"There is no model folder at {name!r}: give a folder, a hub id, or '{EMBEDDED}'.")
-    folder = _download(name, report)
+    folder = _download(name, report, checked)
     return folder, folder.name
 
 
-def _download(name: str, report: Progress) -> Path:
+def _download(name: str, report: Progress, checked: Callable[[Path], Any]) -> Path:
     """Fetch a checkpoint into the hub's cache; its kind is checked before its weights are fetched."""
-    return fetch(name, lambda folder: family_of(_config(folder, name)), report)
+    try:
+        return fetch(name, checked, report)
+    except ModelNotLoaded as error:
+        if isinstance(error.__cause__, EntryNotFoundError):
+            raise _without_config(name, error.__cause__) from error
+        raise
 
 
 def fetch_only(name: str, progress: Progress | None = None) -> None:
     """Bring a model onto this machine without loading it; the arguments and errors of `load`."""
-    _folder(name, progress or report_to_nobody)
+    _folder(name, progress or report_to_nobody, lambda folder: read_config(folder, name))
 
 
-def _config(folder: Path, name: str) -> Any:
-    if not (folder / "config.json").is_file():
-        raise ModelNotLoaded(f"The folder {folder} holds no model (no config.json): give a transformers checkpoint.")
+def _without_config(name: str, error: EntryNotFoundError) -> ModelNotLoaded:
+    """Why a repository on the hub, or what is on this machine of it, has no config.json."""
+    if isinstance(error, LocalEntryNotFoundError):
+        return ModelNotLoaded(NOT_FETCHED.format(name=name))
     try:
-        model_type = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type")
-        if model_type not in FAMILIES:
-            raise unsupported(model_type)
-        return AutoConfig.from_pretrained(folder, trust_remote_code=False)
-    except ModelNotLoaded:
-        raise
-    except Exception as error:  # no JSON, or transformers' many kinds for values it cannot use
-        raise ModelNotLoaded(
-            f"{name} has a config.json that cannot be used ({_reason(error)}): copy it again."
-        ) from error
-
-
-def _weight_files(folder: Path, name: str) -> list[Path]:
-    """The checkpoint's safetensors files, each opened once to see that it is whole."""
-    files = sorted(folder.glob("*.safetensors"))
-    if not files:
-        others = any(folder.glob("*.bin")) or any(folder.glob("*.pt*"))
-        reason = "only weights that are not safetensors" if others else "no weights"
-        raise ModelNotLoaded(f"{name} holds {reason}: flowcut reads *.safetensors files only, so add them.")
-    for file in files:
-        try:
-            with safe_open(file, framework="np") as opened:
-                opened.keys()
-        except (SafetensorError, OSError) as error:
-            raise ModelNotLoaded(f"The weights file {file.name} of {name} is incomplete: copy it again.") from error
-    return files
+        return an_adapter(name, Path(hf_hub_download(name, ADAPTER)))
+    except Exception:  # no adapter, or no answer any more
+        return ModelNotLoaded(f"{name} holds no config.json on the hub: give the id of a transformers checkpoint.")
 
 
 def _processor(folder: Path, name: str, family: Family) -> Any:
@@ -226,18 +231,17 @@ def _processor(folder: Path, name: str, family: Family) -> Any:
         processor.image_processor = AutoImageProcessor.from_pretrained(folder, backend="pil", trust_remote_code=False)
     except Exception as error:  # tokenizers, image processors and their files fail in many ways
         raise ModelNotLoaded(
-            f"{name} has no usable processor ({_reason(error)}): add its tokenizer and preprocessor files."
+            f"{name} has no usable processor ({reason(error)}): add its tokenizer and preprocessor files."
         ) from error
     if not hasattr(processor, "image_processor") or not hasattr(processor, "tokenizer"):
         raise ModelNotLoaded(f"{name} has no processor for pictures and text: add its preprocessor_config.json.")
     return processor
 
 
-def _model(folder: Path, name: str, dtype: torch.dtype) -> PreTrainedModel:
+def _model(folder: Path, name: str, dtype: torch.dtype, placing: dict[str, Any]) -> PreTrainedModel:
+    told = {"use_safetensors": True, "trust_remote_code": False, "output_loading_info": True, **placing}
     try:
-        loaded: Any = AutoModelForImageTextToText.from_pretrained(
-            folder, dtype=dtype, use_safetensors=True, trust_remote_code=False, output_loading_info=True
-        )
+        loaded: Any = AutoModelForImageTextToText.from_pretrained(folder, dtype=dtype, **told)
     except torch.cuda.OutOfMemoryError as error:
         raise ModelNotLoaded(f"{name} does not fit into the device's memory: choose a smaller model.") from error
     except Exception as error:  # a wrong shape, a missing shard, a broken file: transformers has a kind for each
@@ -245,9 +249,15 @@ def _model(folder: Path, name: str, dtype: torch.dtype) -> PreTrainedModel:
             raise ModelNotLoaded(
                 f"The weights of {name} are not of the shapes in its config.json: copy both from one place."
             ) from error
-        raise ModelNotLoaded(f"The weights of {name} cannot be loaded ({_reason(error)}): copy it again.") from error
+        raise ModelNotLoaded(f"The weights of {name} cannot be loaded ({reason(error)}): copy it again.") from error
     model, report = loaded
     missing = sorted(report["missing_keys"])
+    strange = sorted(report["unexpected_keys"])
+    if strange and len(missing) > len(model.state_dict()) // 2:
+        raise ModelNotLoaded(
+            f"The weights of {name} have other names than transformers gives them (the first is {strange[0]}): they "
+            "are of another model, or in another code's layout; choose a checkpoint converted for transformers."
+        )
     if missing:
         raise ModelNotLoaded(
             f"{name} is incomplete: {len(missing)} weights are missing, the first is {missing[0]}; copy it again."
@@ -271,11 +281,13 @@ def _foreign_parts(model: Any, unexpected: Iterable[str]) -> list[str]:
 
 
 def _moved(model: PreTrainedModel, device: torch.device) -> PreTrainedModel:
+    if getattr(model, "hf_device_map", None):  # it is there, and some quantised weights refuse to be moved
+        return model
     try:
         return cast(PreTrainedModel, cast(Any, model).to(device))
     except (torch.cuda.OutOfMemoryError, RuntimeError) as error:
         raise ModelNotLoaded(
-            f"The model does not fit on {device} ({_reason(error)}): choose a smaller model, or device='cpu'."
+            f"The model does not fit on {device} ({reason(error)}): choose a smaller model, or device='cpu'."
         ) from error
 
 
@@ -292,47 +304,18 @@ def _device(wanted: str | None) -> torch.device:
     return device
 
 
-def count_parameters(weights: list[Path]) -> int:
-    """How many numbers the weights are, from the headers of their files."""
-    count = 0
-    for file in weights:
-        with safe_open(file, framework="np") as opened:
-            names = opened.keys()
-            count += sum(math.prod(opened.get_slice(name).get_shape()) for name in names)
-    return count
+def _check_memory(name: str, needed: int, dtype: torch.dtype, device: torch.device) -> None:
+    """Refuse, before anything is read, what would drive the machine into swapping or the device out of memory.
 
-
-def _needed_parameters(config: Any, weights: list[Path], name: str) -> int:
-    """How many numbers the model of this configuration has; its weights must hold most of them.
-
-    A few missing ones are named after loading; where most are missing, the rest would fill the memory with noise first.
+    Args:
+        needed: bytes of the weights.
     """
-    try:
-        with torch.device("meta"):
-            skeleton: Any = AutoModelForImageTextToText.from_config(config)
-        skeleton.tie_weights()
-    except Exception as error:  # transformers has many kinds for values that it cannot build a model from
-        raise ModelNotLoaded(
-            f"{name} has a config.json that cannot be used ({_reason(error)}): copy it again."
-        ) from error
-    needed = sum(int(weight.numel()) for weight in skeleton.parameters())
-    found = count_parameters(weights)
-    if found < LEAST_SHARE_OF_WEIGHTS * needed:
-        raise ModelNotLoaded(
-            f"{name} is incomplete: its weights hold {found / 1e6:.1f} M numbers and its config.json asks for "
-            f"{needed / 1e6:.1f} M; copy it again."
-        )
-    return needed
-
-
-def _check_memory(name: str, parameters: int, dtype: torch.dtype, device: torch.device) -> None:
-    """Refuse, before anything is read, what would drive the machine into swapping or the device out of memory."""
-    needed, free = parameters * dtype.itemsize, free_memory(device)
+    free = free_memory(device)
     if free is not None and needed > free:
         kind = str(dtype).removeprefix("torch.")
-        raise ModelNotLoaded(
+        raise NoRoom(
             f"{name} needs {needed / 1e9:.1f} GB in {kind}, and {free / 1e9:.1f} GB are free on {device}: choose a "
-            "smaller model or another device, or free memory first."
+            "smaller model or another device, quantize it, or free memory first."
         )
 
 
@@ -343,7 +326,7 @@ def free_memory(device: torch.device) -> int | None:
     return memory.free() if device.type == "cpu" else None
 
 
-def _dtype(wanted: str | torch.dtype | None, device: torch.device, parameters: int) -> torch.dtype:
+def _dtype(wanted: str | torch.dtype | None, device: torch.device, as_float32: int) -> torch.dtype:
     if isinstance(wanted, torch.dtype):
         return wanted
     if wanted is not None:
@@ -355,24 +338,4 @@ def _dtype(wanted: str | torch.dtype | None, device: torch.device, parameters: i
     if device.type == "mps":
         return torch.float16
     free = memory.free() or ASSUMED_FREE
-    return torch.float32 if parameters * torch.float32.itemsize < SHARE_FOR_WEIGHTS * free else torch.bfloat16
-
-
-def _weights_hash(weights: list[Path]) -> str | None:
-    if sum(file.stat().st_size for file in weights) > HASHED_BYTES:
-        return None
-    digest = hashlib.sha256()
-    for file in weights:
-        digest.update(file.read_bytes())
-    return digest.hexdigest()[:12]
-
-
-def _gigabytes(files: list[Path]) -> str:
-    size = sum(file.stat().st_size for file in files)
-    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.0f} MB"
-
-
-def _reason(error: BaseException) -> str:
-    """The first sentence of another library's error, to stand in brackets in ours."""
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    return shorten(lines[0].split(". ")[0].rstrip(".:"), width=200, placeholder=" ...")
+    return torch.float32 if as_float32 < SHARE_FOR_WEIGHTS * free else torch.bfloat16

@@ -32,8 +32,8 @@ def mask_picture(image: Image.Image, geometry: Geometry, kept_patch_ids: np.ndar
 
 def record_masks(image: Image.Image, record: FlowRecord) -> dict[str, Image.Image]:
     """The masks of a record of one picture by name: `mask`, and that of a tile which shows all of it, `mask-base` or
-    `mask-thumbnail`."""
-    views = np.array([geometry.view for geometry in record.geometries])
+    `mask-thumbnail`; none where it is not known how its patches lie on the picture."""
+    views = np.array([geometry.view for geometry in record.geometries], dtype=object)
     rows = {"mask": ~np.isin(views, WHOLE_VIEWS), **{f"mask-{view}": views == view for view in WHOLE_VIEWS}}
     masks = {}
     for name, chosen in rows.items():

@@ -27,26 +27,12 @@ from flowcut.ids import CLS_ID as CLS_ID
 from flowcut.ids import PADDING_ID as PADDING_ID
 from flowcut.records.display import html_masks, html_table, kept_grid, one_line
 from flowcut.records.geometry import Geometry as Geometry
+from flowcut.records.old_names import NAMES_OF_VERSION_2 as NAMES_OF_VERSION_2
 from flowcut.records.tensor_file import json_numbers, read_file, renamed, write_file
 
 FORMAT = "flowcut-record"
 FORMAT_VERSION = 4
 READ_VERSIONS = (2, 3, 4)
-NAMES_OF_VERSION_2 = {
-    "alive_patch_ids": "patch_ids",
-    "twin_patch_id": "nearest_kept_id",
-    "twin_cosine": "nearest_kept_cosine",
-    "died_at_layer": "pruned_at_layer",
-    "alive_before": "kept_before",
-    "alive_after": "kept_after",
-    "alive_before_per_image": "kept_before_per_image",
-    "alive_after_per_image": "kept_after_per_image",
-    "asked": "requested",
-    "asked_per_image": "requested_per_image",
-    "forced": "clamped",
-    "part": "view",
-}
-"""What fields were called in files of that version."""
 LAYER_KEY = "layer.{layer:03d}.{field}"
 
 
@@ -184,6 +170,9 @@ class FlowRecord:
     """From patches to the original picture, one for each of the B rows; empty where the picture is not known."""
     read_layer: int | None = None
     """The deepest layer (from 0) whose output the model reads; None in files before version 4."""
+    unread: str | None = None
+    """Why the vision encoder was not read, one sentence; None: it was. Then there are no layers, `relay` is `none`, and
+    each row is a prompt, whose patches are its visual tokens behind the projector."""
 
     __repr__ = one_line
 
@@ -210,6 +199,8 @@ class FlowRecord:
         Args:
             kept_patch_ids: int64 [T], patches to show as kept in a record of one picture; None: the record's own.
         """
+        if self.unread is not None and not self.geometries:
+            return ""  # a square number of tokens need not be a square of the picture
         shown = self.kept_patch_ids if kept_patch_ids is None else kept_patch_ids[None]
         masks = []
         for row, ids in enumerate(shown):
@@ -348,8 +339,10 @@ def _facts(record: FlowRecord) -> dict[str, Any]:
     """Everything but the arrays, as JSON can hold it."""
     sizes = ("n_patches", "n_layers", "n_heads", "feature_layer", "read_layer", "patches_per_token", "relay")
     plain = (*sizes, "model_id", "revision", "family", "dtype", "device")
+    unread = {} if record.unread is None else {"unread": record.unread}
     return {
         **{name: getattr(record, name) for name in plain},
+        **unread,
         "versions": record.versions,
         "notes": list(record.notes),
         "differs_from_release": list(record.differs_from_release),

@@ -168,7 +168,7 @@ def test_a_model_that_is_replaced_is_gone(runtime: Runtime, hub: Hub, monkeypatc
 
 def test_room_is_looked_for_in_memory(hub: Hub, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from flowcut.models import memory
-    from flowcut.models.loading import count_parameters
+    from flowcut.models.checkpoint import count_parameters
 
     needed = 4 * count_parameters(sorted(folder.glob("*.safetensors")))
     for free, fits in ((needed, False), (2 * needed, True), (None, False)):

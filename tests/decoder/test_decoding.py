@@ -133,6 +133,22 @@ def test_what_cannot_be_recorded_is_said() -> None:
         AnswerRecording(tiny.clip(), VISUAL, 20)
 
 
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"cache_implementation": "static"}, "from an empty cache, and not a static one"),
+        ({"prefill_chunk_size": 7}, r"has 20 tokens and the first pass brings 7: read it in one piece"),
+        ({"assistant_model": "itself"}, r"brings 21 tokens at once, as assisted generation does"),
+    ],
+)
+def test_passes_that_are_not_one_token_each_are_refused(options: Any, sentence: str) -> None:
+    model = decoder("llama")
+    if "assistant_model" in options:
+        options = {"assistant_model": decoder("llama"), "num_assistant_tokens": 2}
+    with AnswerRecording(model, VISUAL, 20), pytest.raises(flowcut.FlowCutError, match=sentence):
+        model.generate(prompt(), **{**GREEDY, **options})
+
+
 @pytest.fixture(scope="module")
 def llava(tmp_path_factory: pytest.TempPathFactory) -> VisionLanguageModel:
     return flowcut.load(tiny.checkpoint(tmp_path_factory.mktemp("model")))

@@ -51,6 +51,34 @@ def test_templates_that_take_no_system_prompt_say_so(template: str, reason: str)
         Llava().prompt(tiny.processor(template), "Who?", "Be brief.")
 
 
+PARTS_ONLY = (
+    "{% for m in messages %}{% for c in m['content'] %}{% if c['type'] == 'image' %}<image>{% else %}{{ c['text'] }}"
+    "{% endif %}{% endfor %}{% endfor %}"
+)
+
+
+@pytest.mark.parametrize("template", [TEXT_TEMPLATE, LIST_TEMPLATE, PARTS_ONLY], ids=["text", "parts or text", "parts"])
+def test_a_template_kept_on_the_tokenizer_is_the_same_after_loading(template: str, tmp_path: Path) -> None:
+    """Saved beside a processor, it comes back as the processor's."""
+    model, processor = tiny.llava(), tiny.processor()
+    processor.tokenizer.chat_template = template
+    before = Llava().prompt(processor, "Who?", None)
+    model.save_pretrained(tmp_path)
+    processor.save_pretrained(tmp_path)
+    loaded = flowcut.load(tmp_path)
+    assert loaded.processor.chat_template == template
+    prompt = Llava().prompt(loaded.processor, "Who?", None)
+    assert prompt.replace("\n", "") == before.replace("\n", "")
+    assert "{'type'" not in prompt
+    run = flowcut.ask(loaded, tiny.picture(), "Who?", flowcut.FlowCut(tokens=9), max_new_tokens=1)
+    assert run.visual_tokens == 9
+
+
+def test_a_template_without_a_place_for_the_question_says_so() -> None:
+    with pytest.raises(flowcut.InvalidQuestion, match="leaves the question out"):
+        Llava().prompt(tiny.processor("{% for m in messages %}<image>{% endfor %}"), "Who?", None)
+
+
 def place_of_a_dot(image_processor: CLIPImageProcessorPil, size: tuple[int, int], dot: tuple[int, int]) -> int:
     """The patch in which the processor really puts a white dot of the original picture."""
     image = Image.new("RGB", size)

@@ -12,6 +12,7 @@ from PIL.Image import Image
 
 from flowcut.records.answer_attention import AnswerAttention
 from flowcut.records.run import Run
+from flowcut.records.unread import NO_PLACES
 from flowcut_lens.analysis.answer import AnswerWord, Masses, answer_words, heads_by_mass, look, masses, same_word
 from flowcut_lens.analysis.data_url import picture_url
 from flowcut_lens.app.components.formatting import escape_markdown
@@ -121,7 +122,7 @@ def _one(run: Run, word: AnswerWord, picture: ChosenPicture) -> None:
         for heat in heats if len(heats) > 1 else []:
             st.image(heat.image, alt=f"{alt}: {heat.title}", caption=escape_markdown(heat.title), width="content")
     if not heats:
-        st.caption(NO_PICTURE)
+        st.caption(NO_PLACES if run.record is not None and run.record.unread else NO_PICTURE)
     st.html(_bar(masses(attention, word, layer, head)) + _heads(attention, word, layer))
 
 

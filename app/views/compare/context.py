@@ -24,6 +24,11 @@ NO_VIDEOS = (
 )
 
 
+NOTHING_TO_COMPARE = (
+    "This page compares what criteria see of the encoder: ask on the Ask page, or compare answers with flowcut compare."
+)
+
+
 @dataclass(frozen=True, eq=False)
 class Context:
     """One answered question."""
@@ -79,5 +84,8 @@ def current_context() -> Context | None:
         return None
     if not shown.full.tokens or shown.full.record is None:
         st.caption("The full answer is empty: ask another question, so that there is something to compare.")
+        return None
+    if shown.full.record.unread is not None:
+        st.info(f"{shown.full.record.unread} {NOTHING_TO_COMPARE}", icon=":material/info:")
         return None
     return Context(shown.full.model_id, shown.picture, shown.full, shown.cut.cut, shown.cut)

@@ -1,0 +1,36 @@
+"""The vision encoders of a model, each with what watches it: a recording, or what stands for one."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+from transformers import PreTrainedModel
+
+from flowcut.cut import CutConfig
+from flowcut.encoder.recording import Recording
+from flowcut.encoder.unrecorded import Unrecorded
+from flowcut.families.family import Family
+
+
+def watched_tower(
+    model: PreTrainedModel,
+    family: Family,
+    cut: CutConfig | None,
+    tower: nn.Module,
+    *,
+    flows: bool,
+    matrices: bool,
+    facts: dict[str, Any],
+    seen_by: CutConfig | None = None,
+) -> Recording | Unrecorded:
+    """A `with` over one vision encoder; arguments as for `Recording.of`."""
+    if family.unread is not None:
+        return Unrecorded(tower, model, family.unread, facts)
+    layer = family.feature_layer(model)
+    return Recording.of(tower, cut, layer, flows=flows, matrices=matrices, facts=facts, seen_by=seen_by)
+
+
+def patch_size(model: PreTrainedModel) -> int:
+    """Side of a patch, px; 1 where the model does not say."""
+    return int(getattr(getattr(model.config, "vision_config", None), "patch_size", 1))
