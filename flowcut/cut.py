@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from flowcut.checks import whole_number
-from flowcut.criteria import METHODS, known_method
+from flowcut.criteria import METHODS, Method, known_method
 from flowcut.criteria.positions import known_positions
+from flowcut.criteria.setting import SettingValue, checked_settings
 from flowcut.criteria.stages import Stage
 from flowcut.errors import InvalidCut
 
@@ -28,9 +29,10 @@ class CutConfig:
     method: str = FLOWCUT
     """Name of the criterion, one of `flowcut.methods()`."""
     tokens: int = 64
-    """T, patches to keep per image; CLS is not counted. At or above the number of patches, nothing is cut."""
+    """T, patches to keep per image; CLS is not counted, but where a method hands it to the language model as one of
+    its tokens (`Method.hands_cls`). At or above the number of patches, nothing is cut."""
     variant: str = "official"
-    """`official`: what the released FlowCut code computes. `paper`: the paper's text where it differs."""
+    """`official`: what the authors' released code computes. `paper`: the paper's text where it differs."""
     layer: int | None = None
     """Methods that take one: the layer they look at; negative counts from the end; None: the feature layer
     (`column-mean`: a middle one)."""
@@ -44,6 +46,8 @@ class CutConfig:
     """Of the tokens that stay, in the language model: `kept`, those of the full prompt; `renumbered`, without gaps;
     None: as the method's release does it (`Method.positions`), and in Qwen-VL, whose positions are places in the
     picture, kept."""
+    settings: Any = ()
+    """The method's own (`Method.settings`): a mapping in, pairs of name and value out, those left out as usual."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "tokens", whole_number("tokens", self.tokens, least=1, error=InvalidCut))
@@ -59,6 +63,7 @@ class CutConfig:
         self._check_layer(method.takes_layer)
         self._check_seed(method.takes_seed)
         self._check_patches(method.takes_patches)
+        object.__setattr__(self, "settings", checked_settings(self.method, method.settings, self.settings))
 
     def _check_layer(self, takes_layer: bool) -> None:
         if self.layer is None:
@@ -99,11 +104,28 @@ class CutConfig:
         """Whether FlowCut itself cuts, not an ablation of it and no other method."""
         return self.method == FLOWCUT
 
+    def setting(self, name: str) -> SettingValue:
+        """The value of one of the method's own settings; False of one that it does not have."""
+        value: SettingValue = dict(self.settings).get(name, False)
+        return value
+
+    @property
+    def differs(self) -> tuple[str, ...]:
+        """What this cut does in another way than the method's released code, one sentence each."""
+        return known_method(self.method).differences(self.variant, self.settings)
+
+    @property
+    def set_apart(self) -> tuple[str, ...]:
+        """Variant and own settings, as a title names them."""
+        method, values = known_method(self.method), dict(self.settings)
+        variant = (self.variant,) if method.has_variants else ()
+        return (*variant, *(one.said(values[one.name]) for one in method.settings))
+
     @property
     def title(self) -> str:
         """The cut as a figure's legend names it, such as `FlowCut 64 (official)`."""
         method = known_method(self.method)
-        details = [self.variant] if method.has_variants else []
+        details = list(self.set_apart)
         if method.takes_layer:
             details.append(method.default_layer if self.layer is None else f"layer {self.layer}")
         if method.takes_seed:
@@ -132,11 +154,12 @@ class CutConfig:
     def as_dict(self) -> dict[str, Any]:
         """The settings as plain values, ready for JSON; `CutConfig(**d)` gives the same cut again.
 
-        Patches and positions are left out where none were given: a run's id must stay what it was before there were
-        any.
+        Patches, positions and settings are left out where there are none: a run's id must stay what it was before there
+        were any.
         """
-        newer = ("patches", "positions")
-        return {name: value for name, value in asdict(self).items() if name not in newer or value is not None}
+        plain = {**asdict(self), "settings": dict(self.settings) or None}
+        newer = ("patches", "positions", "settings")
+        return {name: value for name, value in plain.items() if name not in newer or value is not None}
 
 
 def FlowCut(tokens: int = 64, variant: str = "official", per_image: bool = False) -> CutConfig:
@@ -145,8 +168,16 @@ def FlowCut(tokens: int = 64, variant: str = "official", per_image: bool = False
 
 
 def Cut(method: str, tokens: int = 64, **settings: Any) -> CutConfig:
-    """Any method by its name: `Cut("random", tokens=64, seed=3)`, `Cut("cls-attention", tokens=64, layer=5)`."""
-    return CutConfig(method, tokens, **settings)
+    """Any method by its name: `Cut("random", tokens=64, seed=3)`, `Cut("cls-attention", tokens=64, layer=5)`.
+
+    A method's own settings go by their names too: `Cut("vispruner", tokens=64, important_share=0.75)`.
+    """
+    common = {field.name for field in fields(CutConfig)}
+    own = {name: value for name, value in settings.items() if name not in common}
+    given = {name: value for name, value in settings.items() if name in common}
+    if own:
+        given["settings"] = {**dict(given.get("settings", ())), **own}
+    return CutConfig(method, tokens, **given)
 
 
 def stage_of(cut: CutConfig | None) -> Stage | None:
@@ -159,16 +190,23 @@ def all_cuts(tokens: int, seeds: Iterable[int] = (0,), every_setting: bool = Fal
 
     Args:
         seeds: a method that draws at random comes once for each.
-        every_setting: FlowCut comes in both variants. A method that takes a layer comes at its own default, one that
-            the language model reads.
+        every_setting: FlowCut and other papers' methods come in both variants, and with each of their switches on and
+            off. A method that takes a layer comes at its own default, one that the language model reads.
     """
     drawn, found = list(seeds), []
     for name, method in METHODS.items():
         seeded = [{"seed": seed} for seed in drawn] if method.takes_seed else [{}]
-        variants = [{"variant": variant} for variant in VARIANTS] if method.kind == "flowcut" else [{}]
-        settings: list[dict[str, Any]] = seeded + (variants[1:] if every_setting else [])
+        settings: list[dict[str, Any]] = seeded + (_other_settings(method) if every_setting else [])
         found += [] if method.takes_patches else [CutConfig(name, tokens, **one) for one in settings]
     return found
+
+
+def _other_settings(method: Method) -> list[dict[str, Any]]:
+    """What a method can be asked for besides its usual self; an ablation is a variant already."""
+    if method.kind not in ("flowcut", "peer"):
+        return []
+    variants = [{"variant": variant} for variant in VARIANTS[1:]] if method.has_variants else []
+    return variants + [{"settings": {one.name: not one.usual}} for one in method.settings if one.is_switch]
 
 
 def check_is_cut(cut: object) -> None:

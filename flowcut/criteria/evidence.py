@@ -27,6 +27,13 @@ class Budget(Protocol):
     def patches(self) -> tuple[int, ...] | None:
         """The patches that somebody named, ascending, for methods that take them."""
 
+    @property
+    def variant(self) -> str:
+        """`official` or `paper`, for methods that have variants."""
+
+    def setting(self, name: str) -> bool | float:
+        """The value of one of the method's own settings."""
+
 
 @dataclass(frozen=True, eq=False)
 class Evidence:
@@ -50,6 +57,8 @@ class Evidence:
     """float64 [B, N, width], what the feature layer gives; for methods behind the projector, what that gives."""
     grid_cols: int | None = None
     """Patches in a row of the grid."""
+    with_cls: bool = False
+    """Whether CLS goes on as one more token than the cut's count of patches."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,6 +79,10 @@ class DecoderEvidence:
     """float64 [n, width], hidden states after the layer, normalised by the decoder's last norm."""
     text_states: np.ndarray | None = None
     """float64 [m, width], those of the text tokens."""
+    visual_rows: np.ndarray | None = None
+    """int64 [n], places of the visual tokens in the uncut prompt, padding not counted."""
+    text_rows: np.ndarray | None = None
+    """int64 [m], those of the text tokens."""
 
 
 def needed(value: Any) -> np.ndarray:

@@ -10,6 +10,7 @@ import numpy as np
 
 from flowcut.criteria.evidence import Budget, DecoderEvidence, Evidence, highest
 from flowcut.criteria.positions import KEPT, RENUMBERED, Positions
+from flowcut.criteria.setting import Setting
 from flowcut.criteria.stages import DECODER, PICTURE, STAGES, Stage
 from flowcut.errors import InvalidCut
 
@@ -85,9 +86,18 @@ class Method:
     differs: tuple[str, ...] = ()
     """What is done in another way than in the method's released code, one sentence each; records, the command line and
     the Compare page say so."""
+    differs_under: tuple[tuple[str, str], ...] = ()
+    """The same for one variant, or for one value of a setting, alone: pairs of what must hold and a sentence, such as
+    ("paper", "No CLS token is kept.") or ("recycling off", "Nothing is merged.")."""
     ranks: bool = True
     """Whether the ranking says more than which patches stay."""
     has_variants: bool = False
+    settings: tuple[Setting, ...] = ()
+    """What can be set besides, as `Cut(name, tokens, important_share=0.75)`."""
+    hands_cls: tuple[str, ...] = ()
+    """Variants that hand the CLS token to the language model as the first of their tokens, where there is one."""
+    behind: Callable[[np.ndarray], np.ndarray] | None = None
+    """In these variants: bool [B, N] from the ranking, which patches stand behind the others when they are kept."""
     takes_layer: bool = False
     default_layer: str = "feature layer"
     """What it looks at where no layer is given, in words."""
@@ -99,6 +109,17 @@ class Method:
     def cuts_at(self) -> Stage:
         """The stage at which it cuts."""
         return STAGES[self.stage]
+
+    def differences(self, variant: str, settings: tuple[tuple[str, Any], ...] = ()) -> tuple[str, ...]:
+        """What is done in another way than in the released code, by a cut of this variant and these settings."""
+        by_name = {one.name: one for one in self.settings}
+        holds = {variant, *(f"{name} {by_name[name].written(value)}" for name, value in settings)}
+        return (*self.differs, *(sentence for condition, sentence in self.differs_under if condition in holds))
+
+    @property
+    def all_differences(self) -> tuple[str, ...]:
+        """The same for lists of methods: what holds under a condition begins with it."""
+        return (*self.differs, *(f"{condition}: {sentence}" for condition, sentence in self.differs_under))
 
     @property
     def positions(self) -> Positions:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -57,6 +58,15 @@ class DecoderPass:
     def columns(self, prompt: int, rows: Tensor) -> Tensor:
         """int64, where rows of a prompt that are still kept lie in the sequence as it is now."""
         return self.segments[-1].kept_rows.columns(prompt, rows) if self.segments else rows
+
+    def places_of(self, span: Span) -> dict[str, np.ndarray]:
+        """Places in the uncut prompt, padding not counted, of a picture's tokens still kept and of the text after."""
+        assert self.live is not None
+        padded = int(self.live[span.prompt].int().argmax())
+        return {
+            "visual_rows": span.rows().numpy() - padded,
+            "text_rows": self.text_after(span).numpy() - padded,
+        }
 
     def text_after(self, span: Span) -> Tensor:
         """int64 [m], rows of the text tokens between a picture and the prompt's end, the last one among them."""

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from flowcut.criteria import METHODS, DecoderPlan
+from flowcut.criteria import DecoderPlan
 from flowcut.criteria.decoder import step_tokens
 from flowcut.criteria.flowcut import Criteria
 from flowcut.cut import CutConfig
@@ -111,7 +111,7 @@ def _differences(setting: Setting, current: DecoderPass, prompts: int, kept_rows
         return ()
     if setting.plan is not None:
         assert setting.cut is not None
-        return METHODS[setting.cut.method].differs
+        return setting.cut.differs
     said = []
     if prompts > 1:
         said.append("The released code cannot decode a batch after this cut; here each prompt has its own shift.")

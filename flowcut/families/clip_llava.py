@@ -47,13 +47,21 @@ class ClipLlava(LlavaBuild):
         given: Mapping[str, Any],
         cut: CutConfig | None,
     ) -> list[EncodedMedium]:
-        """Every picture through tower and projector in one batch; a CLS token, where it is read, is a separator."""
+        """Every picture through tower and projector in one batch; a CLS token, where it is read, is a separator.
+
+        Where the cut hands CLS over among its tokens, these fill the first placeholders: they are no longer in the
+        order of the picture.
+        """
         parts: Any = model
         pixels = given[kind.inputs[0]]
         other = {name: given[name] for name in ("interpolate_pos_encoding",) if name in given}  # scaled down
+        hands_cls = recording.plan.cls_goes_on and cut is not None and cut.tokens < self.n_patches(model)
+        if hands_cls:
+            other["vision_feature_select_strategy"] = "full"
         features = parts.get_image_features(pixel_values=pixels, return_dict=True, **other).pooler_output
-        cls = self.cls_tokens(model)
+        cls = 1 if hands_cls else self.cls_tokens(model)
         kept = nn.functional.pad(recording.kept_patch_ids, (cls, 0), value=SEPARATOR)
+        places = torch.arange(kept.shape[1], device=kept.device).expand_as(kept) if hands_cls else kept + cls
         rows = torch.arange(len(kept), device=kept.device)[:, None].expand_as(kept).where(kept != SEPARATOR, SEPARATOR)
         sources = torch.stack([rows, kept], dim=-1)
-        return [EncodedMedium.of_patches(*one) for one in zip(features, kept + cls, sources, strict=True)]
+        return [EncodedMedium.of_patches(*one) for one in zip(features, places, sources, strict=True)]

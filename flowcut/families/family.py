@@ -99,6 +99,8 @@ class Family(ABC):
     """Frames that are taken of a video unless others are asked for; 0: it takes no videos."""
     most_frames: int = 0
     """Frames of a video that it takes at most."""
+    hands_cls: bool = False
+    """Whether a CLS token goes to the language model where a method hands it over as one of its tokens."""
     positions_are_places: bool = False
     """Whether visual tokens are numbered by their place in the picture or video, which tokens that stay keep."""
 

@@ -15,3 +15,4 @@ class Llava(ClipLlava):
     description = "LLaVA-1.5 and models of its build (LlavaForConditionalGeneration with a CLIP vision tower)"
     published = PUBLISHED["llava"]
     stages: tuple[Stage, ...] = tuple(STAGES.values())
+    hands_cls = True

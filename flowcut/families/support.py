@@ -113,6 +113,11 @@ def _positions_reason(cut: CutConfig, hf_model: PreTrainedModel, family: Family)
             f"{METHODS[cut.method].label} makes a grid of its own, whose patches have no places in the full prompt: "
             "its positions are renumbered, leave positions out."
         )
+    if cut.positions == KEPT and family.hands_cls and cut.variant in METHODS[cut.method].hands_cls:
+        return (
+            f"{METHODS[cut.method].label} hands CLS over, and merged tokens behind the others, which have no places in "
+            "the full prompt: its positions are renumbered, leave positions out, or take the variant paper."
+        )
     return None if cut.positions is None else _cannot_have(positions_under(cut, family), hf_model, family)
 
 

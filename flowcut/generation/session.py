@@ -18,7 +18,6 @@ import torch
 from torch import Tensor, nn
 from transformers import BatchFeature, PreTrainedModel
 
-from flowcut.criteria import METHODS
 from flowcut.criteria.positions import KEPT
 from flowcut.criteria.stages import DECODER, PROJECTOR
 from flowcut.cut import CutConfig, check_is_cut, stage_of
@@ -103,9 +102,9 @@ class Session:
         facts = {"model_id": hf_model.name_or_path or None, "family": self.family.name, "notes": self._notes()}
         layer = self.family.feature_layer(hf_model)
         towers = {kind.name: self.family.vision_tower(hf_model, kind) for kind in self.family.media}
+        looks = {"flows": record, "matrices": matrices, "hands_cls": self.family.hands_cls}
         of_tower = {
-            tower: Recording.of(tower, self.encoder_cut, layer, flows=record, matrices=matrices, facts=dict(facts))
-            for tower in towers.values()
+            tower: Recording.of(tower, self.encoder_cut, layer, **looks, facts=dict(facts)) for tower in towers.values()
         }
         self.recordings = {name: of_tower[tower] for name, tower in towers.items()}
         """By kind of media: kinds that share a tower share its recording."""
@@ -314,7 +313,7 @@ class Session:
         else:
             self._remark(PROJECTOR.remark)
         was_cut = self._projected_ranking is not None
-        self.recording.describe(differs_from_release=METHODS[self.cut.method].differs if was_cut else ())
+        self.recording.describe(differs_from_release=self.cut.differs if was_cut else ())
 
     def _handover(self, prepared: Mapping[str, Any]) -> Handover:
         """What the pass that reads a prompt is told of it; for a cut inside the language model where its tokens are."""
