@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from flowcut.decoder.kept_rows import KeptRows
+from flowcut.decoder.recycling import noise_source, recycle
 from flowcut.decoder.segment import Segment, Span
 from flowcut.decoder.spans import Aim, check_spans
 from flowcut.errors import FlowCutError
@@ -77,6 +79,31 @@ class DecoderPass:
             if other.prompt == span.prompt:
                 is_text[other.start : other.start + other.length] = False
         return is_text.nonzero()[:, 0]
+
+
+def merge_pruned(current: DecoderPass, span: Span, hidden: Tensor, rows: Tensor, scores: np.ndarray) -> None:
+    """Merge some of a span's tokens that were just pruned into new ones, which it then has behind those it kept.
+
+    Args:
+        current: the prefill.
+        span: what is left of it.
+        hidden: [B, L', width], the sequence before this step.
+        rows: int64 [p], rows of the uncut sequence of what was pruned; `scores` float64 [p] what that was ranked by.
+    """
+    span.noise = span.noise or noise_source()
+    columns = current.columns(span.prompt, rows).to(hidden.device)
+    span.fresh, centres = recycle(hidden[span.prompt, columns].detach(), torch.from_numpy(scores), span.noise)
+    span.merged = np.concatenate([span.merged, rows.numpy()[centres.cpu().numpy()] - span.start])
+
+
+def put_merged(current: DecoderPass, kept_rows: KeptRows, hidden: Tensor) -> Tensor:
+    """[B, L', width], what is left of a sequence, with the tokens that were merged at this step in their places."""
+    for span in current.spans:
+        if span.fresh is not None:
+            rows = torch.from_numpy(span.start + span.merged[-len(span.fresh) :])
+            hidden[span.prompt, kept_rows.columns(span.prompt, rows)] = span.fresh
+            span.fresh = None
+    return hidden
 
 
 def padding_mask(mask: Any) -> Tensor | None:

@@ -37,7 +37,8 @@ class LanguageRecord:
     spans: np.ndarray
     """int64 [S, 2], start of each span in its prompt, and its length N."""
     rows_after: np.ndarray
-    """int64 [B, L'], rows of the uncut sequence that are kept after the layer; padding is not."""
+    """int64 [B, L'], rows of the uncut sequence that are kept after the layer, in the order in which they are read;
+    padding is not. A token that was merged from pruned ones has the row of the one at the centre of its cluster."""
     positions_before: np.ndarray
     """int64 [B, L], position ids at the layers up to and with the pruning layer."""
     positions_after: np.ndarray
