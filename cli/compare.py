@@ -46,7 +46,7 @@ def _compare(wanted: argparse.Namespace) -> int:
     print(table(("method", "answer", "kept?", "ln p of the full answer", "source"), rows))
     for name, reason in refused.items():
         print(f"{METHODS[name].label}: {reason}")
-    print_differences(result.cut.method for result in results)
+    print_differences((METHODS[result.cut.method].label, result.cut.differs) for result in results)
     return 0
 
 
@@ -71,7 +71,7 @@ def _facts(result: MethodResult) -> dict[str, Any]:
         "method": result.cut.method,
         "title": result.cut.title,
         "source": method.source,
-        "differs": method.differs,
+        "differs": result.cut.differs,
         "answer": None if run is None else run.answer,
         "exact_match": result.exact_match,
         "logprobs": None if result.logprobs is None else [float(one) for one in result.logprobs],

@@ -7,6 +7,7 @@ import json
 from typing import Any
 
 from flowcut.criteria import METHODS
+from flowcut.cut import VARIANTS
 from flowcut_lens.cli.studies import print_differences, table
 
 
@@ -20,11 +21,21 @@ def add_command(commands: Any) -> None:
 def _methods(wanted: argparse.Namespace) -> int:
     if wanted.json:
         facts = {
-            name: {"label": one.label, "source": one.source, "stage": one.stage, "differs": one.differs}
+            name: {
+                "label": one.label,
+                "source": one.source,
+                "stage": one.stage,
+                "variants": VARIANTS if one.has_variants else (),
+                "settings": {own.name: {"usual": own.usual, "meaning": own.meaning} for own in one.settings},
+                "differs": one.all_differences,
+            }
             for name, one in METHODS.items()
         }
         print(json.dumps(facts, ensure_ascii=False, indent=1))
         return 0
     print(table(("method", "stage", "source"), [(name, one.stage, one.source) for name, one in METHODS.items()]))
-    print_differences(METHODS)
+    for name, one in METHODS.items():
+        for own in one.settings:
+            print(f"{name} --set {own.name}={own.written(own.usual)}: {own.meaning}")
+    print_differences((one.label, one.all_differences) for one in METHODS.values())
     return 0

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from textwrap import shorten
 from typing import TYPE_CHECKING
 
-from flowcut.criteria import METHODS
 from flowcut.cut import CutConfig
 from flowcut.settings import Generation
 from flowcut_lens.cli.progress import Progress
@@ -77,11 +76,11 @@ def begun(wanted: argparse.Namespace) -> Iterator[Begun]:
         yield Begun(model, picture, allowed_cuts(model, wanted.tokens, [wanted.seed]), settings, progress)
 
 
-def print_differences(names: Iterable[str]) -> None:
-    """Print what these methods do in another way than their released code, a line each."""
-    for name in names:
-        for sentence in METHODS[name].differs:
-            print(f"{METHODS[name].label}: {sentence}")
+def print_differences(differences: Iterable[tuple[str, Sequence[str]]]) -> None:
+    """Print what is done in another way than in released code, a line each, from labels and sentences."""
+    for label, sentences in differences:
+        for sentence in sentences:
+            print(f"{label}: {sentence}")
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

@@ -74,8 +74,8 @@ SPARSE_DIFFERS_UNDER = (
     ),
     (
         "recycling on",
-        "Recycling is that of SparseVLM's version 1, whose merged tokens go on beside the T that were chosen; its noise, "
-        "which parts tokens of equal density, is drawn with seed 0 for every picture.",
+        "Recycling is that of SparseVLM's version 1, whose merged tokens go on beside the T that were chosen; its "
+        "noise, which parts tokens of equal density, is drawn with seed 0 for every picture.",
     ),
 )
 FLOWCUT = "FlowCut, arXiv 2505.19536 (NeurIPS 2025)"

@@ -46,7 +46,7 @@ class NotAllowed:
 
 
 def cuts_at(tokens: int, kinds: tuple[str, ...] = tuple(KINDS)) -> list[CutConfig]:
-    """Every cut that is compared at a budget: both variants, several draws of chance."""
+    """Every cut that is compared at a budget: both variants, switches on and off, several draws of chance."""
     cuts = all_cuts(tokens, range(SEEDS), every_setting=True)
     return [cut for cut in cuts if METHODS[cut.method].kind in kinds]
 
@@ -161,8 +161,8 @@ def _card(context: Context, result: MethodResult, full: float) -> str:
     behind = result.cut.looks_behind(context.record.n_layers, context.record.last_read_layer)
     if behind is not None:
         source += f'<p class="source whole">{escape(behind)}</p>'
-    if method.differs:
-        sentences = "".join(f"<p>{escape(sentence)}</p>" for sentence in method.differs)
+    if result.cut.differs:
+        sentences = "".join(f"<p>{escape(sentence)}</p>" for sentence in result.cut.differs)
         source += f'<details class="source"><summary>differs from its release</summary>{sentences}</details>'
     caption = f"<figcaption>{head}{words}<p>{_verdict(result, full)}</p>{source}</figcaption>"
     return f'<figure class="lens-small">{_picture(context, result.run)}{caption}</figure>'
@@ -170,7 +170,7 @@ def _card(context: Context, result: MethodResult, full: float) -> str:
 
 def short_title(cut: CutConfig) -> str:
     """The method with what sets it apart from others at the same budget."""
-    details = [cut.variant] if METHODS[cut.method].has_variants else []
+    details = list(cut.set_apart)
     details += [] if cut.seed is None else [f"seed {cut.seed}"]
     details += [] if cut.layer is None else [f"layer {cut.layer}"]
     return METHODS[cut.method].label + (f", {', '.join(details)}" if details else "")
