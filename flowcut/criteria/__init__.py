@@ -10,6 +10,7 @@ from flowcut._moved import names_from
 from flowcut.criteria.evidence import Budget, DecoderEvidence, Evidence, highest
 from flowcut.criteria.method import DecoderPlan, Method, Recipe
 from flowcut.criteria.registry import METHODS, forget_method, known_method, methods, register_method
+from flowcut.criteria.setting import Setting
 
 __all__ = [
     "METHODS",
@@ -19,6 +20,7 @@ __all__ = [
     "Evidence",
     "Method",
     "Recipe",
+    "Setting",
     "forget_method",
     "highest",
     "known_method",

@@ -18,6 +18,8 @@ OneShot = Callable[[Evidence, Budget], np.ndarray]
 """Evidence and cut in; float64 [B, N] ranking out, the T highest stay."""
 Joins = Callable[[Evidence, Budget, np.ndarray], np.ndarray]
 """Evidence, cut and ranking in; int64 [B, N] out, the kept patch that each cut one is merged into, -1: into none."""
+TAKEN_NAMES = ("method", "tokens", "variant", "layer", "seed", "per_image", "patches", "positions", "settings")
+"""What every cut has, and no setting of a method can be called."""
 KINDS = ("control", "flowcut", "ablation", "peer")
 
 
@@ -145,9 +147,25 @@ class Method:
             raise InvalidCut(
                 f"differs is {self.differs!r}: give a tuple of sentences, such as ('Nothing is merged.',)."
             )
+        self._check_settings()
         if self.kind not in KINDS:
             raise InvalidCut(f"The kind is {self.kind!r}: choose one of {', '.join(KINDS)}.")
         self._check_stage()
+
+    def _check_settings(self) -> None:
+        if not isinstance(self.settings, tuple) or not all(isinstance(one, Setting) for one in self.settings):
+            raise InvalidCut(f"settings is {self.settings!r}: give a tuple of flowcut.Setting.")
+        names = [one.name for one in self.settings]
+        taken = [name for name in names if name in TAKEN_NAMES or names.count(name) > 1]
+        if taken:
+            raise InvalidCut(
+                f"A setting is called {taken[0]!r}, which is the name of another one: choose another name."
+            )
+        for one in self.settings:
+            one.checked(one.usual)
+        pairs = self.differs_under
+        if not isinstance(pairs, tuple) or not all(isinstance(pair, tuple) and len(pair) == 2 for pair in pairs):
+            raise InvalidCut(f"differs_under is {pairs!r}: give a tuple of pairs, such as (('paper', 'It ...'),).")
 
     def _check_stage(self) -> None:
         if self.stage not in STAGES or self.cuts_at is PICTURE:

@@ -279,7 +279,7 @@ class _Work:
             record=record if self.recorded.flow else None,
             created=datetime.now(UTC).isoformat(timespec="seconds"),
             notes=(*picture.notes, *notes, *filter(None, [session.recording.looks_behind])),
-            tower_tokens=int((record.kept_patch_ids != PADDING_ID).sum()) // record.patches_per_token,
+            tower_tokens=_tower_tokens(session, record),
             separator_tokens=session.separator_tokens,
             layer_tokens=listener.layer_tokens,
             language_record=session.language_record if self.recorded.flow else None,
@@ -367,3 +367,9 @@ def _seeded(seed: int | None, device: torch.device) -> Iterator[None]:
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
         yield
+
+
+def _tower_tokens(session: Session, record: FlowRecord) -> int:
+    """Tokens that went from the vision encoder to the projector: patches, or groups of them, and a CLS handed over."""
+    cls = session.separator_tokens if session.recording.plan.cls_goes_on else 0
+    return int((record.kept_patch_ids != PADDING_ID).sum()) // record.patches_per_token + cls
