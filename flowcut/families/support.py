@@ -78,6 +78,11 @@ def positions_under(cut: CutConfig, family: Family) -> Positions:
     return KEPT if family.positions_are_places else METHODS[cut.method].positions
 
 
+def hands_cls(cut: CutConfig, family: Family) -> bool:
+    """Whether one of the T tokens that the language model reads under this cut is CLS, and T - 1 are patches."""
+    return family.hands_cls and cut.variant in METHODS[cut.method].hands_cls and cut.tokens > 1
+
+
 def check_positions(positions: Positions, hf_model: PreTrainedModel, family: Family) -> None:
     """Refuse positions that this model cannot have.
 
@@ -113,7 +118,7 @@ def _positions_reason(cut: CutConfig, hf_model: PreTrainedModel, family: Family)
             f"{METHODS[cut.method].label} makes a grid of its own, whose patches have no places in the full prompt: "
             "its positions are renumbered, leave positions out."
         )
-    if cut.positions == KEPT and family.hands_cls and cut.variant in METHODS[cut.method].hands_cls:
+    if cut.positions == KEPT and hands_cls(cut, family) and cut.tokens < family.n_patches(hf_model):
         return (
             f"{METHODS[cut.method].label} hands CLS over, and merged tokens behind the others, which have no places in "
             "the full prompt: its positions are renumbered, leave positions out, or take the variant paper."

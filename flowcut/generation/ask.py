@@ -31,7 +31,7 @@ from flowcut.models.loading import VisionLanguageModel
 from flowcut.models.memory import reset_peak, resident_peak
 from flowcut.records.answer_attention import AnswerAttention
 from flowcut.records.run import Flops, Run, Times
-from flowcut.records.vision import PADDING_ID
+from flowcut.records.vision import PADDING_ID, FlowRecord
 from flowcut.settings import Generation, GenerationOptions
 
 Stop = threading.Event | Callable[[], bool]
