@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
@@ -154,10 +154,12 @@ class CutConfig:
     def as_dict(self) -> dict[str, Any]:
         """The settings as plain values, ready for JSON; `CutConfig(**d)` gives the same cut again.
 
-        Patches, positions and settings are left out where there are none: a run's id must stay what it was before there
-        were any.
+        Patches and positions are left out where none were given, and settings where the method had neither any nor
+        variants before there were settings: a run's id must stay what it was then.
         """
-        plain = {**asdict(self), "settings": dict(self.settings) or None}
+        method = known_method(self.method)
+        told = bool(method.settings) or (method.has_variants and method.kind == "peer")
+        plain = {**asdict(self), "settings": dict(self.settings) if told else None}
         newer = ("patches", "positions", "settings")
         return {name: value for name, value in plain.items() if name not in newer or value is not None}
 
@@ -178,6 +180,23 @@ def Cut(method: str, tokens: int = 64, **settings: Any) -> CutConfig:
     if own:
         given["settings"] = {**dict(given.get("settings", ())), **own}
     return CutConfig(method, tokens, **given)
+
+
+BEFORE_SETTINGS: dict[str, dict[str, Any]] = {
+    "vispruner": {"settings": {"important_share": 0.75}},
+    "visionzip": {"variant": "paper"},
+    "column-mean": {"variant": "paper"},
+    "dart": {"variant": "paper"},
+}
+"""What methods did before they had settings and variants."""
+
+
+def stored_cut(facts: Mapping[str, Any] | None) -> CutConfig | None:
+    """The cut that `as_dict` wrote into a file; one of before there were settings is what it was then."""
+    if facts is None:
+        return None
+    then = BEFORE_SETTINGS.get(facts["method"], {}) if "settings" not in facts else {}
+    return CutConfig(**{**facts, **then})
 
 
 def stage_of(cut: CutConfig | None) -> Stage | None:

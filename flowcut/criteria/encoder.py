@@ -87,7 +87,8 @@ def dominant_count(tokens: int) -> int:
 
 def is_contextual(ranking: np.ndarray) -> np.ndarray:
     """bool [B, N], VisionZip's contextual targets; as released they come behind the dominant tokens."""
-    return ranking == CONTEXTUAL
+    found: np.ndarray = ranking == CONTEXTUAL
+    return found
 
 
 def visionzip_joins(evidence: Evidence, cut: Budget, ranking: np.ndarray) -> np.ndarray:

@@ -94,10 +94,10 @@ def _notes(setting: Setting, spans: list[Span]) -> tuple[str, ...]:
             f"{longest}."
         )
     elif setting.plan is not None:
-        longest = max(spans, key=lambda span: span.length)
-        notes.append(_what_it_costs(longest, setting.cut.tokens, setting.layers, len(setting.decoder.layers)))
-        if len(longest.merged):
-            notes.append(MERGED_NOTE.format(merged=len(longest.merged), alive=len(longest.alive)))
+        span = max(spans, key=lambda one: one.length)
+        notes.append(_what_it_costs(span, setting.cut.tokens, setting.layers, len(setting.decoder.layers)))
+        if len(span.merged):
+            notes.append(MERGED_NOTE.format(merged=len(span.merged), alive=len(span.alive)))
     return tuple(notes)
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from flowcut.cut import CutConfig
+from flowcut.cut import CutConfig, stored_cut
 from flowcut.records.display import one_line
 from flowcut.records.tensor_file import read_file, renamed, write_file
 from flowcut.records.vision import PADDING_ID
@@ -121,6 +121,6 @@ class LanguageRecord:
             **{
                 **renamed({**facts, **arrays}, NAMES_OF_VERSION_1),
                 **sentences,
-                "cut": None if cut is None else CutConfig(**cut),
+                "cut": stored_cut(cut),
             }
         )

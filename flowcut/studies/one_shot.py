@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 
@@ -72,7 +74,7 @@ class PatchChooser:
 
     def _gather(self, cut: CutConfig) -> Evidence:
         n_patches = self.scorer.n_patches
-        found: dict[str, np.ndarray] = {}
+        found: dict[str, Any] = {}
         if METHODS[cut.method].needs:
             with self.scorer.model.lock, torch.no_grad():
                 with Session(self.scorer.model.model, cut, record=False) as session:

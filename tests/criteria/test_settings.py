@@ -12,7 +12,7 @@ import flowcut
 from flowcut.criteria import METHODS, forget_method
 from flowcut.criteria.method import TAKEN_NAMES
 from flowcut.criteria.setting import Setting, read_settings
-from flowcut.cut import CutConfig, all_cuts
+from flowcut.cut import CutConfig, all_cuts, stored_cut
 
 WITH_VARIANTS = [name for name, one in METHODS.items() if one.has_variants and one.kind == "peer"]
 
@@ -37,8 +37,25 @@ def test_settings_go_by_their_names_or_in_a_mapping() -> None:
 )
 def test_json_gives_the_same_cut_again(cut: CutConfig) -> None:
     facts = json.loads(json.dumps(cut.as_dict()))
-    assert CutConfig(**facts) == cut
-    assert ("settings" in facts) == bool(METHODS[cut.method].settings)
+    assert CutConfig(**facts) == stored_cut(facts) == cut
+    assert facts["settings"] == dict(cut.settings)
+
+
+@pytest.mark.parametrize(
+    ("method", "then"),
+    [
+        ("vispruner", {"important_share": 0.75}),
+        ("visionzip", {"variant": "paper"}),
+        ("column-mean", {"variant": "paper"}),
+        ("dart", {"variant": "paper"}),
+        ("fastv", {}),
+        ("flowcut", {}),
+    ],
+)
+def test_a_file_of_before_there_were_settings_says_what_was_done_then(method: str, then: dict[str, Any]) -> None:
+    written = {"method": method, "tokens": 9, "variant": "official", "layer": None, "seed": None, "per_image": False}
+    assert stored_cut(written) == flowcut.Cut(method, tokens=9, **then)
+    assert stored_cut(None) is None
 
 
 def test_cuts_without_settings_say_nothing_of_them() -> None:
