@@ -130,6 +130,7 @@ def facts_of(model: VisionLanguageModel) -> dict[str, Any]:
         "budgets": list(BUDGETS),
         "seeds": len(SEEDS),
         "drawn": "anew for every scene and seed",
+        "set_apart": {name: ", ".join(seeds[0].set_apart) for name, seeds in all_cuts(model, 0).items()},
         "versions": {
             "torch": torch.__version__,
             "transformers": transformers.__version__,

@@ -264,8 +264,15 @@ def _how(facts: dict[str, Any], found: dict[str, Any]) -> str:
         "scenes drawn again with all their questions); tests flip the signs of scenes. Every token was made by a "
         "vision encoder that saw the whole picture. Methods that cut in the language model cut after some of its "
         f"{facts['decoder_layers']} layers: those before read every token, so their budgets buy more than the "
-        f"others'. CPU seconds a scene: {cpu}. {versions}. Written by `python -m benchmarks.causal`."
+        f"others'. {_set_apart(facts)}CPU seconds a scene: {cpu}. {versions}. Written by "
+        "`python -m benchmarks.causal`."
     )
+
+
+def _set_apart(facts: dict[str, Any]) -> str:
+    """Which variant and settings each method was run with; results of before there were any say nothing of them."""
+    named = [f"{label(name)} {said}" for name, said in facts.get("set_apart", {}).items() if said]
+    return f"Variants and settings: {'; '.join(named)}. " if named else ""
 
 
 def _trust(facts: dict[str, Any], found: dict[str, Any]) -> str:

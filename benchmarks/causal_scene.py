@@ -15,7 +15,7 @@ from scipy.stats import spearmanr
 import flowcut
 from flowcut.criteria import METHODS
 from flowcut.criteria.positions import KEPT, POSITIONS
-from flowcut.families.support import positions_under
+from flowcut.families.support import hands_cls, positions_under
 from flowcut.models.loading import VisionLanguageModel
 from flowcut.records.studies import log_odds
 from flowcut.records.vision import Geometry
@@ -153,7 +153,8 @@ def _kept(
                     own.setdefault(positions, {})[str(tokens)] = round(exact, 3)
         if METHODS[name].ranks and name != "random":
             rankings[name] = _rankings(chooser, seeds[0], ranked)
-            patches[name] = [np.argsort(-one[0], kind="stable")[:RANKED_AT] for one in rankings[name]]
+            count = RANKED_AT - (1 if hands_cls(seeds[0], scorers[0].model.family) else 0)
+            patches[name] = [np.argsort(-one[0], kind="stable")[:count] for one in rankings[name]]
         elif chooser.knows(seeds[0]):
             patches[name] = [chooser.kept(seeds[0])] * len(scorers)
     return {"answers": answers, "patches": patches}, rankings
@@ -162,7 +163,7 @@ def _kept(
 def _positions_of(name: str, cut: flowcut.CutConfig, model: VisionLanguageModel) -> Sequence[Any]:
     """The release's first, then the other; of ablations, and of what can have no other, the release's alone."""
     own = positions_under(cut, model.family)
-    alone = METHODS[name].kind == "ablation" or METHODS[name].stage == "picture"
+    alone = METHODS[name].kind == "ablation" or METHODS[name].stage == "picture" or hands_cls(cut, model.family)
     return [own] if alone else [own, *(one for one in POSITIONS if one != own)]
 
 

@@ -8,9 +8,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flowcut.criteria import METHODS
+from flowcut.criteria import METHODS, known_method
+from flowcut.criteria.setting import SettingValue, read_settings
 from flowcut.cut import VARIANTS, CutConfig, cut_from_text
-from flowcut.errors import FlowCutError
+from flowcut.errors import FlowCutError, InvalidCut
 from flowcut.records.store import write_run
 from flowcut.settings import Generation
 from flowcut_lens.cli.output import check_out, say, say_json
@@ -37,7 +38,15 @@ def add_command(commands: Any) -> None:
     ask.add_argument(
         "--then", metavar="METHOD:TOKENS", help="cut once more in the language model, for example fastv:32"
     )
-    ask.add_argument("--variant", default="official", help=f"of methods that have them: {' or '.join(VARIANTS)}")
+    has_variants = ", ".join(name for name, method in METHODS.items() if method.has_variants)
+    ask.add_argument("--variant", default="official", help=f"{' or '.join(VARIANTS)} ({has_variants})")
+    ask.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help=f"a setting of the method's own: {_own_settings()}",
+    )
     takes_layer = ", ".join(name for name, method in METHODS.items() if method.takes_layer)
     ask.add_argument("--layer", type=int, help=f"the vision layer that the method looks at ({takes_layer})")
     ask.add_argument("--patches", type=_ids, metavar="3,17,...", help="the patches that --method chosen keeps")
@@ -115,7 +124,22 @@ def _cut(wanted: argparse.Namespace) -> CutConfig | None:
     method = METHODS.get(wanted.method)
     seed = wanted.seed if method is not None and method.takes_seed else None
     tokens = wanted.tokens if wanted.patches is None else len(wanted.patches)
-    return CutConfig(wanted.method, tokens, wanted.variant, wanted.layer, seed, patches=wanted.patches, then=then)
+    common = {"patches": wanted.patches, "settings": _settings(wanted.method, wanted.set), "then": then}
+    return CutConfig(wanted.method, tokens, wanted.variant, wanted.layer, seed, **common)
+
+
+def _own_settings() -> str:
+    declared = [(name, one) for name, method in METHODS.items() for one in method.settings]
+    return "; ".join(f"{one.name}, usually {one.written(one.usual)} ({name}: {one.meaning})" for name, one in declared)
+
+
+def _settings(method: str, given: list[str]) -> dict[str, SettingValue]:
+    """What `--set` says, by name."""
+    pairs = [text.split("=", 1) for text in given]
+    for text, pair in zip(given, pairs, strict=True):
+        if len(pair) < 2:
+            raise InvalidCut(f"--set is {text!r}: write a name and a value, such as important_share=0.75.")
+    return read_settings(method, known_method(method).settings, dict(pairs))
 
 
 def _ids(text: str) -> tuple[int, ...]:

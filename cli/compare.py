@@ -51,8 +51,8 @@ def _compare(wanted: argparse.Namespace) -> int:
     rows = [("All tokens", full.answer, "", f"{full.logprob:.4f}", ""), *(_row(result) for result in results)]
     listed = table(("method", "answer", "kept?", "ln p of the full answer", "source"), rows)
     reasons = [f"{METHODS[name].label}: {reason}" for name, reason in refused.items()]
-    asked = dict.fromkeys(cut.method for result in results for cut in result.cut.stages)
-    say("\n".join([listed, *reasons, *differences(asked), *full.notes]))
+    own = dict.fromkeys((cut.label, cut.own_differences) for result in results for cut in result.cut.stages)
+    say("\n".join([listed, *reasons, *differences(own), *full.notes]))
     return 0
 
 

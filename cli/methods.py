@@ -6,6 +6,7 @@ import argparse
 from typing import Any
 
 from flowcut.criteria import METHODS
+from flowcut.cut import VARIANTS
 from flowcut_lens.cli.output import say, say_json
 from flowcut_lens.cli.studies import differences, table
 
@@ -20,11 +21,23 @@ def add_command(commands: Any) -> None:
 def _methods(wanted: argparse.Namespace) -> int:
     if wanted.json:
         facts = {
-            name: {"label": one.label, "source": one.source, "stage": one.stage, "differs": one.differs}
+            name: {
+                "label": one.label,
+                "source": one.source,
+                "stage": one.stage,
+                "variants": VARIANTS if one.has_variants else (),
+                "settings": {own.name: {"usual": own.usual, "meaning": own.meaning} for own in one.settings},
+                "differs": one.all_differences,
+            }
             for name, one in METHODS.items()
         }
         say_json(facts)
         return 0
     listed = table(("method", "stage", "source"), [(name, one.stage, one.source) for name, one in METHODS.items()])
-    say("\n".join([listed, *differences(METHODS)]))
+    settings = [
+        f"{name} --set {own.name}={own.written(own.usual)}: {own.meaning}"
+        for name, one in METHODS.items()
+        for own in one.settings
+    ]
+    say("\n".join([listed, *settings, *differences((one.label, one.all_differences) for one in METHODS.values())]))
     return 0

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from textwrap import shorten
 from typing import TYPE_CHECKING
 
-from flowcut.criteria import METHODS
 from flowcut.cut import CutConfig
 from flowcut.settings import Generation
 from flowcut_lens.cli.progress import Progress
@@ -80,9 +79,9 @@ def begun(wanted: argparse.Namespace) -> Iterator[Begun]:
         yield Begun(model, picture, allowed_cuts(model, wanted.tokens, [wanted.seed]), settings, progress)
 
 
-def differences(names: Iterable[str]) -> list[str]:
-    """What these methods do in another way than their released code, a line each."""
-    return [f"{METHODS[name].label}: {sentence}" for name in names for sentence in METHODS[name].differs]
+def differences(found: Iterable[tuple[str, Sequence[str]]]) -> list[str]:
+    """What is done in another way than in released code, a line each, from labels and sentences."""
+    return [f"{label}: {sentence}" for label, sentences in found for sentence in sentences]
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 from flowcut.checks import whole_number
-from flowcut.criteria import METHODS, known_method
+from flowcut.criteria import METHODS, Method, known_method
 from flowcut.criteria.positions import known_positions
+from flowcut.criteria.setting import SettingValue, checked_settings
 from flowcut.criteria.stages import DECODER, Stage
 from flowcut.errors import InvalidCut
 
@@ -29,9 +30,10 @@ class CutConfig:
     method: str = FLOWCUT
     """Name of the criterion, one of `flowcut.methods()`."""
     tokens: int = 64
-    """T, patches to keep per image; CLS is not counted. At or above the number of patches, nothing is cut."""
+    """T, patches to keep per image; CLS is not counted, but where a method hands it to the language model as one of
+    its tokens (`Method.hands_cls`). At or above the number of patches, nothing is cut."""
     variant: str = "official"
-    """`official`: what the released FlowCut code computes. `paper`: the paper's text where it differs."""
+    """`official`: what the authors' released code computes. `paper`: the paper's text where it differs."""
     layer: int | None = None
     """Methods that take one: the layer they look at; negative counts from the end; None: the feature layer
     (`column-mean`: a middle one)."""
@@ -48,6 +50,8 @@ class CutConfig:
     then: CutConfig | None = None
     """A second cut, inside the language model, of the tokens that the first one leaves: a method of the decoder stage
     with a smaller budget. `positions` are said once, by the first."""
+    settings: Any = ()
+    """The method's own (`Method.settings`): a mapping in, pairs of name and value out, those left out as usual."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "tokens", whole_number("tokens", self.tokens, least=1, error=InvalidCut))
@@ -63,6 +67,7 @@ class CutConfig:
         self._check_layer(method.takes_layer)
         self._check_seed(method.takes_seed)
         self._check_patches(method.takes_patches)
+        object.__setattr__(self, "settings", checked_settings(self.method, method.settings, self.settings))
         self._check_then()
 
     def _check_then(self) -> None:
@@ -157,14 +162,31 @@ class CutConfig:
         return self.stages[-1].tokens
 
     @property
-    def differs(self) -> tuple[str, ...]:
-        """What is done in another way than in the methods' released code, one sentence each."""
-        return tuple(sentence for one in self.stages for sentence in known_method(one.method).differs)
-
-    @property
     def by_flowcut(self) -> bool:
         """Whether FlowCut itself cuts, not an ablation of it and no other method."""
         return self.method == FLOWCUT
+
+    def setting(self, name: str) -> SettingValue:
+        """The value of one of the method's own settings; False of one that it does not have."""
+        value: SettingValue = dict(self.settings).get(name, False)
+        return value
+
+    @property
+    def own_differences(self) -> tuple[str, ...]:
+        """What the first cut does in another way than its method's released code, one sentence each."""
+        return known_method(self.method).differences(self.variant, self.settings)
+
+    @property
+    def differs(self) -> tuple[str, ...]:
+        """What is done in another way than in the methods' released code, one sentence each."""
+        return tuple(sentence for one in self.stages for sentence in one.own_differences)
+
+    @property
+    def set_apart(self) -> tuple[str, ...]:
+        """Variant and own settings, as a title names them."""
+        method, values = known_method(self.method), dict(self.settings)
+        variant = (self.variant,) if method.has_variants else ()
+        return (*variant, *(one.said(values[one.name]) for one in method.settings))
 
     @property
     def title(self) -> str:
@@ -172,7 +194,7 @@ class CutConfig:
         if self.then is not None:
             return f"{self.first.title} + {self.then.title}"
         method = known_method(self.method)
-        details = [self.variant] if method.has_variants else []
+        details = list(self.set_apart)
         if method.takes_layer:
             details.append(method.default_layer if self.layer is None else f"layer {self.layer}")
         if method.takes_seed:
@@ -201,12 +223,15 @@ class CutConfig:
     def as_dict(self) -> dict[str, Any]:
         """The settings as plain values, ready for JSON; `CutConfig(**d)` gives the same cut again.
 
-        Patches, positions and a second cut are left out where none were given: a run's id must stay what it was before
-        there were any.
+        Patches, positions and a second cut are left out where none were given, and settings where the method had
+        neither any nor variants before there were settings: a run's id must stay what it was then.
         """
-        newer, second = ("patches", "positions"), {} if self.then is None else {"then": self.then.as_dict()}
-        own = {name: value for name, value in asdict(self).items() if name != "then"}
-        return {name: value for name, value in own.items() if name not in newer or value is not None} | second
+        method = known_method(self.method)
+        told = bool(method.settings) or (method.has_variants and method.kind == "peer")
+        plain = {**asdict(replace(self, then=None)), "settings": dict(self.settings) if told else None}
+        plain["then"] = None if self.then is None else self.then.as_dict()
+        newer = ("patches", "positions", "settings", "then")
+        return {name: value for name, value in plain.items() if name not in newer or value is not None}
 
 
 def FlowCut(tokens: int = 64, variant: str = "official", per_image: bool = False) -> CutConfig:
@@ -217,9 +242,32 @@ def FlowCut(tokens: int = 64, variant: str = "official", per_image: bool = False
 def Cut(method: str, tokens: int = 64, **settings: Any) -> CutConfig:
     """Any method by its name: `Cut("random", tokens=64, seed=3)`, `Cut("cls-attention", tokens=64, layer=5)`.
 
-    With a second cut inside the language model: `Cut("visionzip", tokens=128, then=Cut("fastv", tokens=64))`.
+    A method's own settings go by their names too: `Cut("vispruner", tokens=64, important_share=0.75)`. With a second
+    cut inside the language model: `Cut("visionzip", tokens=128, then=Cut("fastv", tokens=64))`.
     """
-    return CutConfig(method, tokens, **settings)
+    common = {field.name for field in fields(CutConfig)}
+    own = {name: value for name, value in settings.items() if name not in common}
+    given = {name: value for name, value in settings.items() if name in common}
+    if own:
+        given["settings"] = {**dict(given.get("settings", ())), **own}
+    return CutConfig(method, tokens, **given)
+
+
+BEFORE_SETTINGS: dict[str, dict[str, Any]] = {
+    "vispruner": {"settings": {"important_share": 0.75}},
+    "visionzip": {"variant": "paper"},
+    "column-mean": {"variant": "paper"},
+    "dart": {"variant": "paper"},
+}
+"""What methods did before they had settings and variants."""
+
+
+def stored_cut(facts: Mapping[str, Any] | None) -> CutConfig | None:
+    """The cut that `as_dict` wrote into a file; one of before there were settings is what it was then."""
+    if facts is None:
+        return None
+    then = BEFORE_SETTINGS.get(facts["method"], {}) if "settings" not in facts else {}
+    return CutConfig(**{**facts, **then})
 
 
 def cut_from_text(text: str) -> CutConfig:
@@ -245,17 +293,23 @@ def all_cuts(tokens: int, seeds: Iterable[int] = (0,), every_setting: bool = Fal
 
     Args:
         seeds: a method that draws at random comes once for each.
-        every_setting: FlowCut, and each peer that has variants, comes in both. A method that takes a layer comes at its
-            own default, one that the language model reads.
+        every_setting: FlowCut and other papers' methods come in both variants, and with each of their switches on and
+            off. A method that takes a layer comes at its own default, one that the language model reads.
     """
     drawn, found = list(seeds), []
     for name, method in METHODS.items():
         seeded = [{"seed": seed} for seed in drawn] if method.takes_seed else [{}]
-        in_both = method.has_variants and method.kind != "ablation"
-        variants = [{"variant": variant} for variant in VARIANTS] if in_both else [{}]
-        settings: list[dict[str, Any]] = seeded + (variants[1:] if every_setting else [])
+        settings: list[dict[str, Any]] = seeded + (_other_settings(method) if every_setting else [])
         found += [] if method.takes_patches else [CutConfig(name, tokens, **one) for one in settings]
     return found
+
+
+def _other_settings(method: Method) -> list[dict[str, Any]]:
+    """What a method can be asked for besides its usual self; an ablation is a variant already."""
+    if method.kind not in ("flowcut", "peer"):
+        return []
+    variants = [{"variant": variant} for variant in VARIANTS[1:]] if method.has_variants else []
+    return variants + [{"settings": {one.name: not one.usual}} for one in method.settings if one.is_switch]
 
 
 def check_is_cut(cut: object) -> None:

@@ -91,6 +91,22 @@ def _percent_changed() -> None:
     st.session_state.tokens = max(1, round(session.patches() * st.session_state.percent / 100))
 
 
+def _variant_help() -> str:
+    named = ", ".join(one.label for one in METHODS.values() if one.has_variants and one.kind != "ablation")
+    said = "official: what the authors' released code computes. paper: the paper's text where it differs."
+    return f"{said} Of {named}, and of FlowCut's ablations."
+
+
+def _own_settings(method: str) -> None:
+    """What can be set of the chosen method alone."""
+    for one in METHODS[method].settings:
+        key, value, said = session.setting_key(method, one.name), session.own_setting(method, one), one.meaning
+        if one.is_switch:
+            st.toggle(one.label.capitalize(), bool(value), key=key, help=said)
+        else:
+            st.number_input(one.label.capitalize(), 0.0, 1.0, float(value), key=key, step=0.05, help=said)
+
+
 def run_button() -> None:
     """Ask."""
     st.button("Run", type="primary", icon=":material/play_arrow:", on_click=session.ask, width="stretch", key="run")
@@ -101,9 +117,9 @@ def more() -> None:
     state = st.session_state
     with st.expander("More"):
         st.segmented_control(
-            "FlowCut variant", VARIANTS, key="variant", default=session.variant(), required=True,
-            help="official: what the authors' released code computes. paper: the paper's text where it differs.",
+            "Variant", VARIANTS, key="variant", default=session.variant(), required=True, help=_variant_help(),
         )  # fmt: skip
+        _own_settings(state.method)
         st.number_input("Seed of the random control", 0, 2**31 - 1, state.control_seed, key="control_seed", step=1)
         st.number_input("Most new tokens", 1, 1024, state.max_new_tokens, key="max_new_tokens", step=16)
         st.toggle("Sample the answer", state.do_sample, key="do_sample", help="Off: greedy, the same answer every time")

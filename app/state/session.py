@@ -12,6 +12,7 @@ from typing import Any
 import streamlit as st
 
 from flowcut.criteria import METHODS
+from flowcut.criteria.setting import Setting, SettingValue, read_settings
 from flowcut.cut import CutConfig
 from flowcut.errors import FlowCutError
 from flowcut.settings import Generation
@@ -38,6 +39,13 @@ DEFAULTS: dict[str, Any] = {
     "system": "",
 }
 CUT_IN_ADDRESS = ("method", "tokens", "variant")
+
+
+def setting_key(method: str, setting: str) -> str:
+    """The widget's key of one of a method's own settings."""
+    return f"{method}-{setting}"
+
+
 USUAL_PATCHES = 576
 """Patches of CLIP-L/336 and of the embedded model; used until a run has shown how many its model really has."""
 
@@ -55,6 +63,8 @@ def begin() -> None:
     state.update({"comparison": None, "job": None, "problem": None, "model_in_use": EMBEDDED, **DEFAULTS})
     opened = url.read()
     state.method, state.variant = opened.method or state.method, opened.variant or state.variant
+    for name, value in _opened_settings(state.method, opened.settings).items():
+        state[setting_key(state.method, name)] = value
     state.tokens = min(opened.tokens or state.tokens, USUAL_PATCHES)
     state.percent = percent_of(state.tokens)
     show_scene(gallery.entries()[0].seed if opened.scene is None else opened.scene, opened.question)
@@ -74,15 +84,33 @@ def address() -> url.Link | None:
         "scene": seed,
         "question": shown.full.question,
         **{name: getattr(cut, name) for name in CUT_IN_ADDRESS},
+        "settings": _settings_in_address(cut),
         **selection.chosen().in_address(),
     }
     usual = {
         "scene": gallery.entries()[0].seed,
         "question": gallery.suggested_questions(seed)[0],
         **{name: DEFAULTS[name] for name in CUT_IN_ADDRESS},
+        "settings": "",
         **selection.Selection().in_address(),
     }
     return url.Link(**{name: value for name, value in said.items() if value != usual[name]})
+
+
+def _settings_in_address(cut: CutConfig) -> str:
+    """As `url.Link.settings` says it; empty where all are as usual."""
+    values = dict(cut.settings)
+    declared = METHODS[cut.method].settings
+    return ",".join(f"{one.name}:{one.written(values[one.name])}" for one in declared if values[one.name] != one.usual)
+
+
+def _opened_settings(method: str, text: str | None) -> dict[str, Any]:
+    """What an address says of a method's own settings; nothing where it says what cannot be."""
+    pairs = [part.split(":", 1) for part in (text or "").split(",")]
+    try:
+        return dict(read_settings(method, METHODS[method].settings, {pair[0]: pair[-1] for pair in pairs if pair[0]}))
+    except FlowCutError:
+        return {}
 
 
 def picture() -> ChosenPicture:
@@ -246,11 +274,19 @@ def chosen_cut() -> CutConfig:
     settings: dict[str, Any] = {"variant": variant()} if method.has_variants else {}
     if method.takes_seed:
         settings["seed"] = state.control_seed + 1  # random against random: two different draws
+    if method.settings:
+        settings["settings"] = {one.name: own_setting(state.method, one) for one in method.settings}
     return CutConfig(state.method, state.tokens, **settings)
 
 
+def own_setting(method: str, setting: Setting) -> SettingValue:
+    """The value on screen of one of a method's own settings; the usual one where nobody chose any."""
+    chosen = st.session_state.get(setting_key(method, setting.name))
+    return setting.usual if chosen is None else chosen
+
+
 def variant() -> str:
-    """The FlowCut variant on screen; the usual one where a browser that missed a run has sent None."""
+    """The variant on screen; the usual one where a browser that missed a run has sent None."""
     if st.session_state.variant is None:
         st.session_state.variant = DEFAULTS["variant"]
     chosen: str = st.session_state.variant

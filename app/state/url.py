@@ -23,7 +23,7 @@ from flowcut.criteria import METHODS
 from flowcut.cut import VARIANTS
 from flowcut_lens.app.state.selection import PRUNED_ARMS
 
-WRITTEN = ("scene", "question", "method", "tokens", "variant", "arm", "word", "decoder", "head", "weighted")
+WRITTEN = ("scene", "question", "method", "tokens", "variant", "settings", "arm", "word", "decoder", "head", "weighted")
 LARGEST = 10**9
 
 
@@ -36,6 +36,8 @@ class Link:
     method: str | None = None
     tokens: int | None = None
     variant: str | None = None
+    settings: str | None = None
+    """The method's own, where they are not as usual: `important_share:0.75`, several with commas."""
     patch: int | None = None
     """Chosen on the stage, which writes it into the address itself."""
     arm: str | None = None
@@ -66,6 +68,7 @@ def read() -> Link:
         method=_one_of(given.get("method"), tuple(name for name in METHODS if not METHODS[name].takes_patches)),
         tokens=tokens if tokens else None,
         variant=_one_of(given.get("variant"), VARIANTS),
+        settings=given.get("settings") or None,
         patch=_number(given.get("patch")),
         arm=_one_of(given.get("arm", given.get("lane")), PRUNED_ARMS),  # "lane" in links of the first version
         word=_number(given.get("word")),

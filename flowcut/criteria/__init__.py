@@ -11,6 +11,7 @@ from flowcut._moved import names_from
 from flowcut.criteria.evidence import Budget, DecoderEvidence, Evidence, highest
 from flowcut.criteria.method import DecoderPlan, Method, Recipe
 from flowcut.criteria.registry import METHODS, forget_method, known_method, methods, register_method
+from flowcut.criteria.setting import Setting
 
 __all__ = [
     "METHODS",
@@ -20,6 +21,7 @@ __all__ = [
     "Evidence",
     "Method",
     "Recipe",
+    "Setting",
     "forget_method",
     "highest",
     "known_method",

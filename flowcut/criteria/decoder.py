@@ -72,19 +72,33 @@ def raters(visual: np.ndarray, text: np.ndarray) -> np.ndarray:
 def dart(evidence: DecoderEvidence, cut: Budget) -> np.ndarray:
     """float64 [n], the order in which DART chooses T tokens: image pivots, then what each pivot adds.
 
-    Pivots are the 4 visual and the 4 text tokens of largest key (L1 norm). Each in turn, image pivots first, adds the
-    visual tokens least like it (cosine of hidden states) that are still free. The 8 share what the image pivots leave
-    of the budget, the first ones taking what cannot be divided; the released code gives each T/8 and so ends with T+4.
+    Pivots are the 4 visual and the 4 text tokens of largest key (L1 norm). Each in turn adds the visual tokens least
+    like it (cosine of hidden states) that are still free: `paper` goes through the image pivots first, `official`
+    through all in the order of a Python set of their places in the prompt, as released. The 8 share what the image
+    pivots leave of the budget, the first ones taking what cannot be divided: the released code, told to keep T - 4,
+    gives each (T - 4)/8 and keeps its image pivots besides, which makes T.
     """
     visual_keys, text_keys = needed(evidence.visual_keys), needed(evidence.text_keys)
     visual, text = unit(needed(evidence.visual_states)), unit(needed(evidence.text_states))
-    order = _largest(visual_keys, min(PIVOTS, cut.tokens)).tolist()
-    pivots = np.concatenate([visual[order], text[_largest(text_keys, PIVOTS)]])
+    order, asking = _largest(visual_keys, min(PIVOTS, cut.tokens)).tolist(), _largest(text_keys, PIVOTS)
+    pivots = np.concatenate([visual[order], text[asking]])
+    if cut.variant == "official":
+        rows = np.concatenate([needed(evidence.visual_rows)[order], needed(evidence.text_rows)[asking]])
+        pivots = pivots[_order_of_a_set(rows)]
     each, rest = divmod(cut.tokens - len(order), len(pivots))
     for number, likeness in enumerate(pivots @ visual.T):
         likeness[order] = np.inf
         order += np.argsort(likeness, kind="stable")[: each + (number < rest)].tolist()
     return by_choice(np.array(order), evidence.n_visual)
+
+
+def _order_of_a_set(rows: np.ndarray) -> list[int]:
+    """Where the elements of a Python set of these whole numbers lie among them, in the order in which it gives them.
+
+    A whole number is its own hash, so that the order depends on the numbers and on nothing else.
+    """
+    numbers = rows.tolist()
+    return [numbers.index(number) for number in set(numbers)]
 
 
 def _largest(keys: np.ndarray, count: int) -> np.ndarray:

@@ -10,9 +10,10 @@ ANCHOR_SHARE = 0.1
 """HiPrune's alpha: anchors and their four neighbours take up to this share of the budget."""
 DOMINANT_SHARE = 54 / 64
 """VisionZip: 54 dominant and 10 contextual tokens of 64."""
-IMPORTANT_SHARE = 0.75
-"""VisPruner: share of the budget that goes by CLS attention."""
+CONTEXTUAL = 1.0
+"""What VisionZip's contextual targets are ranked by, below all dominant patches."""
 PRUNED_AT_ONCE = 8
+"""VisPruner: duplicates that go in each round."""
 
 
 def cls_attention(evidence: Evidence, cut: Budget) -> np.ndarray:
@@ -30,15 +31,17 @@ def column_mean(evidence: Evidence, cut: Budget) -> np.ndarray:
     """float64 [B, N], HiPrune: anchors, their four neighbours, then the rest by column mean at the feature layer.
 
     Anchors are the round(alpha T / 5) patches of highest column mean at a middle layer (alpha = 0.1; layer 9 of 24
-    counted from 1, scaled to the encoder's depth). Neighbours are those on the grid; the released code counts by index,
-    so that a patch at the right edge has one at the left edge of the next row.
+    counted from 1, scaled to the encoder's depth). `paper`: neighbours are those on the grid. `official`: as released
+    they are counted by index, so that a patch at the right edge has one at the left edge of the next row, and what lies
+    above the first row or below the last one is the first or the last patch.
     """
+    neighbours = _neighbours_by_index if cut.variant == "official" else _neighbours
     middle, deep = needed(evidence.middle_mean), needed(evidence.deep_mean)
     assert evidence.grid_cols is not None
     anchors = highest(middle, round(cut.tokens * ANCHOR_SHARE / 5))
     ranking: np.ndarray = deep / deep.max(axis=1, keepdims=True).clip(min=np.finfo(float).tiny)  # at most 1
     for row, own in zip(ranking, anchors, strict=True):
-        row[_neighbours(own, evidence.n_patches, evidence.grid_cols)] += 2
+        row[neighbours(own, evidence.n_patches, evidence.grid_cols)] += 2
         row[own] += 4
     return ranking
 
@@ -50,20 +53,29 @@ def _neighbours(anchors: np.ndarray, n: int, cols: int) -> np.ndarray:
     return np.flatnonzero((steps == 1).any(axis=1))
 
 
+def _neighbours_by_index(anchors: np.ndarray, n: int, cols: int) -> np.ndarray:
+    """int64, the patches one row up and down and one to either side by index, brought into the range 0 to n-1."""
+    steps = np.array([-cols, cols, -1, 1])
+    return np.unique((anchors[:, None] + steps).clip(0, n - 1))
+
+
 def visionzip(evidence: Evidence, cut: Budget) -> np.ndarray:
     """float64 [B, N]: dominant patches by CLS attention above all (54/64 of T), then the contextual targets (10/64).
+
+    Where CLS goes on too, it is one of the dominant tokens, and T counts it.
 
     The targets lie evenly strided among the patches that are not dominant, in reading order. The rest tie at the
     lowest: they are not dropped but join a target (`visionzip_joins`).
     """
     attention = needed(evidence.cls_attention)
     ranking = np.zeros_like(attention)
-    dominant = highest(attention, dominant_count(cut.tokens))
+    cls = 1 if evidence.with_cls else 0
+    dominant = highest(attention, dominant_count(cut.tokens + cls) - cls)
     for row, own, shares in zip(ranking, dominant, attention, strict=True):
         others = np.setdiff1d(np.arange(evidence.n_patches), own)
         count = cut.tokens - len(own)
         if count:
-            row[others[:: len(others) // count][:count]] = 1
+            row[others[:: len(others) // count][:count]] = CONTEXTUAL
         row[own] = 2 + shares[own]
     return ranking
 
@@ -73,25 +85,31 @@ def dominant_count(tokens: int) -> int:
     return round(tokens * DOMINANT_SHARE)
 
 
+def is_contextual(ranking: np.ndarray) -> np.ndarray:
+    """bool [B, N], VisionZip's contextual targets; as released they come behind the dominant tokens."""
+    found: np.ndarray = ranking == CONTEXTUAL
+    return found
+
+
 def visionzip_joins(evidence: Evidence, cut: Budget, ranking: np.ndarray) -> np.ndarray:
     """int64 [B, N], the contextual target that each patch joins by highest cosine of head-mean keys; -1: none."""
     joins = np.full(ranking.shape, -1)
     for row, ranks, keys in zip(joins, ranking, unit(needed(evidence.keys)), strict=True):
-        targets, others = np.flatnonzero(ranks == 1), np.flatnonzero(ranks == 0)
+        targets, others = np.flatnonzero(ranks == CONTEXTUAL), np.flatnonzero(ranks == 0)
         if len(targets):
             row[others] = targets[(keys[others] @ keys[targets].T).argmax(axis=1)]
     return joins
 
 
 def vispruner(evidence: Evidence, cut: Budget) -> np.ndarray:
-    """float64 [B, N]: the important by CLS attention (0.75 of T), the diverse, then the duplicates, last out first.
+    """float64 [B, N]: the important by CLS attention (a share of T), the diverse, then the duplicates, last out first.
 
     From the patches that are not important, the list is split into evens and odds, and the 8 evens that are most like
     any odd go; again and again until enough are left. As released, the list begins in the order of attention, the evens
     that stay go on by falling likeness, and the odds follow them.
     """
     attention, features = needed(evidence.cls_attention), unit(needed(evidence.features))
-    important = int(cut.tokens * IMPORTANT_SHARE)
+    important = int(cut.tokens * cut.setting("important_share"))
     order = np.argsort(-attention, axis=1, kind="stable")
     ranking = np.zeros_like(attention)
     for row, strongest, vectors in zip(ranking, order, features, strict=True):

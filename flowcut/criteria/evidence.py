@@ -31,6 +31,9 @@ class Budget(Protocol):
     def variant(self) -> str:
         """`official` or `paper`, for methods that have variants."""
 
+    def setting(self, name: str) -> bool | float:
+        """The value of one of the method's own settings."""
+
 
 @dataclass(frozen=True, eq=False)
 class Evidence:
@@ -56,6 +59,8 @@ class Evidence:
     """Patches in a row of the grid."""
     n_frames: int | None = None
     """Frames of a video, whose tokens come one frame after the other, as many of each: behind the projector only."""
+    with_cls: bool = False
+    """Whether CLS goes on as one more token than the cut's count of patches."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,6 +85,10 @@ class DecoderEvidence:
     """float64 [m, width], those of the text tokens."""
     visual_hidden: np.ndarray | None = None
     """float64 [n, width], hidden states after the layer, as they are."""
+    visual_rows: np.ndarray | None = None
+    """int64 [n], places of the visual tokens in the uncut prompt, padding not counted."""
+    text_rows: np.ndarray | None = None
+    """int64 [m], those of the text tokens."""
 
 
 def needed(value: Any) -> np.ndarray:

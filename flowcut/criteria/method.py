@@ -10,6 +10,7 @@ import numpy as np
 
 from flowcut.criteria.evidence import Budget, DecoderEvidence, Evidence, highest
 from flowcut.criteria.positions import KEPT, RENUMBERED, Positions
+from flowcut.criteria.setting import Setting
 from flowcut.criteria.stages import DECODER, PICTURE, PROJECTOR, STAGES, Stage
 from flowcut.errors import InvalidCut
 
@@ -19,6 +20,10 @@ Joins = Callable[[Evidence, Budget, np.ndarray], np.ndarray]
 """Evidence, cut and ranking in; int64 [B, N] out, the kept patch that each cut one is merged into, -1: into none."""
 OF_VIDEOS = frozenset({"features", "grid_cols", "n_frames"})
 """The evidence that a method may need which compares the frames of a video."""
+TAKEN_NAMES = (
+    "method", "tokens", "variant", "layer", "seed", "per_image", "patches", "positions", "settings", "then",
+)  # fmt: skip
+"""What every cut has, and no setting of a method can be called."""
 KINDS = ("control", "flowcut", "ablation", "peer")
 
 
@@ -87,9 +92,18 @@ class Method:
     differs: tuple[str, ...] = ()
     """What is done in another way than in the method's released code, one sentence each; records, the command line and
     the Compare page say so."""
+    differs_under: tuple[tuple[str, str], ...] = ()
+    """The same for one variant, or for one value of a setting, alone: pairs of what must hold and a sentence, such as
+    ("paper", "No CLS token is kept.") or ("recycling off", "Nothing is merged.")."""
     ranks: bool = True
     """Whether the ranking says more than which patches stay."""
     has_variants: bool = False
+    settings: tuple[Setting, ...] = ()
+    """What can be set besides, as `Cut(name, tokens, important_share=0.75)`."""
+    hands_cls: tuple[str, ...] = ()
+    """Variants that hand the CLS token to the language model as the first of their tokens, where there is one."""
+    behind: Callable[[np.ndarray], np.ndarray] | None = None
+    """In these variants: bool [B, N] from the ranking, which patches stand behind the others when they are kept."""
     takes_layer: bool = False
     default_layer: str = "feature layer"
     """What it looks at where no layer is given, in words."""
@@ -106,6 +120,17 @@ class Method:
     def cuts_at(self) -> Stage:
         """The stage at which it cuts."""
         return STAGES[self.stage]
+
+    def differences(self, variant: str, settings: tuple[tuple[str, Any], ...] = ()) -> tuple[str, ...]:
+        """What is done in another way than in the released code, by a cut of this variant and these settings."""
+        by_name = {one.name: one for one in self.settings}
+        holds = {variant, *(f"{name} {by_name[name].written(value)}" for name, value in settings)}
+        return (*self.differs, *(sentence for condition, sentence in self.differs_under if condition in holds))
+
+    @property
+    def all_differences(self) -> tuple[str, ...]:
+        """The same for lists of methods: what holds under a condition begins with it."""
+        return (*self.differs, *(f"{condition}: {sentence}" for condition, sentence in self.differs_under))
 
     @property
     def positions(self) -> Positions:
@@ -131,9 +156,25 @@ class Method:
             raise InvalidCut(
                 f"differs is {self.differs!r}: give a tuple of sentences, such as ('Nothing is merged.',)."
             )
+        self._check_settings()
         if self.kind not in KINDS:
             raise InvalidCut(f"The kind is {self.kind!r}: choose one of {', '.join(KINDS)}.")
         self._check_stage()
+
+    def _check_settings(self) -> None:
+        if not isinstance(self.settings, tuple) or not all(isinstance(one, Setting) for one in self.settings):
+            raise InvalidCut(f"settings is {self.settings!r}: give a tuple of flowcut.Setting.")
+        names = [one.name for one in self.settings]
+        taken = [name for name in names if name in TAKEN_NAMES or names.count(name) > 1]
+        if taken:
+            raise InvalidCut(
+                f"A setting is called {taken[0]!r}, which is the name of another one: choose another name."
+            )
+        for one in self.settings:
+            one.checked(one.usual)
+        pairs = self.differs_under
+        if not isinstance(pairs, tuple) or not all(isinstance(pair, tuple) and len(pair) == 2 for pair in pairs):
+            raise InvalidCut(f"differs_under is {pairs!r}: give a tuple of pairs, such as (('paper', 'It ...'),).")
 
     def _check_stage(self) -> None:
         if self.stage not in STAGES or self.cuts_at is PICTURE:

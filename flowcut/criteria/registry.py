@@ -19,6 +19,7 @@ from flowcut.criteria.encoder import (
     cls_attention,
     cls_attention_x_value,
     column_mean,
+    is_contextual,
     visionzip,
     visionzip_joins,
     vispruner,
@@ -27,15 +28,46 @@ from flowcut.criteria.method import DecoderPlan, Method, Recipe
 from flowcut.criteria.prior import priortr, third_layer
 from flowcut.criteria.projector import divprune
 from flowcut.criteria.quotas import holov, prunesid
+from flowcut.criteria.setting import Setting
 from flowcut.criteria.video import evs, vidcom2
 from flowcut.errors import InvalidCut
 
 DART_DIFFERS = (
-    "The released DART gives each of its 8 pivots T/8 tokens and keeps the image pivots besides; here T are kept.",
+    "The released DART is told how many tokens its 8 pivots add, each an eighth, and keeps 4 image pivots besides; "
+    "here tokens counts all that stay, so that 196 here is its 192.",
+)
+DART_DIFFERS_UNDER = (
+    (
+        "paper",
+        "The released DART goes through its pivots in the order of a Python set of their places, text pivots among "
+        "image pivots; here the image pivots come first.",
+    ),
+)
+FASTV_DIFFERS = (
+    "The code of FastV's paper ranks the visual tokens anew for every answer token; its code with a key-value cache, "
+    "and this one, rank once, for the first.",
+)
+HIPRUNE_DIFFERS_UNDER = (
+    (
+        "paper",
+        "The released HiPrune counts an anchor's neighbours by index, across the edges of the grid, and takes the "
+        "first or the last patch for what lies above or below it; here neighbours are those on the grid.",
+    ),
+)
+VISIONZIP_DIFFERS_UNDER = (
+    (
+        "paper",
+        "The released VisionZip hands the CLS token to the language model as one of its dominant tokens (of 64: CLS, "
+        "53 patches, 10 merged), and merged tokens behind the others; here 54 patches and no CLS are dominant, and "
+        "merged tokens stand at their own places.",
+    ),
+)
+VISPRUNER_DIFFERS = (
+    "Which of two patches that are almost equally alike goes is decided by rounding, and later rounds depend on it: "
+    "the released code in half precision ends with other patches than in float64, in which this run compares.",
 )
 STEPS_DIFFER = ("The same share of the visual tokens goes at each step, so that T are left after the last one.",)
 SPARSE_DIFFERS = (
-    "The released SparseVLM merges some of the pruned tokens into new ones (recycling); here they go.",
     "The released SparseVLM has a table of counts for budgets that are means over layers; here the same share goes at "
     "each step, so that T are left after the last one.",
 )
@@ -72,6 +104,18 @@ VIDCOM2_DIFFERS = (
     "The released VidCom2 rounds each frame's share by itself, so that the sum misses the budget; here what rounding "
     "leaves goes to the frames of largest remainder.",
 )
+SPARSE_DIFFERS_UNDER = (
+    (
+        "recycling off",
+        "The released SparseVLM merges some of the pruned tokens into new ones (recycling), which changes what later "
+        "steps keep; here they go.",
+    ),
+    (
+        "recycling on",
+        "Recycling is that of SparseVLM's version 1, whose merged tokens go on beside the T that were chosen; its "
+        "noise, which parts tokens of equal density, is drawn with seed 0 for every picture.",
+    ),
+)
 FLOWCUT = "FlowCut, arXiv 2505.19536 (NeurIPS 2025)"
 
 
@@ -96,7 +140,7 @@ METHODS: dict[str, Method] = {
         "Stride", "control: evenly spaced patches that look at nothing", kind="control", rank=stride, ranks=False
     ),
     "cls-attention": Method(
-        "CLS attention", "one layer's CLS row: that of the feature layer, as VisionZip's; FasterVLM's with layer=-1",
+        "CLS attention", "one layer's CLS row: that of the feature layer, as FasterVLM's and VisionZip's",
         rank=cls_attention, needs=("cls_attention",), takes_layer=True,
     ),
     "cls-attention-x-value": Method(
@@ -113,6 +157,8 @@ METHODS: dict[str, Method] = {
         needs=("middle_mean", "deep_mean"),
         takes_layer=True,
         default_layer="middle layer",
+        has_variants=True,
+        differs_under=HIPRUNE_DIFFERS_UNDER,
     ),
     "visionzip": Method(
         "VisionZip",
@@ -120,12 +166,18 @@ METHODS: dict[str, Method] = {
         rank=visionzip,
         needs=("cls_attention", "keys"),
         joins=visionzip_joins,
+        has_variants=True,
+        hands_cls=("official",),
+        behind=is_contextual,
+        differs_under=VISIONZIP_DIFFERS_UNDER,
     ),
     "vispruner": Method(
         "VisPruner",
         "VisPruner, arXiv 2412.01818 (ICCV 2025), Method: important tokens by CLS attention, then diverse ones",
         rank=vispruner,
         needs=("cls_attention", "features"),
+        settings=(Setting("important_share", 0.5, "share of the budget that goes by CLS attention; 0.5 as released"),),
+        differs=VISPRUNER_DIFFERS,
     ),
     "divprune": Method(
         "DivPrune",
@@ -146,12 +198,15 @@ METHODS: dict[str, Method] = {
         stage="decoder",
         needs=("last_attention",),
         decoder=DecoderPlan(second_layer, last_token_attention, keeps_positions=True),
+        differs=FASTV_DIFFERS,
     ),
     "dart": Method(
         "DART",
         "DART, arXiv 2502.11494 (EMNLP 2025), Method: the tokens least like a few pivots, after layer 1 (K = 2)",
         stage="decoder",
-        needs=("visual_keys", "text_keys", "visual_states", "text_states"),
+        needs=("visual_keys", "text_keys", "visual_states", "text_states", "visual_rows", "text_rows"),
+        has_variants=True,
+        differs_under=DART_DIFFERS_UNDER,
         decoder=DecoderPlan(second_layer, dart, keeps_positions=True),
         differs=DART_DIFFERS,
     ),
@@ -165,10 +220,14 @@ METHODS: dict[str, Method] = {
     ),
     "sparsevlm": Method(
         "SparseVLM",
-        "SparseVLM, arXiv 2410.04417 (ICML 2025), Method: text raters, after layers 2, 6, 15 of 32; without recycling",
+        "SparseVLM, arXiv 2410.04417 (ICML 2025), Method: text raters, after layers 2, 6, 15 of 32",
         stage="decoder",
         needs=("rater_attention",),
         decoder=DecoderPlan(sparse_layers, rater_attention),
+        settings=(
+            Setting("recycling", False, "merge the best pruned tokens into new ones, as in SparseVLM's version 1"),
+        ),
+        differs_under=SPARSE_DIFFERS_UNDER,
         differs=SPARSE_DIFFERS,
     ),
     "downsample": Method(

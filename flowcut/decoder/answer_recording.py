@@ -185,7 +185,8 @@ class AnswerRecording:
     def _by_visual_token(self, layer: _Layer, numbers: Tensor) -> Tensor:
         """[H, V], NaN where a token was cut before this layer; [H, V'] in."""
         found = numbers.new_full((len(numbers), len(self.visual_rows)), torch.nan)
-        found[:, torch.isin(self.visual_rows, layer.prompt_rows)] = numbers
+        read = layer.prompt_rows[torch.isin(layer.prompt_rows, self.visual_rows)]
+        found[:, torch.searchsorted(self.visual_rows, read)] = numbers
         return found
 
 

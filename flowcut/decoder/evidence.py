@@ -47,6 +47,8 @@ def gather(needs: Sequence[str] | None, current: DecoderPass, span: Span, inputs
         text = current.columns(prompt, current.text_after(span)).to(key.device)
         for name, columns in (("visual_keys", visual), ("text_keys", text)):
             span.evidence[name] = rows_of(key[prompt].transpose(0, 1).flatten(1), columns)
+    if {"visual_rows", "text_rows"} & set(needs):
+        span.evidence.update(current.places_of(span))
     asking = {
         "last_attention": torch.tensor([current.last[prompt]]),
         "rater_attention": span.raters,

@@ -13,11 +13,12 @@ class KeptRows:
     """What is left of a batch of prompts after the cut; kept beside the cache that was filled with it."""
 
     rows: Tensor
-    """int64 [B, L'], rows of the uncut sequence; 0 where a shorter prompt is filled up, at the start."""
+    """int64 [B, L'], rows of the uncut sequence, in the order of what is left; 0 where a shorter prompt is filled up,
+    at the start."""
     live: Tensor
     """bool [B, L'], False where it is filled up."""
     shift: Tensor
-    """int64 [B, L'], by how much the position of each row moves: the visual tokens removed before it, or 0."""
+    """int64 [B, L'], by how much the position of each row moves towards the start, or 0."""
     removed: Tensor
     """int64 [B], visual tokens removed from each prompt."""
     moved: Tensor
@@ -41,9 +42,10 @@ class KeptRows:
         return KeptRows(rows, live, shift, removed, moved, self.prompt_length)
 
     def columns(self, prompt: int, rows: Tensor) -> Tensor:
-        """int64, where these live rows of one prompt, ascending, lie in the sequence that is left."""
+        """int64, where these live rows of one prompt lie in the sequence that is left."""
         own = self.rows[prompt][self.live[prompt]]
-        return torch.searchsorted(own, rows.to(own.device)) + len(self.live[prompt]) - len(own)
+        ascending, order = own.sort()
+        return order[torch.searchsorted(ascending, rows.to(own.device))] + len(self.live[prompt]) - len(own)
 
     def places(self, earlier: KeptRows | None) -> Tensor:
         """int64 [B, L'], where each row lies in the sequence that an earlier cut left; 0 where it is filled up."""
@@ -76,7 +78,12 @@ class KeptRows:
 
 
 def kept_rows_of(
-    spans: list[tuple[int, int, int]], kept: list[Tensor], live: Tensor, device: torch.device, renumber: bool = True
+    spans: list[tuple[int, int, int]],
+    kept: list[Tensor],
+    live: Tensor,
+    device: torch.device,
+    renumber: bool = True,
+    merged: list[Tensor] | None = None,
 ) -> KeptRows:
     """What of [B, L] rows goes on: all that are live but the visual tokens that were not kept; padding goes too.
 
@@ -85,17 +92,23 @@ def kept_rows_of(
         kept: int64, per span, the visual ids that are kept.
         live: bool [B, L], False where a prompt is padded.
         renumber: whether positions move up to close the gaps.
+        merged: int64, per span, the visual ids whose rows are taken by tokens that come behind the kept ones; None:
+            there are none.
     """
     pruned = torch.zeros_like(live)
-    for (prompt, start, length), ids in zip(spans, kept, strict=True):
+    order = torch.arange(live.shape[1], dtype=torch.float64).repeat(len(live), 1)
+    for number, ((prompt, start, length), ids) in enumerate(zip(spans, kept, strict=True)):
+        behind = ids[:0] if merged is None else merged[number]
         pruned[prompt, start : start + length] = True
-        pruned[prompt, start + ids] = False
+        pruned[prompt, start + torch.cat([ids, behind])] = False
+        order[prompt, start + behind] = start + length - 1 + torch.linspace(0, 1, len(behind) + 2).double()[1:-1]
     rows = [row.nonzero()[:, 0] for row in live & ~pruned]
+    rows = [row[own[row].argsort()] for row, own in zip(rows, order, strict=True)]
     longest = max(len(row) for row in rows)
     filled = torch.stack([nn.functional.pad(row, (longest - len(row), 0)) for row in rows])
     is_row = torch.arange(longest) >= torch.tensor([[longest - len(row)] for row in rows])
-    before = pruned.cumsum(dim=1)
-    shift, removed = before.gather(1, filled).to(device), before[:, -1].to(device)
+    place_then, place_now = live.cumsum(dim=1).gather(1, filled) - 1, is_row.cumsum(dim=1) - 1
+    shift, removed = (place_then - place_now).to(device), pruned.sum(dim=1).to(device)
     moved = removed if renumber else torch.zeros_like(removed)
     shift = shift if renumber else torch.zeros_like(shift)
     return KeptRows(filled.to(device), is_row.to(device), shift, removed, moved, prompt_length=live.shape[1])

@@ -5,10 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from flowcut.decoder.deepstack import Deepstack
+from flowcut.decoder.kept_rows import KeptRows
+from flowcut.decoder.recycling import noise_source, recycle
 from flowcut.decoder.segment import Segment, Span
 from flowcut.decoder.spans import Aim, check_spans
 from flowcut.decoder.two_way import is_ready_made, makes_own_masks, padding_of
@@ -76,6 +79,15 @@ class DecoderPass:
         """int64, where rows of a prompt that are still kept lie in the sequence as it is now."""
         return self.segments[-1].kept_rows.columns(prompt, rows) if self.segments else rows
 
+    def places_of(self, span: Span) -> dict[str, np.ndarray]:
+        """Places in the uncut prompt, padding not counted, of a picture's tokens still kept and of the text after."""
+        assert self.live is not None
+        padded = int(self.live[span.prompt].int().argmax())
+        return {
+            "visual_rows": span.rows().numpy() - padded,
+            "text_rows": self.text_after(span).numpy() - padded,
+        }
+
     def text_after(self, span: Span) -> Tensor:
         """int64 [m], rows of the text tokens between a picture and the prompt's end, the last one among them."""
         assert self.live is not None
@@ -85,6 +97,31 @@ class DecoderPass:
             if other.prompt == span.prompt:
                 is_text[other.start : other.start + other.length] = False
         return is_text.nonzero()[:, 0]
+
+
+def merge_pruned(current: DecoderPass, span: Span, hidden: Tensor, rows: Tensor, scores: np.ndarray) -> None:
+    """Merge some of a span's tokens that were just pruned into new ones, which it then has behind those it kept.
+
+    Args:
+        current: the prefill.
+        span: what is left of it.
+        hidden: [B, L', width], the sequence before this step.
+        rows: int64 [p], rows of the uncut sequence of what was pruned; `scores` float64 [p] what that was ranked by.
+    """
+    span.noise = span.noise or noise_source()
+    columns = current.columns(span.prompt, rows).to(hidden.device)
+    span.fresh, centres = recycle(hidden[span.prompt, columns].detach(), torch.from_numpy(scores), span.noise)
+    span.merged = np.concatenate([span.merged, rows.numpy()[centres.cpu().numpy()] - span.start])
+
+
+def put_merged(current: DecoderPass, kept_rows: KeptRows, hidden: Tensor) -> Tensor:
+    """[B, L', width], what is left of a sequence, with the tokens that were merged at this step in their places."""
+    for span in current.spans:
+        if span.fresh is not None:
+            rows = torch.from_numpy(span.start + span.merged[-len(span.fresh) :])
+            hidden[span.prompt, kept_rows.columns(span.prompt, rows)] = span.fresh
+            span.fresh = None
+    return hidden
 
 
 def check_cache(cache: Any) -> None:

@@ -29,7 +29,7 @@ from flowcut.decoder.evidence import LayerInputs, find_raters, gather, take_hidd
 from flowcut.decoder.guards import check_cut, seal
 from flowcut.decoder.kept_rows import KeptRows, kept_rows_of
 from flowcut.decoder.locate import LanguageDecoder, find_decoder
-from flowcut.decoder.passes import DecoderPass, check_cache, padding_mask
+from flowcut.decoder.passes import DecoderPass, check_cache, merge_pruned, padding_mask, put_merged
 from flowcut.decoder.segment import Segment, Span
 from flowcut.decoder.spans import Aim
 from flowcut.decoder.to_record import Setting, draft
@@ -233,7 +233,7 @@ class LanguageRecording:
             needs = None if self._plan is None else self._needs
             with torch.no_grad(), full_precision(query.device):
                 for span in current.spans:
-                    if self.cut is None or len(span.kept) > self.cut.tokens:
+                    if self.cut is None or len(span.alive) > self.cut.tokens:
                         gather(needs, current, span, inputs)
         return query.new_zeros(query.shape).transpose(1, 2) if ahead else attention(query, key, value)
 
@@ -319,7 +319,8 @@ class LanguageRecording:
         lost = self._choose(step, current, hidden, kwargs)
         kept = [torch.from_numpy(span.kept) for span in current.spans]
         places = [span.place for span in current.spans]
-        kept_rows = kept_rows_of(places, kept, current.live, hidden.device, not self._keeps_positions)
+        merged = [torch.from_numpy(span.merged) for span in current.spans]
+        kept_rows = kept_rows_of(places, kept, current.live, hidden.device, not self._keeps_positions, merged)
         if lost or not current.segments:
             assert current.aim is not None
             times = current.aim.repeats(len(hidden))
@@ -335,14 +336,14 @@ class LanguageRecording:
             self._cut_of[kwargs["past_key_values"]] = [
                 (segment.after, segment.kept_rows) for segment in current.segments
             ]
-        return hidden.gather(1, here[..., None].expand(-1, -1, hidden.shape[-1]))
+        return put_merged(current, kept_rows, hidden.gather(1, here[..., None].expand(-1, -1, hidden.shape[-1])))
 
     def _choose(self, step: int, current: DecoderPass, hidden: Tensor, kwargs: Mapping[str, Any]) -> bool:
         """Prune each span at this step; whether any lost something."""
         if self.cut is None:
             return False
         budgets = [step_tokens(span.length, self.cut.tokens, step, len(self.layers)) for span in current.spans]
-        losing = [(span, left) for span, left in zip(current.spans, budgets, strict=True) if len(span.kept) > left]
+        losing = [(span, left) for span, left in zip(current.spans, budgets, strict=True) if len(span.alive) > left]
         if losing and self._plan is not None and self._plan.looks_ahead:
             self._run_ahead(current, self.layers[step] + 1, hidden, kwargs)
         if losing and "visual_states" in self._needs:
@@ -350,21 +351,22 @@ class LanguageRecording:
         if losing and "visual_hidden" in self._needs:
             take_hidden(current, hidden)
         for span, left in losing:
-            ranking = self._rank(span, step)
-            span.rank[span.kept] = ranking
-            places = highest(ranking, left)
-            span.pruned_at[np.delete(span.kept, places)] = self.layers[step]
-            span.kept = span.kept[places]
+            ranking, rows = self._rank(span, step), span.rows()
+            gone = span.keep(highest(ranking, left), ranking, self.layers[step])
+            if self.cut.setting("recycling"):
+                merge_pruned(current, span, hidden, rows[gone], ranking[gone])
+        for span in current.spans:
+            span.read.append(len(span.alive))
         return bool(losing)
 
     def _rank(self, span: Span, step: int) -> np.ndarray:
-        """float64 [n], the ranking of one span's visual tokens that are still kept."""
+        """float64 [n + m], the ranking of one span's visual tokens that are alive."""
         assert self.cut is not None
         if self._plan is None:
             assert span.criteria is not None
             ranking = span.criteria.score[0].cpu().double().numpy()
         else:
-            evidence = DecoderEvidence(len(span.kept), **span.evidence)
+            evidence = DecoderEvidence(len(span.alive), **span.evidence)
             ranking = METHODS[self.cut.method].ranking(evidence, self.cut)
         if not np.isfinite(ranking).all():
             raise FlowCutError(

@@ -95,6 +95,15 @@ class Span:
     """What another method needs of the layer at hand, by the names of DecoderEvidence's fields."""
     raters: Tensor | None = None
     """int64, rows of the text tokens that rate (SparseVLM)."""
+    merged: np.ndarray = field(default_factory=lambda: np.empty(0, dtype=np.int64))
+    """int64 [m], of the tokens merged from pruned ones, which come behind the kept: the visual id at the centre of each
+    one's cluster, whose row they take."""
+    fresh: Tensor | None = None
+    """[m', width], those that were merged at the last step, the last of `merged`."""
+    noise: torch.Generator | None = None
+    """Of a span whose pruned tokens are merged."""
+    read: list[int] = field(default_factory=list)
+    """Tokens that are left after each step so far."""
 
     @classmethod
     def whole(cls, prompt: int, start: int, length: int) -> Span:
@@ -106,9 +115,32 @@ class Span:
         """Prompt, start and length."""
         return self.prompt, self.start, self.length
 
+    @property
+    def alive(self) -> np.ndarray:
+        """int64 [n + m], visual ids of the tokens that layers read now: the kept, then the merged."""
+        return np.concatenate([self.kept, self.merged])
+
     def rows(self) -> Tensor:
-        """int64 [n], rows of the uncut sequence of the visual tokens still kept."""
-        return torch.from_numpy(self.start + self.kept)
+        """int64 [n + m], rows of the uncut sequence of the visual tokens that layers read now."""
+        return torch.from_numpy(self.start + self.alive)
+
+    def keep(self, places: np.ndarray, ranking: np.ndarray, layer: int) -> np.ndarray:
+        """Go on with some of the tokens alive.
+
+        Args:
+            places: int64, ascending, where they lie among those alive.
+            ranking: float64 [n + m], what those alive were ranked by.
+            layer: after which it is.
+
+        Returns:
+            int64, where those that go lie among those alive.
+        """
+        count = len(self.kept)
+        self.rank[self.kept] = ranking[:count]
+        stay, stay_merged = places[places < count], places[places >= count] - count
+        self.pruned_at[np.delete(self.kept, stay)] = layer
+        self.kept, self.merged, self.fresh = self.kept[stay], self.merged[stay_merged], None
+        return np.delete(np.arange(len(ranking)), places)
 
     def ranking(self) -> np.ndarray:
         """float64 [N], as LanguageRecord.ranking says."""

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from flowcut.criteria import METHODS, DecoderPlan
+from flowcut.criteria import DecoderPlan
 from flowcut.criteria.decoder import step_tokens
 from flowcut.criteria.flowcut import Criteria
 from flowcut.cut import CutConfig
@@ -19,6 +19,12 @@ from flowcut.decoder.locate import LanguageDecoder
 from flowcut.decoder.passes import DecoderPass
 from flowcut.decoder.segment import Span
 from flowcut.records.vision import PADDING_ID
+
+MERGED_NOTE = (
+    "{merged} of the {alive} visual tokens that the last layers read are merged from pruned ones: they come behind the "
+    "others and count as no patch that is kept; where attention is shown, theirs is shown at the token at the centre "
+    "of each cluster."
+)
 
 
 @dataclass(frozen=True)
@@ -88,14 +94,17 @@ def _notes(setting: Setting, spans: list[Span]) -> tuple[str, ...]:
             f"{longest}."
         )
     elif setting.plan is not None:
-        longest = max(span.length for span in spans)
-        notes.append(_what_it_costs(longest, setting.cut.tokens, setting.layers, len(setting.decoder.layers)))
+        span = max(spans, key=lambda one: one.length)
+        notes.append(_what_it_costs(span, setting.cut.tokens, setting.layers, len(setting.decoder.layers)))
+        if len(span.merged):
+            notes.append(MERGED_NOTE.format(merged=len(span.merged), alive=len(span.alive)))
     return tuple(notes)
 
 
-def _what_it_costs(visual: int, tokens: int, layers: tuple[int, ...], n_layers: int) -> str:
+def _what_it_costs(span: Span, tokens: int, layers: tuple[int, ...], n_layers: int) -> str:
     """A budget at the end says little of the layers before: in words, what all layers read on average."""
-    left = [step_tokens(visual, tokens, step, len(layers)) for step in range(len(layers))]
+    visual, steps = span.length, range(len(span.read), len(layers))
+    left = [*span.read, *(step_tokens(visual, tokens, step, len(layers)) for step in steps)]  # the rest is to come
     begins = [0, *(layer + 1 for layer in layers), n_layers]
     read = [visual, *left]
     mean = sum(n * (end - begin) for n, (begin, end) in zip(read, pairwise(begins), strict=True)) / n_layers
@@ -111,7 +120,7 @@ def _differences(setting: Setting, current: DecoderPass, prompts: int, kept_rows
         return ()
     if setting.plan is not None:
         assert setting.cut is not None
-        return METHODS[setting.cut.method].differs
+        return setting.cut.differs
     said = []
     if prompts > 1:
         said.append("The released code cannot decode a batch after this cut; here each prompt has its own shift.")

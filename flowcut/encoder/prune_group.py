@@ -45,6 +45,8 @@ MIDDLE = 9 / 24
 """HiPrune looks at the 9th of CLIP-L's 24 layers; elsewhere at the layer of the same relative depth."""
 SHOWN_BY_A_LAYER = ("cls_attention", "value_norm", "middle_mean", "deep_mean", "keys")
 """Fields of Evidence that one layer's queries, keys and values show."""
+MIDDLE_WITH_WINDOWS = 16 / 32
+"""In towers that attend in windows it looks at the 16th of 32 layers, one that attends to the whole picture."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +72,10 @@ class EncoderPlan:
     seen_by: CutConfig | None = None
     """The cut behind the projector, if one is made there: what its method wants to know of the attention is gathered
     here, and nothing is cut."""
+    windows: bool = False
+    """Whether most layers attend within windows."""
+    hands_cls: bool = True
+    """Whether whoever reads the encoder takes the CLS token too, where the method hands it over."""
 
     @property
     def as_own_release(self) -> bool:
@@ -92,6 +98,13 @@ class EncoderPlan:
         return None if self.cut is None else METHODS[self.cut.method]
 
     @property
+    def cls_goes_on(self) -> bool:
+        """Whether a cut keeps CLS as one of its tokens for the language model; never as the only one."""
+        if self.cut is None or self.cut.tokens < 2:
+            return False
+        return self.cut.variant in METHODS[self.cut.method].hands_cls and self.hands_cls and not self.proxy
+
+    @property
     def recipe(self) -> Recipe | None:
         """FlowCut's parts that are in, where FlowCut or an ablation of it cuts."""
         return None if self.method is None else self.method.recipe
@@ -103,7 +116,8 @@ class EncoderPlan:
             return []
         needs, chosen = METHODS[looking.method].needs, looking.layer
         asked = self.feature_layer if chosen is None else chosen % self.n_layers
-        middle = max(round(MIDDLE * self.n_layers) - 1, 0) if chosen is None else asked
+        depth = MIDDLE_WITH_WINDOWS if self.windows else MIDDLE
+        middle = max(round(depth * self.n_layers) - 1, 0) if chosen is None else asked
         wanted = {"cls_attention": asked, "value_norm": asked, "middle_mean": middle}
         found = (name for name in needs if name in SHOWN_BY_A_LAYER)
         return [name for name in found if wanted.get(name, self.feature_layer) == layer]
@@ -356,16 +370,29 @@ class PruneGroup:
             raise InvalidCut(f"{method.label} compares single patches, and squares of them are cut here.")
         batch, before, device = len(self.kept_ids), self.tokens, self.kept_ids.device
         found: dict[str, Any] = {name: tensor.cpu().double().numpy() for name, tensor in self.evidence.items()}
-        evidence = Evidence(batch, before, **found, grid_cols=self.grid_cols // self.plan.merge_side)
-        cut = replace(cut, tokens=self.target)
+        cls, grid_cols = self.plan.cls_goes_on, self.grid_cols // self.plan.merge_side
+        evidence = Evidence(batch, before, **found, grid_cols=grid_cols, with_cls=cls)
+        cut = replace(cut, tokens=self.target - (1 if cls else 0))
         ranking = method.ranking(evidence, cut)
-        kept = torch.from_numpy(highest_ranked(ranking, self.target)).to(device)
+        kept = torch.from_numpy(highest_ranked(ranking, cut.tokens)).to(device)
         if method.joins is not None:
             self.joins = self._places(torch.from_numpy(method.joins(evidence, cut, ranking)).to(device), kept)
         self.ranks = ungroup(torch.from_numpy(ranking), self._groups().cpu()) if method.ranks else None
         nothing = np.full(batch, np.nan)
-        self.steps.append(StepDraft(layer, before * size, self.target * size, True, nothing, nothing))
-        return self._note_pruned(layer, kept)
+        self.steps.append(StepDraft(layer, before * size, cut.tokens * size, True, nothing, nothing))
+        positions = self._note_pruned(layer, kept)
+        if not cls or method.behind is None:
+            return positions
+        return self._in_order(positions, torch.from_numpy(method.behind(ranking)).to(device).gather(1, kept))
+
+    def _in_order(self, kept: Tensor, behind: Tensor) -> Tensor:
+        """The positions kept, [b, T], those `behind` after the others; ids and joins of the prune group follow."""
+        order = behind.long().argsort(dim=1, stable=True)
+        self.kept_ids = self.kept_ids.gather(1, order)
+        if self.joins is not None:
+            joined = order.argsort(dim=1).gather(1, self.joins.clamp_min(0))
+            self.joins = joined.where(self.joins >= 0, -1)
+        return kept.gather(1, order)
 
     def _places(self, joined: Tensor, kept: Tensor) -> Tensor:
         """int64 [b, N], patch ids as places among the kept, [b, T] ascending; -1 stays -1."""

@@ -12,10 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from flowcut.criteria import METHODS
 from flowcut.criteria.stages import ENCODER, PROJECTOR
 from flowcut.cut import CutConfig, check_is_cut, check_single, stage_of
 from flowcut.encoder.locate import PackedEncoder, VisionEncoder, feature_layer_index, find_encoder, read_layer_index
+from flowcut.encoder.notes import differences_of, looks_behind, notes_of
 from flowcut.encoder.passes import BatchPass, Call, EncoderPass, PackedPass
 from flowcut.encoder.prune_group import EncoderPlan, PruneGroup
 from flowcut.encoder.to_record import assemble
@@ -24,13 +24,6 @@ from flowcut.hooks.attention import Attention, is_watching, watched, watching
 from flowcut.hooks.elsewhere import Elsewhere
 from flowcut.hooks.usable import check_usable
 from flowcut.records.vision import FlowRecord
-
-PROXY_NOTE = (
-    "This encoder has no CLS token: what is shown as CLS is a proxy, the mean of all patches' queries and values."
-)
-MERGED = "Patches that were cut are not dropped: each is merged into one of the kept, which stands at its own place on "
-JOINED_NOTE = f"{MERGED}the grid (the released code puts merged tokens behind the others)."
-MEAN_NOTE = f"{MERGED}the grid, as the mean of all that it stands for."
 
 
 def record(
@@ -107,10 +100,15 @@ class Recording:
         *,
         flows: bool = True,
         matrices: bool = False,
+        hands_cls: bool = True,
         facts: dict[str, Any] | None = None,
         seen_by: CutConfig | None = None,
     ) -> Recording:
-        """As `record`, for a cut that is known to be one of the encoder's, or one that is made behind the projector."""
+        """As `record`, for a cut that is known to be one of the encoder's, or one that is made behind the projector.
+
+        Args:
+            hands_cls: whether what reads the encoder takes its CLS token, where a method hands it over.
+        """
         encoder = find_encoder(vision_model)
         n_layers = len(encoder.layers)
         _check_evidence_layer(cut, n_layers)
@@ -127,6 +125,8 @@ class Recording:
             own_release=encoder.own_release,
             merge_side=encoder.merge_side if isinstance(encoder, PackedEncoder) else 1,
             seen_by=seen_by if stage_of(seen_by) is PROJECTOR else None,
+            windows=isinstance(encoder, PackedEncoder) and encoder.window_side is not None,
+            hands_cls=hands_cls,
         )
         return cls(encoder, plan, facts or {})
 
@@ -166,8 +166,11 @@ class Recording:
                 "Nothing was recorded: run the vision encoder inside the with, in the thread that entered it."
             )
         if self._record is None:
-            notes = (*self._notes(), *self.facts.get("notes", ()))
-            differs = (*self._differs(), *self.facts.get("differs_from_release", ()))
+            notes = (*notes_of(self.plan, self._finished), *self.facts.get("notes", ()))
+            differs = (
+                *differences_of(self.plan, self._finished, self.encoder),
+                *self.facts.get("differs_from_release", ()),
+            )
             facts = {**self.encoder.facts(), **self.facts, "notes": notes, "differs_from_release": differs}
             self._record = assemble(self._finished, facts)
         return self._record
@@ -209,8 +212,7 @@ class Recording:
     @property
     def looks_behind(self) -> str | None:
         """A sentence where the cut's criterion looks at a layer that the language model does not read."""
-        cut, plan = self.plan.cut, self.plan
-        return None if cut is None else cut.looks_behind(plan.n_layers, plan.read_layer)
+        return looks_behind(self.plan)
 
     @property
     def was_cut(self) -> list[bool]:
@@ -270,35 +272,6 @@ class Recording:
         """Add to the record what only the caller knows: geometry, notes, model_id."""
         self.facts.update(facts)
         self._record = None
-
-    def _differs(self) -> tuple[str, ...]:
-        """Where the cut in force is made in another way than in the released code of its method."""
-        cut = self.plan.cut
-        if cut is None:
-            return ()
-        was_cut = any(group.steps for group in self._finished)
-        by_encoder = self.encoder.differs_under(cut.variant) if cut.by_flowcut else ()
-        return (*by_encoder, *(METHODS[cut.method].differs if was_cut else ()))
-
-    def _notes(self) -> tuple[str, ...]:
-        cut = self.plan.cut
-        scored = any(prune_group.cumulative is not None for prune_group in self._finished)
-        notes = ["Scores are taken in float32, whatever the model's dtype."] if scored else []
-        if self.plan.proxy:
-            notes.append(PROXY_NOTE)
-        if self.looks_behind is not None:
-            notes.append(self.looks_behind)
-        if cut is not None and METHODS[cut.method].joins is not None:
-            notes.append(MEAN_NOTE if METHODS[cut.method].merges_by_mean else JOINED_NOTE)
-        whole = [index for index, prune_group in enumerate(self._finished) if not prune_group.steps]
-        if cut is not None and len(whole) == len(self._finished):
-            kind = "patches" if self.plan.merge_side == 1 else "tokens"
-            most, rows = max(group.tokens for group in self._finished), sum(len(g.kept_ids) for g in self._finished)
-            there = f"{most} {kind}" if rows == 1 else f"at most {most} {kind} in each of {rows} pictures or tiles"
-            notes.append(f"Nothing was cut: {cut.tokens} tokens were asked for and there are {there}.")
-        elif cut is not None and self.plan.merge_side > 1:
-            notes += [f"Row {row} was left whole: its budget is no smaller than its tokens." for row in whole]
-        return tuple(notes)
 
     def _in_force(self) -> bool:
         return is_watching(self)

@@ -21,7 +21,7 @@ def assemble(groups: Sequence[PruneGroup], facts: dict[str, Any]) -> FlowRecord:
     return FlowRecord(
         layers=tuple(_merge_layer(found, step_after.get(found[0].layer)) for found in drafts),
         steps=steps,
-        kept_patch_ids=_merge([_numpy(group.kept_ids) for group in groups]),
+        kept_patch_ids=_merge([np.sort(_numpy(group.kept_ids), axis=1) for group in groups]),
         pruned_at_layer=_merge([_numpy(group.pruned_at) for group in groups]),
         n_patches=max(int(group.pruned_at.shape[1]) for group in groups),
         n_layers=plan.n_layers,

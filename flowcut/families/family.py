@@ -127,6 +127,8 @@ class Family(ABC):
     """Frames a second that its processor presumes where none are known, to write their times into the prompt."""
     unread: str | None = None
     """Why its vision encoder is not read, one sentence; None: it is. Then methods choose behind the projector."""
+    hands_cls: bool = False
+    """Whether a CLS token goes to the language model where a method hands it over as one of its tokens."""
     positions_are_places: bool = False
     """Whether visual tokens are numbered by their place in the picture or video, which tokens that stay keep."""
 

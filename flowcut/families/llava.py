@@ -31,6 +31,7 @@ class Llava(ClipLlava):
     towers: tuple[str, ...] = (*ClipLlava.towers, SIGLIP)
     published = PUBLISHED["llava"]
     stages: tuple[Stage, ...] = tuple(STAGES.values())
+    hands_cls = True
 
     def cls_tokens(self, model: PreTrainedModel) -> int:
         """CLS tokens among a picture's visual tokens; -1 where the model drops a patch as if it were one."""

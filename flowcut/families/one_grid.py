@@ -39,7 +39,14 @@ class OneGrid(LlavaBuild):
         given: Mapping[str, Any],
         cut: CutConfig | None,
     ) -> list[EncodedMedium]:
-        """Every picture through tower and projector in one batch; a CLS token, where it is read, is a separator."""
+        """Every picture through tower and projector in one batch; a CLS token, where it is read, is a separator.
+
+        Where the cut hands CLS over among its tokens, these fill the first placeholders: they are no longer in the
+        order of the picture.
+        """
+        if recording.plan.cls_goes_on and cut is not None and cut.tokens < self.n_patches(model):
+            features = self.image_features(model, kind, given, vision_feature_select_strategy="full")
+            return one_token_each(features, recording.kept_patch_ids, 1, in_picture_order=False)
         features = self.image_features(model, kind, given)
         return one_token_each(features, recording.kept_patch_ids, self.cls_tokens(model))
 
@@ -56,14 +63,19 @@ class OneGrid(LlavaBuild):
         return features
 
 
-def one_token_each(features: Tensor | list[Tensor], kept: Tensor, cls: int) -> list[EncodedMedium]:
+def one_token_each(
+    features: Tensor | list[Tensor], kept: Tensor, cls: int, in_picture_order: bool = True
+) -> list[EncodedMedium]:
     """Pictures whose tokens are `cls` separators and then one for each patch kept.
 
     Args:
         features: per picture [cls + T, width].
         kept: int64 [B, T], the patches.
+        in_picture_order: whether each token fills the placeholder of its patch, not the next one.
     """
     patches = torch.nn.functional.pad(kept, (cls, 0), value=SEPARATOR)
     rows = torch.arange(len(kept), device=kept.device)[:, None].expand_as(patches)
     sources = torch.stack([rows.where(patches != SEPARATOR, SEPARATOR), patches], dim=-1)
-    return [EncodedMedium.of_patches(*one) for one in zip(features, patches + cls, sources, strict=True)]
+    next_ones = torch.arange(patches.shape[1], device=kept.device).expand_as(patches)
+    places = patches + cls if in_picture_order else next_ones
+    return [EncodedMedium.of_patches(*one) for one in zip(features, places, sources, strict=True)]

@@ -105,6 +105,11 @@ def stage_under(cut: CutConfig | None, family: Family) -> Stage | None:
     return PROJECTOR if family.unread and stage is ENCODER else stage
 
 
+def hands_cls(cut: CutConfig, family: Family) -> bool:
+    """Whether one of the T tokens that the language model reads under this cut is CLS, and T - 1 are patches."""
+    return family.hands_cls and cut.variant in METHODS[cut.method].hands_cls and cut.tokens > 1
+
+
 def check_positions(positions: Positions, hf_model: PreTrainedModel, family: Family) -> None:
     """Refuse positions that this model cannot have.
 
@@ -161,6 +166,11 @@ def _positions_reason(cut: CutConfig, hf_model: PreTrainedModel, family: Family)
         return (
             f"{METHODS[cut.method].label} makes a grid of its own, whose patches have no places in the full prompt: "
             "its positions are renumbered, leave positions out."
+        )
+    if cut.positions == KEPT and hands_cls(cut, family) and cut.tokens < family.n_patches(hf_model):
+        return (
+            f"{METHODS[cut.method].label} hands CLS over, and merged tokens behind the others, which have no places in "
+            "the full prompt: its positions are renumbered, leave positions out, or take the variant paper."
         )
     return None if cut.positions is None else _cannot_have(positions_under(cut, family), hf_model, family)
 

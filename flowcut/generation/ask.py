@@ -273,9 +273,7 @@ class _Work:
             record=record if self.recorded.flow else None,
             created=datetime.now(UTC).isoformat(timespec="seconds"),
             notes=(*picture.notes, *notes, *filter(None, [session.recording.looks_behind]), *_missing(record)),
-            tower_tokens=0
-            if record.unread
-            else int((record.kept_patch_ids != PADDING_ID).sum()) // record.patches_per_token,
+            tower_tokens=_tower_tokens(session, record),
             separator_tokens=session.separator_tokens,
             layer_tokens=listener.layer_tokens,
             language_record=session.language_record if self.recorded.flow else None,
@@ -379,3 +377,11 @@ def _seeded(seed: int | None, device: torch.device) -> Iterator[None]:
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
         yield
+
+
+def _tower_tokens(session: Session, record: FlowRecord) -> int:
+    """Tokens that went from the vision encoder to the projector: patches, or groups of them, and a CLS handed over."""
+    if record.unread:
+        return 0
+    cls = session.separator_tokens if session.recording.plan.cls_goes_on else 0
+    return int((record.kept_patch_ids != PADDING_ID).sum()) // record.patches_per_token + cls

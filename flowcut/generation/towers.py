@@ -28,7 +28,8 @@ def watched_tower(
     if family.unread is not None:
         return Unrecorded(tower, model, family.unread, facts)
     layer = family.feature_layer(model)
-    return Recording.of(tower, cut, layer, flows=flows, matrices=matrices, facts=facts, seen_by=seen_by)
+    looks = {"flows": flows, "matrices": matrices, "hands_cls": family.hands_cls}
+    return Recording.of(tower, cut, layer, **looks, facts=facts, seen_by=seen_by)
 
 
 def patch_size(model: PreTrainedModel) -> int:

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from flowcut.cut import CutConfig
+from flowcut.cut import CutConfig, stored_cut
 from flowcut.records.display import one_line
 from flowcut.records.tensor_file import read_file, renamed, write_file
 from flowcut.records.vision import PADDING_ID
@@ -37,7 +37,8 @@ class LanguageRecord:
     spans: np.ndarray
     """int64 [S, 2], start of each span in its prompt, and its length N."""
     rows_after: np.ndarray
-    """int64 [B, L'], rows of the uncut sequence that are kept after the layer; padding is not."""
+    """int64 [B, L'], rows of the uncut sequence that are kept after the layer, in the order in which they are read;
+    padding is not. A token that was merged from pruned ones has the row of the one at the centre of its cluster."""
     positions_before: np.ndarray
     """int64 [B, L], position ids at the layers up to and with the pruning layer; where visual tokens are numbered by
     time, row and column (Qwen-VL), which no cut changes, the places of all tokens in the prompt."""
@@ -121,6 +122,6 @@ class LanguageRecord:
             **{
                 **renamed({**facts, **arrays}, NAMES_OF_VERSION_1),
                 **sentences,
-                "cut": None if cut is None else CutConfig(**cut),
+                "cut": stored_cut(cut),
             }
         )

@@ -13,7 +13,7 @@ import numpy as np
 
 from flowcut.criteria import METHODS
 from flowcut.criteria.positions import KEPT
-from flowcut.cut import CutConfig
+from flowcut.cut import CutConfig, stored_cut
 from flowcut.records.answer_attention import AnswerAttention
 from flowcut.records.display import html_table, one_line
 from flowcut.records.language import LanguageRecord
@@ -248,7 +248,7 @@ class Run:
         answer_attention: AnswerAttention | None = None,
     ) -> Run:
         """The run that `facts()` described, with its records put back."""
-        cut = None if facts["cut"] is None else CutConfig(**facts["cut"])
+        cut = stored_cut(facts["cut"])
         nested = {
             "tokens": tuple(_token(token) for token in facts["tokens"]),
             "times": Times(**facts["times"]),

@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from flowcut.cut import CutConfig
+from flowcut.cut import CutConfig, stored_cut
 from flowcut.ids import CLS_ID as CLS_ID
 from flowcut.ids import PADDING_ID as PADDING_ID
 from flowcut.records.display import html_masks, html_table, kept_grid, one_line
@@ -373,7 +373,7 @@ def _from_facts(facts: dict[str, Any], tensors: dict[str, np.ndarray]) -> FlowRe
         steps=steps,
         kept_patch_ids=tensors["kept_patch_ids"],
         pruned_at_layer=tensors["pruned_at_layer"],
-        cut=None if cut is None else CutConfig(**cut),
+        cut=stored_cut(cut),
         geometries=tuple(Geometry(**renamed(geometry, NAMES_OF_VERSION_2)) for geometry in geometries),
         notes=notes,
         differs_from_release=tuple(facts.pop("differs_from_release", ())),

@@ -44,6 +44,18 @@ def test_a_question_with_its_settings_is_asked_again() -> None:
     }  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    ("asked", "share"), [("important_share:0.75", 0.75), ("important_share:7", 0.5), ("mine:1", 0.5), (",:", 0.5)]
+)
+def test_a_link_says_the_settings_of_its_method(asked: str, share: float) -> None:
+    page = opened(method="vispruner", tokens="32", settings=asked)
+    cut = shown(page).cut.cut
+    assert cut is not None
+    assert (cut.method, cut.setting("important_share")) == ("vispruner", share)
+    said = {"settings": asked} if share != 0.5 else {}
+    assert address(page) == {"method": "vispruner", "tokens": "32", **said}
+
+
 def test_the_first_screen_needs_no_address_and_a_question_gets_one() -> None:
     page = opened()
     assert address(page) == {}

@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -84,6 +85,45 @@ def test_what_is_told_is_what_the_language_model_reads_in_the_end(
     run = store.load_run(tmp_path / "run")
     assert run.final_patch_ids is not None
     assert run.final_patch_ids.tolist() == facts["kept_patch_ids"]
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ("--method vispruner --set important_share=0.75", {"important_share": 0.75}),
+        ("--method vispruner", {"important_share": 0.5}),
+        ("--method sparsevlm --set recycling=on", {"recycling": True}),
+    ],
+)
+def test_settings_of_a_method_reach_the_run(
+    model: str, picture: str, options: str, said: dict[str, Any], capsys: pytest.CaptureFixture
+) -> None:
+    more = "--tokens 9 --max-new-tokens 2 --json"
+    assert flow("ask", picture, "What?", "--model", model, *options.split(), *more.split()) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["cut"]["settings"] == said
+    assert facts["title"] == flowcut.Cut(facts["cut"]["method"], tokens=9, **said).title
+    assert facts["differs_from_release"]
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ("--method vispruner --set share=1", "has no setting 'share': it has important_share"),
+        ("--method vispruner --set important_share", "write a name and a value"),
+        ("--method vispruner --set important_share=lots", "must be a number from 0 to 1"),
+        ("--method sparsevlm --set recycling=0.5", "must be True or False"),
+        ("--method fastv --set recycling=on", "it has none of its own"),
+        ("--method fastv --variant paper", "has no variants"),
+    ],
+)
+def test_settings_that_no_method_has_are_refused_at_once(
+    picture: str, options: str, sentence: str, capsys: pytest.CaptureFixture
+) -> None:
+    assert flow("ask", picture, "What?", *options.split()) != 0
+    told = capsys.readouterr().err.strip()
+    assert sentence in told
+    assert "\n" not in told
 
 
 def test_options_reach_the_run(model: str, picture: str, capsys: pytest.CaptureFixture) -> None:

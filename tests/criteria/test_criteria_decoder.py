@@ -76,12 +76,18 @@ def test_dart_by_hand() -> None:
     order = np.argsort(-naive(keys, np.ones((1, 2)), states, text, 6), kind="stable")
     assert order[:4].tolist() == [2, 4, 3, 0]  # all four image pivots, by norm of key
     evidence = DecoderEvidence(5, visual_keys=keys, text_keys=np.ones((1, 2)), visual_states=states, text_states=text)
-    assert dart(evidence, cut_of("dart", 2)).tolist() == [0, 0, 2, 0, 1]
-    assert dart(evidence, cut_of("dart", 5)).tolist() == [2, 1, 5, 3, 4]
+    assert dart(evidence, dart_as("paper", 2)).tolist() == [0, 0, 2, 0, 1]
+    assert dart(evidence, dart_as("paper", 5)).tolist() == [2, 1, 5, 3, 4]
 
 
-def naive(keys: np.ndarray, text_keys: np.ndarray, states: np.ndarray, text: np.ndarray, tokens: int) -> np.ndarray:
-    """DART, token by token."""
+def dart_as(variant: str, tokens: int) -> flowcut.CutConfig:
+    return flowcut.Cut("dart", tokens=tokens, variant=variant)
+
+
+def naive(
+    keys: np.ndarray, text_keys: np.ndarray, states: np.ndarray, text: np.ndarray, tokens: int, start: int | None = None
+) -> np.ndarray:
+    """DART, token by token; as released where it is said in which row of the prompt the picture starts."""
 
     def largest(of: np.ndarray) -> list[int]:
         return sorted(range(len(of)), key=lambda i: -np.abs(of[i]).sum())[:4]
@@ -91,6 +97,9 @@ def naive(keys: np.ndarray, text_keys: np.ndarray, states: np.ndarray, text: np.
 
     chosen = largest(keys)[:tokens]
     pivots = [states[i] for i in chosen] + [text[i] for i in largest(text_keys)]
+    if start is not None:
+        by_row = {start + i: states[i] for i in chosen} | {start + len(keys) + i: text[i] for i in largest(text_keys)}
+        pivots = [by_row[row] for row in set(by_row)]
     shares = [(tokens - len(chosen)) // len(pivots)] * len(pivots)
     for place in range((tokens - len(chosen)) % len(pivots)):
         shares[place] += 1
@@ -104,15 +113,16 @@ def naive(keys: np.ndarray, text_keys: np.ndarray, states: np.ndarray, text: np.
     return ranking
 
 
+@pytest.mark.parametrize("variant", ["official", "paper"])
 @pytest.mark.parametrize("tokens", [2, 4, 11, 26])
-def test_dart_is_the_slow_one(tokens: int) -> None:
-    draw = np.random.default_rng(tokens)
+def test_dart_is_the_slow_one(tokens: int, variant: str) -> None:
+    draw, official = np.random.default_rng(tokens), variant == "official"
     parts = [draw.normal(size=shape) for shape in ((30, 6), (7, 6), (30, 5), (7, 5))]
-    evidence = DecoderEvidence(
-        30, visual_keys=parts[0], text_keys=parts[1], visual_states=parts[2], text_states=parts[3]
-    )
-    np.testing.assert_array_equal(dart(evidence, cut_of("dart", tokens)), naive(*parts, tokens))
-    assert (dart(evidence, cut_of("dart", tokens)) > 0).sum() == tokens
+    names = ("visual_keys", "text_keys", "visual_states", "text_states")
+    rows = {"visual_rows": 35 + np.arange(30), "text_rows": 65 + np.arange(7)} if official else {}
+    ranking = dart(DecoderEvidence(30, **dict(zip(names, parts, strict=True)), **rows), dart_as(variant, tokens))
+    np.testing.assert_array_equal(ranking, naive(*parts, tokens, 35 if official else None))
+    assert (ranking > 0).sum() == tokens
 
 
 @pytest.mark.parametrize("name", DECODER)
@@ -225,8 +235,11 @@ def test_dart_compares_normalised_states_and_keys_of_layer_one() -> None:
         out = model(prompt(), output_hidden_states=True, use_cache=True)
         states = model.model.norm(out.hidden_states[2])[0].double().numpy()
         keys = out.past_key_values.layers[1].keys[0].transpose(0, 1).flatten(1).double().numpy()
-    ranking = naive(keys[3:15], keys[15:], states[3:15], states[15:], 5)
-    np.testing.assert_array_equal(fates(cut_ids("dart"))[0], ranking)
+    for variant, start in (("official", 3), ("paper", None)):
+        ranking = naive(keys[3:15], keys[15:], states[3:15], states[15:], 7, start)
+        with torch.no_grad(), flowcut.record_language(model, SPAN, dart_as(variant, 7)) as rec:
+            model(prompt())
+        np.testing.assert_array_equal(fates(rec.record)[0], ranking)
 
 
 @pytest.mark.parametrize("name", DECODER)

@@ -54,22 +54,25 @@ def test_attention_times_value() -> None:
     assert METHODS[cut.method].select(evidence, cut).tolist() == [[1, 3]]
 
 
-def test_hiprune_by_hand() -> None:
-    """T = 30 has one anchor (30 * 0.1 / 5 = 0.6); at the left edge it has three neighbours, none on the row above."""
+@pytest.mark.parametrize(
+    ("variant", "anchor", "taken"),
+    [
+        ("paper", 16, [8, 16, 17, 24]),  # at the left edge: none on the row above
+        ("official", 16, [8, 15, 16, 17, 24]),
+        ("paper", 3, [2, 3, 4, 11]),
+        ("official", 3, [0, 2, 3, 4, 11]),  # above the first row: the first patch
+    ],
+)
+def test_hiprune_by_hand(variant: str, anchor: int, taken: list[int]) -> None:
+    """T = 30 has one anchor (30 * 0.1 / 5 = 0.6); the rest are those of highest deep column mean."""
     middle, deep = np.zeros((1, 64)), np.arange(64.0)[None] / 64
-    middle[0, 16] = 1.0
-    kept = (
-        METHODS["column-mean"]
-        .select(
-            Evidence(1, 64, middle_mean=middle, deep_mean=deep, grid_cols=8), flowcut.Cut("column-mean", tokens=30)
-        )[0]
-        .tolist()
-    )
-    assert kept[:4] == [8, 16, 17, 24]
-    assert kept[4:] == list(range(38, 64))  # the 26 of highest deep column mean
+    middle[0, anchor] = 1.0
+    evidence = Evidence(1, 64, middle_mean=middle, deep_mean=deep, grid_cols=8)
+    kept = METHODS["column-mean"].select(evidence, flowcut.Cut("column-mean", tokens=30, variant=variant))[0].tolist()
+    assert kept == taken + list(range(34 + len(taken), 64))
 
 
-def naive_hiprune(evidence: Evidence, image: int, tokens: int) -> list[int]:
+def naive_hiprune(evidence: Evidence, image: int, tokens: int, variant: str) -> list[int]:
     assert evidence.middle_mean is not None
     assert evidence.deep_mean is not None
     assert evidence.grid_cols is not None
@@ -79,7 +82,9 @@ def naive_hiprune(evidence: Evidence, image: int, tokens: int) -> list[int]:
     for anchor in list(kept):
         for down, right in ((1, 0), (-1, 0), (0, 1), (0, -1)):
             row, col = anchor // cols + down, anchor % cols + right
-            if 0 <= row < rows and 0 <= col < cols:
+            if variant == "official":
+                kept.add(min(max(anchor + down * cols + right, 0), rows * cols - 1))
+            elif 0 <= row < rows and 0 <= col < cols:
                 kept.add(row * cols + col)
     for patch in sorted(range(evidence.n_patches), key=lambda i: -evidence.deep_mean[image, i]):
         if len(kept) < tokens:
@@ -87,16 +92,20 @@ def naive_hiprune(evidence: Evidence, image: int, tokens: int) -> list[int]:
     return sorted(kept)
 
 
+@pytest.mark.parametrize("variant", ["official", "paper"])
 @pytest.mark.parametrize("tokens", [5, 40, 160])
-def test_hiprune_is_anchors_neighbours_and_the_rest(tokens: int) -> None:
+def test_hiprune_is_anchors_neighbours_and_the_rest(tokens: int, variant: str) -> None:
     evidence = made(side=15)
-    kept = METHODS["column-mean"].select(evidence, flowcut.Cut("column-mean", tokens=tokens))
+    kept = METHODS["column-mean"].select(evidence, flowcut.Cut("column-mean", tokens=tokens, variant=variant))
     for image in range(2):
-        assert kept[image].tolist() == naive_hiprune(evidence, image, tokens)
+        assert kept[image].tolist() == naive_hiprune(evidence, image, tokens, variant)
 
 
 def test_visionzip_by_hand() -> None:
-    """T = 6 is 5 dominant and 1 contextual; T = 13: 11 and 2; the targets are evenly strided among the others."""
+    """T = 6 is 5 dominant and 1 contextual; T = 13: 11 and 2; the targets are evenly strided among the others.
+
+    Where CLS goes on as one of 7 tokens, it is one of 6 dominant ones.
+    """
     attention = np.zeros((1, 20))
     attention[0, [0, 3, 4, 9, 19]] = [0.5, 0.1, 0.1, 0.1, 0.1]
     keys = np.random.default_rng(0).normal(size=(1, 20, 3))
@@ -107,6 +116,8 @@ def test_visionzip_by_hand() -> None:
     assert [patch for patch in range(20) if joins[patch] == -1] == kept
     assert set(joins[joins >= 0].tolist()) == {1}
     assert [round(tokens * 54 / 64) for tokens in (64, 128, 192)] == [54, 108, 162]
+    with_cls = Evidence(1, 20, attention, keys=keys, with_cls=True)
+    assert ranked(with_cls, cut).tolist() == ranked(evidence, cut).tolist()
 
 
 def test_visionzip_joins_the_target_of_most_alike_keys() -> None:
@@ -129,8 +140,8 @@ def test_visionzip_joins_the_target_of_most_alike_keys() -> None:
             assert joins[image, patch] == max(likeness, key=likeness.__getitem__)
 
 
-def naive_vispruner(attention: np.ndarray, features: np.ndarray, tokens: int) -> list[int]:
-    important = int(tokens * 0.75)
+def naive_vispruner(attention: np.ndarray, features: np.ndarray, tokens: int, share: float) -> list[int]:
+    important = int(tokens * share)
     order = sorted(range(len(attention)), key=lambda i: -attention[i])
     kept, rest = order[:important], order[important:]
     vectors = features / np.linalg.norm(features, axis=1, keepdims=True)
@@ -142,15 +153,16 @@ def naive_vispruner(attention: np.ndarray, features: np.ndarray, tokens: int) ->
     return sorted(kept + rest)
 
 
+@pytest.mark.parametrize("share", [0.0, 0.5, 0.75, 1.0])
 @pytest.mark.parametrize("tokens", [4, 16, 33, 60])
-def test_vispruner_is_the_important_and_the_diverse(tokens: int) -> None:
+def test_vispruner_is_the_important_and_the_diverse(tokens: int, share: float) -> None:
     evidence = made()
     assert evidence.cls_attention is not None
     assert evidence.features is not None
-    kept = METHODS["vispruner"].select(evidence, flowcut.Cut("vispruner", tokens=tokens))
+    kept = METHODS["vispruner"].select(evidence, flowcut.Cut("vispruner", tokens=tokens, important_share=share))
     for image in range(2):
         parts = evidence.cls_attention[image], evidence.features[image]
-        assert kept[image].tolist() == naive_vispruner(*parts, tokens)
+        assert kept[image].tolist() == naive_vispruner(*parts, tokens, share)
 
 
 def test_vispruner_drops_the_twin() -> None:
@@ -158,7 +170,7 @@ def test_vispruner_drops_the_twin() -> None:
     features = np.eye(5)[None].copy()
     features[0, 2] = features[0, 1]
     evidence = Evidence(1, 5, np.array([[0.9, 0.04, 0.03, 0.02, 0.01]]), features=features)
-    cut = flowcut.Cut("vispruner", tokens=4)  # three by attention, one diverse
+    cut = flowcut.Cut("vispruner", tokens=4, important_share=0.75)  # three by attention, one diverse
     assert METHODS["vispruner"].select(evidence, cut).tolist() == [[0, 1, 2, 4]]
     evidence = Evidence(1, 5, np.array([[0.9, 0.04, 0.03, 0.02, 0.01]]), features=features)
     assert METHODS["vispruner"].select(evidence, flowcut.Cut("vispruner", tokens=2)).tolist() == [[0, 4]]
@@ -211,11 +223,13 @@ def test_evidence_is_what_eager_attention_shows() -> None:
 @pytest.mark.parametrize("name", ENCODER)
 @pytest.mark.parametrize("per_image", [False, True])
 def test_a_tower_hands_over_the_target(name: str, per_image: bool) -> None:
+    """CLS is the encoder's own, or where the method hands it over, one of the 13."""
     cut = flowcut.Cut(name, tokens=13, per_image=per_image)
     record, out = run(tiny.clip(), tiny.pixels(3), cut, flows=False)
-    assert record.kept_patch_ids.shape == (3, 13)
+    patches = 12 if METHODS[name].hands_cls else 13
+    assert record.kept_patch_ids.shape == (3, patches)
     assert (np.diff(record.kept_patch_ids, axis=1) > 0).all()
-    assert out.hidden_states[-2].shape == (3, 14, 32)
+    assert out.hidden_states[-2].shape == (3, 1 + patches, 32)
 
 
 @pytest.mark.parametrize("name", ENCODER)
@@ -228,20 +242,30 @@ def test_keeping_all_is_untouched_to_the_bit(name: str) -> None:
     assert record.steps == ()
 
 
-def test_merged_tokens_carry_the_mean_of_what_joined_them() -> None:
-    model, pixels, cut = tiny.clip(), tiny.pixels(2), flowcut.Cut("visionzip", tokens=32)
+@pytest.mark.parametrize("variant", ["official", "paper"])
+def test_merged_tokens_carry_the_mean_of_what_joined_them(variant: str) -> None:
+    """As released CLS is one of the tokens, and those that others joined come last."""
+    official = variant == "official"
+    model, pixels = tiny.clip(), tiny.pixels(2)
+    cut = flowcut.Cut("visionzip", tokens=31 if official else 32, variant=variant)
     keys: list[torch.Tensor] = []
     hook = model.encoder.layers[4].self_attn.k_proj.register_forward_hook(lambda m, i, o: keys.append(o))
     attentions, hidden = eager(model, pixels)
     hook.remove()
     mean_key = keys[0].view(2, 65, 4, 8).mean(dim=2)[:, 1:].double().numpy()
-    evidence = Evidence(2, 64, attentions[4].mean(dim=1)[:, 0, 1:].double().numpy(), keys=mean_key)
+    attention = attentions[4].mean(dim=1)[:, 0, 1:].double().numpy()
+    evidence = Evidence(2, 64, attention, keys=mean_key, with_cls=official)
     ranking = ranked(evidence, cut)
     joins = visionzip_joins(evidence, cut, ranking)
-    record, out = run(model, pixels, cut, flows=False)
+    record, out = run(model, pixels, flowcut.Cut("visionzip", tokens=32, variant=variant), flows=False)
     whole = hidden[-2][:, 1:]
     for image in range(2):
-        for place, patch in enumerate(record.kept_patch_ids[image].tolist()):
+        kept = record.kept_patch_ids[image].tolist()
+        if official:
+            kept.sort(key=lambda patch: (ranking[image, patch] == 1, patch))
+        assert len(kept) == cut.tokens
+        torch.testing.assert_close(out.hidden_states[-2][image, 0], hidden[-2][image, 0], atol=1e-5, rtol=1e-5)
+        for place, patch in enumerate(kept):
             joined = np.flatnonzero(joins[image] == patch)
             assert (len(joined) > 0) <= (ranking[image, patch] == 1)
             expected = whole[image, patch]

@@ -75,7 +75,7 @@ def _name(cut: CutConfig | None, kind: str, visual_tokens: int | None = None) ->
     if cut is None:
         tokens = "" if visual_tokens is None else f", {visual_tokens} tokens"
         return f"<h2>Full {kind}{tokens}</h2>"
-    below = f"seed {cut.seed}" if cut.seed is not None else cut.variant if METHODS[cut.method].has_variants else ""
+    below = f"seed {cut.seed}" if cut.seed is not None else ", ".join(cut.set_apart)
     title = f"{METHODS[cut.method].label}, {cut.tokens} tokens"
     return f'<h2>{escape(title)}</h2><span class="sub">{escape(below)}</span>'
 

@@ -96,7 +96,12 @@ def _counts(run: Run, kind: str) -> str:
         counts.append(f"{run.tower_tokens} out of the vision encoder")
     if run.separator_tokens:
         what = "newlines" if kind == "picture" else "no patches (newlines, or the CLS tokens of frames)"
-        counts.append(f"{run.separator_tokens} of the visual tokens are {what}")
+        hands_cls = run.cut is not None and run.cut.variant in METHODS[run.cut.method].hands_cls
+        counts.append(
+            "1 of the visual tokens is CLS, no patch"
+            if hands_cls and run.separator_tokens == 1
+            else f"{run.separator_tokens} of the visual tokens are {what}"
+        )
     if len(set(run.layer_tokens)) > 1:
         counts.append(f"prompt tokens read by decoder {tokens_by_layer(run.layer_tokens)}")
     return f'<p class="lens-looking" data-testid="counts">{"; ".join(counts)}</p>' if counts else ""

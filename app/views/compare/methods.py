@@ -46,7 +46,7 @@ class NotAllowed:
 
 
 def cuts_at(tokens: int, kinds: tuple[str, ...] = tuple(KINDS)) -> list[CutConfig]:
-    """Every cut that is compared at a budget: both variants, several draws of chance."""
+    """Every cut that is compared at a budget: both variants, switches on and off, several draws of chance."""
     cuts = all_cuts(tokens, range(SEEDS), every_setting=True)
     return [cut for cut in cuts if METHODS[cut.method].kind in kinds]
 
@@ -173,7 +173,7 @@ def short_title(cut: CutConfig) -> str:
     """The method with what sets it apart from others at the same budget; two methods with their budgets."""
     if cut.then is not None:
         return cut.title
-    details = [cut.variant] if METHODS[cut.method].has_variants else []
+    details = list(cut.set_apart)
     details += [] if cut.seed is None else [f"seed {cut.seed}"]
     details += [] if cut.layer is None else [f"layer {cut.layer}"]
     return METHODS[cut.method].label + (f", {', '.join(details)}" if details else "")
