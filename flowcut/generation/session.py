@@ -225,6 +225,8 @@ class Session:
 
         Args:
             inputs: what the processor gave: `input_ids` [batch, length], `pixel_values` [pictures, 3, H, W], ...
+                The frames of a video of InternVL or SmolVLM2, which their processors call `pixel_values` too, are to be
+                renamed to `pixel_values_videos`: else each is a picture with a budget of its own.
 
         Raises:
             FlowCutError: placeholders and media do not match, or the prompt holds media of several kinds.
