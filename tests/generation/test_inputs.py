@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from transformers import LlavaForConditionalGeneration, SiglipVisionConfig
+from transformers import Dinov2Config, LlavaForConditionalGeneration
 
 import flowcut
 from flowcut.generation.drop_tokens import drop_columns
@@ -179,8 +179,8 @@ def test_placeholders_that_do_not_match(model: Any, processor: Any, change: int)
 
 def test_other_families_are_refused_by_name() -> None:
     model = tiny.llava()
-    model.config.vision_config = SiglipVisionConfig()
-    with pytest.raises(flowcut.FlowCutError, match=r"'siglip_vision_model' vision tower.*choose LLaVA-1.5"):
+    model.config.vision_config = Dinov2Config()
+    with pytest.raises(flowcut.FlowCutError, match=r"'dinov2' vision tower.*choose LLaVA-1.5"):
         flowcut.prune(model)
 
 
