@@ -6,7 +6,7 @@ attention (causal in the decoder: half the square). Left out, being small: norms
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -72,7 +72,7 @@ def count_flops(model: ModelParts, record: FlowRecord, counted: TokenCounts) -> 
 
 def linear_flops(module: nn.Module) -> float:
     """Operations that one token costs in all linear layers of a module."""
-    layers = (part for part in module.modules() if _is_linear(part))
+    layers: Iterator[Any] = (part for part in module.modules() if _is_linear(part))
     return float(sum(2 * layer.in_features * layer.out_features for layer in layers))
 
 
