@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -135,7 +136,7 @@ class _Streams:
     def empty(cls, query: Tensor, patch_ids: Tensor, grid_cols: int, matrices: bool, proxy: bool) -> _Streams:
         batch, heads, tokens = query.shape[:3]
         cls_ids = patch_ids.new_full((batch, 1), CLS_ID)
-        start = {"dtype": torch.float32, "device": query.device}  # the default dtype may be another
+        start: Any = {"dtype": torch.float32, "device": query.device}  # the default dtype may be another
         per_token = torch.zeros(batch, tokens, **start)
         per_head = torch.zeros(batch, heads, **start)
         return cls(

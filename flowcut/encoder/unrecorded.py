@@ -131,8 +131,8 @@ class Unrecorded:
         if self._token_grid is None or len(whole) != 1:
             return ()
         rows, cols = self._token_grid
-        across = {"resized_width": cols, "input_width": cols, "grid_cols": cols}
-        down = {"resized_height": rows, "input_height": rows, "grid_rows": rows}
+        across: dict[str, Any] = {"resized_width": cols, "input_width": cols, "grid_cols": cols}
+        down: dict[str, Any] = {"resized_height": rows, "input_height": rows, "grid_rows": rows}
         return (replace(whole[0], patch=1, **across, **down),)
 
 

@@ -39,6 +39,7 @@ class Generic(Family):
     """The family of one model class that has no adapter of its own."""
 
     towers: tuple[str, ...] = ()
+    unread: str
     counts_by_picture = True
     stages: tuple[Stage, ...] = (PROJECTOR, DECODER)
 
@@ -103,8 +104,19 @@ class Generic(Family):
         if any(getattr(image_processor, name, None) for name in parts_only):
             return ()
         width, height = size
-        whole = {"crop_left": 0, "crop_top": 0, "input_width": width, "input_height": height, "patch": 1}
-        grid = {"resized_width": width, "resized_height": height, "grid_rows": height, "grid_cols": width}
+        whole: dict[str, Any] = {
+            "crop_left": 0,
+            "crop_top": 0,
+            "input_width": width,
+            "input_height": height,
+            "patch": 1,
+        }
+        grid: dict[str, Any] = {
+            "resized_width": width,
+            "resized_height": height,
+            "grid_rows": height,
+            "grid_cols": width,
+        }
         return (Geometry(original_width=width, original_height=height, **whole, **grid),)
 
     def frame_geometries(

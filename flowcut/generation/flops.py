@@ -8,7 +8,7 @@ small: norms, activations, softmax, scoring; and what sliding windows and caps o
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -109,7 +109,7 @@ def _early(model: ModelParts, record: FlowRecord) -> float:
 
 def linear_flops(module: nn.Module) -> float:
     """Operations that one token costs in all linear layers of a module."""
-    layers = (part for part in module.modules() if _is_linear(part))
+    layers: Iterator[Any] = (part for part in module.modules() if _is_linear(part))
     return float(sum(2 * layer.in_features * layer.out_features for layer in layers))
 
 

@@ -23,8 +23,8 @@ def watched_tower(
     matrices: bool,
     facts: dict[str, Any],
     seen_by: CutConfig | None = None,
-) -> Recording | Unrecorded:
-    """A `with` over one vision encoder; arguments as for `Recording.of`."""
+) -> Any:
+    """A `Recording` of one vision encoder, or an `Unrecorded` where it is not read; arguments as for `Recording.of`."""
     if family.unread is not None:
         return Unrecorded(tower, model, family.unread, facts)
     layer = family.feature_layer(model)

@@ -84,8 +84,8 @@ def planned(wanted: str | None, device: torch.device) -> Quantization | None:
 
 def _libraries(wanted: str, device: torch.device) -> dict[str, tuple[str, ...]]:
     """By library the packages it needs; the first that is there is taken."""
-    bitsandbytes = {"bitsandbytes": ("bitsandbytes", "accelerate")}
-    torchao = {"torchao": ("torchao",)}
+    bitsandbytes: dict[str, tuple[str, ...]] = {"bitsandbytes": ("bitsandbytes", "accelerate")}
+    torchao: dict[str, tuple[str, ...]] = {"torchao": ("torchao",)}
     if BITS[wanted] == 4:
         return bitsandbytes
     return {**torchao, **bitsandbytes} if device.type == "cpu" else {**bitsandbytes, **torchao}

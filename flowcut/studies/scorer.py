@@ -150,6 +150,8 @@ class AnswerScorer:
     def _encode(self, cut: CutConfig | None) -> PromptStart | None:
         """The prompt up to its last visual token under a cut; None where tokens alone do not say how it is read on."""
         hf_model, family = self.model.model, self.model.family
+        if family.unread is not None:  # nobody knows what else its forward does, nor how its tokens lie
+            return None
         with Session(hf_model, cut, record=False) as session:
             if session.language is not None or family.positions_are_places:  # dropping tokens changes their layout
                 return None

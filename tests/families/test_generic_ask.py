@@ -68,10 +68,15 @@ def test_the_answer_to_the_whole_picture_is_the_stock_one(loaded: dict[str, Any]
 
 
 @pytest.mark.parametrize("method", ["random", "stride", "divprune", "fastv"])
-def test_a_cut_is_scored_as_it_is_answered(loaded: dict[str, Any], method: str) -> None:
+@pytest.mark.parametrize("kind", MADE)
+def test_a_cut_is_scored_as_it_is_answered(loaded: dict[str, Any], kind: str, method: str) -> None:
     cut = flowcut.Cut(method, tokens=7)
-    run = flowcut.ask(loaded["any size"], PICTURE, "What?", cut, max_new_tokens=4)
-    scores = AnswerScorer(loaded["any size"], PICTURE, "What?", run.token_ids).score_cut(cut)
+    run = flowcut.ask(loaded[kind], PICTURE, "What?", cut, max_new_tokens=4)
+    scorer = AnswerScorer(loaded[kind], PICTURE, "What?", run.token_ids)
+    scores = scorer.score_cut(cut)
+    assert not scorer.takes_patches
+    with pytest.raises(flowcut.FlowCutError, match="does not read one token for each patch of one grid"):
+        scorer.score([[0, 1]])
     np.testing.assert_allclose(scores.logprobs[0], [token.logprob for token in run.tokens], atol=1e-4)
 
 
