@@ -95,8 +95,9 @@ def more() -> None:
     state = st.session_state
     with st.expander("More"):
         st.segmented_control(
-            "FlowCut variant", VARIANTS, key="variant", default=session.variant(), required=True,
-            help="official: what the authors' released code computes. paper: the paper's text where it differs.",
+            "Variant", VARIANTS, key="variant", default=session.variant(), required=True,
+            help="official: what the authors' released code computes. paper: the paper's text where it differs. FlowCut and "
+            "HoloV have both.",
         )  # fmt: skip
         st.number_input("Seed of the random control", 0, 2**31 - 1, state.control_seed, key="control_seed", step=1)
         st.number_input("Most new tokens", 1, 1024, state.max_new_tokens, key="max_new_tokens", step=16)
