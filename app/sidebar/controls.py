@@ -85,6 +85,12 @@ def _percent_changed() -> None:
     st.session_state.tokens = max(1, round(session.patches() * st.session_state.percent / 100))
 
 
+def _variant_help() -> str:
+    both = [method.label for method in METHODS.values() if method.has_variants and method.kind != "ablation"]
+    said = "official: what the authors' released code computes. paper: the paper's text where it differs."
+    return f"{said} For {', '.join(both)}."
+
+
 def run_button() -> None:
     """Ask."""
     st.button("Run", type="primary", icon=":material/play_arrow:", on_click=session.ask, width="stretch", key="run")
@@ -96,8 +102,7 @@ def more() -> None:
     with st.expander("More"):
         st.segmented_control(
             "Variant", VARIANTS, key="variant", default=session.variant(), required=True,
-            help="official: what the authors' released code computes. paper: the paper's text where it differs. FlowCut and "
-            "HoloV have both.",
+            help=_variant_help(),
         )  # fmt: skip
         st.number_input("Seed of the random control", 0, 2**31 - 1, state.control_seed, key="control_seed", step=1)
         st.number_input("Most new tokens", 1, 1024, state.max_new_tokens, key="max_new_tokens", step=16)
