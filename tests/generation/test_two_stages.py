@@ -202,6 +202,32 @@ def test_studies_take_it_like_any_cut(model: VisionLanguageModel) -> None:
         next(flowcut.smallest_budget(model, picture, QUESTION, full.token_ids, cut))
 
 
+def test_several_pictures_and_padded_prompts() -> None:
+    model, processor, cut = tiny.llava(), tiny.processor(), both("visionzip", "fastv")
+    invariants.check_decoding(model, asked(processor, "@ and @ differ?"), cut, generate)
+    prompts, pictures = ["@ what?", "a longer prompt with @ in it"], [tiny.picture(0), tiny.picture(1)]
+    texts = [prompt.replace("@", "<image>") for prompt in prompts]
+    together = processor(images=pictures, text=texts, return_tensors="pt", padding=True)
+    pairs = zip(pictures, texts, strict=True)
+    alone = [processor(images=one, text=text, return_tensors="pt") for one, text in pairs]
+    with flowcut.prune(model, both("holov", "priortr")) as session, torch.no_grad():
+        last = model(**session.prepare(together)).logits[:, -1]
+        for row, one in enumerate(alone):
+            torch.testing.assert_close(last[row], model(**session.prepare(one)).logits[0, -1], atol=1e-4, rtol=1e-4)
+
+
+def test_tiles_and_frames() -> None:
+    model, inputs = tiny.llava_next(), asked(tiny.next_processor(), "@ what is it?")
+    cut = both("visionzip", "fastv", 40, 12)
+    invariants.check_decoding(model, inputs, cut, generate)
+    with flowcut.prune(model, cut) as session, torch.no_grad():
+        model(**session.prepare(inputs))
+    assert session.language_record is not None
+    assert session.language_record.kept_visual_ids.shape == (1, 12)
+    model, inputs = tiny_video.model("VideoLlava"), frames.asked(tiny_video.processor("VideoLlava"), "@ what?")
+    invariants.check_decoding(model, inputs, both("scope", "dart", 30, 9), frames.generate)
+
+
 def test_a_video_is_cut_twice() -> None:
     model, inputs = tiny_video.model("VideoLlava"), frames.asked(tiny_video.processor("VideoLlava"), "@ what?")
     cut = both("evs", "fastv", 70, 9)
