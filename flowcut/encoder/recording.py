@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from flowcut.criteria.stages import ENCODER
 from flowcut.cut import CutConfig, check_is_cut
 from flowcut.encoder.locate import PackedEncoder, VisionEncoder, feature_layer_index, find_encoder, read_layer_index
-from flowcut.encoder.notes import differences_of, looks_behind, notes_of
+from flowcut.encoder.notes import cls_note, differences_of, looks_behind, notes_of
 from flowcut.encoder.passes import BatchPass, Call, EncoderPass, PackedPass
 from flowcut.encoder.prune_group import EncoderPlan, PruneGroup
 from flowcut.encoder.to_record import assemble
@@ -209,6 +209,11 @@ class Recording:
     def looks_behind(self) -> str | None:
         """A sentence where the cut's criterion looks at a layer that the language model does not read."""
         return looks_behind(self.plan)
+
+    @property
+    def cls_note(self) -> str | None:
+        """A sentence where the CLS token went to the language model as one of the tokens of the cut."""
+        return cls_note(self.plan, self._last)
 
     @property
     def was_cut(self) -> list[bool]:

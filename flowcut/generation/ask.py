@@ -278,7 +278,7 @@ class _Work:
             stopped=listener.stopped or not listener.heard,
             record=record if self.recorded.flow else None,
             created=datetime.now(UTC).isoformat(timespec="seconds"),
-            notes=(*picture.notes, *notes, *filter(None, [session.recording.looks_behind])),
+            notes=(*picture.notes, *notes, *filter(None, [session.recording.looks_behind, session.recording.cls_note])),
             tower_tokens=_tower_tokens(session, record),
             separator_tokens=session.separator_tokens,
             layer_tokens=listener.layer_tokens,
