@@ -19,7 +19,6 @@ transformers. `help(flowcut.ask)` says more on a name. The public names:
     methods              Every method's name and where it comes from.
     register_method      Add a method of your own.
     Method               What a method is.
-    Setting              One of a method's own settings.
     DecoderPlan          Where a method cuts inside the language model.
     Evidence             What a method sees of a vision encoder.
     DecoderEvidence      What a method sees of a decoder.

@@ -4,7 +4,6 @@ from .criteria import DecoderEvidence as DecoderEvidence
 from .criteria import DecoderPlan as DecoderPlan
 from .criteria import Evidence as Evidence
 from .criteria import Method as Method
-from .criteria import Setting as Setting
 from .criteria import methods as methods
 from .criteria import register_method as register_method
 from .cut import Cut as Cut

@@ -10,6 +10,8 @@ ANCHOR_SHARE = 0.1
 """HiPrune's alpha: anchors and their four neighbours take up to this share of the budget."""
 DOMINANT_SHARE = 54 / 64
 """VisionZip: 54 dominant and 10 contextual tokens of 64."""
+IMPORTANT_SHARE = 0.5
+"""VisPruner: share of the budget that goes by CLS attention, in every script of the release."""
 CONTEXTUAL = 1.0
 """What VisionZip's contextual targets are ranked by, below all dominant patches."""
 PRUNED_AT_ONCE = 8

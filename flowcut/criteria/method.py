@@ -163,7 +163,7 @@ class Method:
 
     def _check_settings(self) -> None:
         if not isinstance(self.settings, tuple) or not all(isinstance(one, Setting) for one in self.settings):
-            raise InvalidCut(f"settings is {self.settings!r}: give a tuple of flowcut.Setting.")
+            raise InvalidCut(f"settings is {self.settings!r}: give a tuple of flowcut.criteria.Setting.")
         names = [one.name for one in self.settings]
         taken = [name for name in names if name in TAKEN_NAMES or names.count(name) > 1]
         if taken:

@@ -16,6 +16,7 @@ from flowcut.criteria.decoder import (
     sparse_layers,
 )
 from flowcut.criteria.encoder import (
+    IMPORTANT_SHARE,
     cls_attention,
     cls_attention_x_value,
     column_mean,
@@ -176,7 +177,7 @@ METHODS: dict[str, Method] = {
         "VisPruner, arXiv 2412.01818 (ICCV 2025), Method: important tokens by CLS attention, then diverse ones",
         rank=vispruner,
         needs=("cls_attention", "features"),
-        settings=(Setting("important_share", 0.5, "share of the budget that goes by CLS attention; 0.5 as released"),),
+        settings=(Setting("important_share", IMPORTANT_SHARE, "share of the budget that goes by CLS attention"),),
         differs=VISPRUNER_DIFFERS,
     ),
     "divprune": Method(

@@ -42,6 +42,15 @@ def looks_behind(plan: EncoderPlan) -> str | None:
     return None if plan.cut is None else plan.cut.looks_behind(plan.n_layers, plan.read_layer)
 
 
+def cls_note(plan: EncoderPlan, groups: Sequence[PruneGroup]) -> str | None:
+    """A sentence where the CLS token went to the language model as one of the tokens of a cut."""
+    cut_groups = [group for group in groups if group.steps]
+    if not plan.cls_goes_on or not cut_groups:
+        return None
+    patches = cut_groups[0].n_kept
+    return CLS_NOTE.format(tokens=patches + 1, patches=patches)
+
+
 def differences_of(plan: EncoderPlan, groups: Sequence[PruneGroup], encoder: VisionEncoder) -> tuple[str, ...]:
     """Where the cut in force is made in another way than in the released code of its method."""
     cut = plan.cut
@@ -56,11 +65,9 @@ def _handed_over(plan: EncoderPlan, groups: Sequence[PruneGroup]) -> list[str]:
     """What the tokens are that a method which merges hands over."""
     if plan.method is None or plan.method.joins is None:
         return []
-    cut_groups = [group for group in groups if group.steps]
-    if not plan.cls_goes_on or not cut_groups:
+    said = cls_note(plan, groups)
+    if said is None:
         return [JOINED_NOTE.format(where=AS_MEAN if plan.method.merges_by_mean else ON_THE_GRID)]
-    patches = cut_groups[0].n_kept
-    said = CLS_NOTE.format(tokens=patches + 1, patches=patches)
     return [JOINED_NOTE.format(where="and those come behind the others, as released"), said]
 
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from flowcut.criteria.stages import ENCODER, PROJECTOR
 from flowcut.cut import CutConfig, check_is_cut, check_single, stage_of
 from flowcut.encoder.locate import PackedEncoder, VisionEncoder, feature_layer_index, find_encoder, read_layer_index
-from flowcut.encoder.notes import differences_of, looks_behind, notes_of
+from flowcut.encoder.notes import cls_note, differences_of, looks_behind, notes_of
 from flowcut.encoder.passes import BatchPass, Call, EncoderPass, PackedPass
 from flowcut.encoder.prune_group import EncoderPlan, PruneGroup
 from flowcut.encoder.to_record import assemble
@@ -210,9 +210,9 @@ class Recording:
         return found
 
     @property
-    def looks_behind(self) -> str | None:
-        """A sentence where the cut's criterion looks at a layer that the language model does not read."""
-        return looks_behind(self.plan)
+    def remarks(self) -> tuple[str, ...]:
+        """What a reader of the answer must know: layers looked at that nobody reads, a CLS token handed over."""
+        return tuple(filter(None, [looks_behind(self.plan), cls_note(self.plan, self._last)]))
 
     @property
     def was_cut(self) -> list[bool]:

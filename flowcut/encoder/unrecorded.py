@@ -34,7 +34,7 @@ class UnreadEncoder:
 class Unrecorded:
     """A `with` in which a vision encoder that is not read encodes pictures; `record` says how many tokens came out."""
 
-    looks_behind: str | None = None
+    remarks: tuple[str, ...] = ()
     attended_pairs: tuple[int, ...] = ()
     shown: tuple[Mapping[str, np.ndarray], ...] = (MappingProxyType({}),)
     """Nothing is known of its attention."""

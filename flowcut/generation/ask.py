@@ -272,7 +272,7 @@ class _Work:
             stopped=listener.stopped or not listener.heard,
             record=record if self.recorded.flow else None,
             created=datetime.now(UTC).isoformat(timespec="seconds"),
-            notes=(*picture.notes, *notes, *filter(None, [session.recording.looks_behind]), *_missing(record)),
+            notes=(*picture.notes, *notes, *session.recording.remarks, *_missing(record)),
             tower_tokens=_tower_tokens(session, record),
             separator_tokens=session.separator_tokens,
             layer_tokens=listener.layer_tokens,

@@ -125,7 +125,7 @@ def test_no_setting_is_called_what_every_cut_has() -> None:
         ((Setting("seed", 0.5, "mine"),), "is called 'seed'"),
         ((Setting("mine", 0.5, ""), Setting("mine", 0.5, "")), "is called 'mine'"),
         ((Setting("mine", 2.0, ""),), "mine is 2.0"),
-        (Setting("mine", 0.5, ""), "give a tuple of flowcut.Setting"),
+        (Setting("mine", 0.5, ""), "give a tuple of flowcut.criteria.Setting"),
     ):
         method: Any = flowcut.Method("Mine", "mine", rank=lambda evidence, cut: np.zeros((1, 1)), settings=settings)
         with pytest.raises(flowcut.InvalidCut, match=sentence):

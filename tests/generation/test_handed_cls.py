@@ -76,6 +76,8 @@ def test_counts_and_operations_are_those_of_all_tokens(model: VisionLanguageMode
     assert official.visual_tokens == paper.visual_tokens == 20
     assert official.prompt_tokens == paper.prompt_tokens
     assert official.separator_tokens == 1
+    assert any("first of the 20 tokens" in note for note in official.notes)
+    assert not any("CLS" in note for note in paper.notes)
     assert official.flops.projector == paper.flops.projector
     assert official.final_patch_ids is not None
     assert len(official.final_patch_ids) == 19

@@ -331,11 +331,13 @@ def test_the_embedded_model_with_every_method(embedded: VisionLanguageModel, met
     assert (run.final_patch_ids is None) == (stage == "picture")
     assert (run.ranking is None) == (not METHODS[method].ranks)
     if run.final_patch_ids is not None:
-        assert len(run.final_patch_ids) == 64
+        assert len(run.final_patch_ids) == 64 - run.separator_tokens
+        assert run.separator_tokens == (1 if METHODS[method].hands_cls else 0)
         assert (np.diff(run.final_patch_ids) > 0).all()
     if run.ranking is not None:
         assert run.ranking.shape == (576,)
-        np.testing.assert_array_equal(np.sort(np.argsort(-run.ranking, kind="stable")[:64]), run.final_patch_ids)
+        count = 64 - run.separator_tokens
+        np.testing.assert_array_equal(np.sort(np.argsort(-run.ranking, kind="stable")[:count]), run.final_patch_ids)
 
 
 def test_settings_are_one_object_or_single_names(model: VisionLanguageModel) -> None:
