@@ -17,7 +17,12 @@ class ReaderGone(Exception):
 
 
 def spell_out() -> None:
-    """Have stdout and stderr spell out what their coding has no sign for, as `\\u4f60`, instead of failing at it."""
+    """Have stdout and stderr spell out what their coding has no sign for, as `\\u4f60`, instead of failing at it.
+
+    Where stderr is closed, what is said there is said to nobody: without one it would come to stdout, among the answer.
+    """
+    if sys.stderr is None:
+        sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115  # as long as the program
     for stream in (sys.stdout, sys.stderr):
         reconfigure = getattr(stream, "reconfigure", None)
         if reconfigure is not None:

@@ -28,18 +28,30 @@ def to_rgb(image: Image.Image, file_format: str | None, deep: bool = False) -> t
         file_format: Pillow's name of the format of the file that it comes from.
         deep: the file has 16 bits a channel, of which 8 are left.
     """
-    notes = ["The picture's colours of 16 bits were cut to their upper 8."] if deep else []
     more: list[str] = []
     if image.mode == "RGB" and "transparency" not in image.info:
         rgb = image.copy()
-    elif image.has_transparency_data:
-        rgb, more = _opaque(image, file_format)
     elif image.mode.startswith("I") or image.mode == "F":
         rgb, more = _deep_greys(image)
+    elif image.has_transparency_data:
+        rgb, more = _opaque(image, file_format)
     else:
         changed = image.mode in ("CMYK", "YCbCr", "LAB", "HSV")
         rgb, more = image.convert("RGB"), [f"The picture's {image.mode} colours were converted to RGB."] * changed
-    return rgb, [*notes, *more]
+    return _of_upper_bits(rgb, more) if deep else (rgb, more)
+
+
+def _of_upper_bits(rgb: Image.Image, notes: list[str]) -> tuple[Image.Image, list[str]]:
+    """What is left of 16 bits a channel; stretched where it is less than half as bright as can be."""
+    pixels = np.asarray(rgb)
+    most = int(pixels.max())
+    if most == 0 or most > 127:
+        return rgb, ["The picture's colours of 16 bits were cut to their upper 8.", *notes]
+    note = (
+        f"The picture's colours of 16 bits reach {most} of 255 in their upper 8, which are read: they were stretched, "
+        f"in {most} steps."
+    )
+    return Image.fromarray(_rounded(pixels * (255.0 / most))), [note, *notes]
 
 
 def without_unused_alpha(layer: Image.Image) -> tuple[Image.Image, list[str]]:
@@ -70,7 +82,11 @@ def _deep_greys(image: Image.Image) -> tuple[Image.Image, list[str]]:
         eight_bits, note = of_16_bits(grey)
     else:
         eight_bits, note = _by_range(grey.astype(np.float64))
-    return Image.fromarray(eight_bits).convert("RGB"), [note]
+    key = image.info.get("transparency")  # the one grey that stands for nothing
+    clear = grey == (key if isinstance(key, int) else np.nan)
+    eight_bits[clear] = 255
+    over_white = ["Transparent parts were laid over white."] if clear.any() else []
+    return Image.fromarray(eight_bits).convert("RGB"), [note, *over_white]
 
 
 def of_16_bits(values: np.ndarray) -> tuple[np.ndarray, str]:

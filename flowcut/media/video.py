@@ -258,7 +258,8 @@ def _too_long(name: str, got: str) -> str:
 def _check_pixels(stream: Any, frames: int, name: str) -> None:
     """All frames that are taken must fit into memory together."""
     width, height = stream.codec_context.width, stream.codec_context.height
-    most = MAX_TAKEN_PIXELS // (width * height)
+    shape = pixel_shape(stream)
+    most = int(MAX_TAKEN_PIXELS // (width * height * max(shape, 1 / shape)))
     if frames > most:
         raise InvalidPicture(
             f"{name} has frames of {width} x {height} pixels, of which {frames} are too many: take at most {most}, or "

@@ -117,6 +117,14 @@ def test_programs_with_strange_stdouts() -> None:
     assert (done.returncode, done.stderr) == (main.READER_GONE, b"")
 
 
+def test_without_stderr_the_answer_stays_alone(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+    monkeypatch.setattr(sys, "stderr", None)
+    assert main.main(["methods"]) == 0
+    with pytest.raises(SystemExit):
+        main.main(["no such command"])
+    assert "no such command" not in capsys.readouterr().out
+
+
 def test_what_cannot_be_kept_is_still_said(
     model: str, picture: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:

@@ -124,10 +124,7 @@ def test_the_same_frames_whatever_the_container(kind: str, coder: str) -> None:
     times = range(0, 1000, 40)  # 25 a second, which every container can say
     video = open_video(film(kind, coder, times, rate=25, size=(128, 96), options=options), 5)
     assert greys(video) == [0, 5, 10, 15, 20]
-    if kind == "avi":
-        assert video.seconds is not None
-    else:
-        assert video.seconds == pytest.approx([0, 0.2, 0.4, 0.6, 0.8], abs=0.002)
+    assert video.seconds == pytest.approx([0, 0.2, 0.4, 0.6, 0.8], abs=0.002)
 
 
 def test_times_that_make_no_sense_are_not_believed() -> None:
@@ -151,14 +148,16 @@ def test_timelines() -> None:
     assert timeline([(0, 0, 0), (2, 1, 0)], None, "mov", 600).unit is None
 
 
-@pytest.mark.parametrize("kind", ["matroska", "mpegts", "avi", "flv"])
-def test_a_file_that_ends_early_is_shorter_or_called_damaged(kind: str) -> None:
-    whole = film(kind, "mpeg4" if kind in ("matroska", "avi") else "flv" if kind == "flv" else "mpeg2video",
-                 range(0, 2000, 40), rate=25, size=(128, 96))  # fmt: skip
-    try:
-        assert len(open_video(whole[: len(whole) * 2 // 3], 4).frames) == 4
-    except flowcut.InvalidPicture as error:
-        assert "damaged or cut short" in str(error) or "not a video that can be decoded" in str(error)  # noqa: PT017
+@pytest.mark.parametrize(
+    ("kind", "coder"), [("matroska", "mpeg4"), ("avi", "mpeg4"), ("mpegts", "mpeg2video"), ("flv", "flv")]
+)
+def test_a_file_that_ends_early_is_a_shorter_video(kind: str, coder: str) -> None:
+    """As a player shows it: what is there is whole."""
+    whole = film(kind, coder, range(0, 2000, 40), rate=25, size=(128, 96))
+    video = open_video(whole[: len(whole) * 2 // 3], 4)
+    assert len(video.frames) == 4
+    assert video.seconds is not None
+    assert 0.5 < video.seconds[-1] < 1.2
 
 
 def test_a_recording_that_begins_within_a_packet() -> None:
@@ -196,15 +195,12 @@ def test_frames_are_turned_and_mirrored_as_the_file_says(matrix: tuple[int, int,
     assert ("turned upright" in " ".join(video.notes)) == (matrix != (1, 0, 0, 1))
 
 
-@pytest.mark.parametrize(("kind", "coder"), [("mp4", "libx264"), ("matroska", "libx264"), ("vob", "mpeg2video")])
-def test_pixels_that_are_not_square_are_stretched(kind: str, coder: str) -> None:
-    shape = Fraction(4, 3) if coder == "libx264" else Fraction(16, 15)
-    video = open_video(film(kind, coder, range(0, 400, 40), rate=25, size=(96, 96), shape=shape), 2)
-    if video.size == (96, 96):  # MPEG-2 says the shape of the whole picture, one of four
-        assert coder == "mpeg2video"
-        return
-    assert video.size == (round(96 * shape), 96)
-    assert f"stretched from 96 x 96 to {round(96 * shape)} x 96 pixels" in " ".join(video.notes)
+@pytest.mark.parametrize("kind", ["mp4", "matroska"])
+@pytest.mark.parametrize(("shape", "size"), [(Fraction(4, 3), (128, 96)), (Fraction(8, 9), (96, 108))])
+def test_pixels_that_are_not_square_are_stretched(kind: str, shape: Fraction, size: tuple[int, int]) -> None:
+    video = open_video(film(kind, "libx264", size=(96, 96), shape=shape), 2)
+    assert video.size == size
+    assert f"stretched from 96 x 96 to {size[0]} x {size[1]} pixels" in " ".join(video.notes)
 
 
 def test_a_video_for_bright_screens_says_so() -> None:
