@@ -292,7 +292,7 @@ def _device(wanted: str | None) -> torch.device:
     return device
 
 
-def count_parameters(weights: list[Path]) -> int:
+def _parameters(weights: list[Path]) -> int:
     """How many numbers the weights are, from the headers of their files."""
     count = 0
     for file in weights:
@@ -316,7 +316,7 @@ def _needed_parameters(config: Any, weights: list[Path], name: str) -> int:
             f"{name} has a config.json that cannot be used ({_reason(error)}): copy it again."
         ) from error
     needed = sum(int(weight.numel()) for weight in skeleton.parameters())
-    found = count_parameters(weights)
+    found = _parameters(weights)
     if found < LEAST_SHARE_OF_WEIGHTS * needed:
         raise ModelNotLoaded(
             f"{name} is incomplete: its weights hold {found / 1e6:.1f} M numbers and its config.json asks for "
