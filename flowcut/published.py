@@ -82,6 +82,7 @@ SIZES: dict[str, Size] = {
     "llava-hf/llava-1.5-7b-hf": _size(14.1, 7.06),
     "xtuner/llava-phi-3-mini-hf": _size(8.3, 4.14),
     "Intel/llava-gemma-2b": _size(5.7, 2.82),
+    "llava-hf/llava-interleave-qwen-0.5b-hf": _size(1.76, 0.88),
     "llava-hf/llava-v1.6-mistral-7b-hf": _size(15.1, 7.57),
     "llava-hf/llava-v1.6-vicuna-7b-hf": _size(14.1, 7.06),
     "Qwen/Qwen2-VL-2B-Instruct": _size(4.43, 2.21),
@@ -111,6 +112,9 @@ SIZES: dict[str, Size] = {
     "deepseek-community/deepseek-vl-1.3b-chat": _size(4.0, 1.98),
     "deepseek-community/deepseek-vl-7b-chat": _size(14.7, 7.34),
     "google/gemma-3-4b-it": _size(8.6, 4.3, gated=True),
+    "google/gemma-3-12b-it": _size(24.4, 12.2, gated=True),
+    "google/gemma-3-27b-it": _size(54.9, 27.4, gated=True),
+    "google/paligemma-3b-mix-224": _size(11.7, 2.92, gated=True),
     "google/paligemma2-3b-mix-224": _size(6.1, 3.03, gated=True),
     "google/paligemma2-3b-mix-448": _size(6.1, 3.03, gated=True),
 }
@@ -124,6 +128,15 @@ FAMILY_NAMES: dict[str, str] = {
     "llava_onevision": "LLaVA-OneVision",
     "qwen2_vl": "Qwen2-VL",
     "qwen2_5_vl": "Qwen2.5-VL",
+    "internvl": "InternVL",
+    "smolvlm": "SmolVLM2",
+    "idefics3": "Idefics3",
+    "qwen3_vl": "Qwen3-VL",
+    "qwen3_5": "Qwen3.5",
+    "deepseek_vl": "DeepSeek-VL",
+    "deepseek_vl_hybrid": "DeepSeek-VL hybrid",
+    "gemma3": "Gemma 3",
+    "paligemma": "PaliGemma",
 }
 """As `flowcut.families.FAMILIES` calls them, which needs torch; one that is not here is called by its model_type."""
 

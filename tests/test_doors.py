@@ -15,6 +15,7 @@ NO_TORCH = (
     "flowcut", "flowcut.errors", "flowcut.cut", "flowcut.settings", "flowcut.published", "flowcut.threads",
     "flowcut.criteria", "flowcut.records.vision",
     "flowcut.records.language",
+    "flowcut.models.fit", "flowcut.models.cache",
     "flowcut.records.answer_attention", "flowcut.records.run", "flowcut.records.studies", "flowcut.records.store",
     "flowcut_lens.analysis.stage", "flowcut_lens.scenes", "flowcut_lens.app.views.ask.page", "flowcut_lens.cli.main",
 )  # fmt: skip

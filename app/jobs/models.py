@@ -77,8 +77,7 @@ def has_room_for(name: str) -> bool:
 
     True of a model whose weights are not on this machine: loading it fails before anything is read.
     """
-    from flowcut.models.cache import complete_snapshot
-    from flowcut.models.checkpoint import count_parameters
+    from flowcut.models.cache import complete_snapshot, numbers_in
     from flowcut.models.fit import machine
     from flowcut.models.memory import SHARE_FOR_WEIGHTS
 
@@ -86,8 +85,8 @@ def has_room_for(name: str) -> bool:
     if folder is None or here.memory is None:
         return folder is None
     try:
-        parameters = count_parameters(sorted(folder.glob("*.safetensors")))
-    except Exception:  # of a broken file: loading says what is wrong with it
+        parameters = numbers_in(folder)
+    except (ValueError, KeyError, AttributeError, OSError):  # of a broken file: loading says what is wrong with it
         return True
     return parameters * BYTES_A_WEIGHT[here.device] <= SHARE_FOR_WEIGHTS * here.memory
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -46,6 +47,25 @@ def cached(name: str) -> Cached:
 def partial_bytes(name: str) -> int:
     """Bytes of files whose start is here: a download that was stopped goes on from there."""
     return sum(_size(file) for file in (model_folder(name) / "blobs").glob(f"*{INCOMPLETE}"))
+
+
+def numbers_in(folder: Path) -> int:
+    """How many numbers a checkpoint's weights are, from the headers of its safetensors files.
+
+    Raises:
+        ValueError: a file is broken.
+    """
+    return sum(_numbers(file) for file in folder.glob("*.safetensors"))
+
+
+def _numbers(file: Path) -> int:
+    """The header is JSON, after its length in 8 bytes: of each tensor its shape."""
+    with file.open("rb") as opened:
+        length = int.from_bytes(opened.read(8), "little")
+        if length > file.stat().st_size:
+            raise ValueError(f"{file} is broken")
+        header = json.loads(opened.read(length))
+    return sum(math.prod(tensor["shape"]) for name, tensor in header.items() if name != "__metadata__")
 
 
 def wanted(file: str) -> bool:

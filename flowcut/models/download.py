@@ -15,7 +15,14 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from huggingface_hub import HfApi, constants, hf_hub_download, hf_hub_url, snapshot_download
-from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, HFValidationError, RepositoryNotFoundError
+from huggingface_hub.errors import (
+    EntryNotFoundError,
+    GatedRepoError,
+    HfHubHTTPError,
+    HFValidationError,
+    LocalEntryNotFoundError,
+    RepositoryNotFoundError,
+)
 from huggingface_hub.utils import WeakFileLock
 
 from flowcut.errors import FlowCutError, ModelNotLoaded
@@ -31,6 +38,10 @@ EMBEDDED = "embedded"
 Result = TypeVar("Result")
 
 
+class NoConfig(ModelNotLoaded):
+    """The repository on the hub has no config.json: an adapter, or no transformers checkpoint at all."""
+
+
 def fetch(name: str, check: Callable[[Path], object], report: Progress) -> Path:
     """Bring a model onto this machine, as far as it is not there; what was fetched before an earlier stop is kept.
 
@@ -43,6 +54,7 @@ def fetch(name: str, check: Callable[[Path], object], report: Progress) -> Path:
         The snapshot's folder, named by the hub's commit.
 
     Raises:
+        NoConfig: (a ModelNotLoaded) the repository has no config.json.
         ModelNotLoaded: one sentence: no such model, no access, no network, no room, connection lost.
     """
     with ExitStack() as bars:
@@ -68,9 +80,7 @@ def _fetch(name: str, check: Callable[[Path], object], report: Progress) -> Path
         if here is None:
             raise
         return here
-    looking = f"Reading what {name} is"
-    config = _while_reporting(lambda: hf_hub_download(name, "config.json", tqdm_class=SilentBar), report, looking)
-    check(Path(config).parent)
+    check(_config(name, report).parent)
     _fetch_large(name, str(info.sha), info.siblings or [], report)
     return Path(
         _while_reporting(
@@ -78,6 +88,17 @@ def _fetch(name: str, check: Callable[[Path], object], report: Progress) -> Path
             "Fetching the small files",
         )
     )  # fmt: skip
+
+
+def _config(name: str, report: Progress) -> Path:
+    looking = f"Reading what {name} is"
+    try:
+        found = _while_reporting(lambda: hf_hub_download(name, "config.json", tqdm_class=SilentBar), report, looking)
+    except LocalEntryNotFoundError:  # the network is gone since
+        raise
+    except EntryNotFoundError as error:
+        raise NoConfig(f"{name} holds no config.json on the hub: give the id of a transformers checkpoint.") from error
+    return Path(found)
 
 
 def _fetch_large(name: str, commit: str, files: list[Any], report: Progress) -> None:

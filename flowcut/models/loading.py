@@ -15,7 +15,7 @@ from typing import Any, cast
 
 import torch
 from huggingface_hub import hf_hub_download, try_to_load_from_cache
-from huggingface_hub.errors import EntryNotFoundError, HFValidationError, LocalEntryNotFoundError
+from huggingface_hub.errors import HFValidationError
 from transformers import AutoImageProcessor, AutoModelForImageTextToText, AutoProcessor, PreTrainedModel
 
 from flowcut.errors import ModelNotLoaded, NoRoom
@@ -25,7 +25,7 @@ from flowcut.families.processors import processor_class
 from flowcut.hooks.model_facts import precision_of
 from flowcut.models import memory
 from flowcut.models.checkpoint import ADAPTER, an_adapter, read_config, size_of, weight_files, weights_hash
-from flowcut.models.download import fetch
+from flowcut.models.download import NoConfig, fetch
 from flowcut.models.hub import Progress, report_to_nobody
 from flowcut.models.memory import SHARE_FOR_WEIGHTS
 from flowcut.models.quantize import Quantization, check_packed, is_packed, planned
@@ -35,10 +35,6 @@ EMBEDDED = "embedded"
 EMBEDDED_VARIABLE = "FLOWCUT_EMBEDDED"
 LONGEST_NAME = 250
 """Characters of a model's name: the longest that every file system takes."""
-NOT_FETCHED = (
-    "{name} is not on this machine and could not be fetched from the Hugging Face hub: check the network, give a local "
-    f"folder, or use '{EMBEDDED}'."
-)
 ASSUMED_FREE = 8_000_000_000
 """Bytes, where the system does not say."""
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -202,10 +198,8 @@ def _download(name: str, report: Progress, checked: Callable[[Path], Any]) -> Pa
     """Fetch a checkpoint into the hub's cache; its kind is checked before its weights are fetched."""
     try:
         return fetch(name, checked, report)
-    except ModelNotLoaded as error:
-        if isinstance(error.__cause__, EntryNotFoundError):
-            raise _without_config(name, error.__cause__) from error
-        raise
+    except NoConfig as error:
+        raise _without_config(name, error) from error
 
 
 def fetch_only(name: str, progress: Progress | None = None) -> None:
@@ -213,14 +207,12 @@ def fetch_only(name: str, progress: Progress | None = None) -> None:
     _folder(name, progress or report_to_nobody, lambda folder: read_config(folder, name))
 
 
-def _without_config(name: str, error: EntryNotFoundError) -> ModelNotLoaded:
-    """Why a repository on the hub, or what is on this machine of it, has no config.json."""
-    if isinstance(error, LocalEntryNotFoundError):
-        return ModelNotLoaded(NOT_FETCHED.format(name=name))
+def _without_config(name: str, error: NoConfig) -> ModelNotLoaded:
+    """Why a repository on the hub has no config.json: it may hold an adapter."""
     try:
         return an_adapter(name, Path(hf_hub_download(name, ADAPTER)))
     except Exception:  # no adapter, or no answer any more
-        return ModelNotLoaded(f"{name} holds no config.json on the hub: give the id of a transformers checkpoint.")
+        return error
 
 
 def _processor(folder: Path, name: str, family: Family) -> Any:

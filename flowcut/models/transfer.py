@@ -11,10 +11,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from huggingface_hub import constants
 from huggingface_hub.errors import HfHubHTTPError
 from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status
 
-ANSWER_SECONDS = 10
+ANSWER_SECONDS = constants.HF_HUB_DOWNLOAD_TIMEOUT
 """How long a server may take to answer, and between two pieces of what it sends."""
 PATIENCE = 30.0
 """Seconds without a byte after which the connection counts as lost."""

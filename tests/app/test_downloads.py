@@ -168,9 +168,9 @@ def test_a_model_that_is_replaced_is_gone(runtime: Runtime, hub: Hub, monkeypatc
 
 def test_room_is_looked_for_in_memory(hub: Hub, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from flowcut.models import memory
-    from flowcut.models.checkpoint import count_parameters
+    from flowcut.models.cache import numbers_in
 
-    needed = 4 * count_parameters(sorted(folder.glob("*.safetensors")))
+    needed = 4 * numbers_in(folder)
     for free, fits in ((needed, False), (2 * needed, True), (None, False)):
         monkeypatch.setattr(memory, "free", lambda free=free: free)
         assert models.has_room_for(str(folder)) is fits

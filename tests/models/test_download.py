@@ -183,6 +183,11 @@ def test_no_such_model(hub: Hub) -> None:
     refused(f"There is no model '{NAME}' in this place or on the Hugging Face hub")
 
 
+def test_a_repository_without_a_configuration(repository: Repository) -> None:
+    (repository.folder / "config.json").unlink()
+    refused("holds no config.json on the hub")
+
+
 def test_a_gated_model(repository: Repository) -> None:
     repository.gated = True
     refused("is a gated model: accept its terms")

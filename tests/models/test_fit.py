@@ -13,6 +13,7 @@ from flowcut.families import FAMILIES
 from flowcut.models import cache
 from flowcut.models.fit import Machine, smallest
 from flowcut.published import FAMILY_NAMES, MODEL_TYPES, PUBLISHED, published_models
+from tests import tiny
 
 GB = 10**9
 ROOMY = Machine("cpu", 100 * GB, 1000 * GB, Path("/nowhere"))
@@ -104,6 +105,15 @@ def test_shards_that_are_missing(folder: Path) -> None:
         '{"weight_map": {"a": "model-1.safetensors", "b": "model-2.safetensors", "c": "model-3.safetensors"}}'
     )
     assert cache.complete_snapshot(name) is None
+
+
+def test_numbers_are_counted_from_headers(tmp_path: Path) -> None:
+    model = tiny.llava()
+    model.save_pretrained(tmp_path)
+    assert cache.numbers_in(tmp_path) == sum(weight.numel() for weight in model.parameters())
+    (tmp_path / "model.safetensors").write_bytes(b"no safetensors file")
+    with pytest.raises(ValueError, match="broken"):
+        cache.numbers_in(tmp_path)
 
 
 def test_a_broken_link_is_not_complete() -> None:
