@@ -14,8 +14,6 @@ import torch
 from PIL import Image
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
-from transformers import AutoConfig, AutoModelForImageTextToText
-from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 from transformers.video_utils import VideoMetadata
 
 import flowcut
@@ -382,31 +380,6 @@ def test_the_answer_depends_on_deepstack(processor: Any, cut: Any) -> None:
             for weight in merger.linear_fc2.parameters():
                 weight.data.zero_()
     assert (found[0] - found[1]).abs().max() > 0.1
-
-
-def test_the_published_configuration(kind: str, tmp_path: Path) -> None:
-    """Whose parts are named as old releases of transformers named them."""
-    (tmp_path / "config.json").write_text(json.dumps(tiny_qwen3.PUBLISHED[kind]))
-    config = AutoConfig.from_pretrained(tmp_path)
-    family = family_of(config)
-    assert (family.model_class, family.processor_class) == (config.architectures[0], "Qwen3VLProcessor")
-    assert any(name.startswith("Qwen/Qwen3") for name in family.published)
-    with torch.device("meta"):
-        built = AutoModelForImageTextToText.from_config(config)
-    encoder = flowcut.encoder.recording.find_encoder(built)
-    assert len(encoder.layers) == config.vision_config.depth
-    assert list(encoder.early_mergers) == ([5, 11, 17] if kind == "Qwen3VL" else [])
-    images = Qwen2VLImageProcessorPil(**tiny_qwen3.PREPROCESSOR)
-    (geometry,) = family.geometries(built, images, (640, 480))
-    grid = images(images=[Image.new("RGB", (640, 480))], return_tensors="pt")["image_grid_thw"][0]
-    assert grid.tolist() == [1, geometry.grid_rows, geometry.grid_cols] == [1, 30, 40]
-
-
-def test_the_published_templates_hold_what_they_are_asked(kind: str, processor: Any) -> None:
-    family = family_of(tiny_qwen3.config(kind))
-    text = family.prompt(processor, "What is it?", "Be brief.")
-    asked = f"<|im_start|>user\n{tiny_qwen3.PICTURE}What is it?<|im_end|>\n<|im_start|>assistant\n"
-    assert text == f"<|im_start|>system\nBe brief.<|im_end|>\n{asked}{TAIL[kind]}"
 
 
 def test_positions_in_the_tower_are_interpolated_for_every_grid(model: Any) -> None:
