@@ -29,7 +29,7 @@ SPECIAL = ["<pad>", "<eos>", "<bos>", "<image>", "<start_of_image>", "<end_of_im
 IMAGE = SPECIAL.index("<image>")
 VOCABULARY = 256 + len(SPECIAL)
 
-LLAVA_TEMPLATE = (  # of llava-hf/llava-interleave-qwen-0.5b-hf, without its default system prompt
+LLAVA_TEMPLATE = (  # ChatML with a placeholder before the text, as models of this build with a Qwen decoder have it
     "{% for message in messages %}{{'<|im_start|>' + message['role'] + ' '}}"
     "{% for content in message['content'] | selectattr('type', 'equalto', 'image') %}{{ '<image>' }}{% endfor %}"
     "{% for content in message['content'] | selectattr('type', 'equalto', 'text') %}{{ '\n' + content['text'] }}"
