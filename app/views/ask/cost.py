@@ -31,7 +31,9 @@ def times_bar(run: Run, full: Run, longest: float, kind: str) -> str:
 def _besides(run: Run) -> list[str]:
     """Wall time that no stage above has, and why the vision encoder took as long as it did."""
     times = run.times
-    outside = [f"besides, {duration(times.recording)} to record the flow shown below"]
+    unread = run.record is not None and run.record.unread is not None
+    recorded = "what the words attended to" if unread else "the flow shown below"
+    outside = [f"besides, {duration(times.recording)} to record {recorded}"]
     if times.unassigned is not None:
         outside = [f"{outside[0]}, and {duration(times.unassigned)} of wall time that belong to no stage"]
     where = where_it_cuts(run)
