@@ -156,12 +156,13 @@ class Session:
     @property
     def in_force(self) -> bool:
         """Whether the `with` was entered and not yet left."""
-        return self.recording.in_force
+        return bool(self.recording.in_force)
 
     @property
     def record(self) -> FlowRecord:
         """What the last `prepare` showed; all pictures, tiles or frames are its batch, in the order of the prompt."""
-        return self.recording.record
+        record: FlowRecord = self.recording.record
+        return record
 
     @property
     def language_record(self) -> LanguageRecord | None:
