@@ -41,8 +41,8 @@ def aim_at(
             (prompt, start), lead = places[begin], leading_separators(medium)
             if places[begin + count - 1] != [prompt, start + count - 1]:
                 raise InvalidCut(
-                    f"{family.name} puts text between the frames of a video, and a cut in the language model takes one "
-                    "run of visual tokens: choose a method that cuts in the vision encoder or behind the projector."
+                    f"{family.name} puts text between the visual tokens of one picture or video, and a cut in the "
+                    "language model takes one run of them: choose a method that cuts before it, behind the projector."
                 )
             spans[prompt].append((start + lead, count - lead))
             sources.append(medium.sources[lead:].cpu())

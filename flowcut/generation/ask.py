@@ -295,7 +295,7 @@ class _Work:
             family.language_model(hf_model),
             hf_model.get_output_embeddings(),
             hf_model.config,
-            encoder.early_mergers,
+            encoder.early_mergers if read else {},
         )
         visual = [len(medium.features) for medium in session.media]
         ahead = []

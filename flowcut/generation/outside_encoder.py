@@ -47,9 +47,11 @@ def other_stage(cut: CutConfig | None, place: str) -> tuple[str, ...]:
     if cut is None or cut.then is None:
         return ()
     first, second = cut.stages
+    hands_cls = first.variant in METHODS[first.method].hands_cls
+    cls = ("Where the first cut hands a CLS token over, the second one does not count it: it stays.",)
     if place == "first":
-        return (f"A second cut follows {second.stage.place}: {second.title}.",)
-    return (f"A first cut was made {first.stage.place}: {first.title}.",)
+        return (f"A second cut follows {second.stage.place}: {second.title}.", *(cls if hands_cls else ()))
+    return (f"A first cut was made {first.stage.place}: {first.title}.", *(cls if hands_cls else ()))
 
 
 @dataclass(frozen=True)

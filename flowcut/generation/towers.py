@@ -34,4 +34,5 @@ def watched_tower(
 
 def patch_size(model: PreTrainedModel) -> int:
     """Side of a patch, px; 1 where the model does not say."""
-    return int(getattr(getattr(model.config, "vision_config", None), "patch_size", 1))
+    side = getattr(getattr(model.config, "vision_config", None), "patch_size", 1)
+    return int(side[0] if isinstance(side, list | tuple) else side)

@@ -52,7 +52,7 @@ def ask(model: VisionLanguageModel, cut: Any, **options: Any) -> flowcut.Run:
 
 def test_both_stages_are_named_and_read_back() -> None:
     cut = both("visionzip", "fastv", 128, 64)
-    assert cut.title == "VisionZip 128 + FastV 64"
+    assert cut.title == "VisionZip 128 (official) + FastV 64"
     assert cut_from_text("visionzip:128+fastv:64") == cut
     assert cut_from_text("flowcut:9") == flowcut.FlowCut(tokens=9)
     written = json.loads(json.dumps(cut.as_dict()))
@@ -132,7 +132,9 @@ def test_decoding_equals_a_full_cut_prefill(first: str, second: str) -> None:
 
 
 @pytest.mark.parametrize("positions", [None, "kept", "renumbered"])
-@pytest.mark.parametrize(("first", "second"), [("visionzip", "fastv"), ("otprune", "pyramiddrop"), ("scope", "dart")])
+@pytest.mark.parametrize(
+    ("first", "second"), [("cls-attention", "fastv"), ("otprune", "pyramiddrop"), ("scope", "dart")]
+)
 def test_it_is_the_one_cut_and_then_the_other(first: str, second: str, positions: Any) -> None:
     """The second cut by hand, on the prompt that the first one leaves."""
     model, inputs = tiny.llava(), asked(tiny.processor(), "@ what is it?")
@@ -152,7 +154,7 @@ def test_it_is_the_one_cut_and_then_the_other(first: str, second: str, positions
     np.testing.assert_array_equal(told.positions_after, by_hand.record.positions_after)
 
 
-@pytest.mark.parametrize(("first", "second"), [("visionzip", "fastv"), ("flowcut", "dart"), ("holov", "priortr")])
+@pytest.mark.parametrize(("first", "second"), [("cls-attention", "fastv"), ("flowcut", "dart"), ("holov", "priortr")])
 def test_tokens_patches_and_ranking(model: VisionLanguageModel, first: str, second: str) -> None:
     run, alone = ask(model, both(first, second)), ask(model, flowcut.Cut(first, tokens=20))
     text = run.prompt_tokens - 20
@@ -241,6 +243,14 @@ def test_a_video_is_cut_twice() -> None:
     assert session.media[0].sources[1 + kept].min() >= 0  # tokens of patches; the first CLS token is no candidate
 
 
+def test_a_cls_token_that_the_first_cut_hands_over_stays(model: VisionLanguageModel) -> None:
+    run = ask(model, both("visionzip", "fastv"))
+    text = run.prompt_tokens - 20
+    assert run.layer_tokens == (text + 20, text + 7 + 1)
+    assert run.record is not None
+    assert any("the second one does not count it" in note for note in run.record.notes)
+
+
 def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     picture, model = tmp_path / "cat.png", str(tiny.checkpoint(tmp_path / "model"))
     tiny.picture().save(picture)
@@ -248,7 +258,7 @@ def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture) -> None
     first = ["ask", str(picture), "What?", "--method", "visionzip", "--tokens", "20"]
     assert main.main([*first, "--then", "fastv:7", *options]) == 0
     facts = json.loads(capsys.readouterr().out)
-    assert facts["title"] == "VisionZip 20 + FastV 7"
+    assert facts["title"] == "VisionZip 20 (official) + FastV 7"
     assert facts["cut"]["then"]["method"] == "fastv"
     assert len(facts["final_patch_ids"]) == 7
     assert (

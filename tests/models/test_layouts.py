@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
-import huggingface_hub
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
 import flowcut
-from flowcut.models import loading
 from tests import tiny
+from tests.models.hub_server import Hub, Repository, ask_instead
 
 
 @pytest.fixture(scope="module")
@@ -90,21 +92,22 @@ def test_weights_in_another_layout_under_a_configuration_of_transformers(folder:
 
 def test_the_layout_is_known_before_the_weights_are_fetched(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tell(folder, architectures=["LlavaLlamaForCausalLM"], **MM)
-    served_from(folder, monkeypatch)
-    refused("someone/a-model", "layout of the LLaVA authors' own code")
+    with served("someone/a-model", folder, monkeypatch):
+        refused("someone/a-model", "layout of the LLaVA authors' own code")
 
 
-def served_from(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The hub has this folder's small files, and its weights must not be fetched."""
-
-    def small_file(name: str, file: str, **_: object) -> str:
-        if not (folder / file).is_file():
-            raise huggingface_hub.errors.EntryNotFoundError(file)
-        return str(folder / file)
-
-    monkeypatch.setattr(huggingface_hub.HfApi, "model_info", lambda *_, **__: None)
-    monkeypatch.setattr(loading, "hf_hub_download", small_file)
-    monkeypatch.setattr(loading, "snapshot_download", lambda *_, **__: pytest.fail("The weights were fetched."))
+@contextmanager
+def served(name: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The hub has this folder, and its weights must not be fetched."""
+    hub, repository = Hub(), Repository(folder)
+    hub.repositories[name] = repository
+    with TemporaryDirectory() as cache:
+        ask_instead(hub, Path(cache), monkeypatch)
+        try:
+            yield
+        finally:
+            hub.close()
+    assert repository.asked == []
 
 
 ADAPTER = json.dumps({"peft_type": "LORA", "base_model_name_or_path": "llava-hf/llava-1.5-7b-hf"})
@@ -120,15 +123,13 @@ def test_an_adapter_alone(tmp_path: Path) -> None:
 
 def test_an_adapter_on_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "adapter_config.json").write_text(ADAPTER)
-    served_from(tmp_path, monkeypatch)
-    refused("someone/a-lora", r"someone/a-lora holds an adapter \(adapter_config\.json\) for llava-hf/")
+    with served("someone/a-lora", tmp_path, monkeypatch):
+        refused("someone/a-lora", r"someone/a-lora holds an adapter \(adapter_config\.json\) for llava-hf/")
 
 
 def test_a_repository_without_a_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    served_from(tmp_path, monkeypatch)
-    refused(
-        "someone/files", r"someone/files holds no config\.json on the hub: give the id of a transformers checkpoint"
-    )
+    with served("someone/files", tmp_path, monkeypatch):
+        refused("someone/files", r"someone/files holds no config\.json on the hub: give the id of a transformers")
 
 
 def test_an_adapter_beside_a_model_would_not_be_applied(folder: Path) -> None:

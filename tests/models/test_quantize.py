@@ -17,7 +17,7 @@ from flowcut.generation.flops import linear_flops
 from flowcut.hooks.model_facts import precision_of
 from flowcut.models.quantize import planned
 from tests import tiny
-from tests.models.test_layouts import refused, served_from, tell
+from tests.models.test_layouts import refused, tell
 
 
 @pytest.fixture
@@ -63,8 +63,8 @@ def test_a_packed_checkpoint_is_not_called_incomplete(
     pack(folder, **told)
     sentence = rf"quantised \({told['quant_method']}\), and cannot be read here: run pip install .*, or choose the same"
     refused(folder, sentence)
-    served_from(folder, monkeypatch)
-    refused("someone/packed", sentence)
+    with served("someone/packed", folder, monkeypatch):
+        refused("someone/packed", sentence)
 
 
 def test_what_packs_weights_in_a_way_that_nobody_reads(folder: Path) -> None:
@@ -99,9 +99,9 @@ def test_the_language_model_is_quantised_or_its_package_is_named(
 ) -> None:
     plain = flowcut.load(folder, device="cpu")
     if find_spec(needs) is None or (needs == "bitsandbytes" and find_spec("accelerate") is None):
-        served_from(folder, monkeypatch)  # said before any download
         sentence = rf"quantize='{wanted}' on cpu needs {needs}.*: run pip install 'flowcut-lens\[quantize\]'"
-        refused("someone/a-model", sentence, quantize=wanted, device="cpu")
+        with served("someone/a-model", folder, monkeypatch):  # said before any download
+            refused("someone/a-model", sentence, quantize=wanted, device="cpu")
         return
     model = flowcut.load(folder, device="cpu", quantize=wanted)
     inner = model.model.model
