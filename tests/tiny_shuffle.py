@@ -31,7 +31,6 @@ from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import GotOcr2Im
 from transformers.models.idefics3.image_processing_pil_idefics3 import Idefics3ImageProcessorPil
 from transformers.models.smolvlm.image_processing_pil_smolvlm import SmolVLMImageProcessorPil
 
-from flowcut.families.processors import say_numbers
 from tests.tiny import sharpen
 
 INTERN = ["InternVL3", "InternVL3_5"]
@@ -147,7 +146,6 @@ def processor(kind: str, **settings: Any) -> Any:
     options = {"image_seq_len": per_tile(kind), "chat_template": SMOL_TEMPLATE}
     if kind == "Idefics3":
         return Idefics3Processor(Idefics3ImageProcessorPil(**sizes), words, **options)
-    say_numbers()
     sampling = {"fps": 1, "max_frames": 64, "video_size": {"longest_edge": side}}
     films = SmolVLMVideoProcessor(video_sampling=sampling, **sizes)
     return SmolVLMProcessor(SmolVLMImageProcessorPil(**sizes), words, films, **options)

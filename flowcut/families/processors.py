@@ -1,14 +1,11 @@
-"""A family's processor where a package is missing: without its video half, or with numbers said in our own words."""
+"""A family's processor where a package is missing: without its video half."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import transformers
-from transformers.models.smolvlm import processing_smolvlm
 from transformers.utils import is_torchvision_available
-
-from flowcut.families.number_words import in_words
 
 
 def processor_class(name: str) -> Any:
@@ -17,8 +14,6 @@ def processor_class(name: str) -> Any:
     transformers refuses to build these processors without a video processor, and has none without torchvision.
     """
     stock = getattr(transformers, name)
-    if name == "SmolVLMProcessor":
-        say_numbers()
     return stock if is_torchvision_available() else pictures_only(stock)
 
 
@@ -38,12 +33,3 @@ def pictures_only(stock: Any) -> Any:
     return type(
         stock.__name__, (stock,), {"get_attributes": classmethod(get_attributes), "video_processor": _NoFrames()}
     )
-
-
-def say_numbers() -> None:
-    """Give transformers something to say numbers with, where the package num2words is missing.
-
-    It refuses to build a SmolVLM processor without, and uses it for nothing but the number of a video's frames.
-    """
-    if processing_smolvlm.num2words is None:
-        processing_smolvlm.num2words = in_words

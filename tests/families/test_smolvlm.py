@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Any
 
 import numpy as np
@@ -11,8 +10,7 @@ import torch
 from PIL import Image
 
 import flowcut
-from flowcut.families import FAMILIES, processors
-from flowcut.families.number_words import in_words
+from flowcut.families import FAMILIES
 from flowcut.families.processors import pictures_only
 from tests import tiny, tiny_shuffle
 
@@ -103,26 +101,6 @@ def test_pictures_without_torchvision(monkeypatch: pytest.MonkeyPatch) -> None:
         inputs["input_ids"], whole(images=[tiny.picture(0, (100, 80))], text=prompt, return_tensors="pt")["input_ids"]
     )
 
-
-def test_numbers_in_words() -> None:
-    """As num2words, which transformers asks for; what is installed is used."""
-    assert [in_words(n) for n in (0, 8, 13, 20, 21, 64, 99, 100, 105, 340)] == [
-        "zero", "eight", "thirteen", "twenty", "twenty-one", "sixty-four", "ninety-nine", "one hundred",
-        "one hundred and five", "three hundred and forty",
-    ]  # fmt: skip
-    with pytest.raises(ValueError, match="0 to 999"):
-        in_words(1000)
-    module: Any = sys.modules["transformers.models.smolvlm.processing_smolvlm"]
-    before = module.num2words
-    try:
-        module.num2words = str
-        processors.say_numbers()
-        assert module.num2words is str
-        module.num2words = None
-        processors.say_numbers()
-        assert module.num2words is in_words
-    finally:
-        module.num2words = before
 
 
 def test_recorded_as_a_bare_tower() -> None:

@@ -17,7 +17,7 @@ from flowcut.generation.flops import linear_flops
 from flowcut.hooks.model_facts import precision_of
 from flowcut.models.quantize import planned
 from tests import tiny
-from tests.models.test_layouts import refused, tell
+from tests.models.test_layouts import refused, served, tell
 
 
 @pytest.fixture
