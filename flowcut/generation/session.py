@@ -12,7 +12,7 @@ from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
 from functools import partial
 from types import TracebackType
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -151,12 +151,12 @@ class Session:
     @property
     def in_force(self) -> bool:
         """Whether the `with` was entered and not yet left."""
-        return self.recording.in_force
+        return bool(self.recording.in_force)
 
     @property
     def record(self) -> FlowRecord:
         """What the last `prepare` showed; all pictures, tiles or frames are its batch, in the order of the prompt."""
-        return self.recording.record
+        return cast(FlowRecord, self.recording.record)
 
     @property
     def language_record(self) -> LanguageRecord | None:
