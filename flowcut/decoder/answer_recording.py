@@ -130,6 +130,7 @@ class AnswerRecording:
         """Whether it is the prompt's pass through a decoder whose windows do not end within a prompt (PaliGemma)."""
         first = not self._layers[layer].weights
         return first and bool(getattr(self.decoder.model.config, "use_bidirectional_attention", False))
+
     def _check_step(self, layer: int, queries: int, keys: int) -> None:
         """Every pass must be one token's: the whole prompt, then one more token, or all again where there is no cache.
 

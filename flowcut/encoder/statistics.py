@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from flowcut.hooks.precision import full_precision
 from flowcut.records.vision import CLS_ID, PADDING_ID
 
 QUERY_BLOCK = 128
@@ -77,13 +78,14 @@ def column_mean(
     first = 1 if proxy else 0  # a proxy's query is not the model's own
     received = torch.zeros(len(query), tokens, dtype=torch.float32, device=query.device)
     keys = key.float().transpose(-1, -2)
-    for start in range(first, tokens, QUERY_BLOCK):
-        block = query[:, :, start : start + QUERY_BLOCK].float()
-        logits = block @ keys * scaling
-        hidden = _hidden_keys(start, block.shape[2], tokens, proxy, windows, query.device)
-        if hidden is not None:
-            logits = logits.masked_fill(hidden, -math.inf)
-        received += logits.softmax(dim=-1).mean(dim=1).sum(dim=1)
+    with full_precision(query.device):
+        for start in range(first, tokens, QUERY_BLOCK):
+            block = query[:, :, start : start + QUERY_BLOCK].float()
+            logits = block @ keys * scaling
+            hidden = _hidden_keys(start, block.shape[2], tokens, proxy, windows, query.device)
+            if hidden is not None:
+                logits = logits.masked_fill(hidden, -math.inf)
+            received += logits.softmax(dim=-1).mean(dim=1).sum(dim=1)
     return received / (tokens - first)
 
 

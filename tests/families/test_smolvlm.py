@@ -102,7 +102,6 @@ def test_pictures_without_torchvision(monkeypatch: pytest.MonkeyPatch) -> None:
     )
 
 
-
 def test_recorded_as_a_bare_tower() -> None:
     """Without the model around it nobody knows of squares: single patches are cut."""
     tower = tiny_shuffle.model("SmolVLM").model.vision_model

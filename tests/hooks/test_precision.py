@@ -13,6 +13,7 @@ import pytest
 import torch
 
 import flowcut
+from flowcut.encoder.statistics import column_mean
 from tests import tiny, tiny_qwen, tiny_video
 
 
@@ -70,6 +71,14 @@ def test_a_question_is_answered_and_its_record_read(
         assert {one.dtype.name for one in floats_of(run.language_record)} == {"float32"}
     assert run.answer_attention is not None
     assert {one.dtype.name for one in floats_of(run.answer_attention)} == {"float32"}
+
+
+@pytest.mark.parametrize("around", AROUND)
+def test_scores_of_the_same_queries_and_keys_are_the_same(around: str) -> None:
+    query, key = torch.randn(2, 1, 4, 65, 8, dtype=torch.float32).bfloat16()
+    plain = column_mean(query, key, 0.3)
+    with AROUND[around]():
+        assert torch.equal(column_mean(query, key, 0.3), plain)
 
 
 def test_under_autocast_a_cut_scores_as_without_it_on_the_same_numbers() -> None:
