@@ -82,6 +82,12 @@ class LanguageDecoder:
         # forward, not the module itself: no hook of transformers may see this second run
         part.self_attn.forward(hidden_states=part.input_layernorm(hidden), past_key_values=None, **arguments)
 
+    def embedded(self, given: Mapping[str, Any]) -> Tensor:
+        """[B, L, width], the prompts as the first layer reads them; `given` are the decoder's arguments."""
+        embedded = given.get("inputs_embeds")
+        found: Tensor = self.model.get_input_embeddings()(given["input_ids"]) if embedded is None else embedded
+        return found
+
     def final_norm(self, hidden: Tensor) -> Tensor:
         """Hidden states normalised as behind the last layer."""
         normalised: Tensor = cast(Any, self.model).norm(hidden)

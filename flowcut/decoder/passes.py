@@ -88,6 +88,14 @@ class DecoderPass:
             "text_rows": self.text_after(span).numpy() - padded,
         }
 
+    def check_text(self) -> None:
+        """
+        Raises:
+            FlowCutError: no text comes after a picture, and what it attends to is asked for.
+        """
+        if not all(len(self.text_after(span)) for span in self.spans):
+            raise FlowCutError("There is no text after the visual tokens, and the method asks what it attends to.")
+
     def text_after(self, span: Span) -> Tensor:
         """int64 [m], rows of the text tokens between a picture and the prompt's end, the last one among them."""
         assert self.live is not None

@@ -267,22 +267,13 @@ class LanguageRecording:
                 check_cache(cache)
                 self._pass = DecoderPass.of_prompts(aim, batch, length, padding_mask(mask, self.decoder.model, length))
                 self._pass.deepstack = Deepstack.taken_from(self.decoder.model, given)
-                self._check_text(self._pass)
+                if self._plan is not None:
+                    self._pass.check_text()
                 if "rater_attention" in self._needs:
-                    find_raters(self._pass, self._embedded(given))
+                    find_raters(self._pass, self.decoder.embedded(given))
         elif cache in self._cut_of:
             segments = [Segment(layer, kept_rows.for_batch(batch)) for layer, kept_rows in self._cut_of[cache]]
             self._pass = DecoderPass(padding_mask(mask, self.decoder.model), prefill=False, segments=segments)
-
-    def _check_text(self, current: DecoderPass) -> None:
-        if self._plan is not None and not all(len(current.text_after(span)) for span in current.spans):
-            raise FlowCutError("There is no text after the visual tokens, and the method asks what it attends to.")
-
-    def _embedded(self, given: Mapping[str, Any]) -> Tensor:
-        """[B, L, width], the prompts as the first layer reads them."""
-        embedded = given.get("inputs_embeds")
-        found: Tensor = self.decoder.model.get_input_embeddings()(given["input_ids"]) if embedded is None else embedded
-        return found
 
     def _adding(self, index: int) -> Callable[..., Any]:
         """After a layer, before any cut there: with the features that the model adds behind it."""

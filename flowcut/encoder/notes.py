@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from flowcut.criteria import METHODS
 from flowcut.cut import CutConfig
 from flowcut.encoder.locate import VisionEncoder
-from flowcut.encoder.prune_group import EncoderPlan, PruneGroup
+from flowcut.encoder.plan import EncoderPlan
+from flowcut.encoder.prune_group import PruneGroup
 
 PROXY_NOTE = (
     "This encoder has no CLS token: what is shown as CLS is a proxy, the mean of all patches' queries and values."

@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from flowcut.cut import even_shares
 from flowcut.encoder.evidence import LayerInputs
 from flowcut.encoder.locate import PackedEncoder, VisionEncoder
-from flowcut.encoder.prune_group import EncoderPlan, PruneGroup
+from flowcut.encoder.plan import EncoderPlan
+from flowcut.encoder.prune_group import PruneGroup
 from flowcut.errors import FlowCutError
 from flowcut.hooks.attention import Attention
 from flowcut.hooks.model_facts import synchronise

@@ -17,7 +17,8 @@ from flowcut.cut import CutConfig, check_is_cut, check_single, stage_of
 from flowcut.encoder.locate import PackedEncoder, VisionEncoder, feature_layer_index, find_encoder, read_layer_index
 from flowcut.encoder.notes import cls_note, differences_of, looks_behind, notes_of
 from flowcut.encoder.passes import BatchPass, Call, EncoderPass, PackedPass
-from flowcut.encoder.prune_group import EncoderPlan, PruneGroup
+from flowcut.encoder.plan import EncoderPlan
+from flowcut.encoder.prune_group import PruneGroup
 from flowcut.encoder.to_record import assemble
 from flowcut.errors import FlowCutError, InvalidCut
 from flowcut.hooks.attention import Attention, is_watching, watched, watching

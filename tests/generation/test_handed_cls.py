@@ -135,7 +135,7 @@ def test_a_tower_hands_over_as_many_rows_as_it_was_asked_for(tokens: int) -> Non
 
 
 def test_hiprune_looks_at_the_sixteenth_of_32_layers_where_there_are_windows() -> None:
-    from flowcut.encoder.prune_group import EncoderPlan
+    from flowcut.encoder.plan import EncoderPlan
 
     cut = flowcut.Cut("column-mean", tokens=9)
     for windows, middle in ((False, 11), (True, 15)):

@@ -20,7 +20,7 @@ import flowcut
 from flowcut.criteria import METHODS, Evidence, highest
 from flowcut.criteria.projector import cdpruner
 from flowcut.encoder.passes import BatchPass
-from flowcut.encoder.prune_group import EncoderPlan
+from flowcut.encoder.plan import EncoderPlan
 from tests.golden.test_parity import BESIDE
 from tests.golden.test_parity import HERE as VECTORS
 
