@@ -8,6 +8,7 @@ from typing import Any
 from transformers import PreTrainedModel
 
 from flowcut.criteria import METHODS
+from flowcut.criteria.method import OF_VIDEOS
 from flowcut.criteria.positions import KEPT, RENUMBERED, Positions, known_positions
 from flowcut.criteria.stages import DECODER, ENCODER, PICTURE, PROJECTOR, Stage
 from flowcut.cut import CutConfig, all_cuts, stage_of
@@ -156,6 +157,11 @@ def _reason(name: str, hf_model: PreTrainedModel, family: Family) -> str | None:
         return _decoder_reason(label, hf_model, family)
     if method.cuts_at is ENCODER and _compares_patches(name) and family.merges_patches:
         return f"{label} compares single patches, and {family.name} cuts squares of them: choose another method."
+    if method.cuts_at is PROJECTOR and family.merges_patches and set(method.needs) - OF_VIDEOS:
+        return (
+            f"{label} asks what attention single patches get, and {family.name} makes one token of several: choose "
+            "another method."
+        )
     if method.takes_patches and not family.one_grid:
         return f"{label} patches are named on one grid, and {family.name} sees a picture as several tiles or frames."
     return None

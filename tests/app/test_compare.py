@@ -141,7 +141,7 @@ def test_a_card_says_when_its_criterion_looks_behind_what_is_read(page: AppTest)
     context = context_of(page)
     for layer, behind in ((-1, True), (None, False)):
         result = MethodResult(flowcut.Cut("cls-attention", tokens=64, layer=layer), context.pruned, None, True)
-        assert ("looks at vision layer 11, behind layer 10" in methods._card(context, result, 0.0)) == behind
+        assert ("looks at vision layer 11, behind layer 10" in methods.card(context, result, 0.0)) == behind
 
 
 def test_the_answers_are_measured_against_the_full_one(compared: AppTest) -> None:

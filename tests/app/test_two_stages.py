@@ -37,7 +37,7 @@ def test_two_methods_are_asked_one_after_the_other(page: AppTest) -> None:
     assert result.run is not None
     assert len(result.run.final_patch_ids) == half
     shown = text(page.run())
-    assert f"VisionZip {context.tokens} + DART {half}" in shown
+    assert f"VisionZip {context.tokens} (official) + DART {half} (official)" in shown
     assert METHODS["dart"].source in shown
     assert METHODS["dart"].differs[0] in shown
 

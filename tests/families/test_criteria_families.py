@@ -28,7 +28,17 @@ def test_llava_allows_all_but_what_needs_a_text_tower() -> None:
 def test_qwen_cuts_squares_at_every_stage(kind: str) -> None:
     model, processor = tiny_qwen.model(kind), tiny_qwen.processor(kind)
     reasons = flowcut.refusals(model)
-    assert set(reasons) == {"cdpruner", "downsample", *VIDEO, "visionzip", "vispruner", "scope", "prunesid", "apet"}
+    assert set(reasons) == {
+        "cdpruner",
+        "downsample",
+        *VIDEO,
+        "visionzip",
+        "vispruner",
+        "scope",
+        "prunesid",
+        "apet",
+        "holov",
+    }
     assert all(reason.count("\n") == 0 and reason.endswith(".") for reason in reasons.values())
     inputs = qwen.asked(processor, "@ what?")
     for name in sorted(set(METHODS) - set(reasons)):

@@ -71,6 +71,10 @@ def test_the_answer_to_the_whole_picture_is_the_stock_one(loaded: dict[str, Any]
 @pytest.mark.parametrize("kind", MADE)
 def test_a_cut_is_scored_as_it_is_answered(loaded: dict[str, Any], kind: str, method: str) -> None:
     cut = flowcut.Cut(method, tokens=7)
+    if (kind, method) == ("any size", "fastv"):  # Mistral 3 ends each row of patches with a token of text
+        with pytest.raises(flowcut.InvalidCut, match="puts text between the visual tokens of one picture"):
+            flowcut.ask(loaded[kind], PICTURE, "What?", cut)
+        return
     run = flowcut.ask(loaded[kind], PICTURE, "What?", cut, max_new_tokens=4)
     scorer = AnswerScorer(loaded[kind], PICTURE, "What?", run.token_ids)
     scores = scorer.score_cut(cut)

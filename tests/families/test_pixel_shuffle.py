@@ -310,8 +310,9 @@ def test_the_methods_of_every_stage(kind: str, model: Any, processor: Any, gener
         assert reason.endswith("."), name
         assert reason.count("\n") == 0
         patches = {"patches": range(17)} if METHODS[name].takes_patches else {}
-        with pytest.raises(flowcut.InvalidCut) as caught:
-            flowcut.prune(model, flowcut.Cut(name, tokens=17, **patches))
+        cut = flowcut.Cut(name, tokens=17, **patches)
+        with pytest.raises(flowcut.InvalidCut) as caught, flowcut.prune(model, cut) as session:
+            session.prepare(inputs)
         assert str(caught.value) == reason
 
 

@@ -210,7 +210,8 @@ def test_a_picture_in_the_second_turn(kind: str, model: Any, processor: Any) -> 
 
 def test_every_method_runs_or_says_why_not(kind: str, model: Any, processor: Any) -> None:
     reasons = flowcut.refusals(model)
-    single = {"visionzip", "vispruner", "cdpruner", "downsample"}
+    video = {name for name, method in METHODS.items() if method.of_videos}
+    single = {"visionzip", "vispruner", "scope", "prunesid", "apet", "holov", "cdpruner", "downsample", *video}
     decoder = {name for name, method in METHODS.items() if method.stage == "decoder"}
     assert set(reasons) == (single if kind == "Qwen3VL" else single | decoder)
     if kind == "Qwen3_5":
@@ -251,7 +252,7 @@ def test_a_video_keeps_its_times_and_the_budget(kind: str, model: Any, processor
     if kind == "Qwen3VL":
         with (
             flowcut.prune(model, flowcut.Cut("fastv", tokens=7)) as session,
-            pytest.raises(flowcut.InvalidCut, match="text between the frames"),
+            pytest.raises(flowcut.InvalidCut, match="text between the visual tokens"),
         ):
             session.prepare(inputs)
 

@@ -265,7 +265,7 @@ def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture) -> None
         main.main(["compare", str(picture), "What?", "--tokens", "20", "--also", "visionzip:20+dart:7", *options]) == 0
     )
     last = json.loads(capsys.readouterr().out)["methods"][-1]
-    assert last["title"] == "VisionZip 20 + DART 7"
+    assert last["title"] == "VisionZip 20 (official) + DART 7 (official)"
     assert last["then"]["tokens"] == 7
     assert len(last["kept_patch_ids"]) == 7
     for wrong in (["--then", "fastv:20"], ["--then", "fastv"], ["--method", "full", "--then", "fastv:7"]):
