@@ -12,6 +12,7 @@ from flowcut.criteria import METHODS
 from flowcut.cut import VARIANTS
 from flowcut.published import published_of
 from flowcut_lens.app.jobs.models import EMBEDDED
+from flowcut_lens.app.jobs.runtime import runtime
 from flowcut_lens.app.media import gallery
 from flowcut_lens.app.state import session
 
@@ -59,8 +60,8 @@ def model_box() -> None:
 
 def method_and_budget() -> None:
     """How patches are chosen, and how many; the budget in tokens and in percent follow each other."""
-    named = [name for name, method in METHODS.items() if not method.takes_patches]
     state, patches = st.session_state, session.patches()
+    named = _offered(state.method)
     st.selectbox(
         "Keep patches by", named, named.index(state.method), format_func=_label, key="method", help=_method_help()
     )
@@ -73,6 +74,22 @@ def method_and_budget() -> None:
         "Percent", session.LEAST_PERCENT, 100.0, state.percent, key="percent", step=5.0, format="%.1f",
         on_change=_percent_changed,
     )  # fmt: skip
+
+
+def _offered(chosen: str) -> list[str]:
+    """The methods that can be asked for: of videos for a video alone, and none that the loaded model refuses.
+
+    The one that is chosen stays in the list: whoever asks for it is told why it cannot be had.
+    """
+    video = session.picture().video is not None
+    fitting = [name for name, one in METHODS.items() if not one.takes_patches and (video or not one.of_videos)]
+    model = runtime().models.get(st.session_state.model)
+    if model is not None:
+        from flowcut.families.support import refusals
+
+        refused = refusals(model, video=video)
+        fitting = [name for name in fitting if name not in refused]
+    return [name for name in METHODS if name in fitting or name == chosen]
 
 
 def _label(method: str) -> str:
