@@ -266,8 +266,8 @@ def stored_cut(facts: Mapping[str, Any] | None) -> CutConfig | None:
     """The cut that `as_dict` wrote into a file; one of before there were settings is what it was then."""
     if facts is None:
         return None
-    then = BEFORE_SETTINGS.get(facts["method"], {}) if "settings" not in facts else {}
-    return CutConfig(**{**facts, **then})
+    as_before = BEFORE_SETTINGS.get(facts["method"], {}) if "settings" not in facts else {}
+    return CutConfig(**{**facts, **as_before})
 
 
 def cut_from_text(text: str) -> CutConfig:

@@ -101,10 +101,7 @@ def _wait_until_gone(leaving: weakref.ref[VisionLanguageModel], name: str, progr
         progress(None, f"Waiting until {name} is no longer in use, to make room")
         time.sleep(PAUSE)
     return_freed()
-    import torch
-
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
+    _empty_the_devices_cache()
 
 
 def _import_all(progress: Progress) -> None:

@@ -60,7 +60,8 @@ class Generic(Family):
         )
         self.positions_are_places = hasattr(base, "get_rope_index")
         names = [name for name in inspect.signature(base.get_image_features).parameters if name not in OWN_CHOICES]
-        self.media = (MediaKind(IMAGE.name, tuple(name for name in names if name not in ("self", "kwargs"))),)
+        pixels = tuple(name for name in names if name not in ("self", "kwargs"))
+        self.media = (MediaKind(IMAGE.name, pixels, beside=("input_ids",)),)
         self._made: Any = None
         """What `get_image_features` gave last: its container says in what form the model takes features."""
 

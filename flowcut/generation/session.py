@@ -262,14 +262,13 @@ class Session:
         given = {name: inputs[name] for name in (*kind.inputs, *kind.beside) if name in inputs}
         prepared = {name: value for name, value in inputs.items() if name not in kind.inputs}
         is_placeholder = inputs["input_ids"] == self.family.placeholder_id(self.model, kind)
-        given_ids = {**given, "input_ids": inputs["input_ids"]} if self.family.unread else given
-        counts = self.family.placeholders(self.model, kind, given_ids)
+        counts = self.family.placeholders(self.model, kind, given)
         check_placeholders(kind, int(is_placeholder.sum()), counts)
         positions = self.family.positions(self.model, inputs)
         if positions is not None:
             prepared["position_ids"] = positions
         self.recording = self.recordings[kind.name]
-        scaled = self._scaled_down(given_ids)
+        scaled = self._scaled_down(given)
         with torch.no_grad():
             self.media = self.family.encode(self.model, self.recording, kind, scaled, self.encoder_cut)
         self._cut_behind_the_projector(kind.name == "video")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForImageTextToText
 
 from flowcut.errors import ModelNotLoaded
 from flowcut.families import family_of, unsupported
+from flowcut.models.cache import numbers_in
 from flowcut.models.quantize import Quantization, is_packed, kept_whole
 from flowcut.models.sentences import reason
 
@@ -136,7 +136,7 @@ def size_of(config: Any, weights: list[Path], name: str, quantization: Quantizat
     if is_packed(config):
         stored = sum(file.stat().st_size for file in weights)
         return Size(needed, lambda dtype: stored)
-    found = count_parameters(weights)
+    found = numbers_in(weights[0].parent)
     if found < LEAST_SHARE_OF_WEIGHTS * needed:
         raise ModelNotLoaded(
             f"{name} is incomplete: its weights hold {found / 1e6:.1f} M numbers and its config.json asks for "
@@ -163,16 +163,6 @@ def _skeleton(config: Any, name: str) -> Any:
             f"{name} has a config.json that cannot be used ({reason(error)}): copy it again."
         ) from error
     return skeleton
-
-
-def count_parameters(weights: list[Path]) -> int:
-    """How many numbers the weights are, from the headers of their files."""
-    count = 0
-    for file in weights:
-        with safe_open(file, framework="np") as opened:
-            names = opened.keys()
-            count += sum(math.prod(opened.get_slice(name).get_shape()) for name in names)
-    return count
 
 
 def weights_hash(weights: list[Path]) -> str | None:
