@@ -74,7 +74,7 @@ def check_allowed(cut: CutConfig | None, hf_model: PreTrainedModel, family: Fami
     if cut is None:
         return
     reasons = (_reason(one.method, hf_model, family) or _positions_reason(one, hf_model, family) for one in cut.stages)
-    reason = next(filter(None, reasons), None) or _second_reason(cut, family)
+    reason = next(filter(None, reasons), None) or _second_reason(cut, hf_model, family)
     if reason is not None:
         raise InvalidCut(reason)
 
@@ -128,8 +128,8 @@ def _medium_reason(name: str, video: bool) -> str | None:
     return f"{METHODS[name].label} compares the frames of a video: ask about one, or choose another method."
 
 
-def _second_reason(cut: CutConfig, family: Family) -> str | None:
-    if cut.then is None or not cut.by_flowcut or family.language_layer is None:
+def _second_reason(cut: CutConfig, hf_model: PreTrainedModel, family: Family) -> str | None:
+    if cut.then is None or family.flowcut_layer(hf_model, cut) is None:
         return None
     return (
         f"FlowCut cuts {family.name} in its language model too, so that no second cut can follow: leave it out, or "

@@ -106,3 +106,16 @@ def test_a_decoder_that_cannot_be_cut_says_so() -> None:
 def test_what_is_not_a_supported_model() -> None:
     with pytest.raises(flowcut.ModelNotLoaded, match="not supported"):
         flowcut.refusals(tiny.clip())
+
+
+def test_a_second_cut_follows_flowcut_where_it_does_not_cut_twice_itself() -> None:
+    """On Qwen `paper` cuts once, and `official` in the language model too, as its release does."""
+    model, processor = tiny_qwen.model("Qwen2VL"), tiny_qwen.processor("Qwen2VL")
+    fastv = flowcut.Cut("fastv", tokens=3)
+    with pytest.raises(flowcut.InvalidCut, match="cuts Qwen2-VL in its language model too"):
+        flowcut.prune(model, flowcut.Cut("flowcut", tokens=7, then=fastv))
+    both = flowcut.Cut("flowcut", tokens=7, variant="paper", then=fastv)
+    with torch.no_grad(), flowcut.prune(model, both) as session:
+        model(**session.prepare(qwen.asked(processor, "@ what?")))
+    assert session.final_patch_ids is not None
+    assert len(session.final_patch_ids) == 12
